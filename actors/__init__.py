@@ -1,0 +1,1 @@
+"""One agent: what authors subclass, the turn loop and the host."""

@@ -1,0 +1,1 @@
+"""Words and wire: envelope, addresses, codec, errors and the NATS transport."""

@@ -1,0 +1,199 @@
+"""Every error that Callboard raises, under one base.
+
+CallboardError
+├── InvalidMessage            a message that cannot be made or read
+│   ├── UnknownMessageType    no class is registered under that wire name
+│   ├── InvalidPayload        the payload does not fit its type
+│   ├── PayloadTooLarge       above the hard limit, even for a blob
+│   └── HopLimitExceeded      a chain of messages is longer than allowed
+├── InvalidAddress            not `domain/kind/key`
+├── UnknownDomain             no such domain runs here
+├── UnknownKind               the domain has no agent of that kind
+├── NoHandler                 the kind does not handle that message type
+├── InvalidDomainFile         domain.yaml is wrong
+├── SettingsError             a setting is wrong
+├── ServiceError              a service cannot be used
+│   ├── ServiceUnavailable    it does not answer
+│   ├── ServiceUnsafe         it answers, but may lose what it acknowledges
+│   └── DataFolderError       the data folder is held by another process, corrupt or unwritable
+├── StorageError              Postgres refused or failed
+│   ├── StorageUnavailable    the connection failed; whatever was in flight has an unknown outcome
+│   ├── InvalidData           the data itself was refused (SQLSTATE 22 or 23)
+│   ├── Fenced                this incarnation no longer owns what it writes
+│   ├── StaleTurn             a turn's message or state version is no longer what it was
+│   └── BrokenChain           an agent's history was edited
+├── DeadlineExceeded          the message's or the task's deadline has passed
+├── TaskError                 a task cannot be found, submitted or assigned
+│   ├── UnknownTask
+│   ├── NoBid                 nobody bid for the task before the bid deadline
+│   └── TaskFailed            the task ended in failure
+└── Overloaded                a limit of the edge was reached; try again later
+
+Errors cross process borders (Ray pickles them), so each survives pickling with its fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class CallboardError(Exception):
+    """The base of every error raised by Callboard.
+
+    `message` is one line for people that says what happened; `fix` is one line that says what to do.
+    """
+
+    fix: str = ""
+
+    def __init__(self, message: str, *, fix: str | None = None, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        if fix is not None:
+            self.fix = fix
+        self.fields = fields
+
+    def __getattr__(self, name: str) -> Any:
+        fields = self.__dict__.get("fields", {})
+        if name in fields:
+            return fields[name]
+        raise AttributeError(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.fix, self.fields)
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.fix}".strip()
+
+
+def _rebuild(cls: type[CallboardError], message: str, fix: str, fields: dict[str, Any]) -> CallboardError:
+    return cls(message, fix=fix, **fields)
+
+
+class InvalidMessage(CallboardError):
+    """A message that cannot be made or read."""
+
+
+class UnknownMessageType(InvalidMessage):
+    """No class is registered under that wire name."""
+
+    fix = "Import the module that declares it with @message, or list it in the domain's `modules`."
+
+
+class InvalidPayload(InvalidMessage):
+    """The payload does not fit its type."""
+
+
+class PayloadTooLarge(InvalidMessage):
+    """The payload is above the hard limit, even for a blob."""
+
+    fix = "Store it elsewhere and send a reference, or raise CALLBOARD_MAX_PAYLOAD_BYTES."
+
+
+class HopLimitExceeded(InvalidMessage):
+    """A chain of messages is longer than the hop limit."""
+
+    fix = "Look for agents that answer each other for ever, or raise the domain's `limits.hops`."
+
+
+class InvalidAddress(CallboardError):
+    """Not an address of the form `domain/kind/key`."""
+
+    fix = "Write it as domain/kind/key; domain and kind are lower-case words, the key is any text."
+
+
+class UnknownDomain(CallboardError):
+    """No such domain is known here."""
+
+    fix = "`callboard status` lists the domains; `callboard run DOMAIN_DIR` adds one."
+
+
+class UnknownKind(CallboardError):
+    """The domain has no agent of that kind."""
+
+    fix = "List the agent's class under `kinds` in domain.yaml."
+
+
+class NoHandler(CallboardError):
+    """The agent kind has no handler for that message type."""
+
+    fix = "Add a method with @handler whose argument has that type."
+
+
+class InvalidDomainFile(CallboardError):
+    """domain.yaml is missing, unreadable or wrong."""
+
+
+class SettingsError(CallboardError):
+    """A setting is wrong."""
+
+
+class ServiceError(CallboardError):
+    """A service that Callboard needs cannot be used."""
+
+
+class ServiceUnavailable(ServiceError):
+    """The service does not answer."""
+
+
+class ServiceUnsafe(ServiceError):
+    """The service answers, but may lose what it has acknowledged."""
+
+
+class DataFolderError(ServiceError):
+    """The data folder is held by another process, corrupt or unwritable."""
+
+
+class StorageError(CallboardError):
+    """Postgres refused or failed."""
+
+
+class StorageUnavailable(StorageError):
+    """The connection failed; whatever was in flight has an unknown outcome."""
+
+    fix = "Check that Postgres runs: `callboard doctor`."
+
+
+class InvalidData(StorageError):
+    """Postgres refused the data itself (SQLSTATE class 22 or 23)."""
+
+
+class Fenced(StorageError):
+    """This incarnation no longer owns what it tried to write; nothing was written."""
+
+
+class StaleTurn(StorageError):
+    """A turn's message or state version is no longer what it was; nothing was written."""
+
+
+class BrokenChain(StorageError):
+    """An agent's stored history does not hash to what its chain says."""
+
+    fix = "Somebody edited the history; compare with a backup."
+
+
+class DeadlineExceeded(CallboardError):
+    """The deadline has passed."""
+
+
+class TaskError(CallboardError):
+    """A task cannot be found, submitted or assigned."""
+
+
+class UnknownTask(TaskError):
+    """No task has that id."""
+
+    fix = "`callboard tasks` lists them."
+
+
+class NoBid(TaskError):
+    """Nobody bid for the task before the bid deadline."""
+
+
+class TaskFailed(TaskError):
+    """The task ended in failure."""
+
+
+class Overloaded(CallboardError):
+    """A limit at the edge was reached."""
+
+    fix = "Try again after `retry_after_s` seconds."

@@ -1,0 +1,1 @@
+"""Many agents: placement, assignment and task lifecycle."""

@@ -1,0 +1,1 @@
+"""Ingest, retrieval, answering and evaluation."""

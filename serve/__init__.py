@@ -1,0 +1,1 @@
+"""Models, the model gateway and the HTTP API on Ray Serve."""

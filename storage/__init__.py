@@ -1,0 +1,1 @@
+"""What survives: mailboxes, state, history and tasks in Postgres."""
