@@ -1,0 +1,75 @@
+# Callboard: install, run, test.
+#
+# A fresh machine needs Python 3.11 or later, make, and a network to the package index; nothing else.
+# Programs are started from .venv/bin and never through `uv run`: Ray would start each of its workers
+# through `uv run` again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := install
+
+# Behind a company proxy only the system's certificate store knows the proxy's authority.
+export UV_SYSTEM_CERTS := 1
+export UV_NO_PROGRESS := 1
+
+# 3.11 is what the project is tested on; any later one that the lock has wheels for will do.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+# `command -v` is not enough: a version manager's shim exists even where the program behind it does not.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PACKAGES := bus storage actors coordinators pipelines serve callboard
+
+.PHONY: install run test check faults bench lock clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
+	@test -n "$(PYTHON)" || { echo "Callboard needs Python 3.11 or later; set PYTHON=/path/to/python3.11." >&2; exit 1; }
+	@test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" .venv
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# uv into the project's own folder: through a virtual environment, or, where Python came without
+# ensurepip, with whatever pip there is.
+.uv/bin/uv: bootstrap.lock
+	@rm -rf .uv
+	@if "$(PYTHON)" -m venv .uv 2>/dev/null; then \
+	  .uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bootstrap.lock; \
+	else \
+	  rm -rf .uv; \
+	  "$(PYTHON)" -m pip install --quiet --disable-pip-version-check --target .uv --require-hashes -r bootstrap.lock; \
+	fi || { echo "uv could not be installed; install it by hand or give Python its venv module, then run make again." >&2; exit 1; }
+	@touch $@
+
+run: install
+	$(BIN)/callboard run examples/secops --input examples/secops/sample/auth.log
+
+test: install
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+faults: install
+	$(BIN)/python -m pytest tests/faults -m long $(PYTEST_ARGS)
+
+bench: install
+	$(BIN)/python -m benchmarks.hops $(BENCH_ARGS)
+
+# Versions and hashes only: no download addresses, so the lock is the same on every machine.
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
+lock: $(filter .uv/bin/uv,$(UV))
+	$(UV) pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock
+	$(UV) --version | awk '{print "uv==" $$2}' | $(UV) pip compile - $(LOCK) -o bootstrap.lock
+
+clean:
+	rm -rf .venv .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(PACKAGES) tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
