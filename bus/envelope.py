@@ -1,0 +1,88 @@
+"""The envelope: one message on its way to one agent."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+from uuid_utils import uuid7
+
+HOP_LIMIT = 1_000_000  # hops of one causal chain; domains set lower ones of their own
+
+
+class Priority(IntEnum):
+    """Orders ready agents; never the messages between one pair of agents."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a message besides its payload. Times are seconds since 1970, UTC."""
+
+    id: str
+    type: str
+    sender: str
+    sent_at: float
+    correlation: str | None = None
+    causation: str | None = None
+    task: str | None = None
+    priority: int = Priority.NORMAL
+    deadline: float | None = None
+    hops: int = 0
+    traceparent: str | None = None
+    blob: str | None = None  # the payload is in blob storage under this digest
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """A header with its payload (JSON text) and its place in a mailbox.
+
+    `seq` is drawn from Postgres when the message is committed; below zero it is a control message, which
+    its recipient's owner handles before the ordinary ones. `header_json` is the header exactly as stored.
+    """
+
+    seq: int
+    tenant: str
+    agent: str
+    header: Header
+    header_json: str
+    payload: str
+    failures: int = 0
+    trials: int = 0
+    retry_at: float | None = None
+
+    @property
+    def is_control(self) -> bool:
+        return self.seq < 0
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that its sender's turn has made, before it has a place in a mailbox."""
+
+    domain: str
+    tenant: str
+    agent: str
+    partition: int
+    header: Header
+    header_json: str
+    payload: str
+    visible_at: float | None = None  # a durable timer: not handled before this time
+    control: bool = False
+
+
+def new_id() -> str:
+    """A UUID version 7 (RFC 9562): unique, and sorted by the time it was made."""
+    return str(uuid7())
+
+
+_encode_header = msgspec.json.Encoder().encode
+_decode_header = msgspec.json.Decoder(Header).decode
+
+
+def header_to_json(header: Header) -> str:
+    return _encode_header(header).decode()
+
+
+def header_from_json(text: str) -> Header:
+    return _decode_header(text)

@@ -1,0 +1,65 @@
+"""Named points in the code at which a fault test can kill, stop or disturb this very process.
+
+`CALLBOARD_FAULTS="commit.before=kill@3,publish.before=stop@10"` kills the process the third time that
+it reaches `commit.before`, and stops it (SIGSTOP) the tenth time it reaches `publish.before`. Without
+the variable a point costs one look at an empty dictionary. The log line tells a test that a fault fired.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+POINTS = (
+    "commit.before",
+    "commit.between_fence_and_commit",
+    "commit.after",  # committed, nothing published yet
+    "handover.middle",
+    "acquire.middle",
+    "takeover.middle",
+    "trial.before",
+)
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+@dataclass
+class _Fault:
+    action: str
+    countdown: int
+
+
+def _read(text: str) -> dict[str, _Fault]:
+    faults = {}
+    for entry in filter(None, text.split(",")):
+        point, _, rest = entry.partition("=")
+        action, _, count = rest.partition("@")
+        if point not in POINTS or action not in _SIGNALS:
+            raise ValueError(f"CALLBOARD_FAULTS: {entry!r} is not POINT=kill@N or POINT=stop@N")
+        faults[point] = _Fault(action, int(count or 1))
+    return faults
+
+
+_armed = _read(os.environ.get("CALLBOARD_FAULTS", ""))
+
+
+def is_armed(point: str) -> bool:
+    """Whether a fault waits at this point."""
+    return point in _armed
+
+
+def reached(point: str) -> None:
+    """Pass a named point; a fault that waits here and has counted down happens now."""
+    if not _armed:
+        return
+    fault = _armed.get(point)
+    if fault is None:
+        return
+    fault.countdown -= 1
+    if fault.countdown == 0:
+        del _armed[point]
+        sys.stderr.write(f"fault fired: {point} {fault.action} pid {os.getpid()}\n")
+        sys.stderr.flush()
+        os.kill(os.getpid(), _SIGNALS[fault.action])

@@ -1,0 +1,119 @@
+"""Typed messages and their wire names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from bus.errors import InvalidMessage, InvalidPayload, UnknownMessageType
+
+M = TypeVar("M", bound=BaseModel)
+
+_WIRE_NAME = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)*\.v[1-9][0-9]*")
+_classes: dict[str, type[BaseModel]] = {}
+
+
+def message(wire_name: str) -> Callable[[type[M]], type[M]]:
+    """Declare a pydantic model as a message under a versioned name, such as `alert.raised.v1`.
+
+    The model becomes frozen. Raises InvalidMessage when the name is malformed or taken by another class.
+    """
+    if not _WIRE_NAME.fullmatch(wire_name):
+        raise InvalidMessage(
+            f"{wire_name!r} is not a wire name.", fix="Use lower-case words and a version, as in alert.raised.v1."
+        )
+
+    def declare(cls: type[M]) -> type[M]:
+        taken = _classes.get(wire_name)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise InvalidMessage(
+                f"{wire_name!r} is already the wire name of {taken.__module__}.{taken.__qualname__}.",
+                fix="Give one of them another name or version.",
+            )
+        if not cls.model_config.get("frozen"):
+            cls.model_config["frozen"] = True
+            cls.model_rebuild(force=True)
+        cls.__wire_name__ = wire_name  # type: ignore[attr-defined]
+        _classes[wire_name] = cls
+        return cls
+
+    return declare
+
+
+def wire_name_of(cls: type[BaseModel]) -> str:
+    """The wire name of a message class; raises UnknownMessageType for a class without @message."""
+    name = cls.__dict__.get("__wire_name__")
+    if name is None:
+        raise UnknownMessageType(
+            f"{cls.__qualname__} has no wire name.", fix='Declare it with @message("some.name.v1").'
+        )
+    return str(name)
+
+
+def class_of(wire_name: str) -> type[BaseModel]:
+    """The class of a wire name; raises UnknownMessageType."""
+    try:
+        return _classes[wire_name]
+    except KeyError:
+        raise UnknownMessageType(f"No message class is registered as {wire_name!r}.") from None
+
+
+def encode_payload(model: BaseModel) -> str:
+    """The model as JSON text that Postgres can hold; raises InvalidPayload."""
+    try:
+        text = model.__pydantic_serializer__.to_json(model).decode()
+    except (PydanticSerializationError, UnicodeError, ValueError) as error:
+        raise InvalidPayload(
+            f"{type(model).__qualname__} cannot be written as JSON: {first_line(error)}.",
+            fix="Use field types that JSON can carry.",
+        ) from error
+    refuse_nul(text)
+    return text
+
+
+def decode_payload(wire_name: str, payload: str) -> BaseModel:
+    """The message of a wire name and its JSON text; raises UnknownMessageType or InvalidPayload."""
+    cls = class_of(wire_name)
+    try:
+        return cls.__pydantic_validator__.validate_json(payload)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise InvalidPayload(
+            f"The payload does not fit {wire_name}: {describe_validation(error)}.",
+            fix="Send what the class declares, or register a new version of the type.",
+        ) from None
+
+
+def refuse_nul(json_text: str) -> None:
+    """Raise InvalidPayload if any text in the JSON holds NUL, which Postgres cannot query or index."""
+    if "\\u0000" in json_text and _holds_nul(msgspec.json.decode(json_text)):
+        raise InvalidPayload(
+            "The payload holds text with a NUL character (\\u0000).", fix="Remove it or encode it, as base64 for one."
+        )
+
+
+def describe_validation(error: ValidationError) -> str:
+    """The first complaint of a ValidationError on one line, without the input, which may be secret."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {first['msg']}{more}"
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _holds_nul(item) for key, item in value.items())
+    if isinstance(value, list):
+        return any(_holds_nul(item) for item in value)
+    return False

@@ -1,0 +1,85 @@
+"""A batch of turns as the arrays that the group commit takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from bus.envelope import Outgoing
+from storage.records import Fence, Mark, TurnRecord
+
+
+def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Any]:
+    """The arguments of `commit_turns`, in its order. States are folded: one row an agent, its last."""
+    first: dict[tuple[str, str], TurnRecord] = {}
+    last: dict[tuple[str, str], TurnRecord] = {}
+    outgoing: list[Outgoing] = []
+    timers: list[Outgoing] = []
+    has_rare = bool(marks)
+    for turn in turns:
+        key = (turn.tenant, turn.agent)
+        if key not in last:
+            first[key] = turn
+        last[key] = turn
+        for send in turn.sends:
+            (outgoing if send.visible_at is None else timers).append(send)
+        if turn.dead or turn.undead or turn.tasks or turn.task_events:
+            has_rare = True
+    partitions = sorted({turn.partition for turn in turns} | {mark.partition for mark in marks})
+    states = last.values()
+    rare = _rare(turns, marks, timers) if has_rare or timers else None
+    return [
+        fence.domain, fence.epoch, partitions,
+        [t.tenant for t in turns], [t.partition for t in turns], [t.agent for t in turns], [t.seq for t in turns],
+        [s.tenant for s in states], [s.agent for s in states], [s.partition for s in states],
+        [f.version - 1 for f in first.values()], [s.version for s in states], [s.schema_version for s in states],
+        [s.lifecycle for s in states], [s.state for s in states], [s.hash for s in states],
+        [t.tenant for t in turns], [t.agent for t in turns], [t.version for t in turns], [t.body for t in turns],
+        [t.prev for t in turns], [t.hash for t in turns],
+        [o.domain for o in outgoing], [o.tenant for o in outgoing], [o.partition for o in outgoing],
+        [o.agent for o in outgoing], [o.control for o in outgoing], [o.header.id for o in outgoing],
+        [o.header_json for o in outgoing], [o.payload for o in outgoing],
+        rare,
+    ]  # fmt: skip
+
+
+def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[Outgoing]) -> str:
+    return json.dumps(
+        {
+            "marks": [
+                {
+                    "tenant": m.tenant, "partition": m.partition, "agent": m.agent, "seq": m.seq,
+                    "failed": m.failed, "tried": m.tried, "delay_s": m.delay_s, "error": m.error,
+                }
+                for m in marks
+            ],
+            "dead": [
+                {
+                    "tenant": t.tenant, "partition": t.partition, "agent": t.agent, "message": t.message_id,
+                    "reason": t.dead.reason, "error": t.dead.error, "failures": t.dead.failures,
+                    "header": t.header_json, "payload": t.payload,
+                }
+                for t in turns if t.dead is not None
+            ],
+            "undead": [{"tenant": t.tenant, "id": number} for t in turns for number in t.undead],
+            "timers": [
+                {
+                    "domain": o.domain, "tenant": o.tenant, "partition": o.partition, "agent": o.agent,
+                    "due_at": o.visible_at, "id": o.header.id, "header": o.header_json, "payload": o.payload,
+                }
+                for o in timers
+            ],
+            "tasks": [
+                {
+                    "tenant": t.tenant, "id": w.id, "status": w.status, "assignee": w.assignee,
+                    "progress": w.progress, "result": w.result, "error": w.error, "finished": w.finished,
+                }
+                for t in turns for w in t.tasks
+            ],
+            "task_events": [
+                {"tenant": t.tenant, "task": e.task, "number": e.number, "kind": e.kind, "body": e.body}
+                for t in turns for e in t.task_events
+            ],
+        }
+    )  # fmt: skip

@@ -1,0 +1,61 @@
+"""Connections to Postgres, each with the settings that its work needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from storage.boundary import translated
+
+SCHEMA = "callboard"
+STATEMENT_TIMEOUT_MS = 30_000  # bounds how long a drawn sequence number can stay uncommitted
+
+# A group commit joins arrays with tables by their primary keys. Statistics lag behind tables that fill and
+# empty a thousand times a second, and a plan with a scan or a hash over them costs a hundredfold.
+_COMMIT_PLANNER = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+}
+
+
+def host_application(domain: str, epoch: int) -> str:
+    """The application_name of all connections of one incarnation; a takeover ends them by it."""
+    return f"callboard-host {domain} {epoch}"[:63]
+
+
+async def connect(url: str, *, application: str, for_commits: bool = False, timeout: float = 10.0) -> asyncpg.Connection[Any]:
+    """One connection with our schema on its search path; raises StorageUnavailable."""
+    with translated():
+        return await asyncpg.connect(
+            url, timeout=timeout, server_settings=_settings(application, for_commits), command_timeout=60.0
+        )
+
+
+async def create_pool(url: str, *, application: str, size: int = 4) -> asyncpg.Pool[Any]:
+    """A pool for reads and for the control plane; raises StorageUnavailable."""
+    with translated():
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=size,
+            timeout=10.0,
+            command_timeout=60.0,
+            server_settings=_settings(application, False),
+        )
+        assert pool is not None
+        return pool
+
+
+def _settings(application: str, for_commits: bool) -> dict[str, str]:
+    return {
+        "application_name": application,
+        "search_path": SCHEMA,
+        "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+        "timezone": "UTC",
+        "jit": "off",
+        **(_COMMIT_PLANNER if for_commits else {}),
+    }

@@ -1,0 +1,385 @@
+-- The durable core. Every table of agents is keyed by domain and tenant first, so that a domain can move
+-- to a Postgres of its own. Text keys use the C collation: byte order, independent of the system's locale.
+
+create table domains (
+  domain      text collate "C" primary key,
+  partitions  int not null check (partitions between 1 and 4096),
+  hash        text not null default 'blake2b-64',  -- how an address falls into a partition; fixed with the count
+  spec        json not null,                       -- domain.yaml as read
+  home        text not null,                       -- the folder it was read from
+  code        text not null,                       -- digest of the domain's code
+  created_at  timestamptz not null default now(),
+  updated_at  timestamptz not null default now()
+);
+
+-- One row is one incarnation of a host: the fence. `owned` is what it may write, `wanted` what the
+-- coordinator would have it own, `suspect` what it took over from a dead host and has not cleared yet.
+create sequence epochs;
+create table hosts (
+  domain     text collate "C" not null,
+  epoch      bigint not null default nextval('epochs'),
+  host       text not null,
+  node       text not null,
+  pid        int not null,
+  owned      int[] not null default '{}',
+  wanted     int[] not null default '{}',
+  suspect    int[] not null default '{}',
+  draining   boolean not null default false,
+  started_at timestamptz not null default now(),
+  ready_at   timestamptz,
+  ended_at   timestamptz,
+  ended_why  text,
+  primary key (domain, epoch)
+) with (fillfactor = 50);
+create index hosts_live on hosts (domain) where ended_at is null;
+
+-- Beats are worth nothing after a crash, so they cost no WAL.
+create unlogged table heartbeats (
+  domain     text collate "C" not null,
+  epoch      bigint not null,
+  at         timestamptz not null default now(),
+  lag_ms     real not null default 0,      -- how late the host's event loop is
+  blocked_by text,                         -- the handler that blocks it
+  backlog    bigint not null default 0,    -- messages cached and not handled
+  agents     bigint not null default 0,    -- activations in memory
+  turns      bigint not null default 0,    -- turns committed since the start
+  rss_bytes  bigint not null default 0,
+  primary key (domain, epoch)
+) with (fillfactor = 50);
+
+create table coordinators (
+  name       text collate "C" primary key,  -- 'master' or a domain
+  epoch      bigint not null,
+  node       text not null,
+  pid        int not null,
+  started_at timestamptz not null default now(),
+  state      json
+) with (fillfactor = 50);
+
+create sequence mailbox_seq;  -- cache 1 (the default): a sender's later commits get higher numbers
+create table mailbox (
+  domain     text collate "C" not null,
+  tenant     text collate "C" not null,
+  partition  int not null,
+  agent      text collate "C" not null,
+  seq        bigint not null,               -- below zero: a control message, which passes the queue
+  id         uuid not null,
+  failures   smallint not null default 0,   -- times its handler failed
+  trials     smallint not null default 0,   -- times it was started alone after its host had died
+  retry_at   timestamptz,
+  last_error text,
+  header     json not null,
+  payload    json not null,
+  primary key (domain, tenant, partition, agent, seq)
+);
+
+create table timers (
+  domain    text collate "C" not null,
+  tenant    text collate "C" not null,
+  partition int not null,
+  agent     text collate "C" not null,
+  seq       bigint not null,
+  due_at    timestamptz not null,
+  id        uuid not null,
+  header    json not null,
+  payload   json not null,
+  primary key (domain, tenant, seq)
+);
+create index timers_due on timers (domain, partition, due_at);
+
+create table agents (
+  domain         text collate "C" not null,
+  tenant         text collate "C" not null,
+  agent          text collate "C" not null,
+  partition      int not null,
+  version        bigint not null,
+  schema_version int not null,
+  lifecycle      text not null,
+  state          json,
+  hash           bytea not null,             -- of its newest transition
+  updated_at     timestamptz not null default now(),
+  primary key (domain, tenant, agent)
+);
+
+create table transitions (
+  domain  text collate "C" not null,
+  tenant  text collate "C" not null,
+  agent   text collate "C" not null,
+  version bigint not null,
+  at      timestamptz not null default now(),
+  body    json not null,                     -- canonical bytes, stored verbatim: the hash covers them
+  prev    bytea not null,
+  hash    bytea not null                     -- sha256(prev || body)
+) partition by range (at);
+create index transitions_agent on transitions (domain, tenant, agent, version);
+create table transitions_default partition of transitions default;
+
+create table dead_letters (
+  domain    text collate "C" not null,
+  tenant    text collate "C" not null,
+  id        bigint generated always as identity,
+  partition int not null,
+  agent     text collate "C" not null,
+  message   uuid not null,
+  at        timestamptz not null default now(),
+  reason    text not null,
+  error     text not null,
+  failures  int not null,
+  header    json not null,
+  payload   json not null,
+  primary key (domain, tenant, id)
+);
+
+-- Keys seen lately from outside: an event's or a request's. A key seen again is not accepted again.
+create table seen (
+  domain     text collate "C" not null,
+  tenant     text collate "C" not null,
+  key        text collate "C" not null,
+  expires_at timestamptz not null,
+  primary key (domain, tenant, key)
+);
+create index seen_expiry on seen (expires_at);
+
+create table blobs (
+  domain     text collate "C" not null,
+  tenant     text collate "C" not null,
+  digest     text collate "C" not null,      -- sha256, hex
+  bytes      bytea not null,
+  touched_at timestamptz not null default now(),
+  primary key (domain, tenant, digest)
+);
+
+create table tasks (
+  domain      text collate "C" not null,
+  tenant      text collate "C" not null,
+  id          uuid not null,
+  status      text not null,
+  goal        text not null,
+  input       json not null,
+  priority    smallint not null check (priority between 0 and 10),
+  policy      text,
+  assignee    text,
+  progress    real not null default 0,
+  result      json,
+  error       json,
+  deadline    timestamptz,
+  request_key text,
+  created_at  timestamptz not null default now(),
+  updated_at  timestamptz not null default now(),
+  finished_at timestamptz,
+  primary key (domain, tenant, id)
+);
+create unique index tasks_request on tasks (domain, tenant, request_key) where request_key is not null;
+create index tasks_waiting on tasks (domain, priority desc, created_at) where status = 'submitted';
+create index tasks_open on tasks (domain, tenant, assignee) where finished_at is null;
+
+create table task_events (
+  domain text collate "C" not null,
+  tenant text collate "C" not null,
+  task   uuid not null,
+  number int not null,
+  at     timestamptz not null default now(),
+  kind   text not null,
+  body   json not null,
+  primary key (domain, tenant, task, number)
+);
+
+create function ensure_transition_months(p_ahead int) returns void language plpgsql as $$
+declare
+  first date := date_trunc('month', now());
+  month date;
+  name text;
+begin
+  for i in 0 .. p_ahead loop
+    month := (first + make_interval(months => i))::date;
+    name := 'transitions_' || to_char(month, 'YYYYMM');
+    if to_regclass(name) is null then
+      execute format('create table %I partition of transitions for values from (%L) to (%L)',
+                     name, month, (month + interval '1 month')::date);
+    end if;
+  end loop;
+end $$;
+select ensure_transition_months(3);
+
+-- The fence: a share lock on the incarnation's row, which every change of ownership must update.
+create function require_fence(p_domain text, p_epoch bigint, p_partitions int[]) returns void
+language plpgsql as $$
+begin
+  perform 1 from hosts
+    where domain = p_domain and epoch = p_epoch and ended_at is null and owned @> p_partitions
+    for share;
+  if not found then
+    raise exception 'epoch % of % no longer owns all of %', p_epoch, p_domain, p_partitions using errcode = 'CB001';
+  end if;
+end $$;
+
+-- The group commit: one call, one round trip, all or nothing. Arrays of one prefix have one length:
+-- c_ consumed messages, s_ states (folded per agent), t_ transitions, o_ outgoing messages in send order.
+-- What is seldom needed comes as JSON in p_rare. Returns the numbers of the outgoing messages, in their order.
+create function commit_turns(
+  p_domain text, p_epoch bigint, p_partitions int[],
+  c_tenant text[], c_partition int[], c_agent text[], c_seq bigint[],
+  s_tenant text[], s_agent text[], s_partition int[], s_from bigint[], s_to bigint[], s_schema int[],
+  s_lifecycle text[], s_state text[], s_hash bytea[],
+  t_tenant text[], t_agent text[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[],
+  o_domain text[], o_tenant text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
+  o_header text[], o_payload text[],
+  p_rare jsonb
+) returns bigint[] language plpgsql as $$
+declare
+  changed bigint;
+  updated bigint;
+  numbers bigint[];
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+
+  delete from mailbox m using unnest(c_tenant, c_partition, c_agent, c_seq) as c(tenant, partition, agent, seq)
+    where m.domain = p_domain and m.tenant = c.tenant and m.partition = c.partition
+      and m.agent = c.agent and m.seq = c.seq;
+  get diagnostics changed = row_count;
+  if changed <> cardinality(c_seq) then
+    raise exception '% of % messages were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
+  end if;
+
+  update agents a
+    set version = s.upto, schema_version = s.schema, lifecycle = s.lifecycle, state = s.state::json,
+        hash = s.hash, updated_at = now()
+    from unnest(s_tenant, s_agent, s_from, s_to, s_schema, s_lifecycle, s_state, s_hash)
+      as s(tenant, agent, since, upto, schema, lifecycle, state, hash)
+    where s.since > 0 and a.domain = p_domain and a.tenant = s.tenant and a.agent = s.agent and a.version = s.since;
+  get diagnostics updated = row_count;
+  if updated < cardinality(s_to) then
+    insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
+      select p_domain, s.tenant, s.agent, s.partition, s.upto, s.schema, s.lifecycle, s.state::json, s.hash
+      from unnest(s_tenant, s_agent, s_partition, s_from, s_to, s_schema, s_lifecycle, s_state, s_hash)
+        as s(tenant, agent, partition, since, upto, schema, lifecycle, state, hash)
+      where s.since = 0
+      on conflict do nothing;
+    get diagnostics changed = row_count;
+    if updated + changed <> cardinality(s_to) then
+      raise exception '% of % states were at the expected version', updated + changed, cardinality(s_to)
+        using errcode = 'CB002';
+    end if;
+  end if;
+
+  insert into transitions (domain, tenant, agent, version, body, prev, hash)
+    select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
+    from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
+
+  if cardinality(o_id) > 0 then
+    select array_agg(nextval('mailbox_seq')) into numbers from generate_series(1, cardinality(o_id));
+    insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+      select o.domain, o.tenant, o.partition, o.agent,
+             case when o.control then o.seq - 4611686018427387904 else o.seq end,
+             o.id, o.header::json, o.payload::json
+      from unnest(o_domain, o_tenant, o_partition, o_agent, o_control, o_id, o_header, o_payload, numbers)
+        as o(domain, tenant, partition, agent, control, id, header, payload, seq);
+  end if;
+
+  if p_rare is not null then
+    perform commit_rare(p_domain, p_rare);
+  end if;
+  return numbers;
+end $$;
+
+-- Marks on mailbox rows, dead letters, timers and tasks, under the fence of the calling function.
+create function commit_rare(p_domain text, p_rare jsonb) returns void language plpgsql as $$
+declare
+  changed bigint;
+begin
+  update mailbox m
+    set failures = m.failures + r.failed, trials = m.trials + r.tried,
+        retry_at = case when r.delay_s is null then null else now() + make_interval(secs => r.delay_s) end,
+        last_error = coalesce(r.error, m.last_error)
+    from jsonb_to_recordset(p_rare -> 'marks')
+      as r(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text)
+    where m.domain = p_domain and m.tenant = r.tenant and m.partition = r.partition
+      and m.agent = r.agent and m.seq = r.seq;
+  get diagnostics changed = row_count;
+  if changed <> coalesce(jsonb_array_length(p_rare -> 'marks'), 0) then
+    raise exception 'a message to be marked is gone' using errcode = 'CB002';
+  end if;
+
+  insert into dead_letters (domain, tenant, partition, agent, message, reason, error, failures, header, payload)
+    select p_domain, d.tenant, d.partition, d.agent, d.message, d.reason, d.error, d.failures,
+           d.header::json, d.payload::json
+    from jsonb_to_recordset(p_rare -> 'dead')
+      as d(tenant text, partition int, agent text, message uuid, reason text, error text, failures int,
+           header text, payload text);
+
+  delete from dead_letters x using jsonb_to_recordset(p_rare -> 'undead') as d(tenant text, id bigint)
+    where x.domain = p_domain and x.tenant = d.tenant and x.id = d.id;
+  get diagnostics changed = row_count;
+  if changed <> coalesce(jsonb_array_length(p_rare -> 'undead'), 0) then
+    raise exception 'a dead letter to be taken back is gone' using errcode = 'CB002';
+  end if;
+
+  insert into timers (domain, tenant, partition, agent, seq, due_at, id, header, payload)
+    select t.domain, t.tenant, t.partition, t.agent, nextval('mailbox_seq'), to_timestamp(t.due_at), t.id,
+           t.header::json, t.payload::json
+    from jsonb_to_recordset(p_rare -> 'timers')
+      as t(domain text, tenant text, partition int, agent text, due_at float8, id uuid, header text, payload text);
+
+  update tasks x
+    set status = t.status, assignee = t.assignee, progress = t.progress, result = t.result::json,
+        error = t.error::json, updated_at = now(),
+        finished_at = case when t.finished then coalesce(x.finished_at, now()) end
+    from jsonb_to_recordset(p_rare -> 'tasks')
+      as t(tenant text, id uuid, status text, assignee text, progress real, result text, error text,
+           finished boolean)
+    where x.domain = p_domain and x.tenant = t.tenant and x.id = t.id;
+
+  insert into task_events (domain, tenant, task, number, kind, body)
+    select p_domain, e.tenant, e.task, e.number, e.kind, e.body::json
+    from jsonb_to_recordset(p_rare -> 'task_events')
+      as e(tenant text, task uuid, number int, kind text, body text);
+end $$;
+
+-- Moves due timers of the owned partitions into the mailboxes, under the fence.
+create function fire_timers(p_domain text, p_epoch bigint, p_partitions int[], p_limit int)
+returns setof mailbox language plpgsql as $$
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  return query
+    with due as (
+      delete from timers t using (
+        select tenant, seq from timers
+        where domain = p_domain and partition = any (p_partitions) and due_at <= now()
+        order by due_at, seq limit p_limit
+      ) d
+      where t.domain = p_domain and t.tenant = d.tenant and t.seq = d.seq
+      returning t.*
+    ), ordered as (select * from due order by due_at, seq)
+    insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+      select domain, tenant, partition, agent, nextval('mailbox_seq'), id, header, payload from ordered
+      returning *;
+end $$;
+
+-- Accepts messages from outside, once per key. Returns the mailbox rows made; a key seen before makes none.
+create function accept_messages(
+  p_keys text[], p_window interval,
+  o_domain text[], o_tenant text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
+  o_header text[], o_payload text[]
+) returns setof mailbox language sql as $$
+  with given as (
+    select * from unnest(p_keys, o_domain, o_tenant, o_partition, o_agent, o_control, o_id, o_header, o_payload)
+      with ordinality as o(key, domain, tenant, partition, agent, control, id, header, payload, n)
+  ), fresh as (
+    insert into seen (domain, tenant, key, expires_at)
+      select distinct on (domain, tenant, key) domain, tenant, key, now() + p_window
+      from given where key is not null order by domain, tenant, key
+      on conflict (domain, tenant, key) do update set expires_at = excluded.expires_at
+        where seen.expires_at < now()
+      returning domain, tenant, key
+  ), chosen as (
+    select distinct on (g.domain, g.tenant, coalesce(g.key, g.n::text), g.key is null) g.*
+    from given g left join fresh f using (domain, tenant, key)
+    where g.key is null or f.key is not null
+    order by g.domain, g.tenant, coalesce(g.key, g.n::text), g.key is null, g.n
+  ), ordered as (select * from chosen order by n)
+  insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+    select domain, tenant, partition, agent,
+           case when control then nextval('mailbox_seq') - 4611686018427387904 else nextval('mailbox_seq') end,
+           id, header::json, payload::json
+    from ordered returning *;
+$$;

@@ -1,0 +1,215 @@
+"""A host's storage in Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Self
+
+import asyncpg
+
+from bus import faultpoints
+from bus.envelope import Envelope, header_from_json
+from bus.errors import Fenced, InvalidPayload, StorageUnavailable
+from storage.batch import commit_arguments
+from storage.boundary import translated
+from storage.connect import connect, create_pool, host_application
+from storage.queries import query
+from storage.records import Fence, Mark, Ownership, StoredState, TurnRecord
+
+_SETTLE_LOCK_TIMEOUT_MS = 500  # a look waits this long for the old backend before it ends that backend
+
+
+class PostgresStore:
+    """Implements HostStore. One connection commits, a small pool reads; `open` makes both.
+
+    The commit connection is remade when it breaks; whoever got StorageUnavailable settles first.
+    """
+
+    def __init__(self, url: str, application: str, pool: asyncpg.Pool[Any]) -> None:
+        self._url = url
+        self._application = application
+        self._pool = pool
+        self._committer: asyncpg.Connection[Any] | None = None
+
+    @classmethod
+    async def open(cls, url: str, fence: Fence) -> Self:
+        application = host_application(fence.domain, fence.epoch)
+        return cls(url, application, await create_pool(url, application=application))
+
+    async def close(self) -> None:
+        """Close what is open; a connection that does not answer is cut."""
+        self._drop_committer()
+        try:
+            await asyncio.wait_for(self._pool.close(), timeout=2.0)
+        except (asyncio.TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._pool.terminate()
+
+    # -- turns ---------------------------------------------------------------------------------------
+
+    async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+        arguments = commit_arguments(fence, turns, marks)
+        connection = await self._commit_connection()
+        faultpoints.reached("commit.before")
+        try:
+            with translated():
+                if faultpoints.is_armed("commit.between_fence_and_commit"):
+                    async with connection.transaction():
+                        numbers = await connection.fetchval(query("commit_turns"), *arguments)
+                        faultpoints.reached("commit.between_fence_and_commit")
+                else:
+                    numbers = await connection.fetchval(query("commit_turns"), *arguments)
+        except StorageUnavailable:
+            self._drop_committer()
+            raise
+        return numbers or []
+
+    async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
+        """The share lock of an unfinished commit keeps this waiting; past a bound its backend is ended."""
+        connection = await connect(self._url, application=f"{self._application} settle"[:63])
+        try:
+            for last_try in (False, True):
+                try:
+                    with translated():
+                        return await self._look(connection, fence, turn)
+                except StorageUnavailable:
+                    if last_try:
+                        raise
+                    with translated():
+                        await connection.execute(query("terminate_backends"), self._application)
+            raise AssertionError("unreachable")
+        finally:
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await connection.close(timeout=2.0)
+
+    async def _look(self, connection: asyncpg.Connection[Any], fence: Fence, turn: TurnRecord) -> bool:
+        async with connection.transaction():
+            await connection.execute(f"set local lock_timeout = {_SETTLE_LOCK_TIMEOUT_MS}")
+            row = await connection.fetchrow(query("lock_host"), fence.domain, fence.epoch)
+            if row is None or not row["live"] or turn.partition not in row["owned"]:
+                raise Fenced(f"Epoch {fence.epoch} of {fence.domain} no longer owns partition {turn.partition}.")
+            waiting = await connection.fetchval(
+                query("message_exists"), fence.domain, turn.tenant, turn.partition, turn.agent, turn.seq
+            )
+            return not waiting
+
+    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(
+                query("fire_timers"), fence.domain, fence.epoch, list(partitions), limit
+            )
+        return [_envelope(row["tenant"], row) for row in rows]
+
+    # -- mailboxes and states ------------------------------------------------------------------------
+
+    async def load_partition(
+        self, domain: str, partition: int, *, after: tuple[str, str], agents: int, each: int
+    ) -> tuple[list[Envelope], set[tuple[str, str]], tuple[str, str] | None]:
+        async with self._reader() as connection:
+            tenants = [row["tenant"] for row in await connection.fetch(query("tenants_with_mail"), domain)]
+            for tenant in tenants:
+                if tenant < after[0]:
+                    continue
+                start = after[1] if tenant == after[0] else ""
+                rows = await connection.fetch(
+                    query("load_mail"), domain, tenant, partition, start, agents, each
+                )
+                if not rows:
+                    continue
+                counts: dict[str, int] = {}
+                for row in rows:
+                    counts[row["agent"]] = counts.get(row["agent"], 0) + (row["seq"] is not None)
+                more = {(tenant, agent) for agent, count in counts.items() if count >= each}
+                found = [_envelope(tenant, row) for row in rows if row["seq"] is not None]
+                if len(counts) >= agents:
+                    return found, more, (tenant, rows[-1]["agent"])
+                later = [t for t in tenants if t > tenant]
+                return found, more, (later[0], "") if later else None
+        return [], set(), None
+
+    async def load_agent(
+        self, domain: str, partition: int, tenant: str, agent: str, each: int
+    ) -> list[Envelope]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("load_agent_mail"), domain, tenant, partition, agent, each)
+        return [_envelope(tenant, row) for row in rows]
+
+    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(
+                query("load_states"), domain, [tenant for tenant, _ in agents], [agent for _, agent in agents]
+            )
+        return [StoredState(**dict(row)) for row in rows]
+
+    async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
+        async with self._reader() as connection:
+            await connection.execute(query("put_blob"), domain, tenant, digest, data)
+
+    async def get_blob(self, domain: str, tenant: str, digest: str) -> bytes:
+        async with self._reader() as connection:
+            data = await connection.fetchval(query("get_blob"), domain, tenant, digest)
+        if data is None:
+            raise InvalidPayload(f"The blob {digest[:12]}... is not in storage.", fix="Restore it from a backup.")
+        return bytes(data)
+
+    # -- the host's own row --------------------------------------------------------------------------
+
+    async def read_ownership(self, fence: Fence) -> Ownership:
+        async with self._reader() as connection:
+            row = await connection.fetchrow(query("read_ownership"), fence.domain, fence.epoch)
+        if row is None:
+            raise Fenced(f"Epoch {fence.epoch} of {fence.domain} is unknown to Postgres.")
+        return Ownership(
+            owned=frozenset(row["owned"]),
+            wanted=frozenset(row["wanted"]),
+            suspect=frozenset(row["suspect"]),
+            draining=row["draining"],
+            ended=row["ended"],
+            ended_why=row["ended_why"],
+        )
+
+    async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
+        await self._execute("release_partitions", fence.domain, fence.epoch, list(partitions))
+
+    async def clear_suspects(self, fence: Fence, partitions: Sequence[int]) -> None:
+        await self._execute("clear_suspects", fence.domain, fence.epoch, list(partitions))
+
+    async def ready(self, fence: Fence) -> None:
+        await self._execute("host_ready", fence.domain, fence.epoch)
+
+    # -- connections ---------------------------------------------------------------------------------
+
+    async def _execute(self, name: str, *arguments: Any) -> None:
+        async with self._reader() as connection:
+            await connection.execute(query(name), *arguments)
+
+    @contextlib.asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Any]:
+        with translated():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    async def _commit_connection(self) -> asyncpg.Connection[Any]:
+        if self._committer is None or self._committer.is_closed():
+            self._committer = await connect(self._url, application=self._application, for_commits=True)
+        return self._committer
+
+    def _drop_committer(self) -> None:
+        if self._committer is not None:
+            self._committer.terminate()
+            self._committer = None
+
+
+def _envelope(tenant: str, row: Any) -> Envelope:
+    return Envelope(
+        seq=row["seq"],
+        tenant=tenant,
+        agent=row["agent"],
+        header=header_from_json(row["header"]),
+        header_json=row["header"],
+        payload=row["payload"],
+        failures=row["failures"],
+        trials=row["trials"],
+        retry_at=row["retry_at"],
+    )

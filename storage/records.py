@@ -1,0 +1,105 @@
+"""What the turn loop gives to storage and reads from it. Times are seconds since 1970, UTC."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bus.envelope import Outgoing
+
+GENESIS = bytes(32)  # the previous hash of an agent's first transition
+
+
+class Fence(msgspec.Struct, frozen=True, kw_only=True):
+    """The incarnation that writes: every write is refused once it no longer owns what it touches."""
+
+    domain: str
+    epoch: int
+
+
+class StoredState(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent as last committed. `state` is None before its first turn and after it was destroyed."""
+
+    tenant: str
+    agent: str
+    version: int
+    schema_version: int
+    lifecycle: str
+    state: str | None
+    hash: bytes
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that is given up, with the reason."""
+
+    reason: str
+    error: str
+    failures: int
+
+
+class TaskWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """The task's row as its task agent would have it; JSON fields are text."""
+
+    id: str
+    status: str
+    assignee: str | None
+    progress: float
+    result: str | None
+    error: str | None
+    finished: bool
+
+
+class TaskEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a task's log. `body` is JSON text."""
+
+    task: str
+    number: int
+    kind: str
+    body: str
+
+
+class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn as it will be committed: what it consumed, the new state, its transition, what it sends."""
+
+    tenant: str
+    agent: str
+    partition: int
+    seq: int
+    version: int  # after the turn; before it, one less
+    schema_version: int
+    lifecycle: str
+    state: str | None
+    body: str
+    prev: bytes
+    hash: bytes
+    sends: tuple[Outgoing, ...] = ()
+    dead: DeadLetter | None = None
+    message_id: str = ""
+    header_json: str = ""
+    payload: str = ""
+    undead: tuple[int, ...] = ()
+    tasks: tuple[TaskWrite, ...] = ()
+    task_events: tuple[TaskEvent, ...] = ()
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """A note on a message that stays in its mailbox: a failure to be retried, or a trial about to begin."""
+
+    tenant: str
+    partition: int
+    agent: str
+    seq: int
+    failed: int = 0
+    tried: int = 0
+    delay_s: float | None = None
+    error: str | None = None
+
+
+class Ownership(msgspec.Struct, frozen=True, kw_only=True):
+    """A host's row: what it may write, what it should have, what it must try carefully."""
+
+    owned: frozenset[int]
+    wanted: frozenset[int]
+    suspect: frozenset[int]
+    draining: bool
+    ended: bool
+    ended_why: str | None

@@ -1,0 +1,80 @@
+-- What hosts read, and the commit they write.
+
+-- name: commit_turns
+select commit_turns($1, $2, $3::int[],
+  $4::text[], $5::int[], $6::text[], $7::bigint[],
+  $8::text[], $9::text[], $10::int[], $11::bigint[], $12::bigint[], $13::int[], $14::text[], $15::text[], $16::bytea[],
+  $17::text[], $18::text[], $19::bigint[], $20::text[], $21::bytea[], $22::bytea[],
+  $23::text[], $24::text[], $25::int[], $26::text[], $27::boolean[], $28::uuid[], $29::text[], $30::text[],
+  $31::jsonb)
+
+-- name: message_exists
+select exists (
+  select from mailbox where domain = $1 and tenant = $2 and partition = $3 and agent = $4 and seq = $5)
+
+-- name: tenants_with_mail
+-- A loose index scan: one probe for each tenant.
+with recursive t as (
+  (select tenant from mailbox where domain = $1 order by tenant limit 1)
+  union all
+  select (select m.tenant from mailbox m where m.domain = $1 and m.tenant > t.tenant order by m.tenant limit 1)
+  from t where t.tenant is not null
+)
+select tenant from t where tenant is not null
+
+-- name: load_mail
+-- The first $6 messages of each of the next $5 agents after $4; of a paused agent only its control messages.
+with recursive a as (
+  (select agent from mailbox where domain = $1 and tenant = $2 and partition = $3 and agent > $4
+   order by agent limit 1)
+  union all
+  select (select m.agent from mailbox m
+          where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent > a.agent
+          order by m.agent limit 1)
+  from a where a.agent is not null
+), page as (select agent from a where agent is not null limit $5)
+select page.agent, m.seq, m.failures, m.trials,
+       extract(epoch from m.retry_at)::float8 as retry_at, m.header::text as header, m.payload::text as payload
+from page
+left join agents s on s.domain = $1 and s.tenant = $2 and s.agent = page.agent
+left join lateral (
+  select * from mailbox m
+  where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent = page.agent
+    and (m.seq < 0 or s.lifecycle is distinct from 'paused')
+  order by m.seq limit $6
+) m on true
+order by page.agent, m.seq
+
+-- name: load_agent_mail
+select m.agent, m.seq, m.failures, m.trials,
+       extract(epoch from m.retry_at)::float8 as retry_at, m.header::text as header, m.payload::text as payload
+from mailbox m
+left join agents s on s.domain = $1 and s.tenant = $2 and s.agent = $4
+where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent = $4
+  and (m.seq < 0 or s.lifecycle is distinct from 'paused')
+order by m.seq limit $5
+
+-- name: load_states
+select s.tenant, s.agent, s.version, s.schema_version, s.lifecycle, s.state::text as state, s.hash
+from unnest($2::text[], $3::text[]) as k(tenant, agent)
+join agents s on s.domain = $1 and s.tenant = k.tenant and s.agent = k.agent
+
+-- name: fire_timers
+select tenant, agent, partition, seq, failures, trials,
+       extract(epoch from retry_at)::float8 as retry_at, header::text as header, payload::text as payload
+from fire_timers($1, $2, $3::int[], $4) order by seq
+
+-- name: put_blob
+insert into blobs (domain, tenant, digest, bytes) values ($1, $2, $3, $4)
+on conflict (domain, tenant, digest) do update set touched_at = now()
+
+-- name: get_blob
+select bytes from blobs where domain = $1 and tenant = $2 and digest = $3
+
+-- name: accept_messages
+select domain, tenant, partition, agent, seq, header::text as header, payload::text as payload
+from accept_messages($1::text[], $2, $3::text[], $4::text[], $5::int[], $6::text[], $7::boolean[], $8::uuid[],
+                     $9::text[], $10::text[])
+
+-- name: require_fence
+select require_fence($1, $2, $3::int[])

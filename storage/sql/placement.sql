@@ -1,0 +1,79 @@
+-- Hosts, their partitions and the coordinators that place them.
+
+-- name: register_host
+insert into hosts (domain, host, node, pid) values ($1, $2, $3, $4) returning epoch
+
+-- name: host_ready
+update hosts set ready_at = coalesce(ready_at, now()) where domain = $1 and epoch = $2 and ended_at is null
+
+-- name: read_ownership
+select owned, wanted, suspect, draining, ended_at is not null as ended, ended_why
+from hosts where domain = $1 and epoch = $2
+
+-- name: release_partitions
+update hosts set owned = array(select p from unnest(owned) p where p <> all ($3::int[]) order by p),
+                 suspect = array(select p from unnest(suspect) p where p <> all ($3::int[]) order by p)
+where domain = $1 and epoch = $2 and ended_at is null
+
+-- name: clear_suspects
+update hosts set suspect = array(select p from unnest(suspect) p where p <> all ($3::int[]) order by p)
+where domain = $1 and epoch = $2 and ended_at is null
+
+-- name: end_host
+update hosts set ended_at = now(), ended_why = $3, owned = '{}', wanted = '{}', suspect = '{}'
+where domain = $1 and epoch = $2 and ended_at is null
+returning epoch
+
+-- name: lock_host
+select ended_at is null as live, owned from hosts where domain = $1 and epoch = $2 for update
+
+-- name: beat
+insert into heartbeats (domain, epoch, at, lag_ms, blocked_by, backlog, agents, turns, rss_bytes)
+values ($1, $2, now(), $3, $4, $5, $6, $7, $8)
+on conflict (domain, epoch) do update
+  set at = now(), lag_ms = excluded.lag_ms, blocked_by = excluded.blocked_by, backlog = excluded.backlog,
+      agents = excluded.agents, turns = excluded.turns, rss_bytes = excluded.rss_bytes
+returning extract(epoch from now())::float8 as now,
+  (select ended_at is null from hosts where domain = $1 and epoch = $2) as live
+
+-- name: claim_coordinator
+insert into coordinators (name, epoch, node, pid) values ($1, nextval('epochs'), $2, $3)
+on conflict (name) do update
+  set epoch = excluded.epoch, node = excluded.node, pid = excluded.pid, started_at = now()
+returning epoch
+
+-- name: lock_coordinator
+select epoch = $2 as mine from coordinators where name = $1 for update
+
+-- name: live_hosts
+select h.epoch, h.host, h.node, h.pid, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
+       extract(epoch from now() - h.started_at)::float8 as age_s,
+       extract(epoch from now() - b.at)::float8 as silent_s,
+       b.lag_ms, b.blocked_by, coalesce(b.backlog, 0) as backlog, coalesce(b.agents, 0) as agents,
+       coalesce(b.turns, 0) as turns, coalesce(b.rss_bytes, 0) as rss_bytes
+from hosts h left join heartbeats b using (domain, epoch)
+where h.domain = $1 and h.ended_at is null
+order by h.epoch
+
+-- name: set_wanted
+update hosts set wanted = $3::int[], draining = $4 where domain = $1 and epoch = $2 and ended_at is null
+
+-- name: grant_partitions
+update hosts set
+  owned = array(select distinct p from unnest(owned || $3::int[]) p order by p),
+  suspect = array(select distinct p from unnest(suspect || $4::int[]) p order by p)
+where domain = $1 and epoch = $2 and ended_at is null
+  and not exists (
+    select from hosts o where o.domain = $1 and o.epoch <> $2 and o.ended_at is null and o.owned && $3::int[])
+returning epoch
+
+-- name: terminate_backends
+select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = $1 and pid <> pg_backend_pid()
+
+-- name: register_domain
+insert into domains (domain, partitions, spec, home, code) values ($1, $2, $3, $4, $5)
+on conflict (domain) do update set spec = excluded.spec, home = excluded.home, code = excluded.code, updated_at = now()
+returning partitions
+
+-- name: all_domains
+select domain, partitions, spec::text as spec, home, code from domains order by domain
