@@ -1,0 +1,146 @@
+"""Whether a service can be trusted with messages: reachable, and durable.
+
+Used on embedded and external services alike, at every start. No error shows a password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import nats
+import nats.errors
+import nats.js.errors
+
+from bus.errors import ServiceUnavailable, ServiceUnsafe
+
+if TYPE_CHECKING:
+    # Generic only in the stubs.
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+
+CONNECT_TIMEOUT_S = 10.0
+
+# What Postgres may be set to without losing an acknowledged commit when the machine stops. Every value
+# of synchronous_commit but `off` waits for the local disk; they differ in what they ask of standbys.
+_SAFE = {
+    "fsync": {"on"},
+    "full_page_writes": {"on"},
+    "synchronous_commit": {"on", "local", "remote_write", "remote_apply"},
+}
+
+
+async def check_postgres_durable(where: str | Connection) -> None:
+    """Check that a Postgres answers and loses nothing that it has acknowledged.
+
+    `where` is a URL, or a connection whose session is then the one that is checked.
+    Raises `ServiceUnavailable`, or `ServiceUnsafe` naming each unsafe setting.
+    """
+    if isinstance(where, str):
+        connection = await connect_postgres(where)
+        try:
+            await _check_settings(connection)
+        finally:
+            await connection.close(timeout=CONNECT_TIMEOUT_S)
+    else:
+        await _check_settings(where)
+
+
+async def _check_settings(connection: Connection) -> None:
+    rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE name = ANY($1)", [*_SAFE])
+    unsafe = sorted(f"{name}={value}" for name, value in rows if value not in _SAFE[name])
+    if unsafe:
+        raise ServiceUnsafe(
+            f"Postgres may lose what it has acknowledged: {', '.join(unsafe)}.",
+            fix="Set fsync, synchronous_commit and full_page_writes to on (ALTER SYSTEM SET ...; "
+            "SELECT pg_reload_conf();), also for the role and the database.",
+            settings=unsafe,
+        )
+
+
+async def connect_postgres(url: str) -> Connection:
+    """A connection, or `ServiceUnavailable` saying what is wrong with the address or the server."""
+    place = redacted(url)
+    try:
+        return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise _unavailable(
+            "Postgres", place, "it refused the user or password", "CALLBOARD_POSTGRES_URL"
+        ) from error
+    except asyncpg.PostgresError as error:
+        # The server's own words: they name a user or a database, never a password.
+        raise _unavailable("Postgres", place, str(error).splitlines()[0], "CALLBOARD_POSTGRES_URL") from error
+    except TimeoutError as error:
+        raise _unavailable(
+            "Postgres", place, f"no answer within {CONNECT_TIMEOUT_S:.0f} s", "CALLBOARD_POSTGRES_URL"
+        ) from error
+    except OSError as error:
+        raise _unavailable(
+            "Postgres", place, error.strerror or "connection refused", "CALLBOARD_POSTGRES_URL"
+        ) from error
+    except (asyncpg.InterfaceError, ValueError):
+        # Without the driver's words and without its cause: they may quote the URL.
+        raise _unavailable("Postgres", place, "the URL cannot be read", "CALLBOARD_POSTGRES_URL") from None
+
+
+async def check_nats(url: str) -> None:
+    """Check that a NATS answers, lets us in and has JetStream on.
+
+    Raises `ServiceUnavailable`.
+    """
+    place = ", ".join(redacted(part) for part in url.split(","))
+    heard: list[Exception] = []
+
+    async def remember(error: Exception) -> None:
+        heard.append(error)
+
+    try:
+        client = await nats.connect(
+            [part.strip() for part in url.split(",")],
+            allow_reconnect=False,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            error_cb=remember,
+        )
+    except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
+        reason = _nats_reason([*heard, error])
+        raise _unavailable("NATS", place, reason, "CALLBOARD_NATS_URL") from None
+    try:
+        await client.jetstream(timeout=CONNECT_TIMEOUT_S).account_info()
+    except (nats.js.errors.Error, nats.errors.Error, TimeoutError) as error:
+        raise ServiceUnavailable(
+            f"NATS at {place} has no JetStream for this account.",
+            fix="Start it with -js, or enable JetStream in its configuration and for the account.",
+        ) from error
+    finally:
+        await client.close()
+
+
+def _nats_reason(errors: list[Exception]) -> str:
+    for error in errors:
+        if isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower():
+            return "it refused the user or password"
+        if isinstance(error, ValueError):
+            return "the URL cannot be read"
+    if any(isinstance(error, asyncio.TimeoutError) for error in errors):
+        return f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+    return "connection refused or no such host"
+
+
+def _unavailable(name: str, place: str, reason: str, variable: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"{name} at {place} cannot be used: {reason}.",
+        fix=f"Check that it runs and that {variable} is right, or unset {variable} for the embedded one.",
+    )
+
+
+def redacted(url: str) -> str:
+    """The address without what may be secret: `user@host:port/database`."""
+    try:
+        parts = urlsplit(url.strip())
+        host = parts.hostname or parse_qs(parts.query).get("host", ["localhost"])[0]
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an unreadable URL"
+    user = f"{parts.username}@" if parts.username and parts.password is not None else ""
+    return f"{user}{host}{port}{parts.path if parts.path != '/' else ''}"

@@ -1,0 +1,107 @@
+"""The running instance: what `up` or `run` started, found by every other command.
+
+`instance.json` says where the services are; whether they still live, the locks say.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bus.errors import DataFolderError
+
+from . import process
+from .home import Home, write_private
+
+if TYPE_CHECKING:
+    from callboard.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoints:
+    """Where the services are. The URLs carry passwords: neither is shown in `repr`."""
+
+    postgres_url: str = field(repr=False)
+    nats_url: str = field(repr=False)
+    embedded_postgres: bool
+    embedded_nats: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A running instance; `notes` are what commands left for each other (`note_instance`)."""
+
+    home: Home
+    endpoints: Endpoints
+    started_at: float
+    postgres_pid: int | None
+    nats_pid: int | None
+    notes: Mapping[str, str]
+
+
+def find_instance(settings: Settings) -> Instance | None:
+    """The instance in this `CALLBOARD_HOME`, or None when none runs.
+
+    An instance whose embedded services have all died is none. Raises `DataFolderError` when the record
+    belongs to another user or cannot be read.
+    """
+    return read_instance(Home(settings.home))
+
+
+def read_instance(home: Home) -> Instance | None:
+    path = home / "instance.json"
+    try:
+        found = json.loads(path.read_text())
+        endpoints = Endpoints(**found["endpoints"])
+        started_at, notes = float(found["started_at"]), dict(found["notes"])
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise DataFolderError(
+            f"The instance in {home.path} belongs to another user.",
+            fix="Run as that user, or set CALLBOARD_HOME to a folder of your own.",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataFolderError(
+            f"{path} cannot be read.", fix="Remove it; it is made anew at the next start."
+        ) from error
+    postgres_pid = process.running(home / "postgres.lock") if endpoints.embedded_postgres else None
+    nats_pid = process.running(home / "nats.lock") if endpoints.embedded_nats else None
+    embedded = endpoints.embedded_postgres or endpoints.embedded_nats
+    if embedded and postgres_pid is None and nats_pid is None:
+        return None
+    return Instance(
+        home=home,
+        endpoints=endpoints,
+        started_at=started_at,
+        postgres_pid=postgres_pid,
+        nats_pid=nats_pid,
+        notes=notes,
+    )
+
+
+def write_instance(home: Home, endpoints: Endpoints) -> None:
+    """Record where the services are now; what a living instance had noted is kept."""
+    before = read_instance(home)
+    _write(home, endpoints, before.started_at if before else time.time(), before.notes if before else {})
+
+
+def note_instance(settings: Settings, **notes: str) -> None:
+    """Add facts for other commands to the running instance, such as Ray's address."""
+    instance = find_instance(settings)
+    if instance is None:
+        raise LookupError("no instance runs")
+    _write(instance.home, instance.endpoints, instance.started_at, {**instance.notes, **notes})
+
+
+def forget_instance(home: Home) -> None:
+    """Remove the record."""
+    (home / "instance.json").unlink(missing_ok=True)
+
+
+def _write(home: Home, endpoints: Endpoints, started_at: float, notes: Mapping[str, str]) -> None:
+    record = {"endpoints": vars(endpoints), "started_at": started_at, "notes": dict(notes)}
+    write_private(home / "instance.json", json.dumps(record, indent=1))

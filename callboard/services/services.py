@@ -1,0 +1,143 @@
+"""The services that Callboard stands on: found, started, checked and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from . import lock
+from .account import Account, service_account
+from .checks import check_nats, check_postgres_durable
+from .home import Home
+from .instance import Endpoints, forget_instance, read_instance, write_instance
+from .nats import EmbeddedNats
+from .postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from callboard.settings import Settings
+
+# Another command may be starting the same services, with a long recovery before them.
+LOCK_TIMEOUT_S = 240.0
+
+
+class Server(Protocol):
+    """An embedded server."""
+
+    def running(self) -> int | None: ...
+
+    async def start(self) -> bool: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Services:
+    """Services that answer and have been checked. `async with` stops at the end what it started."""
+
+    endpoints: Endpoints
+    home: Home
+    started: list[Server] = field(default_factory=list)
+
+    @property
+    def started_here(self) -> bool:
+        """Whether this call started any of them, and `stop` will stop those."""
+        return bool(self.started)
+
+    async def stop(self) -> None:
+        """Stop what this call started; what was joined or is external runs on. Can be called again."""
+        if self.started:
+            async with lock.exclusive(self.home / "instance.lock", timeout_s=LOCK_TIMEOUT_S):
+                await _stop_all(self.started)
+                self.started = []
+                if read_instance(self.home) is None:
+                    forget_instance(self.home)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+async def ensure_services(settings: Settings) -> Services:
+    """Make sure that Postgres and NATS answer and are durable, and say where they are.
+
+    External ones where their URLs are set; else those of the running instance in `CALLBOARD_HOME`; else
+    embedded ones are started, and go on after this process unless `Services.stop` is called. Of several
+    commands that start at once, one starts the services and the others join it.
+
+    Raises `DataFolderError`, `ServiceUnavailable` or `ServiceUnsafe`; what was started is then stopped.
+    """
+    home = Home(settings.home)
+    if settings.postgres_url is not None and settings.nats_url is not None:
+        endpoints = Endpoints(
+            postgres_url=settings.postgres_url.get_secret_value(),
+            nats_url=settings.nats_url.get_secret_value(),
+            embedded_postgres=False,
+            embedded_nats=False,
+        )
+        await _check(endpoints)
+        return Services(endpoints=endpoints, home=home)
+    home.create()
+    async with lock.exclusive(home / "instance.lock", timeout_s=LOCK_TIMEOUT_S):
+        return await _start(settings, home)
+
+
+async def stop_instance(settings: Settings) -> bool:
+    """Stop the embedded services of the instance in `CALLBOARD_HOME`; False when none ran."""
+    home = Home(settings.home)
+    if not home.path.is_dir():
+        return False
+    async with lock.exclusive(home / "instance.lock", timeout_s=LOCK_TIMEOUT_S):
+        found = [server for server in _embedded(home) if server.running() is not None]
+        await _stop_all(found)
+        forget_instance(home)
+    return bool(found)
+
+
+async def _start(settings: Settings, home: Home) -> Services:
+    postgres, nats = _embedded(home)
+    home.check_reachable(postgres.account)
+    servers: list[Server] = []
+    if settings.postgres_url is None:
+        servers.append(postgres)
+    if settings.nats_url is None:
+        servers.append(nats)
+    results = await asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
+    started = [server for server, result in zip(servers, results, strict=True) if result is True]
+    try:
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        endpoints = Endpoints(
+            postgres_url=settings.postgres_url.get_secret_value()
+            if settings.postgres_url
+            else postgres.url(),
+            nats_url=settings.nats_url.get_secret_value() if settings.nats_url else nats.url(),
+            embedded_postgres=settings.postgres_url is None,
+            embedded_nats=settings.nats_url is None,
+        )
+        await _check(endpoints)
+        write_instance(home, endpoints)
+    except BaseException:
+        await _stop_all(started)
+        raise
+    return Services(endpoints=endpoints, home=home, started=started)
+
+
+def _embedded(home: Home) -> tuple[EmbeddedPostgres, EmbeddedNats]:
+    account: Account = service_account(home / "postgres")
+    return EmbeddedPostgres(home=home, account=account), EmbeddedNats(home=home, account=account)
+
+
+async def _check(endpoints: Endpoints) -> None:
+    await asyncio.gather(check_postgres_durable(endpoints.postgres_url), check_nats(endpoints.nats_url))
+
+
+async def _stop_all(servers: Sequence[Server]) -> None:
+    await asyncio.gather(*(server.stop() for server in servers))
