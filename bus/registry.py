@@ -25,7 +25,8 @@ def message(wire_name: str) -> Callable[[type[M]], type[M]]:
     """
     if not _WIRE_NAME.fullmatch(wire_name):
         raise InvalidMessage(
-            f"{wire_name!r} is not a wire name.", fix="Use lower-case words and a version, as in alert.raised.v1."
+            f"{wire_name!r} is not a wire name.",
+            fix="Use lower-case words and a version, as in alert.raised.v1.",
         )
 
     def declare(cls: type[M]) -> type[M]:
@@ -92,7 +93,8 @@ def refuse_nul(json_text: str) -> None:
     """Raise InvalidPayload if any text in the JSON holds NUL, which Postgres cannot query or index."""
     if "\\u0000" in json_text and _holds_nul(msgspec.json.decode(json_text)):
         raise InvalidPayload(
-            "The payload holds text with a NUL character (\\u0000).", fix="Remove it or encode it, as base64 for one."
+            "The payload holds text with a NUL character (\\u0000).",
+            fix="Remove it or encode it, as base64 for one.",
         )
 
 

@@ -16,6 +16,7 @@ def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[
     last: dict[tuple[str, str], TurnRecord] = {}
     outgoing: list[Outgoing] = []
     timers: list[Outgoing] = []
+    marks = [*marks, *(turn.mark for turn in turns if turn.mark is not None)]
     has_rare = bool(marks)
     for turn in turns:
         key = (turn.tenant, turn.agent)
@@ -28,10 +29,12 @@ def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[
             has_rare = True
     partitions = sorted({turn.partition for turn in turns} | {mark.partition for mark in marks})
     states = last.values()
+    consumed = [turn for turn in turns if turn.seq is not None]
     rare = _rare(turns, marks, timers) if has_rare or timers else None
     return [
         fence.domain, fence.epoch, partitions,
-        [t.tenant for t in turns], [t.partition for t in turns], [t.agent for t in turns], [t.seq for t in turns],
+        [c.tenant for c in consumed], [c.partition for c in consumed], [c.agent for c in consumed],
+        [c.seq for c in consumed],
         [s.tenant for s in states], [s.agent for s in states], [s.partition for s in states],
         [f.version - 1 for f in first.values()], [s.version for s in states], [s.schema_version for s in states],
         [s.lifecycle for s in states], [s.state for s in states], [s.hash for s in states],

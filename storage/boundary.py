@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,7 +24,7 @@ def translated() -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise translate(error) from error
-    except (asyncpg.InterfaceError, OSError, asyncio.TimeoutError, EOFError) as error:
+    except (TimeoutError, asyncpg.InterfaceError, OSError, EOFError) as error:
         raise StorageUnavailable(f"The connection to Postgres failed: {_line(error)}.") from error
 
 
@@ -37,7 +36,9 @@ def translate(error: asyncpg.PostgresError) -> CallboardError:
     if state == _STALE:
         return StaleTurn(f"A turn is out of date: {text}.")
     if state[:2] in ("22", "23"):
-        return InvalidData(f"Postgres refused the data: {text}.", fix="Send text that JSON in Postgres can hold.")
+        return InvalidData(
+            f"Postgres refused the data: {text}.", fix="Send text that JSON in Postgres can hold."
+        )
     if state[:2] in ("08", "40", "53", "55", "57", "58", "XX", "25"):
         return StorageUnavailable(f"Postgres could not carry it out: {text}.")
     return StorageError(f"Postgres: {text} (SQLSTATE {state}).", fix="Run `callboard doctor`.")

@@ -9,6 +9,7 @@ import asyncpg
 from storage.boundary import translated
 
 SCHEMA = "callboard"
+CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000  # bounds how long a drawn sequence number can stay uncommitted
 
 # A group commit joins arrays with tables by their primary keys. Statistics lag behind tables that fill and
@@ -27,11 +28,14 @@ def host_application(domain: str, epoch: int) -> str:
     return f"callboard-host {domain} {epoch}"[:63]
 
 
-async def connect(url: str, *, application: str, for_commits: bool = False, timeout: float = 10.0) -> asyncpg.Connection[Any]:
+async def connect(url: str, *, application: str, for_commits: bool = False) -> asyncpg.Connection[Any]:
     """One connection with our schema on its search path; raises StorageUnavailable."""
     with translated():
         return await asyncpg.connect(
-            url, timeout=timeout, server_settings=_settings(application, for_commits), command_timeout=60.0
+            url,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings=_settings(application, for_commits),
+            command_timeout=60.0,
         )
 
 
@@ -42,7 +46,7 @@ async def create_pool(url: str, *, application: str, size: int = 4) -> asyncpg.P
             url,
             min_size=1,
             max_size=size,
-            timeout=10.0,
+            timeout=CONNECT_TIMEOUT_S,
             command_timeout=60.0,
             server_settings=_settings(application, False),
         )

@@ -47,7 +47,9 @@ async def migrate(url: str) -> list[str]:
                 "create table if not exists migrations (number int primary key, name text not null,"
                 " digest text not null, applied_at timestamptz not null default now())"
             )
-            done = {row["number"]: row["digest"] for row in await connection.fetch("select * from migrations")}
+            done = {
+                row["number"]: row["digest"] for row in await connection.fetch("select * from migrations")
+            }
             known = migrations()
             if set(done) - {m.number for m in known}:
                 raise StorageError(
@@ -66,7 +68,9 @@ async def migrate(url: str) -> list[str]:
                     await connection.execute(migration.sql)
                     await connection.execute(
                         "insert into migrations (number, name, digest) values ($1, $2, $3)",
-                        migration.number, migration.name, migration.digest,
+                        migration.number,
+                        migration.name,
+                        migration.digest,
                     )
                 applied.append(f"{migration.number:04}_{migration.name}")
             return applied
@@ -80,7 +84,11 @@ async def pending(url: str) -> list[str]:
     try:
         with translated():
             exists = await connection.fetchval("select to_regclass($1) is not null", f"{SCHEMA}.migrations")
-            done = {r["number"] for r in await connection.fetch("select number from migrations")} if exists else set()
+            done = (
+                {r["number"] for r in await connection.fetch("select number from migrations")}
+                if exists
+                else set()
+            )
         return [f"{m.number:04}_{m.name}" for m in migrations() if m.number not in done]
     finally:
         await connection.close()

@@ -43,7 +43,7 @@ class PostgresStore:
         self._drop_committer()
         try:
             await asyncio.wait_for(self._pool.close(), timeout=2.0)
-        except (asyncio.TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
     # -- turns ---------------------------------------------------------------------------------------
@@ -88,11 +88,14 @@ class PostgresStore:
             await connection.execute(f"set local lock_timeout = {_SETTLE_LOCK_TIMEOUT_MS}")
             row = await connection.fetchrow(query("lock_host"), fence.domain, fence.epoch)
             if row is None or not row["live"] or turn.partition not in row["owned"]:
-                raise Fenced(f"Epoch {fence.epoch} of {fence.domain} no longer owns partition {turn.partition}.")
-            waiting = await connection.fetchval(
-                query("message_exists"), fence.domain, turn.tenant, turn.partition, turn.agent, turn.seq
+                raise Fenced(
+                    f"Epoch {fence.epoch} of {fence.domain} no longer owns partition {turn.partition}."
+                )
+            return bool(
+                await connection.fetchval(
+                    query("version_reached"), fence.domain, turn.tenant, turn.agent, turn.version
+                )
             )
-            return not waiting
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         async with self._reader() as connection:
@@ -150,8 +153,15 @@ class PostgresStore:
         async with self._reader() as connection:
             data = await connection.fetchval(query("get_blob"), domain, tenant, digest)
         if data is None:
-            raise InvalidPayload(f"The blob {digest[:12]}... is not in storage.", fix="Restore it from a backup.")
+            raise InvalidPayload(
+                f"The blob {digest[:12]}... is not in storage.", fix="Restore it from a backup."
+            )
         return bytes(data)
+
+    async def read_dead_letter(self, domain: str, tenant: str, number: int) -> tuple[str, str] | None:
+        async with self._reader() as connection:
+            row = await connection.fetchrow(query("read_dead_letter"), domain, tenant, number)
+        return (row["header"], row["payload"]) if row is not None else None
 
     # -- the host's own row --------------------------------------------------------------------------
 

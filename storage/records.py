@@ -57,30 +57,6 @@ class TaskEvent(msgspec.Struct, frozen=True, kw_only=True):
     body: str
 
 
-class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn as it will be committed: what it consumed, the new state, its transition, what it sends."""
-
-    tenant: str
-    agent: str
-    partition: int
-    seq: int
-    version: int  # after the turn; before it, one less
-    schema_version: int
-    lifecycle: str
-    state: str | None
-    body: str
-    prev: bytes
-    hash: bytes
-    sends: tuple[Outgoing, ...] = ()
-    dead: DeadLetter | None = None
-    message_id: str = ""
-    header_json: str = ""
-    payload: str = ""
-    undead: tuple[int, ...] = ()
-    tasks: tuple[TaskWrite, ...] = ()
-    task_events: tuple[TaskEvent, ...] = ()
-
-
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """A note on a message that stays in its mailbox: a failure to be retried, or a trial about to begin."""
 
@@ -92,6 +68,34 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     tried: int = 0
     delay_s: float | None = None
     error: str | None = None
+
+
+class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn as it will be committed: what it consumed, the new state, its transition, what it sends.
+
+    A turn that leaves its message where it is has no `seq`, and a `mark` on that message instead.
+    """
+
+    tenant: str
+    agent: str
+    partition: int
+    seq: int | None
+    version: int  # after the turn; before it, one less
+    schema_version: int
+    lifecycle: str
+    state: str | None
+    body: str
+    prev: bytes
+    hash: bytes
+    sends: tuple[Outgoing, ...] = ()
+    dead: DeadLetter | None = None
+    mark: Mark | None = None
+    message_id: str = ""
+    header_json: str = ""
+    payload: str = ""
+    undead: tuple[int, ...] = ()
+    tasks: tuple[TaskWrite, ...] = ()
+    task_events: tuple[TaskEvent, ...] = ()
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):

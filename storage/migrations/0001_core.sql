@@ -6,6 +6,7 @@ create table domains (
   partitions  int not null check (partitions between 1 and 4096),
   hash        text not null default 'blake2b-64',  -- how an address falls into a partition; fixed with the count
   spec        json not null,                       -- domain.yaml as read
+  kinds       text[] not null,                     -- the agent kinds that its code has
   home        text not null,                       -- the folder it was read from
   code        text not null,                       -- digest of the domain's code
   created_at  timestamptz not null default now(),
@@ -200,6 +201,14 @@ begin
   end loop;
 end $$;
 select ensure_transition_months(3);
+
+-- Where the consumer of events from outside stands in JetStream's stream; `incarnation` tells one stream from
+-- another one of the same name that was made later.
+create table event_cursors (
+  domain      text collate "C" primary key,
+  incarnation text not null,
+  seq         bigint not null
+) with (fillfactor = 50);
 
 -- The fence: a share lock on the incarnation's row, which every change of ownership must update.
 create function require_fence(p_domain text, p_epoch bigint, p_partitions int[]) returns void

@@ -8,9 +8,8 @@ select commit_turns($1, $2, $3::int[],
   $23::text[], $24::text[], $25::int[], $26::text[], $27::boolean[], $28::uuid[], $29::text[], $30::text[],
   $31::jsonb)
 
--- name: message_exists
-select exists (
-  select from mailbox where domain = $1 and tenant = $2 and partition = $3 and agent = $4 and seq = $5)
+-- name: version_reached
+select exists (select from agents where domain = $1 and tenant = $2 and agent = $3 and version >= $4)
 
 -- name: tenants_with_mail
 -- A loose index scan: one probe for each tenant.
@@ -70,6 +69,9 @@ on conflict (domain, tenant, digest) do update set touched_at = now()
 
 -- name: get_blob
 select bytes from blobs where domain = $1 and tenant = $2 and digest = $3
+
+-- name: read_dead_letter
+select header::text as header, payload::text as payload from dead_letters where domain = $1 and tenant = $2 and id = $3
 
 -- name: accept_messages
 select domain, tenant, partition, agent, seq, header::text as header, payload::text as payload

@@ -68,12 +68,13 @@ where domain = $1 and epoch = $2 and ended_at is null
 returning epoch
 
 -- name: terminate_backends
-select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = $1 and pid <> pg_backend_pid()
+select count(pg_terminate_backend(pid)) from pg_stat_activity 
+where application_name in ($1, left($1 || ' settle', 63)) and pid <> pg_backend_pid()
 
 -- name: register_domain
-insert into domains (domain, partitions, spec, home, code) values ($1, $2, $3, $4, $5)
-on conflict (domain) do update set spec = excluded.spec, home = excluded.home, code = excluded.code, updated_at = now()
+insert into domains (domain, partitions, spec, kinds, home, code) values ($1, $2, $3, $4::text[], $5, $6)
+on conflict (domain) do update set spec = excluded.spec, kinds = excluded.kinds, home = excluded.home, code = excluded.code, updated_at = now()
 returning partitions
 
 -- name: all_domains
-select domain, partitions, spec::text as spec, home, code from domains order by domain
+select domain, partitions, spec::text as spec, kinds, home, code from domains order by domain

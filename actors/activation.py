@@ -1,0 +1,103 @@
+"""One agent in memory: its instance, the versions that its turns count up, and its cached mailbox."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+
+from actors.agent import Agent, AgentType
+from bus.envelope import Envelope
+from storage.records import GENESIS, StoredState
+
+CREATED = "created"
+RUNNING = "running"
+PAUSED = "paused"
+DESTROYED = "destroyed"
+
+
+class Activation:
+    """Lives until it is idle for long, its partition leaves, or one of its turns does not commit.
+
+    `version`, `hash` and `state_json` run ahead of Postgres by the turns that are on their way to the group
+    commit. When one of those fails, the activation is dropped (`alive` becomes False), everything that still
+    holds it lets go, and a new one starts from committed state.
+    """
+
+    __slots__ = (
+        "agent", "alive", "apart", "blocked_until", "hash", "held", "instance", "lifecycle", "loaded", "more", "partition",
+        "queue", "refilling", "running", "scheduled", "schema_version", "state_json", "tenant", "type",
+        "uncommitted", "used_at", "version",
+    )  # fmt: skip
+
+    def __init__(self, tenant: str, agent: str, partition: int, type_: AgentType) -> None:
+        self.tenant = tenant
+        self.agent = agent
+        self.partition = partition
+        self.type = type_
+        self.queue: deque[Envelope] = deque()
+        self.held: list[Envelope] = []  # arrived while the mailbox was being read again
+        self.apart: set[int] = set()  # numbers of its messages that run now or wait apart from the queue
+        self.more = False  # Postgres holds messages that are not in the queue
+        self.refilling = False
+        self.alive = True
+        self.loaded = False
+        self.scheduled = False
+        self.running = False
+        self.uncommitted = 0
+        self.blocked_until = 0.0  # the head waits for its next try
+        self.used_at = 0.0
+        self.instance: Agent | None = None
+        self.version = 0
+        self.schema_version = type_.cls.schema_version
+        self.lifecycle = CREATED
+        self.state_json: str | None = None
+        self.hash = GENESIS
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.tenant, self.agent
+
+    @property
+    def is_idle(self) -> bool:
+        waits_on_disk = self.more and self.lifecycle != PAUSED
+        return not (
+            self.queue
+            or self.running
+            or self.uncommitted
+            or self.scheduled
+            or waits_on_disk
+            or self.refilling
+        )
+
+    def restore(self, stored: StoredState | None) -> None:
+        """Start from committed state; None means that the agent has never had a turn."""
+        if stored is not None:
+            self.version = stored.version
+            self.schema_version = stored.schema_version
+            self.lifecycle = stored.lifecycle
+            self.state_json = stored.state
+            self.hash = stored.hash
+        self.loaded = True
+
+    def make_instance(self) -> Agent:
+        """A fresh instance with the state of the last turn that succeeded; raises InvalidPayload."""
+        instance = self.type.cls()
+        instance.state = (
+            self.type.new_state()
+            if self.state_json is None
+            else self.type.load_state(self.state_json, self.schema_version)
+        )
+        self.instance = instance
+        return instance
+
+    def insert(self, envelope: Envelope) -> None:
+        """Put a message into its place; the queue is sorted by number."""
+        queue = self.queue
+        if not queue or envelope.seq > queue[-1].seq:
+            queue.append(envelope)
+        else:
+            insort(queue, envelope, key=_seq)
+
+
+def _seq(envelope: Envelope) -> int:
+    return envelope.seq

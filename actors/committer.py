@@ -1,0 +1,209 @@
+"""Group commit: the turns that ended meanwhile go to Postgres together, one commit in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from actors.activation import Activation
+from bus import faultpoints
+from bus.envelope import Envelope
+from bus.errors import CallboardError, Fenced, InvalidData, StaleTurn, StorageUnavailable
+from storage.records import Fence, Mark, TurnRecord
+from storage.store import TurnStore
+
+_logger = logging.getLogger("callboard.commit")
+
+GROUP_BYTES = 8 * 1024 * 1024  # keeps one statement well below Postgres' limit of 1 GiB, and its latency low
+_RETRY_S = (0.02, 0.1, 0.25, 0.5, 1.0)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One turn (or the mark of a failed one) on its way to the commit."""
+
+    activation: Activation
+    envelope: Envelope
+    outcome: TurnRecord | Mark
+    done: asyncio.Future[bool] | None = field(default=None)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the commit will send for it."""
+        turn = self.outcome
+        if isinstance(turn, Mark):
+            return 200
+        return (
+            len(turn.body)
+            + len(turn.state or "")
+            + sum(len(s.payload) + len(s.header_json) for s in turn.sends)
+        )
+
+    def settle(self, committed: bool) -> None:
+        if self.done is not None and not self.done.done():
+            self.done.set_result(committed)
+
+
+class CommitEvents(Protocol):
+    """What the committer tells the host. None of it may raise."""
+
+    def committed(self, entries: Sequence[Entry], numbers: list[int] | None) -> None:
+        """These are durable. `numbers` are those of the messages sent, or None if they are not known."""
+
+    def discarded(self, entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
+        """These will not commit from here: their agents must start again from committed state.
+
+        After an unknown outcome they may have been committed before; then nobody has published their sends.
+        """
+
+    def refused(self, entry: Entry, error: InvalidData) -> None:
+        """Postgres refuses this very turn for its data; nothing of it was written."""
+
+    async def fenced(self) -> bool:
+        """Find out what is still owned; True to go on with that, False when this incarnation has ended."""
+        ...
+
+
+class Committer:
+    """Takes entries in order and commits them in order.
+
+    Turns of an agent follow each other into the same or a later group, so a group that fails takes the later
+    turns of its agents with it: the host drops those activations, and `_take` leaves dead ones out.
+    """
+
+    def __init__(self, fence: Fence, store: TurnStore, events: CommitEvents, *, group_limit: int) -> None:
+        self._fence = fence
+        self._store = store
+        self._events = events
+        self._group_limit = group_limit
+        self._pending: deque[Entry] = deque()
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._room = asyncio.Event()
+        self._room.set()
+        self.commits = 0
+        self.turns = 0
+
+    def submit(self, entry: Entry) -> None:
+        entry.activation.uncommitted += 1
+        self._pending.append(entry)
+        self._wanted.set()
+        self._idle.clear()
+        if len(self._pending) >= 4 * self._group_limit:
+            self._room.clear()
+
+    def drop_dead(self) -> None:
+        """Let go of the turns of activations that were dropped."""
+        dead = [entry for entry in self._pending if not entry.activation.alive]
+        if dead:
+            self._pending = deque(entry for entry in self._pending if entry.activation.alive)
+            self._events.discarded(dead)
+
+    async def room(self) -> None:
+        """Wait while more turns are on their way than the next few commits can take."""
+        await self._room.wait()
+
+    async def drained(self) -> None:
+        """Wait until nothing is on its way."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Runs until this incarnation has ended (returns) or is cancelled."""
+        while True:
+            await self._wanted.wait()
+            group = self._take()
+            if group and not await self._commit(group):
+                return
+            if not self._pending:
+                self._wanted.clear()
+                self._idle.set()
+            if len(self._pending) < 2 * self._group_limit:
+                self._room.set()
+
+    def _take(self) -> list[Entry]:
+        group: list[Entry] = []
+        dead: list[Entry] = []
+        size = 0
+        while self._pending and len(group) < self._group_limit and size < GROUP_BYTES:
+            entry = self._pending.popleft()
+            (group if entry.activation.alive else dead).append(entry)
+            size += entry.size
+        if dead:
+            self._events.discarded(dead)
+        return group
+
+    async def _commit(self, group: list[Entry]) -> bool:
+        """Commit the group, whatever it takes; False when this incarnation has ended."""
+        failures = 0
+        ambiguous = False
+        while group:
+            turns = [e.outcome for e in group if isinstance(e.outcome, TurnRecord)]
+            marks = [e.outcome for e in group if isinstance(e.outcome, Mark)]
+            try:
+                numbers: list[int] | None = await self._store.commit(self._fence, turns, marks)
+            except Fenced:
+                if not await self._events.fenced():
+                    self._events.discarded(group)
+                    return False
+                group = self._living(group)
+                continue
+            except StaleTurn as error:
+                _logger.warning(
+                    "%s The agents of this group start again from committed state.", error.message
+                )
+                self._events.discarded(group, perhaps_committed=ambiguous)
+                return True
+            except InvalidData as error:
+                if len(group) == 1:
+                    self._events.refused(group[0], error)
+                    return True
+                middle = len(group) // 2
+                return await self._commit(group[:middle]) and await self._commit(self._living(group[middle:]))
+            except StorageUnavailable as error:
+                _logger.warning("the outcome of a commit is unknown: %s", error.message)
+                ambiguous = True
+                settled = await self._settle(turns)
+                if settled is None:
+                    self._events.discarded(group)
+                    return False
+                if not settled:
+                    await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                    failures += 1
+                    continue
+                numbers = None
+            except CallboardError as error:
+                _logger.error("a commit failed: %s", error)
+                self._events.discarded(group)
+                return True
+            faultpoints.reached("commit.after")
+            self.commits += 1
+            self.turns += len(turns)
+            self._events.committed(group, numbers)
+            return True
+        return True
+
+    async def _settle(self, turns: Sequence[TurnRecord]) -> bool | None:
+        """Whether the last attempt was committed after all; None when this incarnation has ended."""
+        attempt = 0
+        while turns:
+            try:
+                return await self._store.settle(self._fence, turns[0])
+            except Fenced:
+                if not await self._events.fenced():
+                    return None
+                return False  # the next try meets the fence, or the partitions that are still ours
+            except StorageUnavailable:
+                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+                attempt += 1
+        return False  # marks alone: writing them once more only counts a failure twice
+
+    def _living(self, group: Sequence[Entry]) -> list[Entry]:
+        dead = [e for e in group if not e.activation.alive]
+        if dead:
+            self._events.discarded(dead)
+        return [e for e in group if e.activation.alive]

@@ -1,0 +1,39 @@
+"""Control messages: what operators ask of an agent, carried out by its owner ahead of its mailbox."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from bus.registry import message
+
+
+@message("callboard.pause.v1")
+class Pause(BaseModel):
+    """Stop handling messages; they wait in the mailbox."""
+
+    reason: str = ""
+
+
+@message("callboard.resume.v1")
+class Resume(BaseModel):
+    """Go on handling messages."""
+
+
+@message("callboard.destroy.v1")
+class Destroy(BaseModel):
+    """Delete the agent's state; its history stays, and a later message creates it anew."""
+
+
+@message("callboard.retry_dead_letter.v1")
+class RetryDeadLetter(BaseModel):
+    """Put a dead letter back at the end of the mailbox."""
+
+    id: int
+
+
+@message("callboard.drop_dead_letter.v1")
+class DropDeadLetter(BaseModel):
+    """Delete a dead letter; the history keeps that it was dropped, and why."""
+
+    id: int
+    reason: str = ""

@@ -1,0 +1,221 @@
+"""domain.yaml: what a domain consists of, read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from actors.agent import Agent, AgentType, agent_type
+from bus.address import require_word
+from bus.errors import CallboardError, InvalidDomainFile
+from bus.registry import describe_validation
+
+PolicyName = Literal["direct", "least_loaded", "contract_net"]
+_FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KindSpec(_Strict):
+    """One agent kind: its class as `module:Class`, and the keys of those that may be assigned tasks."""
+
+    class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$")
+    members: tuple[str, ...] = ()
+
+
+class EventSpec(_Strict):
+    """Which agent gets an event: `to` is `kind/key`, in which `{field}` stands for a field of the payload."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    type: str
+    to: str
+
+    @field_validator("to")
+    @classmethod
+    def _is_a_target(cls, value: str) -> str:
+        kind, slash, key = value.partition("/")
+        if not slash or not key:
+            raise ValueError("write it as kind/key, where the key may hold {field}")
+        require_word(kind, "kind")
+        return value
+
+    def target(self, payload: dict[str, Any]) -> str:
+        """`kind/key` for a payload; raises KeyError when a field is missing."""
+        return _FIELD.sub(lambda found: str(payload[found[1]]), self.to)
+
+
+class TaskSpec(_Strict):
+    """How tasks are assigned. Times are seconds."""
+
+    policy: PolicyName = "direct"
+    to: str | None = None  # direct: kind/key, in which {task} stands for the task's id
+    skill: str | None = None  # least_loaded and contract_net: who may take it
+    bid_deadline_s: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits_policy(self) -> TaskSpec:
+        if self.policy != "direct" and not self.skill:
+            raise ValueError(f"the policy {self.policy} needs a skill")
+        return self
+
+
+class HostSpec(_Strict):
+    """How many hosts a domain has, and when it gets more or fewer. Backlogs are messages per host."""
+
+    min: int = Field(default=2, ge=1, le=1024)
+    max: int = Field(default=2, ge=1, le=1024)
+    grow_above: int = Field(default=5_000, ge=1)
+    shrink_below: int = Field(default=100, ge=0)
+    cool_down_s: float = Field(default=30.0, ge=0)
+    cpus: float = Field(default=0.25, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> HostSpec:
+        if self.max < self.min:
+            raise ValueError("max is below min")
+        return self
+
+
+class LimitSpec(_Strict):
+    """Bounds of one host and of one turn; past them the author gets a typed error."""
+
+    hops: int = Field(default=10_000, ge=1)
+    sends_per_turn: int = Field(default=10_000, ge=1)
+    fan_out: int = Field(default=10_000, ge=1)
+    claim_check_bytes: int = Field(default=256 * 1024, ge=1024)
+    payload_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    state_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    cached_messages_per_agent: int = Field(default=256, ge=8)
+    cached_messages: int = Field(default=200_000, ge=1_000)
+    activations: int = Field(default=20_000, ge=100)
+    idle_s: float = Field(default=300.0, gt=0)
+    concurrent_turns: int = Field(default=64, ge=1)
+    turns_per_commit: int = Field(default=1_000, ge=1)
+    crash_trials: int = Field(default=4, ge=1)
+
+
+class DomainSpec(_Strict):
+    """A domain as its file declares it."""
+
+    domain: str
+    partitions: int = Field(default=64, ge=1, le=4096)
+    code: str = "."
+    kinds: tuple[KindSpec, ...]
+    events: tuple[EventSpec, ...] = ()
+    topics: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    tasks: TaskSpec = TaskSpec()
+    hosts: HostSpec = HostSpec()
+    limits: LimitSpec = LimitSpec()
+
+    @field_validator("domain")
+    @classmethod
+    def _is_a_word(cls, value: str) -> str:
+        return require_word(value, "domain")
+
+    def to_json(self) -> str:
+        return self.model_dump_json(by_alias=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> DomainSpec:
+        return cls.model_validate_json(text)
+
+
+class Domain:
+    """A domain with its code loaded: the kinds as classes."""
+
+    def __init__(self, spec: DomainSpec, kinds: dict[str, AgentType]) -> None:
+        self.spec = spec
+        self.kinds = kinds
+        self.events = {(event.name, event.type): event for event in spec.events}
+
+    @property
+    def name(self) -> str:
+        return self.spec.domain
+
+    def members_with(self, skill: str) -> list[str]:
+        """The agents (`kind/key`) that may be assigned tasks needing the skill."""
+        found = []
+        for kind_spec, kind in zip(self.spec.kinds, self.kinds.values(), strict=False):
+            if skill in kind.cls.skills:
+                found += [f"{kind.kind}/{member}" for member in kind_spec.members]
+        return found
+
+
+def read_domain(folder: Path) -> DomainSpec:
+    """The spec in `folder`/domain.yaml; raises InvalidDomainFile with the place and the reason."""
+    path = folder / "domain.yaml"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidDomainFile(
+            f"{path} cannot be read: {error.strerror}.", fix="Name a folder that holds a domain.yaml."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidDomainFile(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(data, dict):
+        raise InvalidDomainFile(f"{path} holds no mapping.", fix="Start it with `domain: NAME` and `kinds:`.")
+    try:
+        return DomainSpec.model_validate(data)
+    except ValidationError as error:
+        raise InvalidDomainFile(f"{path}: {describe_validation(error)}.") from None
+    except CallboardError as error:
+        raise InvalidDomainFile(f"{path}: {error.message}", fix=error.fix) from None
+
+
+def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agent], ...] = ()) -> Domain:
+    """Import the domain's classes, with its code folder on sys.path; raises InvalidDomainFile."""
+    code = str((folder / spec.code).resolve())
+    if code not in sys.path:
+        sys.path.insert(0, code)
+    kinds: dict[str, AgentType] = {}
+    for kind_spec in spec.kinds:
+        loaded = agent_type(_import_class(kind_spec.class_))
+        if loaded.kind in kinds:
+            raise InvalidDomainFile(f"The domain {spec.domain} declares the kind {loaded.kind!r} twice.")
+        kinds[loaded.kind] = loaded
+    for cls in system_kinds:
+        loaded = agent_type(cls)
+        if loaded.kind in kinds:
+            raise InvalidDomainFile(f"The kind {loaded.kind!r} is Callboard's own.", fix="Rename yours.")
+        kinds[loaded.kind] = loaded
+    for event in spec.events:
+        if event.to.partition("/")[0] not in kinds:
+            raise InvalidDomainFile(
+                f"The event {event.name} goes to {event.to}, which is no kind of the domain."
+            )
+    return Domain(spec, kinds)
+
+
+def code_digest(folder: Path) -> str:
+    """The sha256 of a domain's YAML and Python files, in order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yaml") and p.is_file()):
+        digest.update(json.dumps(str(path.relative_to(folder))).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _import_class(path: str) -> type[Agent]:
+    module_name, _, class_name = path.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except CallboardError as error:
+        raise InvalidDomainFile(f"{path} cannot be loaded: {error}") from error
+    except Exception as error:
+        raise InvalidDomainFile(
+            f"{path} cannot be imported: {type(error).__name__}: {error}.",
+            fix="Check `code` and `class` in domain.yaml.",
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Agent)):
+        raise InvalidDomainFile(f"{path} is not a subclass of Agent.")
+    return cls

@@ -1,0 +1,230 @@
+"""The partitions that one incarnation owns, kept in step with its row in Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from actors.inbound import Inbox
+from bus import faultpoints, subjects
+from bus.address import partition_of
+from bus.envelope import Envelope
+from bus.errors import StorageUnavailable
+from bus.transport import Subscription, Transport
+from bus.wire import Parcel
+
+if TYPE_CHECKING:
+    from actors.host import Host
+
+_logger = logging.getLogger("callboard.holdings")
+
+LOOK_EVERY_S = 0.25  # how late a host learns of a change of ownership when the bus has lost the word of it
+DRAIN_S = 0.5  # a turn that runs longer holds no hand-over up: it is dropped, and runs again at the new owner
+QUIET_S = 0.25
+
+
+@dataclass(slots=True)
+class _Holding:
+    """One owned partition. It runs turns while it is open."""
+
+    inbox: Inbox
+    subscription: Subscription | None = None
+    open: bool = False
+    leaving: bool = False
+    opening: asyncio.Task[None] | None = field(default=None)
+
+
+class Holdings:
+    """Follows the host's row: takes up what it owns, gives back what it should not keep, drops what it lost."""
+
+    def __init__(self, host: Host, transport: Transport) -> None:
+        self._host = host
+        self._transport = transport
+        self._held: dict[int, _Holding] = {}
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._step = asyncio.Lock()
+
+    # -- what the host asks --------------------------------------------------------------------------
+
+    def owns(self, partition: int) -> bool:
+        return partition in self._held
+
+    def may_run(self, partition: int) -> bool:
+        holding = self._held.get(partition)
+        return holding is not None and holding.open and not holding.leaving
+
+    def open_partitions(self) -> list[int]:
+        return [
+            partition for partition, holding in self._held.items() if holding.open and not holding.leaving
+        ]
+
+    def all_partitions(self) -> list[int]:
+        return list(self._held)
+
+    def take(self, parcel: Parcel) -> bool:
+        """Take a parcel that this very host published; False when the partition is not here."""
+        holding = self._held.get(parcel.partition)
+        if holding is None:
+            return False
+        holding.inbox.take(parcel)
+        return True
+
+    def read_again(self, partition: int) -> None:
+        holding = self._held.get(partition)
+        if holding is not None:
+            holding.inbox.read_again()
+
+    def read_all_again(self) -> None:
+        for holding in self._held.values():
+            holding.inbox.read_again()
+
+    def merge_one(self, envelope: Envelope) -> None:
+        """Queue a message that this host has just put into a mailbox itself."""
+        partition = partition_of(envelope.tenant, envelope.agent, self._host.partitions)
+        if self.owns(partition):
+            self._host.mailboxes.arrive(partition, envelope)
+
+    def look_soon(self, data: bytes = b"") -> None:
+        """The coordinator says that something changed; an ended epoch may have left messages unpublished."""
+        self._changed.set()
+        if data.startswith(b"ended"):
+            self.read_all_again()
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        host = self._host
+        word = await self._transport.subscribe(
+            subjects.placement(host.fence.domain), self.look_soon, self.read_all_again
+        )
+        try:
+            await host.store.ready(host.fence)
+            while not host.has_ended:
+                self._changed.clear()
+                try:
+                    if not await self.refresh():
+                        return
+                except StorageUnavailable as error:
+                    _logger.warning("ownership cannot be read: %s", error.message)
+                try:
+                    await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+                except TimeoutError:
+                    continue
+        finally:
+            await word.close()
+            for holding in self._held.values():
+                self._close(holding)
+
+    async def refresh(self) -> bool:
+        """Bring the holdings in line with Postgres; False when the incarnation has ended."""
+        host = self._host
+        now = await host.store.read_ownership(host.fence)
+        if now.ended:
+            host.end(now.ended_why or "its epoch was ended")
+            return False
+        for partition in [p for p in self._held if p not in now.owned]:
+            self._drop(partition)
+        gained = sorted(now.owned - self._held.keys())
+        if gained:
+            self._take_up(gained, now.suspect)
+        leaving = sorted(p for p in now.owned - now.wanted if not self._held[p].leaving)
+        if leaving:
+            for partition in leaving:
+                self._held[partition].leaving = True
+            asyncio.get_running_loop().create_task(self._give_back(leaving))
+        return True
+
+    def _take_up(self, partitions: list[int], suspect: frozenset[int]) -> None:
+        mailboxes = self._host.mailboxes
+        for partition in partitions:
+            self._held[partition] = _Holding(Inbox(partition, mailboxes.deliver, mailboxes.read_partition))
+        task = asyncio.get_running_loop().create_task(self._open(partitions, suspect))
+        for partition in partitions:
+            self._held[partition].opening = task
+
+    async def _open(self, partitions: list[int], suspect: frozenset[int]) -> None:
+        """Subscribe, flush, then read, then run: so nothing falls between the read and the subscription."""
+        host = self._host
+        holdings = {p: self._held[p] for p in partitions}
+        try:
+            for partition, holding in holdings.items():
+                holding.subscription = await self._transport.subscribe(
+                    subjects.agents(host.fence.domain, partition),
+                    holding.inbox.receive,
+                    holding.inbox.read_again,
+                )
+            await self._transport.flush()
+            faultpoints.reached("acquire.middle")
+            host.outbound.skip_everywhere()
+            for holding in holdings.values():
+                holding.inbox.read_again()
+            for holding in holdings.values():
+                await holding.inbox.read_now()
+            doubtful = sorted(suspect & holdings.keys())
+            await self._open_now({p: h for p, h in holdings.items() if p not in suspect})
+            if doubtful:
+                await self._try_carefully({p: holdings[p] for p in doubtful})
+        except StorageUnavailable as error:
+            _logger.warning("partitions %s cannot be opened yet: %s", partitions, error.message)
+            for partition in partitions:
+                if self._held.get(partition) is holdings[partition]:
+                    self._drop(partition)  # the next look takes them up again
+
+    async def _open_now(self, holdings: dict[int, _Holding]) -> None:
+        for partition, holding in holdings.items():
+            if self._held.get(partition) is holding:
+                holding.open = True
+        for activation in self._host.mailboxes.in_partitions(holdings.keys()):
+            self._host.mailboxes.schedule(activation)
+
+    async def _try_carefully(self, holdings: dict[int, _Holding]) -> None:
+        host = self._host
+        await host.mailboxes.states_loaded()
+        suspects = [
+            a for a in host.mailboxes.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)
+        ]
+        await host.trials.run(suspects, lambda: host.quiet(QUIET_S))
+        await self._open_now(holdings)
+        await host.store.clear_suspects(host.fence, sorted(holdings))
+
+    async def _give_back(self, partitions: list[int]) -> None:
+        """A willing hand-over: finish what runs, commit it, empty the cache, and only then let go."""
+        host = self._host
+        async with self._step:
+            deadline = asyncio.get_running_loop().time() + DRAIN_S
+            leaving = set(partitions)
+            while asyncio.get_running_loop().time() < deadline and any(
+                a.running or a.uncommitted for a in host.mailboxes.in_partitions(leaving)
+            ):
+                await asyncio.sleep(0.005)
+            for partition in partitions:
+                if partition in self._held:
+                    self._drop(partition, keep_row=True)
+            faultpoints.reached("handover.middle")
+            try:
+                await host.store.release(host.fence, partitions)
+            except StorageUnavailable as error:
+                _logger.warning("partitions %s cannot be given back yet: %s", partitions, error.message)
+            for partition in partitions:
+                self._held.pop(partition, None)
+            self._transport.publish(subjects.placement(host.fence.domain), b"released")
+
+    def _drop(self, partition: int, *, keep_row: bool = False) -> None:
+        """Empty the cache of a partition; its turns that have not committed are forgotten."""
+        holding = self._held[partition]
+        self._close(holding)
+        holding.open = False
+        if not keep_row:
+            del self._held[partition]
+        for activation in self._host.mailboxes.in_partitions((partition,)):
+            self._host.mailboxes.drop(activation)
+        self._host.committer.drop_dead()
+
+    def _close(self, holding: _Holding) -> None:
+        holding.inbox.close()
+        if holding.subscription is not None:
+            asyncio.get_running_loop().create_task(holding.subscription.close())
+            holding.subscription = None

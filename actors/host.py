@@ -1,0 +1,278 @@
+"""A host: owns partitions and runs the turns of the agents in them. It knows nothing of Ray.
+
+The main flow: `Inbox` and `Mailboxes` bring messages, `_work` handles one message of one agent after another,
+`Committer` makes the turns durable in groups, `Outbound` publishes what they sent. `Holdings` keeps the
+partitions in step with what Postgres says this incarnation owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from actors.activation import Activation
+from actors.committer import Committer, Entry
+from actors.holdings import Holdings
+from actors.mailboxes import Mailboxes
+from actors.outbound import Outbound
+from actors.ready import ReadyQueue
+from actors.scope import Scope
+from actors.trials import Trials
+from actors.turn import TurnRunner
+from bus.envelope import Envelope, Outgoing
+from bus.errors import Fenced, InvalidData, StorageUnavailable
+from bus.transport import Transport
+from storage.records import Fence, Mark, TurnRecord
+from storage.store import HostStore
+
+_logger = logging.getLogger("callboard.host")
+
+_TURNS_BEFORE_YIELD = 32  # a worker lets the event loop look at sockets after so many turns in a row
+_TIMER_EVERY_S = 0.1
+_TIMER_BATCH = 500
+_EVICT_EVERY_S = 1.0
+_SWEEP_PARTITION_EVERY_S = 0.15  # 64 partitions in about 10 s
+_BLOB_RETRY_S = 0.5
+
+
+class Host:
+    """One incarnation. `run` returns when its epoch has ended or `stop` was called."""
+
+    def __init__(
+        self, scope: Scope, fence: Fence, partitions: int, store: HostStore, transport: Transport
+    ) -> None:
+        self.scope = scope
+        self.fence = fence
+        self.partitions = partitions
+        self.store = store
+        self.ready = ReadyQueue()
+        self.mailboxes = Mailboxes(scope, store, self.ready)
+        self.turns = TurnRunner(scope, store)
+        self.committer = Committer(fence, store, self, group_limit=scope.limits.turns_per_commit)
+        self.outbound = Outbound(fence.epoch, transport, self._deliver_local)
+        self.trials = Trials(self.mailboxes, self.ready, self.committer, self._run_turn)
+        self.holdings = Holdings(self, transport)
+        self.mailboxes.may_run = self.holdings.may_run
+        self.on_task_events: Callable[[TurnRecord], None] = lambda turn: None
+        self.extra_work: list[Callable[[], Awaitable[None]]] = []
+        self.ended_why: str | None = None
+        self._stopped = asyncio.Event()
+        self._running = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def run(self) -> str:
+        """Work until this incarnation ends; return why it ended."""
+        workers = [self._work() for _ in range(self.scope.limits.concurrent_turns)]
+        services = [
+            self.committer.run(), self.mailboxes.load_states(), self.holdings.run(), self._fire_timers(),
+            self._sweep(), self._evict(), *(work() for work in self.extra_work),
+        ]  # fmt: skip
+        tasks = [asyncio.create_task(self._guarded(c)) for c in (*workers, *services)]
+        try:
+            await self._stopped.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return self.ended_why or "stopped"
+
+    def end(self, why: str) -> None:
+        """Stop at once: nothing more may be committed, or nothing more is wanted."""
+        if not self._stopped.is_set():
+            self.ended_why = why
+            _logger.info("epoch %d of %s ends: %s", self.fence.epoch, self.fence.domain, why)
+            self._stopped.set()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._stopped.is_set()
+
+    async def _guarded(self, coroutine: Awaitable[Any]) -> None:
+        try:
+            await coroutine
+        except Fenced as error:
+            self.end(error.message)
+        except Exception:
+            _logger.exception("a part of the host failed; the incarnation ends")
+            self.end("a part of the host failed")
+
+    # -- turns ---------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """One of several workers: take a ready agent, run one turn, hand it to the commit."""
+        in_a_row = 0
+        while True:
+            await self.committer.room()
+            activation = await self.ready.take()
+            activation.running = True
+            entry = await self._run_turn(activation, self.mailboxes.take_head(activation))
+            if entry is not None:
+                self.committer.submit(entry)
+                self.mailboxes.schedule(activation)
+            in_a_row += 1
+            if in_a_row >= _TURNS_BEFORE_YIELD:
+                in_a_row = 0
+                await asyncio.sleep(0)
+
+    async def _run_turn(self, activation: Activation, envelope: Envelope) -> Entry | None:
+        """Run one turn of an agent that is marked running; None when there is nothing to commit."""
+        self._running += 1
+        self._quiet.clear()
+        try:
+            outcome = await self.turns.run(activation, envelope)
+        except StorageUnavailable as error:
+            _logger.warning("a turn of %s waits for storage: %s", activation.agent, error.message)
+            activation.blocked_until = self.scope.clock.now() + _BLOB_RETRY_S
+            if activation.alive:
+                self.mailboxes.put_back(activation, envelope)
+            outcome = None
+        finally:
+            activation.running = False
+            self._running -= 1
+            if self._running == 0:
+                self._quiet.set()
+        if not activation.alive:
+            return None
+        if outcome is None:
+            self.mailboxes.schedule(activation)
+            return None
+        self.mailboxes.touch(activation)
+        if isinstance(outcome, Mark):
+            self._wait_for_retry(activation, envelope, outcome)
+        else:
+            activation.apart.discard(envelope.seq)
+            if outcome.mark is not None:  # paused by its supervision: the message stays on disk
+                self.mailboxes.forget(envelope.seq)
+                activation.more = True
+        return Entry(activation, envelope, outcome)
+
+    def _wait_for_retry(self, activation: Activation, envelope: Envelope, mark: Mark) -> None:
+        delay = mark.delay_s or 0.0
+        again = msgspec.structs.replace(envelope, failures=envelope.failures + mark.failed)
+        handler = activation.type.handlers.get(envelope.header.type)
+        if handler is not None and handler.overtake:
+            asyncio.get_running_loop().call_later(delay, self._try_again, activation, again)
+        else:
+            activation.blocked_until = self.scope.clock.now() + delay
+            self.mailboxes.put_back(activation, again)
+
+    def _try_again(self, activation: Activation, envelope: Envelope) -> None:
+        if activation.alive:
+            self.mailboxes.put_back(activation, envelope)
+            self.mailboxes.schedule(activation)
+
+    async def quiet(self, timeout_s: float) -> None:
+        """Wait until no turn runs, at most so long."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._quiet.wait(), timeout_s)
+
+    # -- what the committer reports (CommitEvents) -----------------------------------------------------
+
+    def committed(self, entries: Sequence[Entry], numbers: list[int] | None) -> None:
+        sends: list[Outgoing] = []
+        for entry in entries:
+            activation = entry.activation
+            activation.uncommitted -= 1
+            outcome = entry.outcome
+            if isinstance(outcome, TurnRecord):
+                sends.extend(send for send in outcome.sends if send.visible_at is None)
+                if outcome.seq is not None:
+                    self.mailboxes.handled(activation, outcome.seq)
+                if outcome.tasks or outcome.task_events:
+                    self.on_task_events(outcome)
+            entry.settle(True)
+        if numbers is None:
+            self.outbound.skip({(send.domain, send.partition) for send in sends})
+        elif sends:
+            self.outbound.publish(zip(sends, numbers, strict=True))
+
+    def discarded(self, entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
+        for entry in entries:
+            activation = entry.activation
+            activation.uncommitted -= 1
+            if isinstance(entry.outcome, TurnRecord):
+                self.mailboxes.forget(entry.envelope.seq)
+            if perhaps_committed and isinstance(entry.outcome, TurnRecord):
+                self.outbound.skip({(send.domain, send.partition) for send in entry.outcome.sends})
+            entry.settle(False)
+        fallen = {id(e.activation): e.activation for e in entries if e.activation.alive}
+        for activation in fallen.values():
+            self.mailboxes.drop(activation)
+        if fallen:
+            self.committer.drop_dead()
+        for activation in fallen.values():
+            self._restart(activation)
+
+    def refused(self, entry: Entry, error: InvalidData) -> None:
+        """The turn's data is refused for good: its message becomes a dead letter, the agent goes on."""
+        activation = entry.activation
+        activation.uncommitted -= 1
+        _logger.error("a turn of %s cannot be stored: %s", activation.agent, error)
+        turn = entry.outcome
+        if isinstance(turn, Mark) or turn.dead is not None:  # not even the plain words can be stored
+            self.mailboxes.drop(activation)
+            self.end(f"Postgres refuses a dead letter: {error.message}")
+            return
+        self.turns.condemned[entry.envelope.seq] = error.message
+        self.mailboxes.forget(entry.envelope.seq)
+        self.mailboxes.drop(activation)
+        self.committer.drop_dead()
+        self._restart(activation)
+        entry.settle(False)
+
+    async def fenced(self) -> bool:
+        """Look at what is still owned; the partitions that are not leave now, with all that is cached."""
+        return await self.holdings.refresh()
+
+    def _restart(self, activation: Activation) -> None:
+        if not self.has_ended and self.holdings.owns(activation.partition):
+            self.mailboxes.restart(activation.tenant, activation.agent, activation.partition)
+
+    def _deliver_local(self, domain: str, parcel: Any) -> bool:
+        return domain == self.fence.domain and self.holdings.take(parcel)
+
+    # -- the clockwork ---------------------------------------------------------------------------------
+
+    async def _fire_timers(self) -> None:
+        while True:
+            await asyncio.sleep(_TIMER_EVERY_S)
+            owned = self.holdings.open_partitions()
+            if not owned:
+                continue
+            try:
+                due = await self.store.fire_timers(self.fence, owned, _TIMER_BATCH)
+            except Fenced:
+                if not await self.fenced():
+                    return
+                continue
+            except StorageUnavailable:
+                for partition in owned:  # they may have fired all the same
+                    self.holdings.read_again(partition)
+                await asyncio.sleep(1.0)
+                continue
+            for envelope in due:
+                self.holdings.merge_one(envelope)
+
+    async def _sweep(self) -> None:
+        """Read every partition's mailbox once in a while: it finds what the bus has lost."""
+        while True:
+            for partition in self.holdings.open_partitions() or [-1]:
+                await asyncio.sleep(_SWEEP_PARTITION_EVERY_S)
+                self.holdings.read_again(partition)
+
+    async def _evict(self) -> None:
+        while True:
+            await asyncio.sleep(_EVICT_EVERY_S)
+            older = self.scope.clock.now() - self.scope.limits.idle_s
+            for activation in self.mailboxes.evict_idle(older_than=older):
+                if activation.type.has_passivated_hook and activation.instance is not None:
+                    try:
+                        await activation.instance.on_passivated()
+                    except Exception as error:  # the author's hook; the agent has left memory already
+                        _logger.warning("on_passivated of %s failed: %s", activation.agent, error)

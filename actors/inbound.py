@@ -1,0 +1,125 @@
+"""Before the mailbox: parcels are taken in order, and a gap makes the partition read Postgres first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from bus.errors import InvalidMessage, StorageUnavailable
+from bus.wire import NUDGE_SOURCE, Item, Parcel, decode_parcel
+
+_logger = logging.getLogger("callboard.inbound")
+
+MAX_HELD = 2_000  # parcels kept while a partition reads its mailbox; past that it reads once more
+MAX_STREAMS = 1_000  # source epochs whose count is known
+_RETRY_S = 0.2
+
+Deliver = Callable[[int, list[Item]], None]
+Reload = Callable[[int], Awaitable[None]]
+
+
+class Inbox:
+    """The incoming side of one owned partition.
+
+    Each source epoch has a stream with its own count. The next number is delivered at once. Any other one
+    (a gap, or a source not known yet) holds back everything until the mailbox was read from Postgres: a
+    parcel is published after its commit, so a read that starts after a parcel has come sees its messages and
+    all that the same source committed before it.
+    """
+
+    def __init__(self, partition: int, deliver: Deliver, reload: Reload) -> None:
+        self.partition = partition
+        self._deliver = deliver
+        self._reload = reload
+        self._streams: dict[int, int] = {}
+        self._held: list[Parcel] = []
+        self._asked = False
+        self._reading: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def receive(self, data: bytes) -> None:
+        """Take what came over NATS."""
+        try:
+            parcel = decode_parcel(data)
+        except InvalidMessage as error:
+            _logger.warning("%s", error)
+            return
+        self.take(parcel)
+
+    def take(self, parcel: Parcel) -> None:
+        if self._closed or parcel.partition != self.partition:
+            return
+        if parcel.source == NUDGE_SOURCE:
+            self.read_again()
+        elif self._reading is not None:
+            self._hold(parcel)
+        elif not self._deliver_next(parcel):
+            self._hold(parcel)
+            self.read_again()
+
+    def read_again(self) -> None:
+        """Read the mailbox from Postgres before anything further is delivered."""
+        if self._closed:
+            return
+        self._asked = True
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._read())
+
+    async def read_now(self) -> None:
+        """The first read of a partition just acquired: returns when its mailbox has been read."""
+        self.read_again()
+        assert self._reading is not None
+        await self._reading
+
+    @property
+    def is_reading(self) -> bool:
+        return self._reading is not None
+
+    def close(self) -> None:
+        self._closed = True
+        self._held.clear()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _hold(self, parcel: Parcel) -> None:
+        if len(self._held) >= MAX_HELD:
+            self._held.clear()  # what they carry is in Postgres; read it once more
+            self._asked = True
+        self._held.append(parcel)
+
+    async def _read(self) -> None:
+        while self._asked and not self._closed:
+            self._asked = False
+            covered, self._held = self._held, []
+            try:
+                await self._reload(self.partition)
+            except StorageUnavailable as error:
+                _logger.warning("partition %d cannot be read yet: %s", self.partition, error.message)
+                self._held = covered + self._held
+                self._asked = True
+                await asyncio.sleep(_RETRY_S)
+                continue
+            for parcel in covered:
+                self._remember(parcel)
+            came_meanwhile, self._held = self._held, []
+            for parcel in came_meanwhile:
+                if self._asked or not self._deliver_next(parcel):
+                    self._held.append(parcel)  # one more gap: read once more before going on
+                    self._asked = True
+        self._reading = None
+
+    def _deliver_next(self, parcel: Parcel) -> bool:
+        """Deliver the parcel if it is the next of its stream; False when something before it is missing."""
+        last = self._streams.get(parcel.source)
+        if last is None or parcel.number > last + 1:
+            return False
+        if parcel.number == last + 1:
+            self._streams[parcel.source] = parcel.number
+            self._deliver(self.partition, parcel.items)
+        return True
+
+    def _remember(self, parcel: Parcel) -> None:
+        self._streams[parcel.source] = max(self._streams.get(parcel.source, 0), parcel.number)
+        while len(self._streams) > MAX_STREAMS:  # an epoch forgotten too early costs one read
+            del self._streams[next(iter(self._streams))]

@@ -1,0 +1,109 @@
+"""One incarnation of a host in a process: from registering its epoch to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.agent import Agent
+from actors.directory import Directory, DomainEntry
+from actors.domain import DomainSpec, load_domain
+from actors.heartbeat import Heartbeat, Vitals
+from actors.host import Host
+from actors.scope import Clock, Scope
+from bus.nats import NatsTransport
+from storage.boundary import translated
+from storage.connect import create_pool
+from storage.domains import Connection, all_domains, find_domain
+from storage.postgres import PostgresStore
+from storage.queries import query
+from storage.records import Fence
+
+_logger = logging.getLogger("callboard.incarnation")
+
+_DIRECTORY_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSettings:
+    """What a host's process is started with."""
+
+    domain: str
+    host: str
+    postgres_url: str
+    nats_url: str
+    node: str = "local"
+
+
+async def run_incarnation(
+    settings: HostSettings,
+    *,
+    system_kinds: tuple[type[Agent], ...] = (),
+    equip: Callable[[Host, NatsTransport], None] = lambda host, transport: None,
+    on_start: Callable[[Host], None] = lambda host: None,
+) -> str:
+    """Register a new epoch, work until it ends, and return why it ended.
+
+    `equip` adds to the host what other rooms bring (events, tasks). Raises ServiceUnavailable,
+    StorageUnavailable, UnknownDomain or InvalidDomainFile when it cannot start.
+    """
+    control = await create_pool(settings.postgres_url, application="callboard-register", size=2)
+    try:
+        row = await find_domain(control, settings.domain)
+        domain = load_domain(DomainSpec.from_json(row.spec), Path(row.home), system_kinds=system_kinds)
+        with translated():
+            epoch = await control.fetchval(
+                query("register_host"), settings.domain, settings.host, settings.node, os.getpid()
+            )
+        fence = Fence(domain=settings.domain, epoch=epoch)
+        store = await PostgresStore.open(settings.postgres_url, fence)
+        transport = await NatsTransport.connect(
+            settings.nats_url, name=f"callboard host {settings.domain} {epoch}"
+        )
+        directory = Directory()
+        scope = Scope(domain, directory, Clock())
+        await _refresh(control, directory)
+        host = Host(scope, fence, row.partitions, store, transport)
+
+        async def keep_directory() -> None:
+            while True:
+                await asyncio.sleep(_DIRECTORY_EVERY_S)
+                try:
+                    await _refresh(control, directory)
+                except Exception as error:  # an old directory is still right: counts never change
+                    _logger.warning("the directory of domains is not refreshed: %s", error)
+
+        host.extra_work.append(keep_directory)
+        equip(host, transport)
+        heartbeat = Heartbeat(
+            settings.postgres_url,
+            fence,
+            lambda: Vitals(
+                backlog=host.mailboxes.backlog, agents=len(host.mailboxes), turns=host.committer.turns
+            ),
+            scope.clock.correct,
+            host.end,
+        )
+        heartbeat.start()
+        on_start(host)
+        try:
+            return await host.run()
+        finally:
+            heartbeat.stop()
+            await transport.close()
+            await store.close()
+    finally:
+        control.terminate()
+
+
+async def _refresh(control: Connection, directory: Directory) -> None:
+    directory.replace(
+        {
+            row.domain: DomainEntry(partitions=row.partitions, kinds=frozenset(row.kinds))
+            for row in await all_domains(control)
+        }
+    )

@@ -1,0 +1,73 @@
+"""Agents that have a message to handle, ordered by the priority of that message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from actors.activation import Activation
+
+_LOW_EVERY = 16  # of this many turns one goes to the lowest waiting priority, so that none starves
+
+
+class ReadyQueue:
+    """Each agent stands in it at most once. `take` waits; `close_gate` makes everyone wait."""
+
+    def __init__(self) -> None:
+        self._queues: tuple[deque[Activation], ...] = (deque(), deque(), deque())
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._open = True
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues)
+
+    def add(self, activation: Activation) -> None:
+        """Schedule an agent unless it is scheduled or running already."""
+        if activation.scheduled or activation.running or not activation.queue:
+            return
+        activation.scheduled = True
+        self._queues[min(2, max(0, activation.queue[0].header.priority))].append(activation)
+        self._wake()
+
+    async def take(self) -> Activation:
+        """The next agent; its caller runs one turn of it."""
+        while True:
+            if self._open:
+                activation = self._pop()
+                if activation is not None:
+                    return activation
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._wake()
+                raise
+
+    def close_gate(self) -> None:
+        self._open = False
+
+    def open_gate(self) -> None:
+        self._open = True
+        for _ in range(min(len(self), len(self._waiters))):
+            self._wake()
+
+    def _pop(self) -> Activation | None:
+        self._taken += 1
+        order = self._queues if self._taken % _LOW_EVERY == 0 else self._queues[::-1]
+        for queue in order:
+            while queue:
+                activation = queue.popleft()
+                activation.scheduled = False
+                if activation.alive and activation.queue:
+                    return activation
+        return None
+
+    def _wake(self) -> None:
+        while self._open and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return

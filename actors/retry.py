@@ -1,0 +1,41 @@
+"""When and how often a failed message is tried again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from bus.errors import InvalidMessage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """Exponential backoff with jitter. Times are seconds.
+
+    `attempts` counts all tries, the first included. An error that is a `give_up_on` is not tried again; nor
+    is one that is not a `retry_on`. `jitter` is the share of a delay that is random: 0.2 gives 80% to 100%.
+    """
+
+    attempts: int = 5
+    first_delay_s: float = 0.1
+    factor: float = 3.0
+    max_delay_s: float = 60.0
+    jitter: float = 0.2
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+    give_up_on: tuple[type[Exception], ...] = (InvalidMessage,)
+
+    def allows(self, error: Exception, failures: int) -> bool:
+        """Whether a message that has now failed `failures` times is tried again."""
+        return (
+            failures < self.attempts
+            and isinstance(error, self.retry_on)
+            and not isinstance(error, self.give_up_on)
+        )
+
+    def delay_s(self, failures: int, rng: random.Random) -> float:
+        """How long to wait after the given number of failures (at least 1)."""
+        delay = min(self.max_delay_s, self.first_delay_s * self.factor ** (failures - 1))
+        return delay * (1 - self.jitter * rng.random())
+
+
+NO_RETRY = RetryPolicy(attempts=1)

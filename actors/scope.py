@@ -1,0 +1,49 @@
+"""What all turns of one host share."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from actors.directory import Directory
+from actors.domain import Domain, LimitSpec
+from bus.errors import UnknownKind
+
+
+class Clock:
+    """Database time: this machine's clock, corrected by what Postgres last said. Seconds since 1970, UTC."""
+
+    def __init__(self) -> None:
+        self._offset = 0.0
+
+    def now(self) -> float:
+        return time.time() + self._offset
+
+    def correct(self, database_now: float) -> None:
+        self._offset = database_now - time.time()
+
+
+class Scope:
+    """The domain, its limits, the directory of all domains, the clock."""
+
+    def __init__(
+        self, domain: Domain, directory: Directory, clock: Clock, rng: random.Random | None = None
+    ) -> None:
+        self.domain = domain.name
+        self.kinds = domain.kinds
+        self.events = domain.events
+        self.limits: LimitSpec = domain.spec.limits
+        self.directory = directory
+        self.clock = clock
+        self.rng = rng or random.Random()
+        self._topics = domain.spec.topics
+
+    def subscribers(self, topic: str) -> tuple[str, ...]:
+        """The agents (`kind/key`) subscribed to a topic; raises UnknownKind for an undeclared one."""
+        try:
+            return self._topics[topic]
+        except KeyError:
+            raise UnknownKind(
+                f"The domain {self.domain!r} has no topic {topic!r}.",
+                fix="Declare it under `topics` in domain.yaml.",
+            ) from None

@@ -1,0 +1,96 @@
+"""After a host has died: what it may have died of is tried alone, with each attempt committed first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from actors.activation import Activation
+from actors.committer import Committer, Entry
+from actors.mailboxes import Mailboxes
+from actors.ready import ReadyQueue
+from bus import faultpoints
+from bus.envelope import Envelope
+from storage.records import Mark
+
+_logger = logging.getLogger("callboard.trials")
+
+SOLO_S = 0.25  # a message that has run this long without killing its process no longer runs alone
+
+RunTurn = Callable[[Activation, Envelope], Awaitable[Entry | None]]
+
+
+class Trials:
+    """Runs the heads of suspect mailboxes one after another, while every other turn of the host waits.
+
+    The attempt on the next head is committed together with the turn before it, so one head costs one commit.
+    """
+
+    def __init__(
+        self, mailboxes: Mailboxes, ready: ReadyQueue, committer: Committer, run_turn: RunTurn
+    ) -> None:
+        self._mailboxes = mailboxes
+        self._ready = ready
+        self._committer = committer
+        self._run_turn = run_turn
+
+    async def run(self, suspects: list[Activation], quiet: Callable[[], Awaitable[None]]) -> None:
+        """Try the head of each; returns when each has succeeded, failed in the ordinary way, or is given up.
+
+        `quiet` returns when no other turn runs, or when the wait for that has been long enough.
+        """
+        if not suspects:
+            return
+        _logger.info("trying %d messages alone, because their host died", len(suspects))
+        self._ready.close_gate()
+        try:
+            await quiet()
+            waiting = deque(suspects)
+            head = await self._attempt(waiting)
+            while head is not None:
+                activation, envelope = head
+                faultpoints.reached("trial.before")
+                turn = asyncio.ensure_future(self._run_turn(activation, envelope))
+                done, _ = await asyncio.wait((turn,), timeout=SOLO_S)
+                if not done:
+                    self._ready.open_gate()  # it waits for something; let the others go on beside it
+                entry = await turn
+                if entry is not None:
+                    entry.done = asyncio.get_running_loop().create_future()
+                    self._committer.submit(entry)
+                if not done:
+                    self._ready.close_gate()
+                head = await self._attempt(waiting)
+                if entry is not None and entry.done is not None:
+                    await entry.done
+                self._mailboxes.schedule(activation)
+        finally:
+            self._ready.open_gate()
+
+    async def _attempt(self, waiting: deque[Activation]) -> tuple[Activation, Envelope] | None:
+        """Commit the attempt on the next head that may run, and take it."""
+        while waiting:
+            activation = waiting.popleft()
+            if not self._can_run(activation):
+                continue
+            activation.running = True
+            envelope = self._mailboxes.take_head(activation)
+            mark = Mark(
+                tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
+                seq=envelope.seq, tried=1,
+            )  # fmt: skip
+            tried = msgspec.structs.replace(envelope, trials=envelope.trials + 1)
+            done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._committer.submit(Entry(activation, tried, mark, done))
+            committed = await done
+            if committed and activation.alive:
+                return activation, tried
+            activation.running = False  # dropped meanwhile: it comes back from committed state, and untried
+        return None
+
+    def _can_run(self, activation: Activation) -> bool:
+        return bool(activation.alive and activation.queue and activation.loaded and not activation.running)

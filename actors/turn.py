@@ -1,0 +1,350 @@
+"""One turn: handle one message by one agent, and put down what is to be committed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from hashlib import sha256
+from typing import Any, Protocol
+
+import msgspec
+from pydantic import BaseModel
+
+from actors import control
+from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
+from actors.agent import Agent, Handler
+from actors.context import Context
+from actors.retry import RetryPolicy
+from actors.scope import Scope
+from actors.supervision import Directive
+from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
+from bus.errors import (
+    InvalidMessage,
+    InvalidPayload,
+    NoHandler,
+    PayloadTooLarge,
+    StorageUnavailable,
+    UnknownKind,
+)
+from bus.registry import decode_payload, first_line, refuse_nul
+from storage.records import DeadLetter, Mark, TurnRecord
+
+FULL_STATE_BYTES = 4096  # a larger state stands in the history as its changed fields...
+FULL_STATE_EVERY = 64  # ...except every so many versions, so that replay is short
+
+Outcome = TurnRecord | Mark
+
+
+class BlobStore(Protocol):
+    async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None: ...
+
+    async def get_blob(self, domain: str, tenant: str, digest: str) -> bytes: ...
+
+
+class DeadLetterReader(Protocol):
+    async def read_dead_letter(self, domain: str, tenant: str, number: int) -> tuple[str, str] | None:
+        """Header and payload JSON of a dead letter."""
+        ...
+
+
+class TurnStorage(BlobStore, DeadLetterReader, Protocol):
+    """What a turn may need of storage before it commits."""
+
+
+class TurnRunner:
+    """Runs turns. It never raises for what a handler does: a failure is an outcome."""
+
+    def __init__(self, scope: Scope, storage: TurnStorage) -> None:
+        self._scope = scope
+        self._storage = storage
+        self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words
+
+    async def run(self, activation: Activation, envelope: Envelope) -> Outcome:
+        """Handle the message; return the turn to commit, or the mark of a failure that is tried again.
+
+        Raises StorageUnavailable when a blob cannot be read or written now.
+        """
+        scope = self._scope
+        now = scope.clock.now()
+        header = envelope.header
+        ctx = Context(scope, envelope, now)
+        policy = activation.type.cls.retry
+        try:
+            if header.deadline is not None and header.deadline <= now:
+                return self._give_up(
+                    activation, envelope, ctx, "expired", "its deadline passed before its turn"
+                )
+            if envelope.trials > scope.limits.crash_trials:
+                return self._give_up(
+                    activation,
+                    envelope,
+                    ctx,
+                    "crash_loop",
+                    f"its host died {envelope.trials} times while it ran",
+                )
+            if envelope.seq in self.condemned:
+                return self._give_up(activation, envelope, ctx, "refused", self.condemned.pop(envelope.seq))
+            if envelope.is_control:
+                return await self._control(activation, envelope, ctx)
+            handler = self._handler_of(activation, header.type)
+            policy = handler.retry
+            payload = envelope.payload
+            if header.blob is not None:
+                payload = (await self._storage.get_blob(scope.domain, envelope.tenant, header.blob)).decode()
+            message = decode_payload(header.type, payload)
+            agent = activation.instance or await self._activate(activation)
+            if activation.state_json is None:
+                await agent.on_created(ctx)
+            await self._call(agent, handler, message, ctx)
+            if ctx._destroyed:
+                await agent.on_destroyed(ctx)
+            return await self._succeed(activation, envelope, ctx, "handled")
+        except StorageUnavailable:
+            activation.instance = None
+            raise
+        except Exception as error:  # whatever a handler raises is its failure, never ours
+            return self._fail(activation, envelope, ctx, error, policy)
+
+    def _handler_of(self, activation: Activation, wire_name: str) -> Handler:
+        kind = activation.type
+        handler = kind.handlers.get(wire_name)
+        if handler is None:
+            name = activation.agent.partition("/")[0]
+            if name not in self._scope.kinds:
+                raise UnknownKind(f"The domain {self._scope.domain!r} has no agent kind {name!r}.")
+            raise NoHandler(f"{kind.cls.__qualname__} has no handler for {wire_name}.")
+        return handler
+
+    async def _activate(self, activation: Activation) -> Agent:
+        agent = activation.make_instance()
+        if activation.type.has_activated_hook:
+            await agent.on_activated()
+        return agent
+
+    async def _call(self, agent: Agent, handler: Handler, message: BaseModel, ctx: Context) -> None:
+        function: Callable[..., Any] = getattr(agent, handler.method)
+        if handler.is_async:
+            coroutine: Coroutine[Any, Any, Any] = function(message, ctx)
+            await coroutine
+        else:
+            await asyncio.to_thread(function, message, ctx)
+
+    # -- outcomes ------------------------------------------------------------------------------------
+
+    async def _succeed(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        ctx: Context,
+        decision: str,
+        lifecycle: str = RUNNING,
+    ) -> TurnRecord:
+        kind = activation.type
+        state: str | None = None
+        if ctx._destroyed:
+            activation.instance, lifecycle = None, DESTROYED
+        else:
+            assert activation.instance is not None
+            state = kind.dump_state(activation.instance.state)
+            if len(state) > self._scope.limits.state_bytes:
+                raise PayloadTooLarge(
+                    f"The state of {activation.agent} has {len(state)} bytes; "
+                    f"{self._scope.limits.state_bytes} is the limit.",
+                    fix="Keep large things in blobs or in several agents.",
+                )
+            refuse_nul(state)
+        for tenant, digest, data in ctx._blobs:
+            await self._storage.put_blob(self._scope.domain, tenant, digest, data)
+        return self._record(activation, envelope, ctx, decision, state, kind.cls.schema_version, lifecycle)
+
+    def _give_up(
+        self, activation: Activation, envelope: Envelope, ctx: Context, reason: str, error: str
+    ) -> TurnRecord:
+        """The message becomes a dead letter; what its handler did is dropped, the state stays."""
+        dead = DeadLetter(reason=reason, error=error, failures=envelope.failures)
+        empty = Context(self._scope, envelope, ctx.now)
+        empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
+        return self._record(
+            activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,
+            activation.lifecycle, dead,
+        )  # fmt: skip
+
+    def _fail(
+        self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception, policy: RetryPolicy
+    ) -> Outcome:
+        activation.instance = None  # whatever the handler left in it is not the committed state
+        failures = envelope.failures + 1
+        text = f"{type(error).__name__}: {first_line(error)}".replace("\0", "")
+        envelope = msgspec.structs.replace(envelope, failures=failures)
+        directive = activation.type.cls.supervision.decide(error, failures, policy)
+        if directive is Directive.DEAD_LETTER:
+            return self._give_up(activation, envelope, ctx, _reason_of(error), text)
+        ctx.logger.warning("%s failed (%d): %s", envelope.header.type, failures, text)
+        mark = Mark(
+            tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
+            failed=1, error=text,
+        )  # fmt: skip
+        if directive is Directive.RETRY:
+            return msgspec.structs.replace(mark, delay_s=policy.delay_s(failures, self._scope.rng))
+        empty = Context(self._scope, envelope, ctx.now)
+        empty.explain("pause", reason=text, failures=failures)
+        return self._record(
+            activation,
+            envelope,
+            empty,
+            "paused",
+            activation.state_json,
+            activation.schema_version,
+            PAUSED,
+            mark=mark,
+        )
+
+    def _record(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        ctx: Context,
+        decision: str,
+        state: str | None,
+        schema_version: int,
+        lifecycle: str,
+        dead: DeadLetter | None = None,
+        mark: Mark | None = None,
+    ) -> TurnRecord:
+        version = activation.version + 1
+        body = transition_body(version, ctx, envelope, decision, activation.state_json, state, lifecycle)
+        record = TurnRecord(
+            tenant=activation.tenant,
+            agent=activation.agent,
+            partition=activation.partition,
+            seq=None if mark is not None else envelope.seq,
+            version=version,
+            schema_version=schema_version,
+            lifecycle=lifecycle,
+            state=state,
+            body=body,
+            prev=activation.hash,
+            hash=sha256(activation.hash + body.encode()).digest(),
+            sends=tuple(ctx._sends),
+            dead=dead,
+            mark=mark,
+            message_id=envelope.header.id,
+            header_json=envelope.header_json,
+            payload=envelope.payload,
+            undead=tuple(ctx._undead),
+            tasks=tuple(ctx._tasks),
+            task_events=tuple(ctx._task_events),
+        )
+        activation.version = version
+        activation.hash = record.hash
+        activation.state_json = state
+        activation.schema_version = schema_version
+        activation.lifecycle = lifecycle
+        return record
+
+    # -- control messages ----------------------------------------------------------------------------
+
+    async def _control(self, activation: Activation, envelope: Envelope, ctx: Context) -> TurnRecord:
+        message = decode_payload(envelope.header.type, envelope.payload)
+        agent = activation.instance or await self._activate(activation)
+        if activation.state_json is None:
+            await agent.on_created(ctx)
+        match message:
+            case control.Pause():
+                ctx.explain("pause", reason=message.reason)
+                await agent.on_paused(ctx)
+                return await self._succeed(activation, envelope, ctx, "paused", PAUSED)
+            case control.Resume():
+                activation.more = True  # what came while it was paused is on disk
+                await agent.on_resumed(ctx)
+                return await self._succeed(activation, envelope, ctx, "resumed")
+            case control.Destroy():
+                await agent.on_destroyed(ctx)
+                ctx.destroy()
+                return await self._succeed(activation, envelope, ctx, "destroyed")
+            case control.RetryDeadLetter():
+                found = await self._storage.read_dead_letter(self._scope.domain, envelope.tenant, message.id)
+                if found is not None:
+                    ctx._undead.append(message.id)
+                    ctx._sends.append(self._again(activation, *found))
+                ctx.explain("retry_dead_letter", id=message.id, found=found is not None)
+                return await self._succeed(
+                    activation, envelope, ctx, "dead_letter_retried", activation.lifecycle
+                )
+            case control.DropDeadLetter():
+                found = await self._storage.read_dead_letter(self._scope.domain, envelope.tenant, message.id)
+                if found is not None:
+                    ctx._undead.append(message.id)
+                ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
+                return await self._succeed(
+                    activation, envelope, ctx, "dead_letter_dropped", activation.lifecycle
+                )
+            case _:
+                raise NoHandler(f"{envelope.header.type} is not a control message.")
+
+    def _again(self, activation: Activation, header_json: str, payload: str) -> Outgoing:
+        header = msgspec.structs.replace(header_from_json(header_json), deadline=None)
+        return Outgoing(
+            domain=self._scope.domain,
+            tenant=activation.tenant,
+            agent=activation.agent,
+            partition=activation.partition,
+            header=header,
+            header_json=header_to_json(header),
+            payload=payload,
+        )
+
+
+def transition_body(
+    version: int,
+    ctx: Context,
+    envelope: Envelope,
+    decision: str,
+    old_state: str | None,
+    state: str | None,
+    lifecycle: str,
+) -> str:
+    """The canonical text of a transition: one JSON object, its keys in this order, no spaces."""
+    sends = ",".join(
+        f'{{"id":"{s.header.id}","to":{_quote(s.domain + "/" + s.agent)},"type":"{s.header.type}"}}'
+        for s in ctx._sends
+    )
+    notes = json.dumps(ctx._notes, separators=(",", ":"), ensure_ascii=False) if ctx._notes else "[]"
+    return (
+        f'{{"version":{version},"at":{ctx.now:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
+        f'"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
+        f'"notes":{notes},"sends":[{sends}],{_state_part(version, old_state, state)}}}'
+    )
+
+
+def _state_part(version: int, old: str | None, new: str | None) -> str:
+    digest = sha256(new.encode()).hexdigest() if new is not None else ""
+    if new == old:
+        return f'"state_hash":"{digest}"'
+    if new is None:
+        return '"state_hash":"","state":null'
+    if old is None or len(new) <= FULL_STATE_BYTES or version % FULL_STATE_EVERY == 0:
+        return f'"state_hash":"{digest}","state":{new}'
+    before, after = json.loads(old), json.loads(new)
+    delta = {
+        "set": {name: value for name, value in after.items() if name not in before or before[name] != value},
+        "drop": [name for name in before if name not in after],
+    }
+    text = json.dumps(delta, separators=(",", ":"), ensure_ascii=False)
+    return f'"state_hash":"{digest}","delta":{text}'
+
+
+_quote = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, NoHandler):
+        return "no_handler"
+    if isinstance(error, UnknownKind):
+        return "unknown_kind"
+    if isinstance(error, InvalidPayload):
+        return "invalid_payload"
+    if isinstance(error, InvalidMessage):
+        return "invalid_message"
+    return "failed"

@@ -1,0 +1,156 @@
+"""The NATS transport: connection, loss detection, and the stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import Error as NatsError
+from nats.errors import SlowConsumerError
+
+from bus.errors import ServiceUnavailable
+from bus.transport import Receive, Subscription
+
+_logger = logging.getLogger("callboard.nats")
+
+PENDING_BYTES = 64 * 1024 * 1024  # a receiver that is further behind loses messages, and reloads
+
+
+class NatsTransport:
+    """Implements Transport on one NATS connection, which reconnects for ever."""
+
+    def __init__(self) -> None:
+        self.client: Client = Client()
+        self._on_loss: dict[int, Callable[[], None]] = {}
+        self._reconnected: list[Callable[[], None]] = []
+
+    @classmethod
+    async def connect(cls, url: str, *, name: str, timeout_s: float = 5.0) -> Self:
+        """Raises ServiceUnavailable when the server cannot be reached at first."""
+        self = cls()
+        try:
+            await asyncio.wait_for(
+                self.client.connect(
+                    url,
+                    name=name,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; it only sleeps so long
+                    allow_reconnect=True,
+                    connect_timeout=2,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    pending_size=8 * 1024 * 1024,
+                    skip_subject_validation=True,  # subjects are made here, never from user text
+                    error_cb=self._on_error,
+                    reconnected_cb=self._on_reconnected,
+                ),
+                timeout=timeout_s,
+            )
+        except (TimeoutError, NatsError, OSError) as error:
+            with contextlib.suppress(Exception):
+                await self.client.close()
+            where = urlsplit(url)
+            raise ServiceUnavailable(
+                f"NATS at {where.hostname}:{where.port} does not answer: {str(error) or type(error).__name__}.",
+                fix="Check CALLBOARD_NATS_URL and that the server runs: `callboard doctor`.",
+            ) from None
+        return self
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.client.is_connected)
+
+    def publish(self, subject: str, data: bytes) -> None:
+        if not self.client.is_connected:
+            return
+        # Client.publish is a coroutine that only awaits when its buffer is full: run it as far as it goes.
+        task = self.client.publish(subject, data)
+        try:
+            task.send(None)
+        except StopIteration:
+            return
+        except (NatsError, OSError) as error:
+            _logger.debug("not published to %s: %s", subject, error)
+            return
+        task.close()  # the buffer is full: the message is dropped, and its receiver will see the gap
+
+    async def subscribe(self, subject: str, receive: Receive, on_loss: Callable[[], None]) -> Subscription:
+        async def take(message: Msg) -> None:
+            receive(message.data)
+
+        try:
+            subscription = await self.client.subscribe(
+                subject, cb=take, pending_msgs_limit=-1, pending_bytes_limit=PENDING_BYTES
+            )
+        except NatsError as error:
+            raise ServiceUnavailable(f"NATS refused a subscription to {subject}: {error}.") from error
+        self._on_loss[id(subscription)] = on_loss
+        return _Subscribed(self, subscription)
+
+    async def flush(self) -> None:
+        with contextlib.suppress(NatsError, OSError, asyncio.TimeoutError):
+            await self.client.flush(timeout=2)
+
+    def on_reconnected(self, callback: Callable[[], None]) -> None:
+        """Call back after each reconnect: whatever was published meanwhile never arrived here."""
+        self._reconnected.append(callback)
+
+    async def serve(self, subject: str, answer: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
+        """Answer requests on a subject; `answer` turns its own errors into bytes."""
+
+        async def take(message: Msg) -> None:
+            with contextlib.suppress(NatsError):
+                await message.respond(await answer(message.data))
+
+        subscription = await self.client.subscribe(subject, cb=take)
+        return _Subscribed(self, subscription)
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
+        """Ask and wait for one answer; raises ServiceUnavailable when nobody answers."""
+        try:
+            return (await self.client.request(subject, data, timeout=timeout_s)).data
+        except (TimeoutError, NatsError, OSError) as error:
+            raise ServiceUnavailable(f"Nobody answered on {subject}: {type(error).__name__}.") from None
+
+    async def close(self) -> None:
+        with contextlib.suppress(NatsError, OSError, asyncio.TimeoutError):
+            await self.client.close()
+
+    def forget(self, subscription: NatsSubscription) -> None:
+        self._on_loss.pop(id(subscription), None)
+
+    async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, SlowConsumerError):
+            _logger.warning(
+                "slow consumer on %s: messages were dropped and will be read again", error.subject
+            )
+            lost = self._on_loss.get(id(error.sub))
+            if lost is not None:
+                lost()
+            return
+        _logger.debug("NATS: %s", error)
+
+    async def _on_reconnected(self) -> None:
+        _logger.info("reconnected to NATS")
+        for lost in list(self._on_loss.values()):
+            lost()
+        for callback in self._reconnected:
+            callback()
+
+
+class _Subscribed:
+    def __init__(self, transport: NatsTransport, subscription: NatsSubscription) -> None:
+        self._transport = transport
+        self._subscription: Any = subscription
+
+    async def close(self) -> None:
+        self._transport.forget(self._subscription)
+        with contextlib.suppress(NatsError, OSError):
+            await self._subscription.unsubscribe()
