@@ -1,0 +1,161 @@
+"""The incident report as a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from .escape import code
+from .finding import Finding
+from .report import IncidentReport
+from .rules import plural
+from .verdict import Severity, Verdict
+
+_MARK = {Severity.CRITICAL: "🔴", Severity.HIGH: "🟠", Severity.MEDIUM: "🟡", Severity.LOW: "⚪"}
+_TITLE = {
+    Verdict.COMPROMISED: "Compromised",
+    Verdict.ENUMERATION: "User enumeration",
+    Verdict.BRUTE_FORCE: "Brute force",
+    Verdict.SWEEP: "Sweep",
+    Verdict.NOISE: "Noise",
+    Verdict.CLEAN: "Clean",
+}
+_SHOWN = 8
+_RANGES_SHOWN = 12
+
+
+def render(report: IncidentReport) -> str:
+    """Return the page. What clients chose (user and host names, the file's name) stands in code spans."""
+    blocks = [
+        f"# SSH incident report: {report.highest}",
+        _summary(report),
+        _facts(report),
+        *_table(report),
+        *_details(report),
+        f"---\nReport {code(report.id)}, generated {_time(report.generated_at, True)}. "
+        "Actions are proposals; none has been carried out.",
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _summary(report: IncidentReport) -> str:
+    accused = [each for each in report.addresses if each.verdict is not Verdict.CLEAN]
+    if report.log.lines.sshd == 0:
+        return "**The log holds no line of sshd.** Nothing can be said about logins from it."
+    if not accused:
+        return "**No failed authentication.**"
+    told = [f"{_TITLE[v].lower()} {report.verdicts[v]}" for v in Verdict if report.verdicts[v]]
+    actions: dict[str, int] = {}
+    for each in accused:
+        actions[each.action] = actions.get(each.action, 0) + 1
+    proposed = ", ".join(f"{action} {count}" for action, count in sorted(actions.items()))
+    return (
+        f"**{plural(report.failures, 'failed authentication')} from {plural(len(accused), 'source')}.** "
+        f"Sources by verdict: {', '.join(told)}. By proposed action: {proposed}."
+    )
+
+
+def _facts(report: IncidentReport) -> str:
+    log = report.log
+    years = "" if log.period.has_year else " (the log names no year)"
+    unclear = f", {log.lines.unattributed} not attributable" if log.lines.unattributed else ""
+    period = (
+        f"{_time(log.period.first, log.period.has_year)} to {_time(log.period.last, log.period.has_year)}"
+    )
+    return "\n".join(
+        (
+            f"- **Log** {code(log.name)}, SHA-256 {code(log.digest)}",
+            f"- **Period** {period}{years}",
+            f"- **Lines** {log.lines.total}, by sshd {log.lines.sshd}; {log.lines.failures} tell of a failure"
+            f"{unclear}, {plural(log.lines.accepted, 'accepted login')}",
+        )
+    )
+
+
+def _table(report: IncidentReport) -> Iterator[str]:
+    rows = [each for each in report.addresses if each.verdict is not Verdict.CLEAN]
+    if not rows:
+        return
+    yield "## Sources"
+    lines = ["| | Source | Verdict | Failures | Users | Action |", "|---|---|---|--:|--:|---|"]
+    lines += [
+        f"| {_MARK[each.severity]} {each.severity} | {code(each.address)} | {_TITLE[each.verdict]} "
+        f"| {each.failures} | {_count(each)} | {each.action} |"
+        for each in rows
+    ]
+    yield "\n".join(lines)
+
+
+def _details(report: IncidentReport) -> Iterator[str]:
+    grave = [each for each in report.addresses if each.severity is not Severity.LOW]
+    if not grave:
+        return
+    yield "## What happened"
+    told: set[str] = set()
+    for each in grave:
+        if each.network is None:
+            yield _heading(each, each.address)
+            yield "\n".join(_detail(each, report.log.period.has_year))
+        elif each.network not in told:
+            told.add(each.network)
+            members = [one for one in report.addresses if one.network == each.network]
+            yield _heading(each, each.network)
+            yield "\n".join(_sweep_detail(members))
+
+
+def _heading(each: Finding, name: str) -> str:
+    return f"### {_MARK[each.severity]} {code(name)}: {_TITLE[each.verdict].lower()}, {each.severity}"
+
+
+def _sweep_detail(members: list[Finding]) -> Iterator[str]:
+    lines = sorted({line for each in members for line in each.evidence})
+    yield f"- {members[0].why}"
+    yield f"- **Addresses** {_some([each.address for each in members])}"
+    yield f"- **Users** {_some(sorted({user for each in members for user in each.users})) or 'none named'}"
+    yield f"- **Evidence** lines {_ranges(lines)} ({sum(each.evidence_total for each in members)} in all)"
+    yield f"- **Proposed** {members[0].action} each. {_plain(members[0].action_why)}"
+
+
+def _detail(each: Finding, has_year: bool) -> Iterator[str]:
+    yield f"- {each.why}"
+    if each.first_at and each.last_at:
+        yield f"- **When** {_time(each.first_at, has_year)} to {_time(each.last_at, has_year)}"
+    for login in each.logins:
+        yield f"- **Login** as {code(login.user)} at {_time(login.at, has_year)}, line {login.line}"
+    yield f"- **Users** {_some(each.users) or 'none named'}"
+    yield f"- **Evidence** lines {_ranges(each.evidence)} ({each.evidence_total} in all)"
+    yield f"- **Proposed** {each.action}. {_plain(each.action_why)}"
+
+
+def _some(texts: Sequence[str]) -> str:
+    shown = ", ".join(code(text) for text in texts[:_SHOWN])
+    return f"{shown} and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else shown
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _count(each: Finding) -> str:
+    return str(len(each.users)) if each.users_complete else f"{len(each.users)}+"
+
+
+def _time(at: datetime | None, has_year: bool) -> str:
+    if at is None:
+        return "unknown"
+    return at.strftime("%Y-%m-%d %H:%M:%SZ" if has_year else "%b %d %H:%M:%S")
+
+
+def _ranges(lines: Sequence[int]) -> str:
+    """Write `1, 2, 3, 7` as `1-3, 7`."""
+    runs: list[list[int]] = []
+    for line in lines:
+        if runs and runs[-1][1] == line - 1:
+            runs[-1][1] = line
+        else:
+            runs.append([line, line])
+    texts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    if len(texts) > _RANGES_SHOWN:
+        half = _RANGES_SHOWN // 2
+        texts = [*texts[:half], "…", *texts[-half:]]
+    return ", ".join(texts)
