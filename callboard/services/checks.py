@@ -6,6 +6,7 @@ Used on embedded and external services alike, at every start. No error shows a p
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
@@ -76,10 +77,10 @@ async def connect_postgres(url: str) -> Connection:
             "Postgres", place, f"no answer within {CONNECT_TIMEOUT_S:.0f} s", "CALLBOARD_POSTGRES_URL"
         ) from error
     except OSError as error:
-        raise _unavailable(
-            "Postgres", place, error.strerror or "connection refused", "CALLBOARD_POSTGRES_URL"
-        ) from error
-    except (asyncpg.InterfaceError, ValueError):
+        # asyncio's own text for a failed connection repeats the address, with the errno beside it.
+        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "no such host"
+        raise _unavailable("Postgres", place, reason, "CALLBOARD_POSTGRES_URL") from error
+    except (asyncpg.InterfaceError, ValueError, OverflowError):
         # Without the driver's words and without its cause: they may quote the URL.
         raise _unavailable("Postgres", place, "the URL cannot be read", "CALLBOARD_POSTGRES_URL") from None
 
@@ -99,6 +100,9 @@ async def check_nats(url: str) -> None:
         client = await nats.connect(
             [part.strip() for part in url.split(",")],
             allow_reconnect=False,
+            # Each server is tried twice, at once: 0 would mean for ever, and the defaults take minutes.
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0.01,
             connect_timeout=CONNECT_TIMEOUT_S,
             error_cb=remember,
         )

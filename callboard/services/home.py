@@ -82,17 +82,20 @@ class Home:
                 fix="Set CALLBOARD_HOME to a folder that every user can reach, such as /var/lib/callboard.",
             )
 
+    def make_credentials(self) -> None:
+        """Generate the passwords, once; under the instance's lock and before anything is started."""
+        path = self / "credentials.json"
+        if not path.exists():
+            # A leading letter: nats-server would read "12e4..." in a variable as a number.
+            made = {name: "c" + secrets.token_hex(24) for name in ("postgres", "nats")}
+            write_private(path, json.dumps(made))
+
     def credentials(self) -> Mapping[str, str]:
-        """The generated passwords, made once."""
+        """The generated passwords, by service. Raises `DataFolderError` when they are lost."""
         path = self / "credentials.json"
         try:
             found = json.loads(path.read_text())
             return {"postgres": str(found["postgres"]), "nats": str(found["nats"])}
-        except FileNotFoundError:
-            # A leading letter: nats-server would read "12e4..." in a variable as a number.
-            made = {name: "c" + secrets.token_hex(24) for name in ("postgres", "nats")}
-            write_private(path, json.dumps(made))
-            return made
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise DataFolderError(
                 f"{path} cannot be read: {type(error).__name__}.",

@@ -140,7 +140,7 @@ class EmbeddedNats:
         if "address already in use" in reason:
             return _PortTaken(f"NATS found its port taken {PORT_ATTEMPTS} times.", fix="Try again.")
         return DataFolderError(
-            f"NATS cannot start on {self.data}: {reason}",
+            f"NATS cannot start on {self.data}: {reason.rstrip('.')}.",
             fix=f"See {self.log}. Events that were not yet in a mailbox are in {self.data}/jetstream; "
             "if it is damaged, move it away.",
         )

@@ -27,7 +27,6 @@ from bus.errors import DataFolderError, ServiceUnavailable
 
 from . import lock, process
 from .account import Account
-from .checks import connect_postgres
 from .home import Home, sync_folder, write_private
 from .program import POSTGRES_MAJOR, postgres_programs
 
@@ -111,6 +110,9 @@ class EmbeddedPostgres:
         """A clean shutdown: sessions are ended, everything is written out."""
         # SIGINT is Postgres's "fast" mode.
         await process.stop("Postgres", lock_path=self.lock_path, how=signal.SIGINT, timeout_s=STOP_TIMEOUT_S)
+        if self.socket_folder.parent != self.home.path:
+            with suppress(OSError):
+                self.socket_folder.rmdir()
 
     async def _launch(self) -> None:
         programs = await asyncio.to_thread(postgres_programs, self.home, self.account)
@@ -243,13 +245,27 @@ class EmbeddedPostgres:
             await asyncio.sleep(lock.POLL_S)
 
     async def _make_database(self) -> None:
-        connection = await connect_postgres(self.url("postgres"))
+        """Make Callboard's database if it is missing, and so prove that the server lets us in."""
         try:
-            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
-                with suppress(asyncpg.DuplicateDatabaseError):
-                    await connection.execute(f'CREATE DATABASE "{DATABASE}"')
-        finally:
+            try:
+                connection = await asyncpg.connect(self.url())
+            except asyncpg.InvalidCatalogNameError:
+                # Missing, or registered but damaged; making it tells the two apart.
+                connection = await asyncpg.connect(self.url("postgres"))
+                await connection.execute(f'CREATE DATABASE "{DATABASE}"')
             await connection.close(timeout=10)
+        except asyncpg.InvalidAuthorizationSpecificationError as error:
+            raise DataFolderError(
+                f"The password in {self.home / 'credentials.json'} is not that of {self.data}.",
+                fix="Restore that file from a backup of the data folder.",
+            ) from error
+        except asyncpg.PostgresError as error:
+            raise self._corrupt(" ".join(str(error).split())) from error
+        except OSError as error:
+            raise ServiceUnavailable(
+                f"Postgres does not answer on its socket in {self.socket_folder}: {error.strerror}.",
+                fix=f"Look at {self.log}, and try again.",
+            ) from error
 
     def _status(self) -> str | None:
         """What the postmaster says of itself: starting, ready, stopping."""
@@ -268,7 +284,7 @@ class EmbeddedPostgres:
 
     def _corrupt(self, reason: str) -> DataFolderError:
         return DataFolderError(
-            f"Postgres cannot start on {self.data}: {reason}",
+            f"Postgres cannot start on {self.data}: {reason.rstrip('.')}.",
             fix=f"See {self.log}. If the folder is damaged, move it away and `callboard restore` a backup.",
         )
 

@@ -103,6 +103,7 @@ async def stop_instance(settings: Settings) -> bool:
 async def _start(settings: Settings, home: Home) -> Services:
     postgres, nats = _embedded(home)
     home.check_reachable(postgres.account)
+    home.make_credentials()
     servers: list[Server] = []
     if settings.postgres_url is None:
         servers.append(postgres)

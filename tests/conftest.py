@@ -1,0 +1,69 @@
+"""What every kind of test shares: the event loop, and real services where a test asks for them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from callboard.services import Endpoints, ensure_services
+from callboard.settings import Settings
+
+# A developer's own services must neither be used nor be harmed by the tests.
+for variable in ("POSTGRES_URL", "NATS_URL", "RAY_ADDRESS", "HOME", "TENANT"):
+    os.environ.pop(f"CALLBOARD_{variable}", None)
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Every async test and fixture runs on asyncio."""
+    return "asyncio"
+
+
+def make_home() -> Path:
+    """A folder for a CALLBOARD_HOME, which the servers' account can reach when the tests run as root.
+
+    Not pytest's `tmp_path`: its parents are root's alone, and its length is too much for a Unix socket.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="callboard-test-"))
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
+    return folder
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder of this test's own for a CALLBOARD_HOME."""
+    folder = make_home()
+    yield folder / "home"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+async def services() -> AsyncIterator[Endpoints]:
+    """Real, embedded Postgres and NATS, shared by the whole run. A test that stops them makes its own."""
+    folder = make_home()
+    async with await ensure_services(Settings(home=folder / "home")) as running:
+        yield running.endpoints
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def database(services: Endpoints) -> AsyncIterator[str]:
+    """The URL of an empty database of this test's own."""
+    name = f"test_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(services.postgres_url)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+        yield services.postgres_url.replace("@/callboard?", f"@/{name}?")
+        # FORCE, because a failing test leaves its connections open.
+        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()

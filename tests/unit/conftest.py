@@ -1,0 +1,46 @@
+"""Unit tests cannot start Ray or a server: one that tries fails at once, with the place to move it to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import pytest
+
+_SERVERS = {"postgres", "initdb", "pg_ctl", "nats-server", "ray", "raylet", "gcs_server"}
+_armed = False
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: it sees every program started and every connection made, whoever asks for it."""
+    if not _armed:
+        return
+    if event == "subprocess.Popen":
+        words = [os.path.basename(os.fsdecode(word)) for word in arguments[1]]
+        if _SERVERS.intersection(words):
+            raise RuntimeError(f"a unit test tried to start {words[0]}: move it to tests/integration")
+    if event == "socket.connect":
+        raise RuntimeError(f"a unit test tried to connect to {arguments[1]}: move it to tests/integration")
+
+
+sys.addaudithook(_refuse)
+
+
+@pytest.fixture(autouse=True)
+def no_servers() -> Iterator[None]:
+    global _armed
+    _armed = True
+    yield
+    _armed = False
+
+
+@pytest.fixture
+def services() -> NoReturn:
+    pytest.fail("unit tests have no services: move this test to tests/integration")
+
+
+@pytest.fixture
+def database() -> NoReturn:
+    pytest.fail("unit tests have no database: move this test to tests/integration")
