@@ -9,6 +9,8 @@ create table domains (
   kinds       text[] not null,                     -- the agent kinds that its code has
   home        text not null,                       -- the folder it was read from
   code        text not null,                       -- digest of the domain's code
+  hosts       int not null default 0,              -- how many hosts the master wants it to have
+  suspect     int[] not null default '{}',         -- partitions whose owner died, and that nobody owns yet
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now()
 );

@@ -48,7 +48,7 @@ select epoch = $2 as mine from coordinators where name = $1 for update
 -- name: live_hosts
 select h.epoch, h.host, h.node, h.pid, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
        extract(epoch from now() - h.started_at)::float8 as age_s,
-       extract(epoch from now() - b.at)::float8 as silent_s,
+       extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
        b.lag_ms, b.blocked_by, coalesce(b.backlog, 0) as backlog, coalesce(b.agents, 0) as agents,
        coalesce(b.turns, 0) as turns, coalesce(b.rss_bytes, 0) as rss_bytes
 from hosts h left join heartbeats b using (domain, epoch)
@@ -70,6 +70,15 @@ returning epoch
 -- name: terminate_backends
 select count(pg_terminate_backend(pid)) from pg_stat_activity 
 where application_name in ($1, left($1 || ' settle', 63)) and pid <> pg_backend_pid()
+
+-- name: lock_domain
+select partitions, suspect, hosts, spec::text as spec from domains where domain = $1 for update
+
+-- name: set_suspects
+update domains set suspect = array(select distinct p from unnest($2::int[]) p order by p) where domain = $1
+
+-- name: set_host_target
+update domains set hosts = $2 where domain = $1 and hosts <> $2 returning hosts
 
 -- name: register_domain
 insert into domains (domain, partitions, spec, kinds, home, code) values ($1, $2, $3, $4::text[], $5, $6)

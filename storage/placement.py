@@ -1,0 +1,131 @@
+"""Placement as the coordinators write it: under their own epoch, ownership changed in one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from bus.errors import Fenced
+from storage.boundary import translated
+from storage.connect import host_application
+from storage.queries import query
+
+TAKE_LOCK_TIMEOUT_MS = (
+    200  # how long a takeover waits for a commit of the old owner before it ends its backends
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRow:
+    """A live incarnation with its newest heartbeat. Times are seconds, sizes bytes."""
+
+    epoch: int
+    host: str
+    node: str
+    pid: int
+    owned: frozenset[int]
+    wanted: frozenset[int]
+    suspect: frozenset[int]
+    draining: bool
+    ready: bool
+    age_s: float
+    silent_s: float
+    lag_ms: float | None
+    blocked_by: str | None
+    backlog: int
+    agents: int
+    turns: int
+    rss_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainPlacement:
+    """What the domain's own row says."""
+
+    partitions: int
+    suspect: frozenset[int]
+    hosts: int
+    spec: str
+
+
+async def claim_coordinator(pool: asyncpg.Pool[Any], name: str, node: str) -> int:
+    """Become the coordinator of that name; whoever was it before is fenced. Returns the new epoch."""
+    with translated():
+        return int(await pool.fetchval(query("claim_coordinator"), name, node, os.getpid()))
+
+
+async def live_hosts(db: Any, domain: str) -> list[HostRow]:
+    with translated():
+        rows = await db.fetch(query("live_hosts"), domain)
+    return [
+        HostRow(
+            **{
+                **dict(row),
+                "owned": frozenset(row["owned"]),
+                "wanted": frozenset(row["wanted"]),
+                "suspect": frozenset(row["suspect"]),
+            }
+        )
+        for row in rows
+    ]
+
+
+class Placement:
+    """One transaction of a domain coordinator, under a lock on its own row: see `placing`."""
+
+    def __init__(self, connection: Any, domain: str) -> None:
+        self._connection = connection
+        self._domain = domain
+
+    async def domain(self) -> DomainPlacement:
+        row = await self._connection.fetchrow(query("lock_domain"), self._domain)
+        if row is None:
+            raise Fenced(f"The domain {self._domain!r} is gone.")
+        return DomainPlacement(**{**dict(row), "suspect": frozenset(row["suspect"])})
+
+    async def hosts(self) -> list[HostRow]:
+        return await live_hosts(self._connection, self._domain)
+
+    async def end(self, epoch: int, why: str) -> None:
+        """End an incarnation. Raises asyncpg's LockNotAvailableError (as StorageUnavailable) while a commit of
+        it holds the fence."""
+        await self._connection.execute(query("end_host"), self._domain, epoch, why)
+
+    async def take_back(self, epoch: int, partitions: frozenset[int]) -> None:
+        """Remove partitions from a host that does not give them back by itself."""
+        await self._connection.execute(query("release_partitions"), self._domain, epoch, sorted(partitions))
+
+    async def want(self, epoch: int, partitions: frozenset[int], *, draining: bool) -> None:
+        await self._connection.execute(query("set_wanted"), self._domain, epoch, sorted(partitions), draining)
+
+    async def grant(self, epoch: int, partitions: frozenset[int], suspect: frozenset[int]) -> bool:
+        """Give partitions that nobody owns; False when somebody does, or when the host has ended."""
+        granted = await self._connection.fetchval(
+            query("grant_partitions"), self._domain, epoch, sorted(partitions), sorted(suspect)
+        )
+        return granted is not None
+
+    async def set_suspects(self, partitions: frozenset[int]) -> None:
+        await self._connection.execute(query("set_suspects"), self._domain, sorted(partitions))
+
+
+@contextlib.asynccontextmanager
+async def placing(pool: asyncpg.Pool[Any], domain: str, epoch: int) -> AsyncIterator[Placement]:
+    """A transaction that changes a domain's placement; raises Fenced when another coordinator has taken over."""
+    with translated():
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"set local lock_timeout = {TAKE_LOCK_TIMEOUT_MS}")
+            if not await connection.fetchval(query("lock_coordinator"), domain, epoch):
+                raise Fenced(f"Another coordinator leads {domain} now.")
+            yield Placement(connection, domain)
+
+
+async def terminate_host_backends(pool: asyncpg.Pool[Any], domain: str, epoch: int) -> int:
+    """End the connections of an incarnation, so that no commit of it holds the fence."""
+    with translated():
+        return int(await pool.fetchval(query("terminate_backends"), host_application(domain, epoch)))
