@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import nats
 import nats.errors
 import nats.js.errors
+from nats.aio.client import Client
 
 from bus.errors import ServiceUnavailable, ServiceUnsafe
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     # Generic only in the stubs.
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 
-CONNECT_TIMEOUT_S = 10.0
+# Seconds; an int because nats-py says so.
+CONNECT_TIMEOUT_S = 10
 
 # What Postgres may be set to without losing an acknowledged commit when the machine stops. Every value
 # of synchronous_commit but `off` waits for the local disk; they differ in what they ask of standbys.
@@ -74,7 +75,7 @@ async def connect_postgres(url: str) -> Connection:
         raise _unavailable("Postgres", place, str(error).splitlines()[0], "CALLBOARD_POSTGRES_URL") from error
     except TimeoutError as error:
         raise _unavailable(
-            "Postgres", place, f"no answer within {CONNECT_TIMEOUT_S:.0f} s", "CALLBOARD_POSTGRES_URL"
+            "Postgres", place, f"no answer within {CONNECT_TIMEOUT_S} s", "CALLBOARD_POSTGRES_URL"
         ) from error
     except OSError as error:
         # asyncio's own text for a failed connection repeats the address, with the errno beside it.
@@ -96,27 +97,28 @@ async def check_nats(url: str) -> None:
     async def remember(error: Exception) -> None:
         heard.append(error)
 
+    client = Client()
     try:
-        client = await nats.connect(
+        await client.connect(
             [part.strip() for part in url.split(",")],
             allow_reconnect=False,
             # Each server is tried twice, at once: 0 would mean for ever, and the defaults take minutes.
             max_reconnect_attempts=1,
-            reconnect_time_wait=0.01,
+            reconnect_time_wait=0,
             connect_timeout=CONNECT_TIMEOUT_S,
             error_cb=remember,
         )
-    except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
-        reason = _nats_reason([*heard, error])
-        raise _unavailable("NATS", place, reason, "CALLBOARD_NATS_URL") from None
-    try:
         await client.jetstream(timeout=CONNECT_TIMEOUT_S).account_info()
-    except (nats.js.errors.Error, nats.errors.Error, TimeoutError) as error:
+    except nats.js.errors.Error as error:
         raise ServiceUnavailable(
             f"NATS at {place} has no JetStream for this account.",
             fix="Start it with -js, or enable JetStream in its configuration and for the account.",
         ) from error
+    except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
+        # Without its cause: the driver may quote the URL.
+        raise _unavailable("NATS", place, _nats_reason([*heard, error]), "CALLBOARD_NATS_URL") from None
     finally:
+        # Also after a refused login, which leaves the driver's socket open.
         await client.close()
 
 
@@ -127,7 +129,7 @@ def _nats_reason(errors: list[Exception]) -> str:
         if isinstance(error, ValueError):
             return "the URL cannot be read"
     if any(isinstance(error, asyncio.TimeoutError) for error in errors):
-        return f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+        return f"no answer within {CONNECT_TIMEOUT_S} s"
     return "connection refused or no such host"
 
 
