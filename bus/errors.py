@@ -22,6 +22,7 @@ CallboardError
 │   ├── Fenced                this incarnation no longer owns what it writes
 │   ├── StaleTurn             a turn's message or state version is no longer what it was
 │   └── BrokenChain           an agent's history was edited
+├── UnknownDeadLetter         no dead letter has that number
 ├── DeadlineExceeded          the message's or the task's deadline has passed
 ├── TaskError                 a task cannot be found, submitted or assigned
 │   ├── UnknownTask
@@ -169,6 +170,12 @@ class BrokenChain(StorageError):
     """An agent's stored history does not hash to what its chain says."""
 
     fix = "Somebody edited the history; compare with a backup."
+
+
+class UnknownDeadLetter(CallboardError):
+    """No dead letter has that number."""
+
+    fix = "`callboard dead-letters` lists them."
 
 
 class DeadlineExceeded(CallboardError):

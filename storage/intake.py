@@ -1,0 +1,149 @@
+"""Messages from outside: written into mailboxes once per key, their owners told.
+
+A message is accepted when `accept` returns: it is committed. Whoever gets StorageUnavailable does not know,
+and tries again under the same key.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from hashlib import sha256
+
+import msgspec
+from pydantic import BaseModel
+
+from bus import subjects
+from bus.address import DEFAULT_TENANT, Address, partition_of
+from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
+from bus.errors import PayloadTooLarge, UnknownDomain, UnknownKind
+from bus.registry import encode_payload, wire_name_of
+from bus.transport import Transport
+from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
+from storage.boundary import translated
+from storage.domains import Connection, all_domains
+from storage.queries import query
+
+WINDOW = timedelta(days=30)  # a key seen again within it is not accepted again
+CLAIM_CHECK_BYTES = 256 * 1024
+MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to be accepted. `key` makes it the only one of its key in the window; None is no check.
+
+    `control` is for the messages of actors/control.py: they pass the queue. The deadline is seconds since
+    1970, UTC.
+    """
+
+    to: Address
+    message: BaseModel
+    key: str | None = None
+    control: bool = False
+    sender: str = "external/operator"
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+    task: str | None = None
+    traceparent: str | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one message; `seq` is None when its key had been seen before."""
+
+    id: str
+    to: Address
+    seq: int | None
+
+
+async def accept(
+    db: Connection,
+    transport: Transport | None,
+    messages: Sequence[Incoming],
+    *,
+    tenant: str = DEFAULT_TENANT,
+    window: timedelta = WINDOW,
+    claim_check_bytes: int = CLAIM_CHECK_BYTES,
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+) -> list[Accepted]:
+    """Commit the messages, all or none, and nudge their owners; without a transport a sweep finds them.
+
+    Raises UnknownDomain, UnknownKind, InvalidPayload or PayloadTooLarge before anything is written.
+    """
+    partitions, kinds = await _directory(db)
+    outgoing: list[Outgoing] = []
+    blobs: list[tuple[str, str, str, bytes]] = []
+    for incoming in messages:
+        to = incoming.to
+        if to.domain not in partitions:
+            raise UnknownDomain(f"There is no domain {to.domain!r}.")
+        if kinds[to.domain] and to.kind not in kinds[to.domain]:
+            raise UnknownKind(f"The domain {to.domain!r} has no agent kind {to.kind!r}.")
+        payload, blob = encode_payload(incoming.message), None
+        data = payload.encode()
+        if len(data) > max_payload_bytes:
+            raise PayloadTooLarge(f"The payload has {len(data)} bytes; {max_payload_bytes} is the limit.")
+        if len(data) > claim_check_bytes:
+            payload, blob = "null", sha256(data).hexdigest()
+            blobs.append((to.domain, tenant, blob, data))
+        outgoing.append(_outgoing(incoming, tenant, partitions[to.domain], payload, blob))
+    with translated():
+        for row in blobs:
+            await db.execute(query("put_blob"), *row)
+        rows = await db.fetch(
+            query("accept_from_outside"),
+            [message.key for message in messages],
+            window,
+            [o.domain for o in outgoing],
+            [o.tenant for o in outgoing],
+            [o.partition for o in outgoing],
+            [o.agent for o in outgoing],
+            [o.control for o in outgoing],
+            [o.header.id for o in outgoing],
+            [o.header_json for o in outgoing],
+            [o.payload for o in outgoing],
+        )
+    numbers = {row["id"]: row["seq"] for row in rows}
+    if transport is not None:
+        for domain, partition in sorted({(row["domain"], row["partition"]) for row in rows}):
+            nudge(transport, domain, partition)
+        await transport.flush()
+    return [
+        Accepted(id=o.header.id, to=m.to, seq=numbers.get(o.header.id))
+        for m, o in zip(messages, outgoing, strict=True)
+    ]
+
+
+def nudge(transport: Transport, domain: str, partition: int) -> None:
+    """Ask the owner of a partition to read its mailboxes again."""
+    parcel = Parcel(source=NUDGE_SOURCE, partition=partition, number=0, items=[])
+    transport.publish(subjects.agents(domain, partition), encode_parcel(parcel))
+
+
+def _outgoing(incoming: Incoming, tenant: str, partitions: int, payload: str, blob: str | None) -> Outgoing:
+    header = Header(
+        id=new_id(),
+        type=wire_name_of(type(incoming.message)),
+        sender=incoming.sender,
+        sent_at=time.time(),
+        task=incoming.task,
+        priority=int(incoming.priority),
+        deadline=incoming.deadline,
+        traceparent=incoming.traceparent,
+        blob=blob,
+    )
+    return Outgoing(
+        domain=incoming.to.domain,
+        tenant=tenant,
+        agent=incoming.to.agent,
+        partition=partition_of(tenant, incoming.to.agent, partitions),
+        header=header,
+        header_json=header_to_json(header),
+        payload=payload,
+        control=incoming.control,
+    )
+
+
+async def _directory(db: Connection) -> tuple[dict[str, int], dict[str, list[str]]]:
+    rows = await all_domains(db)
+    return {row.domain: row.partitions for row in rows}, {row.domain: row.kinds for row in rows}

@@ -1,0 +1,134 @@
+"""What is dropped when it is old, and the monthly tables that are made ahead.
+
+History goes in whole months: dropping a table costs nothing, where deleting rows would cost a scan and leave
+holes. What waits (mailboxes, timers, dead letters, open tasks) is never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from bus.errors import Overloaded, StorageError, StorageUnavailable
+from storage.boundary import translated
+from storage.connect import connect
+from storage.queries import query
+
+MONTHS_AHEAD = 3
+_LOCK = 0x72657461  # "reta": only retention uses it, so that two never drop the same tables
+_BATCH = 5_000  # rows deleted in one statement: short locks, and a vacuum can follow
+_LOCK_TIMEOUT_MS = 500  # dropping a month stops every commit while it waits: rather try again
+_TRIES = 20
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """What was dropped, or would be with a dry run. `transitions` is an estimate."""
+
+    cutoff: datetime
+    months: list[str]
+    transitions: int
+    bytes: int
+    seen: int
+    hosts: int
+    tasks: int
+    blobs: int
+    months_made: list[str]
+    dry_run: bool
+
+
+async def retain(url: str, *, months: int, dry_run: bool = False) -> Retention:
+    """Keep this month and `months` before it; make the tables of the months to come.
+
+    Raises StorageError when another retention runs, or StorageUnavailable when a table stays in use.
+    """
+    if months < 1:
+        raise StorageError("At least one whole month of history is kept.", fix="Give --months 1 or more.")
+    db = await connect(url, application="callboard-retention")
+    try:
+        with translated():
+            await db.execute("set statement_timeout = 0")
+            if not await db.fetchval(query("retention_lock"), _LOCK):
+                raise Overloaded("Another retention is running.", fix="Wait for it to end.")
+            cutoff = await db.fetchval(query("retention_cutoff"), months)
+            return await (_count if dry_run else _drop)(db, cutoff)
+    finally:
+        await db.close()
+
+
+async def _count(db: asyncpg.Connection[Any], cutoff: datetime) -> Retention:
+    old = await db.fetch(query("retention_old_months"), cutoff)
+    astray = await db.fetchval(query("retention_astray_count"), cutoff)
+    missing = await db.fetch(query("retention_missing_months"), MONTHS_AHEAD)
+    blobs = 0
+    if await db.fetchval(query("retention_blobs_old"), cutoff):
+        blobs = await db.fetchval(query("retention_blobs_count"), cutoff)
+    return Retention(
+        cutoff=cutoff,
+        months=[row["name"].removeprefix("transitions_") for row in old],
+        transitions=sum(row["rows"] for row in old) + astray,
+        bytes=sum(row["bytes"] for row in old),
+        seen=await db.fetchval(query("retention_seen_count")),
+        hosts=await db.fetchval(query("retention_hosts_count"), cutoff),
+        tasks=await db.fetchval(query("retention_tasks_count"), cutoff),
+        blobs=blobs,
+        months_made=[row["month"] for row in missing],
+        dry_run=True,
+    )
+
+
+async def _drop(db: asyncpg.Connection[Any], cutoff: datetime) -> Retention:
+    counted = await _count(db, cutoff)
+    await make_months(db)
+    for month in counted.months:
+        await _patiently(db, f"drop table transitions_{month}")
+    await db.execute(query("retention_astray_delete"), cutoff)
+    while _rows(await db.execute(query("retention_seen_delete"), _BATCH)):
+        pass
+    while await db.fetchval(query("retention_tasks_delete"), cutoff, _BATCH):
+        pass
+    await db.execute(query("retention_hosts_delete"), cutoff)
+    if counted.blobs:
+        await db.execute(query("retention_blobs_delete"), cutoff)
+    return msgspec.structs.replace(counted, dry_run=False)
+
+
+async def make_months(db: asyncpg.Connection[Any]) -> list[str]:
+    """Make the monthly tables up to MONTHS_AHEAD; rows that went to the default one meanwhile move over."""
+    made = []
+    for row in await db.fetch(query("retention_missing_months"), MONTHS_AHEAD):
+        table = f"transitions_{row['month']}"
+        span = f"at >= '{row['first']}' and at < '{row['next']}'"
+        await _patiently(
+            db,
+            f"create table {table} (like transitions including all);"  # noqa: S608  # digits and dates
+            f"with astray as (delete from transitions_default where {span} returning *)"
+            f" insert into {table} select * from astray;"
+            f"alter table transitions attach partition {table}"
+            f" for values from ('{row['first']}') to ('{row['next']}')",
+        )
+        made.append(str(row["month"]))
+    return made
+
+
+async def _patiently(db: asyncpg.Connection[Any], statements: str) -> None:
+    for attempt in range(_TRIES):
+        try:
+            async with db.transaction():
+                await db.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
+                await db.execute(statements)
+            return
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            if attempt == _TRIES - 1:
+                raise StorageUnavailable(
+                    "A table of the history stays in use; nothing more was dropped.",
+                    fix="Try again when no long query runs on it.",
+                ) from error
+            await asyncio.sleep(0.2)
+
+
+def _rows(status: str) -> int:
+    return int(status.rsplit(" ", 1)[1])

@@ -1,0 +1,122 @@
+-- What people look at. Nothing here locks or changes a row.
+
+-- name: inspect_agents
+-- One page of a domain's agents after (tenant, agent); the count of waiting messages stops at 1,000.
+select a.tenant, a.agent, a.partition, a.lifecycle, a.version, a.updated_at, m.waiting
+from agents a
+left join lateral (
+  select count(*) as waiting from (
+    select from mailbox m
+    where m.domain = a.domain and m.tenant = a.tenant and m.partition = a.partition and m.agent = a.agent limit 1000
+  ) capped
+) m on true
+where a.domain = $1 and a.tenant = $2 and a.agent > $3
+order by a.agent limit $4
+
+-- name: inspect_agent
+select version, schema_version, lifecycle, state::text as state, hash, updated_at
+from agents where domain = $1 and tenant = $2 and agent = $3
+
+-- name: inspect_mailbox
+select seq, id::text as id, header::text as header, failures, trials, retry_at, last_error
+from mailbox where domain = $1 and tenant = $2 and partition = $3 and agent = $4 order by seq limit $5
+
+-- name: inspect_mailbox_size
+select count(*) from mailbox where domain = $1 and tenant = $2 and partition = $3 and agent = $4
+
+-- name: inspect_timers
+select seq, id::text as id, header::text as header, due_at
+from timers where domain = $1 and tenant = $2 and partition = $3 and agent = $4 order by due_at, seq limit $5
+
+-- name: inspect_owner
+select h.epoch, h.host, h.node, h.pid, extract(epoch from now() - b.at)::float8 as silent_s
+from hosts h left join heartbeats b using (domain, epoch)
+where h.domain = $1 and h.ended_at is null and h.owned @> array[$2::int]
+
+-- name: inspect_history
+-- Newest first, from below a version on.
+select version, at, body::text as body, prev, hash
+from transitions where domain = $1 and tenant = $2 and agent = $3 and version < $4
+order by version desc limit $5
+
+-- name: inspect_chain
+select version, body::text as body, prev, hash
+from transitions where domain = $1 and tenant = $2 and agent = $3 and version > $4
+order by version limit $5
+
+-- name: inspect_dead_letters
+select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
+       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task
+from dead_letters where domain = any ($1::text[]) and tenant = $2 and id > $3
+order by id limit $4
+
+-- name: inspect_dead_letter
+select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
+       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
+       header::text as header, payload::text as payload
+from dead_letters where domain = any ($1::text[]) and tenant = $2 and id = $3
+
+-- name: inspect_hosts
+select h.domain, h.epoch, h.host, h.node, h.pid, h.owned, h.wanted, h.suspect, h.draining,
+       h.started_at, h.ready_at is not null as ready, h.ended_at, h.ended_why,
+       extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
+       coalesce(b.lag_ms, 0)::float8 as lag_ms, b.blocked_by, coalesce(b.backlog, 0) as backlog,
+       coalesce(b.agents, 0) as agents, coalesce(b.turns, 0) as turns, coalesce(b.rss_bytes, 0) as rss_bytes
+from hosts h left join heartbeats b using (domain, epoch)
+where h.ended_at is null or h.ended_at > now() - make_interval(secs => $1::float8)
+order by h.domain, h.ended_at nulls first, h.epoch
+
+-- name: inspect_coordinators
+select name, epoch, node, pid, started_at from coordinators order by name <> 'master', name
+
+-- name: inspect_domains
+-- Counts are exact; an index-only scan of a million waiting messages takes about 0.1 s.
+select d.domain, d.partitions, d.kinds, d.home, d.updated_at,
+       (select count(*) from mailbox m where m.domain = d.domain) as backlog,
+       (select count(*) from timers t where t.domain = d.domain) as timers,
+       (select count(*) from agents a where a.domain = d.domain) as agents,
+       (select count(*) from dead_letters x where x.domain = d.domain) as dead_letters,
+       (select count(*) from tasks t where t.domain = d.domain and t.finished_at is null) as open_tasks,
+       array(
+         select p from generate_series(0, d.partitions - 1) p
+         where not exists (
+           select from hosts h where h.domain = d.domain and h.ended_at is null and h.owned @> array[p])
+       ) as unowned
+from domains d order by d.domain
+
+-- name: inspect_tables
+-- The months of the history are one table here.
+select case when c.relname like 'transitions\_%' then 'transitions' else c.relname end as name,
+       sum(pg_total_relation_size(c.oid))::bigint as bytes,
+       sum(greatest(coalesce(s.n_live_tup, 0), 0))::bigint as rows,
+       sum(coalesce(s.n_dead_tup, 0))::bigint as dead_rows
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+left join pg_stat_user_tables s on s.relid = c.oid
+where n.nspname = 'callboard' and c.relkind = 'r'
+group by 1 order by 2 desc, 1
+
+-- name: inspect_months
+-- The history's monthly tables, as YYYYMM, and how many rows went astray into the default one.
+select array(
+         select right(c.relname, 6) from pg_inherits i join pg_class c on c.oid = i.inhrelid
+         where i.inhparent = 'callboard.transitions'::regclass and c.relname ~ '^transitions_[0-9]{6}$'
+         order by 1
+       ) as months,
+       (select count(*) from (select from transitions_default limit 1000) d) as astray,
+       to_char(now(), 'YYYYMM') as now
+
+-- name: inspect_tasks
+select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,
+       created_at, updated_at, finished_at
+from tasks where tenant = $1 and ($2::text is null or domain = $2) and ($3 or finished_at is null)
+order by created_at desc, id desc limit $4
+
+-- name: inspect_task
+select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,
+       created_at, updated_at, finished_at, input::text as input, result::text as result, error::text as error
+from tasks where domain = any ($1::text[]) and tenant = $2 and id = $3::uuid
+
+-- name: inspect_task_events
+select number, at, kind, body::text as body
+from task_events where domain = $1 and tenant = $2 and task = $3::uuid and number > $4 order by number limit $5

@@ -1,0 +1,87 @@
+-- What is dropped when it is old enough.
+
+-- name: retention_lock
+select pg_try_advisory_lock($1)
+
+-- name: retention_unlock
+select pg_advisory_unlock($1)
+
+-- name: retention_cutoff
+-- The first day of the oldest month that is kept.
+select date_trunc('month', now()) - make_interval(months => $1::int)
+
+-- name: retention_old_months
+-- Monthly tables that end before the cut-off, with their size and the statistics' count of rows.
+select c.relname as name, pg_total_relation_size(c.oid) as bytes, greatest(c.reltuples, 0)::bigint as rows
+from pg_inherits i join pg_class c on c.oid = i.inhrelid
+where i.inhparent = 'callboard.transitions'::regclass and c.relname ~ '^transitions_[0-9]{6}$'
+  and to_date(right(c.relname, 6), 'YYYYMM') < $1::timestamptz
+order by 1
+
+-- name: retention_astray_count
+select count(*) from transitions_default where at < $1
+
+-- name: retention_astray_delete
+delete from transitions_default where at < $1
+
+-- name: retention_missing_months
+-- The months from this one to $1 ahead that have no table.
+select to_char(m, 'YYYYMM') as month, m::date as first, (m + interval '1 month')::date as next
+from generate_series(date_trunc('month', now()), date_trunc('month', now()) + make_interval(months => $1::int),
+                     interval '1 month') m
+where to_regclass('callboard.transitions_' || to_char(m, 'YYYYMM')) is null
+order by 1
+
+-- name: retention_seen_count
+select count(*) from seen where expires_at < now()
+
+-- name: retention_seen_delete
+delete from seen where ctid = any (array(select ctid from seen where expires_at < now() limit $1))
+
+-- name: retention_hosts_count
+select count(*) from hosts where ended_at < $1
+
+-- name: retention_hosts_delete
+with gone as (delete from hosts where ended_at < $1 returning domain, epoch)
+delete from heartbeats b using gone g where b.domain = g.domain and b.epoch = g.epoch
+
+-- name: retention_tasks_count
+select count(*) from tasks where finished_at < $1
+
+-- name: retention_tasks_delete
+with gone as (
+  delete from tasks where (domain, tenant, id) in (
+    select domain, tenant, id from tasks where finished_at < $1 limit $2)
+  returning domain, tenant, id
+), events as (
+  delete from task_events e using gone g where e.domain = g.domain and e.tenant = g.tenant and e.task = g.id
+)
+select count(*) from gone
+
+-- name: retention_blobs_count
+with used as (
+  select domain, tenant, header ->> 'blob' as digest from mailbox where header ->> 'blob' is not null
+  union all select domain, tenant, header ->> 'blob' from timers where header ->> 'blob' is not null
+  union all select domain, tenant, header ->> 'blob' from dead_letters where header ->> 'blob' is not null
+  union all select domain, tenant, body -> 'message' -> 'header' ->> 'blob' from transitions
+    where body -> 'message' -> 'header' ->> 'blob' is not null
+)
+select count(*) from blobs b
+where b.touched_at < $1 and not exists (
+  select from used u where u.domain = b.domain and u.tenant = b.tenant and u.digest = b.digest)
+
+-- name: retention_blobs_old
+select exists (select from blobs where touched_at < $1)
+
+-- name: retention_blobs_delete
+-- A blob that is being sent again has been touched just now, which the delete sees in the row it locks.
+with used as (
+  select domain, tenant, header ->> 'blob' as digest from mailbox where header ->> 'blob' is not null
+  union all select domain, tenant, header ->> 'blob' from timers where header ->> 'blob' is not null
+  union all select domain, tenant, header ->> 'blob' from dead_letters where header ->> 'blob' is not null
+  union all select domain, tenant, body -> 'message' -> 'header' ->> 'blob' from transitions
+    where body -> 'message' -> 'header' ->> 'blob' is not null
+)
+delete from blobs b
+where b.touched_at < $1 and not exists (
+  select from used u where u.domain = b.domain and u.tenant = b.tenant and u.digest = b.digest)
