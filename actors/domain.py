@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import re
 import sys
 from pathlib import Path
@@ -19,7 +17,16 @@ from bus.errors import CallboardError, InvalidDomainFile
 from bus.registry import describe_validation
 
 PolicyName = Literal["direct", "least_loaded", "contract_net"]
+_RESERVED = ("master", "external")
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+def _require_target(value: str, placeholder: str) -> str:
+    kind, slash, key = value.partition("/")
+    if not slash or not key:
+        raise ValueError(f"write it as kind/key, where the key may hold {placeholder}")
+    require_word(kind, "kind")
+    return value
 
 
 class _Strict(BaseModel):
@@ -43,11 +50,7 @@ class EventSpec(_Strict):
     @field_validator("to")
     @classmethod
     def _is_a_target(cls, value: str) -> str:
-        kind, slash, key = value.partition("/")
-        if not slash or not key:
-            raise ValueError("write it as kind/key, where the key may hold {field}")
-        require_word(kind, "kind")
-        return value
+        return _require_target(value, "{field}")
 
     def target(self, payload: dict[str, Any]) -> str:
         """`kind/key` for a payload; raises KeyError when a field is missing."""
@@ -61,6 +64,13 @@ class TaskSpec(_Strict):
     to: str | None = None  # direct: kind/key, in which {task} stands for the task's id
     skill: str | None = None  # least_loaded and contract_net: who may take it
     bid_deadline_s: float = Field(default=2.0, gt=0)
+    concurrent: int = Field(default=1_000, ge=1)  # so many are under way at once; the others wait
+    waiting: int = Field(default=10_000, ge=1)  # past so many, submitting one more is refused
+
+    @field_validator("to")
+    @classmethod
+    def _is_a_target(cls, value: str | None) -> str | None:
+        return value if value is None else _require_target(value, "{task}")
 
     @model_validator(mode="after")
     def _fits_policy(self) -> TaskSpec:
@@ -114,12 +124,15 @@ class DomainSpec(_Strict):
     events: tuple[EventSpec, ...] = ()
     topics: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     tasks: TaskSpec = TaskSpec()
+    input: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")  # how `callboard run` feeds a file in
     hosts: HostSpec = HostSpec()
     limits: LimitSpec = LimitSpec()
 
     @field_validator("domain")
     @classmethod
     def _is_a_word(cls, value: str) -> str:
+        if value in _RESERVED:
+            raise ValueError(f"{value!r} is a name of Callboard's own")
         return require_word(value, "domain")
 
     def to_json(self) -> str:
@@ -193,16 +206,9 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
             raise InvalidDomainFile(
                 f"The event {event.name} goes to {event.to}, which is no kind of the domain."
             )
+    if spec.tasks.to is not None and spec.tasks.to.partition("/")[0] not in kinds:
+        raise InvalidDomainFile(f"The tasks go to {spec.tasks.to}, which is no kind of the domain.")
     return Domain(spec, kinds)
-
-
-def code_digest(folder: Path) -> str:
-    """The sha256 of a domain's YAML and Python files, in order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yaml") and p.is_file()):
-        digest.update(json.dumps(str(path.relative_to(folder))).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _import_class(path: str) -> type[Agent]:

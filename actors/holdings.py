@@ -196,7 +196,7 @@ class Holdings:
         async with self._step:
             deadline = asyncio.get_running_loop().time() + DRAIN_S
             leaving = set(partitions)
-            while asyncio.get_running_loop().time() < deadline and any(
+            while asyncio.get_running_loop().time() < deadline and any(  # noqa: ASYNC110  # of many agents, none signals
                 a.running or a.uncommitted for a in host.mailboxes.in_partitions(leaving)
             ):
                 await asyncio.sleep(0.005)

@@ -17,6 +17,7 @@ from actors.host import Host
 from actors.scope import Clock, Scope
 from bus.nats import NatsTransport
 from storage.boundary import translated
+from storage.code import fetch_code
 from storage.connect import create_pool
 from storage.domains import Connection, all_domains, find_domain
 from storage.postgres import PostgresStore
@@ -54,7 +55,8 @@ async def run_incarnation(
     control = await create_pool(settings.postgres_url, application="callboard-register", size=2)
     try:
         row = await find_domain(control, settings.domain)
-        domain = load_domain(DomainSpec.from_json(row.spec), Path(row.home), system_kinds=system_kinds)
+        folder = await fetch_code(control, row.domain, row.code) if row.code else Path(row.home)
+        domain = load_domain(DomainSpec.from_json(row.spec), folder, system_kinds=system_kinds)
         with translated():
             epoch = await control.fetchval(
                 query("register_host"), settings.domain, settings.host, settings.node, os.getpid()

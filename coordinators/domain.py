@@ -30,6 +30,7 @@ SILENT_AFTER_S = 0.9  # three missed beats of 250 ms, and the time that a beat t
 SETTLED_AFTER_S = 2.0  # after Postgres was away, everybody is silent: hosts get this long to beat again
 GIVE_BACK_WITHIN_S = 1.5  # a host that keeps a partition longer than this after being asked has it taken
 START_WITHIN_S = 60.0
+START_PAUSES_S = (0.0, 1.0, 5.0, 15.0, 30.0)  # before another host is started, after so many failed to start
 KILL_AFTER_S = 30.0  # a process whose epoch was ended and that does not exit is killed
 
 
@@ -40,6 +41,7 @@ class _Started:
     process: HostProcess
     started: float
     watch: asyncio.Task[None] | None = None
+    registered: bool = False
     dead: bool = False
 
 
@@ -66,6 +68,8 @@ class DomainCoordinator:
         self._started: dict[str, _Started] = {}
         self._asked: dict[tuple[int, int], float] = {}  # (epoch, partition) asked back, since when
         self._ended: dict[str, float] = {}
+        self._failed_starts = 0
+        self._start_from = 0.0
         self._settled_at = time.monotonic() + SETTLED_AFTER_S
         self._wake = asyncio.Event()
         self.every_round: list[Callable[[], Awaitable[None]]] = []
@@ -119,7 +123,8 @@ class DomainCoordinator:
         if result.changed:
             self._transport.publish(subjects.placement(self._domain), b"changed")
         for _ in range(result.start):
-            await self._start_host()
+            if time.monotonic() >= self._start_from:
+                await self._start_host()
         await self._kill_leftovers()
 
     async def _dead_hosts(self) -> list[tuple[int, str]]:
@@ -129,6 +134,9 @@ class DomainCoordinator:
         dead = []
         for host in hosts:
             started = self._started.get(host.host) or await self._attach(host)
+            if started is not None and host.ready:
+                started.registered = True
+                self._failed_starts = 0
             if started is None or started.dead:
                 dead.append((host.epoch, "its process has ended"))
             elif self._is_silent(host):
@@ -241,6 +249,11 @@ class DomainCoordinator:
         async def wait() -> None:
             await process.ended()
             started.dead = True
+            if not started.registered:
+                pause = START_PAUSES_S[min(self._failed_starts, len(START_PAUSES_S) - 1)]
+                self._failed_starts += 1
+                self._start_from = time.monotonic() + pause
+                _logger.error("host %s ended before it was ready; the next start waits %.0f s", name, pause)
             self.look_soon()
 
         started.watch = asyncio.get_running_loop().create_task(wait())

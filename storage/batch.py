@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from bus.envelope import Outgoing
-from storage.records import Fence, Mark, TurnRecord
+from storage.records import EventBatch, Fence, Mark, TurnRecord
+
+SEEN_WINDOW = timedelta(days=30)  # how long a key from outside is remembered
 
 
 def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Any]:
@@ -47,7 +50,28 @@ def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[
     ]  # fmt: skip
 
 
+def event_arguments(fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> list[Any]:
+    """The arguments of `accept_events`, in its order."""
+    incarnation, upto = cursor
+    messages = batch.messages
+    dead = [
+        {
+            "tenant": d.tenant, "partition": 0, "agent": "", "message": d.message, "reason": d.reason,
+            "error": d.error, "failures": 0, "header": d.header, "payload": d.payload,
+        }
+        for d in batch.dead
+    ]  # fmt: skip
+    return [
+        fence.domain, fence.epoch, incarnation, upto, batch.keys, SEEN_WINDOW,
+        [m.domain for m in messages], [m.tenant for m in messages], [m.partition for m in messages],
+        [m.agent for m in messages], [m.control for m in messages], [m.header.id for m in messages],
+        [m.header_json for m in messages], [m.payload for m in messages], json.dumps({"dead": dead}),
+    ]  # fmt: skip
+
+
 def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[Outgoing]) -> str:
+    # An update takes any one of several rows for a task: only its last may be there.
+    tasks = {(t.tenant, w.id): w for t in turns for w in t.tasks}
     return json.dumps(
         {
             "marks": [
@@ -75,10 +99,10 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
             ],
             "tasks": [
                 {
-                    "tenant": t.tenant, "id": w.id, "status": w.status, "assignee": w.assignee,
+                    "tenant": tenant, "id": w.id, "status": w.status, "assignee": w.assignee,
                     "progress": w.progress, "result": w.result, "error": w.error, "finished": w.finished,
                 }
-                for t in turns for w in t.tasks
+                for (tenant, _), w in tasks.items()
             ],
             "task_events": [
                 {"tenant": t.tenant, "task": e.task, "number": e.number, "kind": e.kind, "body": e.body}

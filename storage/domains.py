@@ -20,6 +20,7 @@ class DomainRow(NamedTuple):
     kinds: list[str]
     home: str
     code: str
+    hosts: int = 0
 
 
 Connection: TypeAlias = "asyncpg.Connection[Any] | asyncpg.Pool[Any]"

@@ -12,11 +12,11 @@ import asyncpg
 from bus import faultpoints
 from bus.envelope import Envelope, header_from_json
 from bus.errors import Fenced, InvalidPayload, StorageUnavailable
-from storage.batch import commit_arguments
+from storage.batch import commit_arguments, event_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
 from storage.queries import query
-from storage.records import Fence, Mark, Ownership, StoredState, TurnRecord
+from storage.records import EventBatch, Fence, Mark, Ownership, StoredState, TurnRecord
 
 _SETTLE_LOCK_TIMEOUT_MS = 500  # a look waits this long for the old backend before it ends that backend
 
@@ -162,6 +162,18 @@ class PostgresStore:
         async with self._reader() as connection:
             row = await connection.fetchrow(query("read_dead_letter"), domain, tenant, number)
         return (row["header"], row["payload"]) if row is not None else None
+
+    # -- events --------------------------------------------------------------------------------------
+
+    async def event_cursor(self, domain: str) -> tuple[str, int] | None:
+        async with self._reader() as connection:
+            row = await connection.fetchrow(query("event_cursor"), domain)
+        return (row["incarnation"], row["seq"]) if row is not None else None
+
+    async def accept_events(self, fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> dict[str, int]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("accept_events"), *event_arguments(fence, cursor, batch))
+        return {row["id"]: row["seq"] for row in rows}
 
     # -- the host's own row --------------------------------------------------------------------------
 

@@ -98,6 +98,25 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
     task_events: tuple[TaskEvent, ...] = ()
 
 
+class DeadEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that no agent can be given; JSON fields are text."""
+
+    tenant: str
+    message: str
+    reason: str
+    error: str
+    header: str
+    payload: str
+
+
+class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Events as messages to be accepted once per key, and those that are dead letters at once."""
+
+    keys: list[str]
+    messages: list[Outgoing]
+    dead: list[DeadEvent]
+
+
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     """A host's row: what it may write, what it should have, what it must try carefully."""
 

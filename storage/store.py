@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bus.envelope import Envelope
-from storage.records import Fence, Mark, Ownership, StoredState, TurnRecord
+from storage.records import EventBatch, Fence, Mark, Ownership, StoredState, TurnRecord
 
 
 class TurnStore(Protocol):
@@ -71,5 +71,20 @@ class OwnershipStore(Protocol):
     async def ready(self, fence: Fence) -> None: ...
 
 
-class HostStore(TurnStore, MailboxStore, OwnershipStore, Protocol):
+class EventStore(Protocol):
+    """Where events from outside are accepted."""
+
+    async def event_cursor(self, domain: str) -> tuple[str, int] | None:
+        """The stream's incarnation and the last sequence number accepted from it."""
+        ...
+
+    async def accept_events(self, fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> dict[str, int]:
+        """Accept a batch and move the cursor; return the mailbox numbers of the new messages by their ids.
+
+        Raises Fenced unless the epoch owns partition 0, StaleTurn when the cursor is there already.
+        """
+        ...
+
+
+class HostStore(TurnStore, MailboxStore, OwnershipStore, EventStore, Protocol):
     """All that a host needs."""

@@ -15,6 +15,15 @@ create table domains (
   updated_at  timestamptz not null default now()
 );
 
+-- The code that a domain's hosts run, as a zip; the newest is the one that domains.code names.
+create table domain_code (
+  domain   text collate "C" not null,
+  digest   text collate "C" not null,
+  bundle   bytea not null,
+  added_at timestamptz not null default now(),
+  primary key (domain, digest)
+);
+
 -- One row is one incarnation of a host: the fence. `owned` is what it may write, `wanted` what the
 -- coordinator would have it own, `suspect` what it took over from a dead host and has not cleared yet.
 create sequence epochs;
@@ -394,3 +403,23 @@ create function accept_messages(
            id, header::json, payload::json
     from ordered returning *;
 $$;
+
+-- Accepts events under the fence of the host that owns the first partition, together with the place in the
+-- stream that has then been read. Events that no agent can be given are dead letters of the agent ''.
+create function accept_events(
+  p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_keys text[], p_window interval,
+  o_domain text[], o_tenant text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
+  o_header text[], o_payload text[], p_dead jsonb
+) returns setof mailbox language plpgsql as $$
+begin
+  perform require_fence(p_domain, p_epoch, array[0]);
+  insert into event_cursors (domain, incarnation, seq) values (p_domain, p_incarnation, p_upto)
+    on conflict (domain) do update set incarnation = excluded.incarnation, seq = excluded.seq
+    where event_cursors.incarnation <> excluded.incarnation or event_cursors.seq < excluded.seq;
+  if not found then
+    raise exception 'events up to % were accepted before', p_upto using errcode = 'CB002';
+  end if;
+  perform commit_rare(p_domain, p_dead);
+  return query select * from accept_messages(
+    p_keys, p_window, o_domain, o_tenant, o_partition, o_agent, o_control, o_id, o_header, o_payload);
+end $$;

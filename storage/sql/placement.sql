@@ -86,4 +86,10 @@ on conflict (domain) do update set spec = excluded.spec, kinds = excluded.kinds,
 returning partitions
 
 -- name: all_domains
-select domain, partitions, spec::text as spec, kinds, home, code from domains order by domain
+select domain, partitions, spec::text as spec, kinds, home, code, hosts from domains order by domain
+
+-- name: put_code
+insert into domain_code (domain, digest, bundle) values ($1, $2, $3) on conflict do nothing
+
+-- name: get_code
+select bundle from domain_code where domain = $1 and digest = $2

@@ -1,0 +1,82 @@
+"""A host as a Ray actor: the incarnation runs on an event loop of its own, in a thread beside Ray's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import ray
+import uvloop
+
+from actors.agent import Agent
+from actors.host import Host
+from actors.incarnation import HostSettings, run_incarnation
+from bus.errors import CallboardError
+from bus.nats import NatsTransport
+
+LINGER_S = 5.0  # a host whose epoch has ended leaves time for its coordinator to take the actor away
+
+Equip = Callable[[Host, NatsTransport], None]
+
+
+class HostActor:
+    """Runs one incarnation. It is started detached with max_restarts=0: a dead host is never restarted, its
+    partitions go to another epoch, and a new actor takes its place."""
+
+    def __init__(
+        self, settings: HostSettings, system_kinds: tuple[type[Agent], ...], equip: Equip, log_level: str
+    ) -> None:
+        configure_logging(log_level)
+        self._why = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._main, args=(settings, system_kinds, equip), name="host", daemon=True
+        )
+        self._thread.start()
+
+    def _main(self, settings: HostSettings, system_kinds: tuple[type[Agent], ...], equip: Equip) -> None:
+        try:
+            self._why = uvloop.run(run_incarnation(settings, system_kinds=system_kinds, equip=equip))
+        except CallboardError as error:
+            logging.getLogger("callboard.host").error("the host cannot run: %s", error)
+            self._why = str(error)
+        except BaseException:
+            logging.getLogger("callboard.host").exception("the host failed")
+            self._why = "the host failed; see its log"
+        self._ended.set()
+        time.sleep(LINGER_S)
+        os._exit(0)  # the thread cannot leave the actor any other way
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def wait_until_ended(self) -> str:
+        """Block until the incarnation has ended; return why."""
+        self._ended.wait()
+        return self._why
+
+
+def remote_host(name: str, *, cpus: float) -> ray.actor.ActorClass[HostActor]:
+    """The actor class with the options of a host of that name."""
+    return ray.remote(HostActor).options(
+        name=name,
+        lifetime="detached",
+        max_restarts=0,
+        max_task_retries=0,
+        num_cpus=cpus,
+        max_concurrency=4,
+    )
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error, which Ray writes to its session's log files."""
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )

@@ -1,0 +1,79 @@
+"""The master coordinator: every domain has its coordinator and as many hosts as its backlog asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from actors.domain import DomainSpec
+from bus.errors import CallboardError, Fenced, StorageUnavailable
+from coordinators.scaling import Load, desired_hosts
+from storage.boundary import translated
+from storage.domains import DomainRow, all_domains
+from storage.placement import live_hosts
+from storage.queries import query
+
+_logger = logging.getLogger("callboard.master")
+
+ROUND_EVERY_S = 0.5
+LEAD_EVERY_S = 3.0  # a coordinator that is gone for good is missed for so long; a restart is Ray's work
+
+
+class Master:
+    """Level-triggered like the domain coordinators; it knows nothing of Ray. `run` ends when fenced."""
+
+    def __init__(
+        self, pool: asyncpg.Pool[Any], epoch: int, lead_domain: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._pool = pool
+        self._epoch = epoch
+        self._lead_domain = lead_domain
+        self._changed_at: dict[str, float] = {}
+        self._led_until: dict[str, float] = {}
+        self.every_round: list[Callable[[], Awaitable[None]]] = []
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._round()
+                for work in self.every_round:
+                    await work()
+            except Fenced as error:
+                _logger.info("%s", error.message)
+                return
+            except StorageUnavailable as error:
+                _logger.warning("the round is put off: %s", error.message)
+            except CallboardError as error:
+                _logger.error("a round failed: %s", error)
+            await asyncio.sleep(ROUND_EVERY_S)
+
+    async def _round(self) -> None:
+        with translated():
+            if not await self._pool.fetchval(query("lock_coordinator"), "master", self._epoch):
+                raise Fenced("Another master coordinator leads now.")
+        for row in await all_domains(self._pool):
+            await self._scale(row)
+            if time.monotonic() > self._led_until.get(row.domain, 0.0):
+                await self._lead_domain(row.domain)
+                self._led_until[row.domain] = time.monotonic() + LEAD_EVERY_S
+
+    async def _scale(self, row: DomainRow) -> None:
+        spec = DomainSpec.from_json(row.spec)
+        hosts = await live_hosts(self._pool, row.domain)
+        now = time.monotonic()
+        load = Load(
+            hosts=row.hosts,
+            backlog=sum(host.backlog for host in hosts),
+            since_change_s=now - self._changed_at.setdefault(row.domain, now),
+        )
+        target = desired_hosts(spec.hosts, load)
+        with translated():
+            changed = await self._pool.fetchval(query("set_host_target"), row.domain, target)
+        if changed is not None:
+            _logger.info("%s shall have %d hosts (backlog %d)", row.domain, target, load.backlog)
+            self._changed_at[row.domain] = now

@@ -1,0 +1,179 @@
+"""The coordinators as detached Ray actors with unlimited restarts; each claims a new epoch when it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import uvloop
+from ray.exceptions import RayActorError
+
+from actors.domain import DomainSpec
+from actors.incarnation import HostSettings
+from actors.ray_host import configure_logging, remote_host
+from bus.nats import NatsTransport
+from coordinators import domain as core
+from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
+from coordinators.launcher import HostProcess
+from coordinators.master import Master
+from storage.connect import create_pool
+from storage.domains import find_domain
+from storage.placement import claim_coordinator
+
+_logger = logging.getLogger("callboard.coordinator")
+
+NAMESPACE = "callboard"
+MASTER = "master"
+_RESTART_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """What every actor of a deployment is started with."""
+
+    postgres_url: str
+    nats_url: str
+    log_level: str = "info"
+
+
+class _Lead:
+    """An actor whose work runs in a thread; when that fails, the process ends and Ray starts it again."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        configure_logging(settings.log_level)
+        self._settings = settings
+        self._thread = threading.Thread(target=self._main, name="lead", daemon=True)
+        self._thread.start()
+
+    async def _lead(self) -> None:
+        raise NotImplementedError
+
+    def _main(self) -> None:
+        try:
+            uvloop.run(self._lead())
+            _logger.info("another coordinator leads now; this one leaves")
+        except BaseException:
+            _logger.exception("the coordinator failed and starts again")
+        threading.Event().wait(_RESTART_PAUSE_S)
+        os._exit(1)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class DomainCoordinator(_Lead):
+    """Gives a domain's partitions to hosts, and tasks to agents."""
+
+    def __init__(self, settings: ClusterSettings, domain: str) -> None:
+        self._domain = domain
+        super().__init__(settings)
+
+    async def _lead(self) -> None:
+        pool = await create_pool(
+            self._settings.postgres_url, application=f"callboard-coordinator {self._domain}"[:63]
+        )
+        transport = await NatsTransport.connect(
+            self._settings.nats_url, name=f"callboard coordinator {self._domain}"
+        )
+        row = await find_domain(pool, self._domain)
+        spec = DomainSpec.from_json(row.spec)
+        epoch = await claim_coordinator(pool, self._domain, _node())
+        launcher = RayLauncher(self._settings, spec.hosts.cpus)
+        coordinator = core.DomainCoordinator(pool, transport, launcher, self._domain, epoch)
+        await equip_coordinator(coordinator, pool, transport, row, epoch)
+        await coordinator.run()
+
+
+class MasterCoordinator(_Lead):
+    """Keeps the domains, gives each its coordinator and its number of hosts, and watches health."""
+
+    async def _lead(self) -> None:
+        pool = await create_pool(self._settings.postgres_url, application="callboard-master")
+        epoch = await claim_coordinator(pool, MASTER, _node())
+        await Master(pool, epoch, self._lead_domain).run()
+
+    async def _lead_domain(self, domain: str) -> None:
+        await asyncio.to_thread(start_domain_coordinator, self._settings, domain)
+
+
+class RayLauncher:
+    """Starts hosts as detached Ray actors named `host:<name>`."""
+
+    def __init__(self, settings: ClusterSettings, cpus: float) -> None:
+        self._settings = settings
+        self._cpus = cpus
+
+    async def start(self, domain: str, host: str) -> HostProcess:
+        settings = HostSettings(
+            domain=domain,
+            host=host,
+            postgres_url=self._settings.postgres_url,
+            nats_url=self._settings.nats_url,
+            node=_node(),
+        )
+        actor = await asyncio.to_thread(
+            remote_host(_host_name(host), cpus=self._cpus).remote,
+            settings,
+            SYSTEM_KINDS,
+            equip_host,
+            self._settings.log_level,
+        )
+        return _RayHost(actor)
+
+    async def attach(self, domain: str, host: str, pid: int) -> HostProcess | None:
+        try:
+            return _RayHost(await asyncio.to_thread(ray.get_actor, _host_name(host), NAMESPACE))
+        except ValueError:
+            return None
+
+
+class _RayHost:
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def ended(self) -> None:
+        """A pending call to an actor without restarts fails as soon as its process is gone."""
+        try:
+            await self._actor.wait_until_ended.remote()
+        except RayActorError as error:
+            _logger.warning("a host's process has ended: %s", str(error).splitlines()[0])
+        await self.kill()
+
+    async def kill(self) -> None:
+        await asyncio.to_thread(ray.kill, self._actor)
+
+
+def start_master(settings: ClusterSettings) -> None:
+    """Start the master coordinator unless it runs."""
+    _start(MasterCoordinator, "coordinator:master", settings)
+
+
+def start_domain_coordinator(settings: ClusterSettings, domain: str) -> None:
+    """Start a domain's coordinator unless it runs."""
+    _start(DomainCoordinator, f"coordinator:{domain}", settings, domain)
+
+
+def _start(cls: type[_Lead], name: str, *arguments: Any) -> None:
+    ray.remote(cls).options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=0,
+        num_cpus=0,
+        max_concurrency=2,
+    ).remote(*arguments)
+
+
+def _host_name(host: str) -> str:
+    return f"host:{host}"
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
