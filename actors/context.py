@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from actors.task_reports import TaskReports
 from bus.address import Address, parse_address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, Priority, header_to_json, new_id
 from bus.errors import DeadlineExceeded, HopLimitExceeded, InvalidMessage, PayloadTooLarge
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("callboard.agent")
 
 
-class Context:
+class Context(TaskReports):
     """One turn's window on the world. Nothing that a handler asks of it happens before the turn commits."""
 
     __slots__ = (
@@ -98,7 +100,7 @@ class Context:
         Priority, deadline, task and correlation are handed on from the message being handled. Raises
         InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload, PayloadTooLarge, HopLimitExceeded.
         """
-        return self._send(address, message, priority, deadline, None)
+        return self._send(address, message, priority, self.deadline if deadline is None else deadline, None)
 
     def send_later(
         self,
@@ -113,7 +115,7 @@ class Context:
         if (delay_s is None) == (at is None):
             raise InvalidMessage("send_later takes either delay_s or at.", fix="Give exactly one of them.")
         due = at if at is not None else self.now + (delay_s or 0.0)
-        return self._send(address, message, priority, None, due)
+        return self._send(address, message, priority, self.deadline, due)
 
     def reply(self, message: BaseModel) -> str:
         """Send to whoever sent the message being handled; raises InvalidMessage if that was no agent."""
@@ -122,13 +124,13 @@ class Context:
                 f"{self.sender} is no agent and cannot be replied to.",
                 fix="Send the result to an agent or a task.",
             )
-        return self._send(self.sender, message, None, None, None)
+        return self._send(self.sender, message, None, self.deadline, None)
 
     def publish(self, topic: str, message: BaseModel) -> int:
         """Send to every agent subscribed to a topic in domain.yaml; return how many."""
         targets = self._scope.subscribers(topic)
         for target in targets:
-            self._send(f"{self._scope.domain}/{target}", message, None, None, None)
+            self._send(f"{self._scope.domain}/{target}", message, None, self.deadline, None)
         return len(targets)
 
     def explain(self, decision: str, **facts: Any) -> None:
@@ -138,6 +140,15 @@ class Context:
     def destroy(self) -> None:
         """Delete this agent's state when the turn commits; its history stays."""
         self._destroyed = True
+
+    def record_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
+        """Write a task's row and lines of its log when the turn commits: for the task's own agent only."""
+        if row is not None:
+            self._tasks.append(row)
+        self._task_events.extend(events)
+
+    def _send_report(self, agent: str, message: BaseModel) -> None:
+        self._send(f"{self._scope.domain}/{agent}", message, None, None, None)
 
     def _send(
         self,
@@ -175,7 +186,7 @@ class Context:
             causation=came.id,
             task=came.task,
             priority=came.priority if priority is None else int(priority),
-            deadline=came.deadline if deadline is None else deadline,
+            deadline=deadline,
             hops=came.hops + 1,
             traceparent=came.traceparent,
             blob=blob,

@@ -18,6 +18,7 @@ from actors.context import Context
 from actors.retry import RetryPolicy
 from actors.scope import Scope
 from actors.supervision import Directive
+from actors.task_messages import TROUBLE, TaskWork
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import (
     InvalidMessage,
@@ -97,6 +98,8 @@ class TurnRunner:
             if activation.state_json is None:
                 await agent.on_created(ctx)
             await self._call(agent, handler, message, ctx)
+            if isinstance(message, TaskWork):
+                ctx.report_started()
             if ctx._destroyed:
                 await agent.on_destroyed(ctx)
             return await self._succeed(activation, envelope, ctx, "handled")
@@ -165,6 +168,8 @@ class TurnRunner:
         dead = DeadLetter(reason=reason, error=error, failures=envelope.failures)
         empty = Context(self._scope, envelope, ctx.now)
         empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
+        if reason != "expired" and envelope.header.type != TROUBLE:
+            empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
         return self._record(
             activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,
             activation.lifecycle, dead,

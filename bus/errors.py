@@ -26,6 +26,7 @@ CallboardError
 ├── DeadlineExceeded          the message's or the task's deadline has passed
 ├── TaskError                 a task cannot be found, submitted or assigned
 │   ├── UnknownTask
+│   ├── InvalidTask           its goal, input, priority, deadline or request key cannot be accepted
 │   ├── NoBid                 nobody bid for the task before the bid deadline
 │   └── TaskFailed            the task ended in failure
 └── Overloaded                a limit of the edge was reached; try again later
@@ -190,6 +191,10 @@ class UnknownTask(TaskError):
     """No task has that id."""
 
     fix = "`callboard tasks` lists them."
+
+
+class InvalidTask(TaskError):
+    """What was submitted cannot be a task."""
 
 
 class NoBid(TaskError):

@@ -25,5 +25,10 @@ def task_submit(domain: str) -> str:
     return f"callboard.tasks.{domain}.submit"
 
 
+def tasks_waiting(domain: str) -> str:
+    """The word that a task was submitted, or that another one may be assigned now."""
+    return f"callboard.tasks.{domain}.waiting"
+
+
 def task_events(domain: str, task_id: str) -> str:
     return f"callboard.tasks.{domain}.{task_id}.events"

@@ -1,0 +1,115 @@
+"""The part of Context that speaks to the task of which the message being handled is part."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+from pydantic import BaseModel
+
+from actors.task_messages import (
+    MAX_PARTS,
+    Bid,
+    Decline,
+    TaskCompleted,
+    TaskFailure,
+    TaskPart,
+    TaskProgress,
+    TaskSplit,
+    TaskStarted,
+    TaskTrouble,
+    task_agent,
+)
+from bus.envelope import Outgoing
+from bus.errors import CallboardError, InvalidMessage
+
+MAX_TEXT = 2_000  # characters of a note or a reason; what is longer is cut
+
+
+class TaskReports:
+    """Each method sends one message to the task's agent when the turn commits.
+
+    A report goes to the agent `task/<task id>` of the reporting agent's own domain and has no deadline, so
+    that even a late one is on record. All raise InvalidMessage when the message being handled is part of no
+    task, or when an argument is out of range.
+    """
+
+    __slots__ = ()
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        """Say how much of the task is done, from 0 to 1."""
+        if not 0 <= fraction <= 1:  # NaN is neither
+            raise InvalidMessage(f"A progress of {fraction} is not between 0 and 1.")
+        self._report(TaskProgress(progress=fraction, note=_cut(note)))
+
+    def complete(self, result: Any = None) -> None:
+        """End the task with its result: any JSON value, or a pydantic model. The first end counts."""
+        self._report(TaskCompleted(result=result))
+
+    def fail(self, reason: str) -> None:
+        """End the task as failed; raise an error instead to have the message tried again."""
+        self._report(TaskFailure(reason=_cut(reason)))
+
+    def split(self, parts: int) -> None:
+        """Let the task complete by itself when so many parts (at most 1,000) have reported their results.
+
+        The task's result is then an object with one field for each part, in the order of their names.
+        """
+        if not 1 <= parts <= MAX_PARTS:
+            raise InvalidMessage(f"A task can have 1 to {MAX_PARTS} parts, not {parts}.")
+        self._report(TaskSplit(parts=parts))
+
+    def complete_part(self, part: str, result: Any = None) -> None:
+        """Report the result of one part, by a name (1 to 200 characters) of its own."""
+        if not 1 <= len(part) <= 200:
+            raise InvalidMessage(f"The name of a part has 1 to 200 characters, not {len(part)}.")
+        self._report(TaskPart(part=part, result=result))
+
+    def bid(self, score: float, note: str = "") -> None:
+        """Answer a CallForBids: the highest score gets the task."""
+        if not math.isfinite(score):
+            raise InvalidMessage(f"A bid of {score} is not a finite number.")
+        self._report(Bid(score=score, note=_cut(note)))
+
+    def decline(self, note: str = "") -> None:
+        """Answer a CallForBids with no, so that nobody waits for this agent."""
+        self._report(Decline(note=_cut(note)))
+
+    # -- for the turn loop ---------------------------------------------------------------------------
+
+    def report_started(self) -> None:
+        """The task was taken up, if this turn has not said anything more telling. Never raises."""
+        if self.task is not None and all(send.agent != task_agent(self.task) for send in self._sends):
+            with contextlib.suppress(CallboardError):
+                self._report(TaskStarted())
+
+    def report_trouble(self, wire_name: str, message_id: str, reason: str, error: str) -> None:
+        """A message of the task became a dead letter. Never raises: the dead letter stands on its own."""
+        if self.task is not None:
+            with contextlib.suppress(CallboardError):
+                self._report(TaskTrouble(type=wire_name, id=message_id, reason=reason, error=_cut(error)))
+
+    def _report(self, message: BaseModel) -> None:
+        if self.task is None:
+            raise InvalidMessage(
+                "The message being handled is part of no task.",
+                fix="Report from the turn that handles TaskWork, or from one that descends from it.",
+            )
+        self._send_report(task_agent(self.task), message)
+
+    # -- what Context brings -------------------------------------------------------------------------
+
+    _sends: list[Outgoing]
+
+    @property
+    def task(self) -> str | None:
+        """The id of the task that this message is part of."""
+        raise NotImplementedError
+
+    def _send_report(self, agent: str, message: BaseModel) -> None:
+        raise NotImplementedError
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
