@@ -29,7 +29,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
 # Somebody may take a port between our look and the server's; more than a few times is no accident.
-PORT_ATTEMPTS = 5
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +68,26 @@ class EmbeddedNats:
 
         Raises `DataFolderError` or `ServiceUnavailable`.
         """
-        pid = self.running()
-        if pid is not None:
-            if not _is_nats(pid):
+        for attempt in range(1, ATTEMPTS + 1):
+            pid = await process.settled(self.lock_path)
+            if pid is None:
+                self._choose_port()
+                await self._launch()
+            elif not _is_nats(pid):
                 raise process.held_by_another(self.lock_path)
-            await self._wait_until_ready()
-            return False
-        for attempt in range(PORT_ATTEMPTS):
-            self._choose_port()
-            await self._launch()
             try:
                 await self._wait_until_ready()
-                return True
+                return pid is None
             except _PortTaken:
-                if attempt == PORT_ATTEMPTS - 1:
+                if attempt == ATTEMPTS:
                     raise
             except BaseException:
-                await self.stop()
-                raise
+                if pid is None:
+                    await self.stop()
+                    raise
+                if await process.settled(self.lock_path) is not None or attempt == ATTEMPTS:
+                    raise
+                # What we found was about to end, and now has: start it.
         raise AssertionError("unreachable")
 
     async def stop(self) -> None:
@@ -138,7 +140,7 @@ class EmbeddedNats:
     def _failed(self) -> Exception:
         reason = self._last_complaint()
         if "address already in use" in reason:
-            return _PortTaken(f"NATS found its port taken {PORT_ATTEMPTS} times.", fix="Try again.")
+            return _PortTaken(f"NATS found its port taken {ATTEMPTS} times.", fix="Try again.")
         return DataFolderError(
             f"NATS cannot start on {self.data}: {reason.rstrip('.')}.",
             fix=f"See {self.log}. Events that were not yet in a mailbox are in {self.data}/jetstream; "

@@ -90,21 +90,25 @@ class EmbeddedPostgres:
 
         Raises `DataFolderError` or `ServiceUnavailable`.
         """
-        if self._status() == "stopping":
-            await lock.wait_free(self.lock_path, timeout_s=STOP_TIMEOUT_S)
-        pid = self.running()
-        if pid is not None and not _is_postgres(pid):
-            raise process.held_by_another(self.lock_path)
-        if pid is None:
-            await self._launch()
-        try:
-            await self._wait_until_ready()
-            await self._make_database()
-        except BaseException:
+        while True:
+            if self._status() == "stopping":
+                await lock.wait_free(self.lock_path, timeout_s=STOP_TIMEOUT_S)
+            pid = await process.settled(self.lock_path)
             if pid is None:
-                await self.stop()
-            raise
-        return pid is None
+                await self._launch()
+            elif not _is_postgres(pid):
+                raise process.held_by_another(self.lock_path)
+            try:
+                await self._wait_until_ready()
+                await self._make_database()
+                return pid is None
+            except BaseException:
+                if pid is None:
+                    await self.stop()
+                    raise
+                if await process.settled(self.lock_path) is not None:
+                    raise
+                # What we found was about to end, and now has: start it.
 
     async def stop(self) -> None:
         """A clean shutdown: sessions are ended, everything is written out."""

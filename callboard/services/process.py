@@ -19,6 +19,9 @@ from .account import Account
 # A log is begun anew at a start once it is longer than this; the last one is kept beside it.
 LOG_BYTES = 8 * 1024 * 1024
 
+# The children of a killed server notice its death and end by themselves; one may be in a long write.
+CHILDREN_S = 10.0
+
 # The server becomes a grandchild: the shell between us ends at once and init adopts the server, so no
 # zombie waits for us. Standard input brings the lock (descriptor 0, kept as 3); the server's own process
 # writes its pid into the lock file before it becomes the server, so a held lock always names its holder.
@@ -40,8 +43,8 @@ async def launch(
 
     Raises `DataFolderError` if another process holds the lock.
     """
-    # The wait covers the children of a server that was killed, which end by themselves, and lookers.
-    handle = await lock.acquire(lock_path, timeout_s=10)
+    # The wait is for lookers, who hold it for an instant.
+    handle = await lock.acquire(lock_path, timeout_s=1)
     if handle is None:
         raise held_by_another(lock_path)
     try:
@@ -98,6 +101,23 @@ async def stop(name: str, *, lock_path: Path, how: signal.Signals, timeout_s: fl
         )
 
 
+async def settled(lock_path: Path) -> int | None:
+    """The pid of the living server that holds the lock, or None once no process of a dead one is left.
+
+    Raises `DataFolderError` when the lock stays held and its holder cannot be seen: it may live in another
+    container that shares the folder.
+    """
+    deadline = asyncio.get_running_loop().time() + CHILDREN_S
+    while lock.held(lock_path):
+        pid = lock.holder_of(lock_path)
+        if pid is not None and _is_alive(pid):
+            return pid
+        if asyncio.get_running_loop().time() >= deadline:
+            raise held_by_another(lock_path)
+        await asyncio.sleep(lock.POLL_S)
+    return None
+
+
 def running(lock_path: Path) -> int | None:
     """The pid of the server that holds the lock, or None."""
     return lock.holder_of(lock_path) if lock.held(lock_path) else None
@@ -116,6 +136,13 @@ def foreign_holder(folder: Path, pid: int | None) -> DataFolderError:
         fix="Stop that process, or set CALLBOARD_HOME to another folder.",
         pid=pid,
     )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _command_of(pid: int) -> str:

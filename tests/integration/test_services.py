@@ -34,7 +34,7 @@ from callboard.services import (
     stop_instance,
 )
 from callboard.services.account import service_account
-from callboard.services.lock import held, wait_free
+from callboard.services.lock import held
 from callboard.settings import Settings
 
 ROOT = os.geteuid() == 0
@@ -330,14 +330,29 @@ async def test_a_killed_nats_comes_back_on_its_port_with_its_events(settings: Se
     instance = find_instance(settings)
     assert instance is not None
     kill(instance.nats_pid)
-    assert await wait_free(settings.home / "nats.lock", timeout_s=10)
-
+    # At once: whether it is dead already or still dying must make no difference.
     again = await ensure_services(settings)
     assert again.started_here
     assert again.endpoints == running.endpoints
     client = await nats.connect(again.endpoints.nats_url)
     assert (await client.jetstream().stream_info("KEPT")).state.messages == 1
     await client.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGINT])
+async def test_services_found_while_they_are_dying_are_started_again(
+    settings: Settings, how: signal.Signals
+) -> None:
+    first = await ensure_services(settings)
+    for _ in range(3):
+        instance = find_instance(settings)
+        assert instance is not None
+        for pid in (instance.postgres_pid, instance.nats_pid):
+            assert pid is not None
+            os.kill(pid, how)
+        again = await ensure_services(settings)
+        assert again.started_here
+        assert again.endpoints == first.endpoints
 
 
 async def test_a_half_made_data_folder_of_a_crashed_start_is_made_anew(settings: Settings) -> None:
