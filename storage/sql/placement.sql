@@ -93,3 +93,18 @@ insert into domain_code (domain, digest, bundle) values ($1, $2, $3) on conflict
 
 -- name: get_code
 select bundle from domain_code where domain = $1 and digest = $2
+
+-- name: partition_count
+select partitions from domains where domain = $1
+
+-- name: end_coordinators
+update coordinators set epoch = nextval('epochs')
+
+-- name: want_nothing
+update hosts set wanted = '{}', draining = true where ended_at is null
+
+-- name: anything_owned
+select exists (select from hosts where ended_at is null and owned <> '{}')
+
+-- name: end_hosts_without_partitions
+update hosts set ended_at = now(), ended_why = 'stopped' where ended_at is null and owned = '{}'

@@ -1,0 +1,161 @@
+"""Ray's head on this machine, when no address of a running Ray is given: started, joined and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bus.errors import ServiceUnavailable
+from callboard.services.home import write_private
+
+_logger = logging.getLogger("callboard.ray")
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 4.0
+OBJECT_STORE_BYTES = 128 * 1024 * 1024  # agents pass nothing through it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayHead:
+    """One local head. Token authentication is on, since Ray's own ports listen on every interface."""
+
+    folder: Path
+
+    @property
+    def token_path(self) -> Path:
+        return self.folder / "auth_token"
+
+    def authenticate(self) -> None:
+        """Make this process use the cluster's token; call it before Ray is imported."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.token_path.exists():
+            write_private(self.token_path, secrets.token_hex(32))
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.token_path)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+    def running(self) -> int | None:
+        """The pid of the head that was started here, if it lives."""
+        try:
+            pid, started = self._pid_file.read_text().split()
+            process = psutil.Process(int(pid))
+            alive = (
+                abs(process.create_time() - float(started)) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+            )
+            return process.pid if alive else None
+        except (OSError, ValueError, psutil.Error):
+            return None
+
+    def address(self) -> str | None:
+        """`host:port` of the running head."""
+        path = self.folder / "tmp" / "ray_current_cluster"
+        if self.running() is None or not path.exists():
+            return None
+        return path.read_text().strip() or None
+
+    def dashboard(self) -> str | None:
+        """The dashboard's URL, as the head has logged it."""
+        return f"http://127.0.0.1:{self._port_file.read_text()}" if self._port_file.exists() else None
+
+    async def start(self) -> str:
+        """Start the head unless it runs; return its address. Raises ServiceUnavailable."""
+        if self.running() is None:
+            self._launch()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            address = self.address()
+            if address is not None:
+                return address
+            if self.running() is None:
+                break
+            await asyncio.sleep(0.1)
+        await self.stop()
+        raise ServiceUnavailable(
+            "Ray's head did not start.", fix=f"Read {self._log} for its own words, and free memory or ports."
+        )
+
+    async def stop(self) -> None:
+        """Stop the head and every process below it."""
+        pid = self.running()
+        if pid is None:
+            return
+        try:
+            head = psutil.Process(pid)
+            tree = [head, *head.children(recursive=True)]
+        except psutil.Error:
+            return
+        for process in tree:
+            _signal(process, "terminate")
+        _, alive = await asyncio.to_thread(psutil.wait_procs, tree, STOP_TIMEOUT_S)
+        for process in alive:
+            _signal(process, "kill")
+        await asyncio.to_thread(psutil.wait_procs, alive, STOP_TIMEOUT_S)
+        self._pid_file.unlink(missing_ok=True)
+
+    def _launch(self) -> None:
+        self.authenticate()
+        temp = self.folder / "tmp"
+        temp.mkdir(mode=0o700, exist_ok=True)
+        (temp / "ray_current_cluster").unlink(missing_ok=True)
+        port = _free_port()
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    str(Path(sys.executable).with_name("ray")),
+                    "start",
+                    "--head",
+                    "--block",
+                    "--port=0",
+                    "--node-ip-address=127.0.0.1",
+                    f"--temp-dir={temp}",
+                    "--include-dashboard=true",
+                    "--dashboard-host=127.0.0.1",
+                    f"--dashboard-port={port}",
+                    f"--num-cpus={max(8, os.cpu_count() or 1)}",
+                    f"--object-store-memory={OBJECT_STORE_BYTES}",
+                    "--disable-usage-stats",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+        self._port_file.write_text(str(port))
+        self._pid_file.write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / "head.pid"
+
+    @property
+    def _port_file(self) -> Path:
+        return self.folder / "dashboard.port"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "head.log"
+
+
+def _signal(process: psutil.Process, how: str) -> None:
+    try:
+        getattr(process, how)()
+    except psutil.Error as error:
+        _logger.debug("process %d: %s", process.pid, error)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
