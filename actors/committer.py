@@ -108,6 +108,10 @@ class Committer:
         """Wait while more turns are on their way than the next few commits can take."""
         await self._room.wait()
 
+    @property
+    def is_idle(self) -> bool:
+        return self._idle.is_set()
+
     async def drained(self) -> None:
         """Wait until nothing is on its way."""
         await self._idle.wait()

@@ -84,7 +84,7 @@ class Context(TaskReports):
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that names the agent and the message."""
-        extra = {"agent": str(self.address), "message": self.header.id}
+        extra = {"agent": str(self.address), "message_id": self.header.id}
         return logging.LoggerAdapter(_logger, extra)
 
     def send(

@@ -64,6 +64,11 @@ class Holdings:
     def all_partitions(self) -> list[int]:
         return list(self._held)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether every partition here is open, and none is being read."""
+        return all(h.open and not h.leaving and not h.inbox.is_reading for h in self._held.values())
+
     def take(self, parcel: Parcel) -> bool:
         """Take a parcel that this very host published; False when the partition is not here."""
         holding = self._held.get(parcel.partition)

@@ -93,6 +93,16 @@ class Host:
     def has_ended(self) -> bool:
         return self._stopped.is_set()
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is left to do before a message, a change of ownership or a later time comes."""
+        return not self._running and (
+            not self.ready
+            and self.committer.is_idle
+            and self.mailboxes.is_at_rest
+            and self.holdings.is_at_rest
+        )
+
     async def _guarded(self, coroutine: Awaitable[Any]) -> None:
         try:
             await coroutine
@@ -157,7 +167,7 @@ class Host:
         again = msgspec.structs.replace(envelope, failures=envelope.failures + mark.failed)
         handler = activation.type.handlers.get(envelope.header.type)
         if handler is not None and handler.overtake:
-            asyncio.get_running_loop().call_later(delay, self._try_again, activation, again)
+            self.scope.clock.call_at(self.scope.clock.now() + delay, self._try_again, activation, again)
         else:
             activation.blocked_until = self.scope.clock.now() + delay
             self.mailboxes.put_back(activation, again)
@@ -241,7 +251,7 @@ class Host:
 
     async def _fire_timers(self) -> None:
         while True:
-            await asyncio.sleep(_TIMER_EVERY_S)
+            await self.scope.clock.pause(_TIMER_EVERY_S)
             owned = self.holdings.open_partitions()
             if not owned:
                 continue
@@ -263,12 +273,12 @@ class Host:
         """Read every partition's mailbox once in a while: it finds what the bus has lost."""
         while True:
             for partition in self.holdings.open_partitions() or [-1]:
-                await asyncio.sleep(_SWEEP_PARTITION_EVERY_S)
+                await self.scope.clock.pause(_SWEEP_PARTITION_EVERY_S)
                 self.holdings.read_again(partition)
 
     async def _evict(self) -> None:
         while True:
-            await asyncio.sleep(_EVICT_EVERY_S)
+            await self.scope.clock.pause(_EVICT_EVERY_S)
             older = self.scope.clock.now() - self.scope.limits.idle_s
             for activation in self.mailboxes.evict_idle(older_than=older):
                 if activation.type.has_passivated_hook and activation.instance is not None:

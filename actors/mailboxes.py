@@ -23,6 +23,7 @@ MAX_SEEN = 262_144  # numbers of messages handled lately, so that a late copy is
 PAGE_AGENTS = 500
 LOAD_STATES = 500  # states read in one query
 _RETRY_S = 0.2
+_LONGEST_WAIT_S = 3600.0  # then it is looked at anew, lest a callback holds an agent in memory for weeks
 
 
 class _UnknownKindAgent(Agent):
@@ -153,9 +154,9 @@ class Mailboxes:
             if activation.lifecycle == PAUSED:
                 self._shelve(activation)
                 return
-            wait = self._wait_s(activation, head)
-            if wait > 0:
-                asyncio.get_running_loop().call_later(min(wait, 3600.0) + 0.001, self.schedule, activation)
+            now, until = self._scope.clock.now(), _may_run_at(activation, head)
+            if until > now:
+                self._scope.clock.call_at(min(until, now + _LONGEST_WAIT_S), self.schedule, activation)
                 return
         if self.may_run(activation.partition):
             self._ready.add(activation)
@@ -165,10 +166,9 @@ class Mailboxes:
         if not (activation.alive and activation.loaded and activation.queue):
             return False
         head = activation.queue[0]
-        return head.is_control or (activation.lifecycle != PAUSED and self._wait_s(activation, head) <= 0)
-
-    def _wait_s(self, activation: Activation, head: Envelope) -> float:
-        return max(activation.blocked_until, head.retry_at or 0.0) - self._scope.clock.now()
+        return head.is_control or (
+            activation.lifecycle != PAUSED and _may_run_at(activation, head) <= self._scope.clock.now()
+        )
 
     def take_head(self, activation: Activation) -> Envelope:
         self._cached -= 1
@@ -298,6 +298,11 @@ class Mailboxes:
             self._all_loaded.clear()
         return activation
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is being read from Postgres or about to be."""
+        return self._all_loaded.is_set() and not self._tasks and not self._reads
+
     async def states_loaded(self) -> None:
         """Wait until every agent in memory has its committed state."""
         await self._all_loaded.wait()
@@ -334,3 +339,7 @@ class Mailboxes:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _may_run_at(activation: Activation, head: Envelope) -> float:
+    return max(activation.blocked_until, head.retry_at or 0.0)

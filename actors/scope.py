@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from collections.abc import Callable
+from typing import Any
 
 from actors.directory import Directory
 from actors.domain import Domain, LimitSpec
 from bus.errors import UnknownKind
 
+_SLACK_S = 0.001  # an event loop's clock is coarse; a callback must not come before its time
+
 
 class Clock:
-    """Database time: this machine's clock, corrected by what Postgres last said. Seconds since 1970, UTC."""
+    """Database time: this machine's clock, corrected by what Postgres last said. Seconds since 1970, UTC.
+
+    Whatever waits for database time (retries, timers, idleness) waits through it, so that a test can move it.
+    What waits for a machine that is slow or away (back-off, hand-overs) does not.
+    """
 
     def __init__(self) -> None:
         self._offset = 0.0
@@ -21,6 +30,15 @@ class Clock:
 
     def correct(self, database_now: float) -> None:
         self._offset = database_now - time.time()
+
+    def call_at(self, when: float, callback: Callable[..., None], *arguments: Any) -> None:
+        """Call back once it is `when`."""
+        wait = max(0.0, when - self.now()) + _SLACK_S
+        asyncio.get_running_loop().call_later(wait, callback, *arguments)
+
+    async def pause(self, seconds: float) -> None:
+        """The pause of a loop that looks for due work again and again."""
+        await asyncio.sleep(seconds)
 
 
 class Scope:

@@ -23,6 +23,7 @@ CallboardError
 │   ├── StaleTurn             a turn's message or state version is no longer what it was
 │   └── BrokenChain           an agent's history was edited
 ├── UnknownDeadLetter         no dead letter has that number
+├── QueryFailed               a @query handler raised, or answered with no model
 ├── DeadlineExceeded          the message's or the task's deadline has passed
 ├── TaskError                 a task cannot be found, submitted or assigned
 │   ├── UnknownTask
@@ -177,6 +178,12 @@ class UnknownDeadLetter(CallboardError):
     """No dead letter has that number."""
 
     fix = "`callboard dead-letters` lists them."
+
+
+class QueryFailed(CallboardError):
+    """A @query handler raised an error, or answered with something that is no pydantic model."""
+
+    fix = "Mend the handler; a query changes nothing, so it can be asked again."
 
 
 class DeadlineExceeded(CallboardError):

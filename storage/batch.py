@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from bus.envelope import Outgoing
 from storage.records import EventBatch, Fence, Mark, TurnRecord
 
@@ -14,12 +16,12 @@ SEEN_WINDOW = timedelta(days=30)  # how long a key from outside is remembered
 
 
 def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Any]:
-    """The arguments of `commit_turns`, in its order. States are folded: one row an agent, its last."""
+    """The arguments of `commit_turns`, in its order. States and marks are folded: one row an agent or message."""
     first: dict[tuple[str, str], TurnRecord] = {}
     last: dict[tuple[str, str], TurnRecord] = {}
     outgoing: list[Outgoing] = []
     timers: list[Outgoing] = []
-    marks = [*marks, *(turn.mark for turn in turns if turn.mark is not None)]
+    marks = fold_marks(turns, marks)
     has_rare = bool(marks)
     for turn in turns:
         key = (turn.tenant, turn.agent)
@@ -67,6 +69,29 @@ def event_arguments(fence: Fence, cursor: tuple[str, int], batch: EventBatch) ->
         [m.agent for m in messages], [m.control for m in messages], [m.header.id for m in messages],
         [m.header_json for m in messages], [m.payload for m in messages], json.dumps({"dead": dead}),
     ]  # fmt: skip
+
+
+def fold_marks(turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Mark]:
+    """One mark a message, counting all of its own, and none for a message that a turn of the batch consumes.
+
+    A message can fail, be tried again and succeed while one commit is on its way.
+    """
+    consumed = {(turn.tenant, turn.agent, turn.seq) for turn in turns if turn.seq is not None}
+    folded: dict[tuple[str, str, int | None], Mark] = {}
+    for mark in (*marks, *(turn.mark for turn in turns if turn.mark is not None)):
+        key = (mark.tenant, mark.agent, mark.seq)
+        if key in consumed:
+            continue
+        earlier = folded.get(key)
+        if earlier is not None:
+            mark = msgspec.structs.replace(
+                mark,
+                failed=earlier.failed + mark.failed,
+                tried=earlier.tried + mark.tried,
+                error=earlier.error if mark.error is None else mark.error,
+            )
+        folded[key] = mark
+    return list(folded.values())
 
 
 def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[Outgoing]) -> str:

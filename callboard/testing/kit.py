@@ -1,0 +1,390 @@
+"""The kit: real hosts over storage in memory, a bus inside the process, and a clock that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel
+
+from actors import control
+from actors.agent import Agent, agent_type
+from actors.directory import Directory, DomainEntry
+from actors.domain import Domain, DomainSpec, EventSpec, KindSpec, LimitSpec, load_domain, read_domain
+from actors.host import Host
+from actors.queries import run_query
+from actors.scope import Scope
+from bus import subjects
+from bus.address import DEFAULT_TENANT, Address, parse_address, partition_of
+from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
+from bus.errors import CallboardError, InvalidMessage, PayloadTooLarge
+from bus.registry import encode_payload, wire_name_of
+from bus.transport import LoopbackTransport
+from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
+from callboard.testing import views
+from callboard.testing.clock import START, VirtualClock
+from storage.chain import verify_chain
+from storage.memory import MemoryStore
+from storage.records import Fence, StoredState
+
+_CALM_LOOKS = 8  # a chain of tasks hands on within fewer turns of the event loop than this
+_FEW_PARTITIONS = 8  # of a domain given as classes: enough for two hosts to have agents on both
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Running:
+    """One host and the task that runs it; without a host, the partitions wait for `recover`."""
+
+    def __init__(self, host: Host, partitions: frozenset[int]) -> None:
+        self.host = host
+        self.partitions = partitions
+        self.task = asyncio.create_task(host.run())
+        self.crashed = False
+
+
+class TestKit:
+    """One domain on `hosts` hosts in this event loop; use it with `async with`.
+
+    `domain_folder_or_kinds` is a folder with a domain.yaml, or agent classes; those need the `domain`'s name,
+    and may have `events`, `topics` and `limits` as domain.yaml would declare them. Messages to domains in
+    `others` are accepted and stay in their mailboxes: `sent` shows them.
+
+    Addresses are `domain/kind/key`; everything happens in `tenant`. Reads show committed rows only.
+    """
+
+    __test__ = False  # pytest: it begins with Test, and is none
+
+    def __init__(
+        self,
+        domain_folder_or_kinds: str | Path | Sequence[type[Agent]],
+        *,
+        domain: str = "test",
+        hosts: int = 1,
+        partitions: int = _FEW_PARTITIONS,
+        tenant: str = DEFAULT_TENANT,
+        others: Iterable[str] = (),
+        events: Sequence[EventSpec] = (),
+        topics: Mapping[str, tuple[str, ...]] | None = None,
+        limits: LimitSpec | None = None,
+        start: float = START,
+        system_kinds: tuple[type[Agent], ...] = (),
+    ) -> None:
+        if isinstance(domain_folder_or_kinds, (str, Path)):
+            folder = Path(domain_folder_or_kinds)
+            loaded = load_domain(read_domain(folder), folder, system_kinds=system_kinds)
+        else:
+            kinds = [agent_type(cls) for cls in (*domain_folder_or_kinds, *system_kinds)]
+            spec = DomainSpec(
+                domain=domain,
+                partitions=partitions,
+                kinds=tuple(KindSpec.model_validate({"class": "given:Kind"}) for _ in kinds),
+                events=tuple(events),
+                topics=dict(topics or {}),
+                limits=limits or LimitSpec(),
+            )
+            loaded = Domain(spec, {kind.kind: kind for kind in kinds})
+        self.domain = loaded
+        self.tenant = tenant
+        self.clock = VirtualClock(start)
+        self.store = MemoryStore(self.clock.now)
+        self.transport = LoopbackTransport()
+        directory = Directory(
+            {
+                loaded.name: DomainEntry(partitions=loaded.spec.partitions, kinds=frozenset(loaded.kinds)),
+                **{name: DomainEntry(partitions=1) for name in others},
+            }
+        )
+        self._scope = Scope(loaded, directory, self.clock, random.Random(0))
+        self._wanted_hosts = hosts
+        self._running: list[_Running] = []
+
+    async def __aenter__(self) -> Self:
+        everything = range(self.domain.spec.partitions)
+        for index in range(self._wanted_hosts):
+            self._running.append(self._start(frozenset(everything[index :: self._wanted_hosts])))
+        await self.quiet()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for running in self._running:
+            await _kill(running)
+
+    # -- giving it something to do -------------------------------------------------------------------
+
+    async def send(
+        self,
+        address: str | Address,
+        message: BaseModel,
+        *,
+        key: str | None = None,
+        sender: str = "external/test",
+        priority: Priority = Priority.NORMAL,
+        deadline: float | None = None,
+        task: str | None = None,
+    ) -> str | None:
+        """Put a message from outside into a mailbox; return its id, or None when its `key` was seen before.
+
+        Raises what a sender would get: InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload,
+        PayloadTooLarge.
+        """
+        outgoing = await self._outgoing(address, message, sender, priority, deadline, task)
+        return self._accept(outgoing, key)
+
+    async def send_json(self, address: str | Address, wire_name: str, payload: str) -> str | None:
+        """Put any payload under any wire name into a mailbox, as a sender of another release might."""
+        header = Header(id=new_id(), type=wire_name, sender="external/test", sent_at=self.clock.now())
+        return self._accept(self._address(address, header, payload), None)
+
+    async def publish_event(self, name: str, message: BaseModel, *, key: str | None = None) -> str | None:
+        """Publish an event as a NATS publisher would: domain.yaml's `events` say who gets it.
+
+        Raises InvalidMessage when the domain does not subscribe to it.
+        """
+        event = self.domain.events.get((name, wire_name_of(type(message))))
+        if event is None:
+            raise InvalidMessage(
+                f"The domain {self.domain.name!r} has no event {name!r} of type {wire_name_of(type(message))}.",
+                fix="Declare it under `events` in domain.yaml.",
+            )
+        target = event.target(message.model_dump(mode="json"))
+        address = f"{self.domain.name}/{target}"
+        return await self.send(address, message, key=key, sender=f"external/events/{name}")
+
+    async def pause(self, address: str | Address, reason: str = "") -> None:
+        await self._control(address, control.Pause(reason=reason))
+
+    async def resume(self, address: str | Address) -> None:
+        await self._control(address, control.Resume())
+
+    async def destroy(self, address: str | Address) -> None:
+        await self._control(address, control.Destroy())
+
+    async def retry_dead_letter(self, number: int) -> None:
+        """Put a dead letter back into its agent's mailbox."""
+        await self._control(self._address_of_dead(number), control.RetryDeadLetter(id=number))
+
+    async def drop_dead_letter(self, number: int, reason: str = "") -> None:
+        await self._control(self._address_of_dead(number), control.DropDeadLetter(id=number, reason=reason))
+
+    async def query(self, address: str | Address, question: BaseModel, *, timeout_s: float = 5.0) -> Any:
+        """The answer of a @query handler, from a copy of the committed state; raises what run_query raises."""
+        return await run_query(
+            self._scope, self.store, _parsed(address), question, tenant=self.tenant, timeout_s=timeout_s
+        )
+
+    # -- letting it happen ---------------------------------------------------------------------------
+
+    async def quiet(self, *, timeout_s: float = 10.0) -> None:
+        """Wait until nothing is left to do at this moment; what waits for a later time keeps waiting.
+
+        Raises CallboardError when a host has ended by itself, or when agents are still at work after
+        `timeout_s` seconds of real time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        calm = 0
+        while calm < _CALM_LOOKS:
+            self._raise_if_ended()
+            if loop.time() > deadline:
+                raise CallboardError(f"Still at work after {timeout_s:g} s: {self._at_work()}.")
+            busy = [running.host for running in self._live() if not running.host.is_at_rest]
+            calm = 0 if busy else calm + 1
+            due = self._next_timer()
+            if not busy and due is not None and due <= self.clock.now():
+                self.clock.move_to(due)
+                calm = 0
+            for host in busy:
+                await host.quiet(0.05)  # returns at once unless a handler waits for something real
+            await asyncio.sleep(0)
+
+    async def advance(
+        self, *, seconds: float = 0.0, minutes: float = 0.0, hours: float = 0.0, days: float = 0.0
+    ) -> None:
+        """Move the clock, stopping wherever a timer or a retry is due, and wait for quiet at each stop."""
+        target = self.clock.now() + seconds + 60 * minutes + 3600 * hours + 86400 * days
+        await self.quiet()
+        while True:
+            stops = [when for when in (self.clock.next_call, self._next_timer()) if when is not None]
+            stop = min([*stops, target])
+            self.clock.move_to(stop)
+            await self.quiet()
+            if stop >= target and self.clock.now() >= target:
+                return
+
+    async def crash(self, host: int = 0) -> None:
+        """Kill a host as `kill -9` would: what had not committed is gone. `recover` brings its agents back."""
+        await _kill(self._running[host])
+
+    async def recover(self) -> None:
+        """Give the partitions of every crashed host to a new epoch, and wait for quiet."""
+        for index, running in enumerate(self._running):
+            if running.crashed:
+                self.store.end_host(running.host.fence, "it crashed")
+                self._running[index] = self._start(running.partitions, suspect=running.partitions)
+        self.transport.publish(subjects.placement(self.domain.name), b"ended")
+        await self.quiet()
+
+    # -- looking at it -------------------------------------------------------------------------------
+
+    def state(self, address: str | Address) -> Any:
+        """The committed state as the kind's State model; a new one when there is none."""
+        to = _parsed(address)
+        kind = self._scope.kinds[to.kind]
+        stored = self._stored(to)
+        if stored is None or stored.state is None:
+            return kind.new_state()
+        return kind.load_state(stored.state, stored.schema_version)
+
+    def lifecycle(self, address: str | Address) -> str:
+        """`created`, `running`, `paused` or `destroyed`."""
+        stored = self._stored(_parsed(address))
+        return stored.lifecycle if stored is not None else "created"
+
+    def sent(
+        self,
+        *,
+        to: str | Address | None = None,
+        sender: str | Address | None = None,
+        type: type[M] | None = None,
+    ) -> list[Any]:
+        """What agents have sent (timers included), in the order of their commits, as the models it was."""
+        blobs = self._blobs()
+        found = []
+        for outgoing in self.store.sent:
+            message = views.open_message(outgoing.header, outgoing.payload, blobs)
+            if (
+                (to is None or str(to) == f"{outgoing.domain}/{outgoing.agent}")
+                and (sender is None or str(sender) == outgoing.header.sender)
+                and (type is None or isinstance(message, type))
+            ):
+                found.append(message)
+        return found
+
+    def history(self, address: str | Address) -> list[views.Step]:
+        """The agent's turns, oldest first; raises BrokenChain when their hashes do not add up."""
+        to = _parsed(address)
+        transitions = self.store.transitions.get((to.domain, self.tenant, to.agent), [])
+        verify_chain(str(to), transitions, self._stored(to))
+        return [views.step(transition, self._blobs()) for transition in transitions]
+
+    def mailbox(self, address: str | Address) -> list[views.WaitingMessage]:
+        """What waits for the agent, in the order in which it will be handled."""
+        to = _parsed(address)
+        rows = self.store.mail.get((to.domain, self.tenant, self._partition(to), to.agent), {})
+        return [views.waiting(row, self._blobs()) for _, row in sorted(rows.items())]
+
+    def dead_letters(self, address: str | Address | None = None) -> list[views.DeadMessage]:
+        """The messages given up, of one agent or of all, oldest first."""
+        rows = [row for (tenant, _), row in sorted(self.store.dead_letters.items()) if tenant == self.tenant]
+        found = [views.dead(self.domain.name, row, self._blobs()) for row in rows]
+        return [letter for letter in found if address is None or letter.address == str(address)]
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _start(self, partitions: frozenset[int], suspect: frozenset[int] = frozenset()) -> _Running:
+        fence: Fence = self.store.register_host(self.domain.name)
+        self.store.grant(fence, partitions, suspect)
+        return _Running(
+            Host(self._scope, fence, self.domain.spec.partitions, self.store, self.transport), partitions
+        )
+
+    def _live(self) -> list[_Running]:
+        return [running for running in self._running if not running.crashed]
+
+    def _raise_if_ended(self) -> None:
+        for running in self._live():
+            if running.task.done():
+                raise CallboardError(f"A host has ended by itself: {running.host.ended_why}.")
+
+    def _at_work(self) -> str:
+        names = [
+            f"{self.domain.name}/{activation.agent}"
+            for running in self._live()
+            for activation in running.host.mailboxes.in_partitions(running.partitions)
+            if activation.running
+        ]
+        return ", ".join(names) or "a host"
+
+    def _next_timer(self) -> float | None:
+        owned = {partition for running in self._live() for partition in running.partitions}
+        return self.store.next_timer(self.domain.name, owned)
+
+    async def _control(self, address: str | Address, message: BaseModel) -> None:
+        to = await self._outgoing(address, message, "external/operator", Priority.NORMAL, None, None)
+        self._accept(_as_control(to), None)
+
+    async def _outgoing(
+        self,
+        address: str | Address,
+        message: BaseModel,
+        sender: str,
+        priority: Priority,
+        deadline: float | None,
+        task: str | None,
+    ) -> Outgoing:
+        limits = self._scope.limits
+        payload, blob = encode_payload(message), None
+        data = payload.encode()
+        if len(data) > limits.payload_bytes:
+            raise PayloadTooLarge(f"The payload has {len(data)} bytes; {limits.payload_bytes} is the limit.")
+        if len(data) > limits.claim_check_bytes:
+            payload, blob = "null", sha256(data).hexdigest()
+            await self.store.put_blob(_parsed(address).domain, self.tenant, blob, data)
+        header = Header(
+            id=new_id(), type=wire_name_of(type(message)), sender=sender, sent_at=self.clock.now(),
+            priority=int(priority), deadline=deadline, task=task, blob=blob,
+        )  # fmt: skip
+        return self._address(address, header, payload)
+
+    def _address(self, address: str | Address, header: Header, payload: str) -> Outgoing:
+        to = _parsed(address)
+        return Outgoing(
+            domain=to.domain, tenant=self.tenant, agent=to.agent, partition=self._partition(to),
+            header=header, header_json=header_to_json(header), payload=payload,
+        )  # fmt: skip
+
+    def _partition(self, to: Address) -> int:
+        partitions = self._scope.directory.partitions(to.domain, to.kind)
+        return partition_of(self.tenant, to.agent, partitions)
+
+    def _accept(self, message: Outgoing, key: str | None) -> str | None:
+        if self.store.accept(message, key=key) is None:
+            return None
+        nudge = Parcel(source=NUDGE_SOURCE, partition=message.partition, number=0, items=[])
+        self.transport.publish(subjects.agents(message.domain, message.partition), encode_parcel(nudge))
+        return message.header.id
+
+    def _stored(self, to: Address) -> StoredState | None:
+        return self.store.agents.get((to.domain, self.tenant, to.agent))
+
+    def _blobs(self) -> dict[str, bytes]:
+        return {digest: data for (_, _, digest), data in self.store.blobs.items()}
+
+    def _address_of_dead(self, number: int) -> str:
+        row = self.store.dead_letters[(self.tenant, number)]
+        return f"{self.domain.name}/{row.agent}"
+
+
+async def _kill(running: _Running) -> None:
+    running.crashed = True
+    running.task.cancel()
+    await asyncio.gather(running.task, return_exceptions=True)
+
+
+def _as_control(message: Outgoing) -> Outgoing:
+    return Outgoing(
+        domain=message.domain, tenant=message.tenant, agent=message.agent, partition=message.partition,
+        header=message.header, header_json=message.header_json, payload=message.payload, control=True,
+    )  # fmt: skip
+
+
+def _parsed(address: str | Address) -> Address:
+    return address if isinstance(address, Address) else parse_address(address)

@@ -1,0 +1,110 @@
+"""What a test reads: committed rows, with their messages as the models they were."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from bus.envelope import Header, header_from_json
+from bus.errors import InvalidMessage
+from bus.registry import decode_payload
+from storage.chain import Transition
+from storage.memory import DeadLetterRow, MailRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One turn in an agent's history."""
+
+    version: int
+    at: float
+    decision: str
+    lifecycle: str
+    header: Header
+    message: BaseModel | None
+    notes: list[dict[str, Any]]
+    sends: list[dict[str, str]]
+    body: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingMessage:
+    """One message in a mailbox."""
+
+    seq: int
+    header: Header
+    message: BaseModel | None
+    failures: int
+    trials: int
+    retry_at: float | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadMessage:
+    """One message that was given up; `message` is None when it cannot be read."""
+
+    id: int
+    address: str
+    reason: str
+    error: str
+    failures: int
+    header: Header
+    message: BaseModel | None
+    payload: str
+
+
+def step(transition: Transition, blobs: dict[str, bytes]) -> Step:
+    body = json.loads(transition.body)
+    header = header_from_json(json.dumps(body["message"]["header"]))
+    return Step(
+        version=transition.version,
+        at=body["at"],
+        decision=body["decision"],
+        lifecycle=body["lifecycle"],
+        header=header,
+        message=open_message(header, json.dumps(body["message"]["payload"]), blobs),
+        notes=body["notes"],
+        sends=body["sends"],
+        body=transition.body,
+    )
+
+
+def waiting(row: MailRow, blobs: dict[str, bytes]) -> WaitingMessage:
+    header = header_from_json(row.header_json)
+    return WaitingMessage(
+        seq=row.seq,
+        header=header,
+        message=open_message(header, row.payload, blobs),
+        failures=row.failures,
+        trials=row.trials,
+        retry_at=row.retry_at,
+        last_error=row.last_error,
+    )
+
+
+def dead(domain: str, row: DeadLetterRow, blobs: dict[str, bytes]) -> DeadMessage:
+    header = header_from_json(row.header_json)
+    return DeadMessage(
+        id=row.id,
+        address=f"{domain}/{row.agent}",
+        reason=row.reason,
+        error=row.error,
+        failures=row.failures,
+        header=header,
+        message=open_message(header, row.payload, blobs),
+        payload=row.payload,
+    )
+
+
+def open_message(header: Header, payload: str, blobs: dict[str, bytes]) -> BaseModel | None:
+    """The message as its class; None when it does not fit or no class has its name."""
+    if header.blob is not None:
+        payload = blobs[header.blob].decode()
+    try:
+        return decode_payload(header.type, payload)
+    except InvalidMessage:
+        return None

@@ -1,0 +1,444 @@
+"""A host's storage in memory, for tests: what storage/migrations/0001_core.sql does, in Python.
+
+The contract suite in tests/contract runs over it and over Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from bus.envelope import Envelope, Outgoing, header_from_json
+from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn
+from storage.batch import SEEN_WINDOW, fold_marks
+from storage.chain import Transition
+from storage.records import (
+    DeadEvent,
+    EventBatch,
+    Fence,
+    Mark,
+    Ownership,
+    StoredState,
+    TaskEvent,
+    TaskWrite,
+    TurnRecord,
+)
+
+CONTROL_OFFSET = 2**62  # what is taken off a control message's number
+_NO_PARTITIONS: frozenset[int] = frozenset()
+
+
+class HostRow(msgspec.Struct, kw_only=True):
+    """One incarnation of a host."""
+
+    owned: frozenset[int] = _NO_PARTITIONS
+    wanted: frozenset[int] = _NO_PARTITIONS
+    suspect: frozenset[int] = _NO_PARTITIONS
+    draining: bool = False
+    ready: bool = False
+    ended_why: str | None = None
+
+    @property
+    def is_live(self) -> bool:
+        return self.ended_why is None
+
+
+class MailRow(msgspec.Struct, kw_only=True):
+    """One message in a mailbox."""
+
+    seq: int
+    id: str
+    header_json: str
+    payload: str
+    failures: int = 0
+    trials: int = 0
+    retry_at: float | None = None
+    last_error: str | None = None
+
+
+class TimerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One message that is due later."""
+
+    seq: int
+    due_at: float
+    message: Outgoing
+
+
+class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One message that was given up."""
+
+    id: int
+    tenant: str
+    partition: int
+    agent: str
+    message_id: str
+    reason: str
+    error: str
+    failures: int
+    header_json: str
+    payload: str
+
+
+Mailbox = tuple[str, str, int, str]  # domain, tenant, partition, agent
+AgentKey = tuple[str, str, str]  # domain, tenant, agent
+
+
+class MemoryStore:
+    """Implements HostStore for any number of hosts in one event loop. Its tables are there to be read.
+
+    `now` may be replaced: it is the clock of retries and timers. `passing` is called with `commit.before` and
+    `commit.after` (written, not answered yet); what it raises is what the caller gets.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.now = now
+        self.passing: Callable[[str], None] = lambda point: None
+        self.hosts: dict[tuple[str, int], HostRow] = {}
+        self.mail: dict[Mailbox, dict[int, MailRow]] = {}
+        self.timers: list[TimerRow] = []
+        self.agents: dict[AgentKey, StoredState] = {}
+        self.transitions: dict[AgentKey, list[Transition]] = {}
+        self.dead_letters: dict[tuple[str, int], DeadLetterRow] = {}
+        self.tasks: dict[tuple[str, str, str], TaskWrite] = {}
+        self.task_events: dict[tuple[str, str, str, int], TaskEvent] = {}
+        self.blobs: dict[tuple[str, str, str], bytes] = {}
+        self.seen: dict[tuple[str, str, str], float] = {}
+        self.event_cursors: dict[str, tuple[str, int]] = {}
+        self.sent: list[Outgoing] = []
+        """All that turns have sent, timers included, in the order of their commits."""
+        self._seq = 0
+        self._dead = 0
+
+    # -- turns ---------------------------------------------------------------------------------------
+
+    async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+        await asyncio.sleep(0)  # as on the way to a server: other tasks run before and after the write
+        self.passing("commit.before")
+        marks = fold_marks(turns, marks)
+        self._require_fence(fence, {t.partition for t in turns} | {m.partition for m in marks})
+        self._check(fence.domain, turns, marks)
+        numbers = self._apply(fence.domain, turns, marks)
+        self.passing("commit.after")
+        await asyncio.sleep(0)
+        return numbers
+
+    async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
+        self._require_fence(fence, {turn.partition})
+        return self._version(fence.domain, turn) >= turn.version
+
+    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+        self._require_fence(fence, partitions)
+        due = [t for t in self._timers_of(fence.domain, partitions) if t.due_at <= self.now()][:limit]
+        for timer in due:
+            self.timers.remove(timer)
+        return [self._post(timer.message) for timer in due]
+
+    def _require_fence(self, fence: Fence, partitions: Collection[int]) -> None:
+        row = self.hosts.get((fence.domain, fence.epoch))
+        if row is None or not row.is_live or not row.owned.issuperset(partitions):
+            raise Fenced(f"Epoch {fence.epoch} of {fence.domain} no longer owns all of {sorted(partitions)}.")
+
+    def _check(self, domain: str, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> None:
+        """Raise for whatever Postgres would refuse; nothing has been written yet."""
+        consumed = [(_mailbox(domain, t), t.seq) for t in turns if t.seq is not None]
+        if len(set(consumed)) < len(consumed) or any(
+            seq not in self.mail.get(box, ()) for box, seq in consumed
+        ):
+            raise StaleTurn("A message to be consumed is gone.")
+        versions: dict[tuple[str, str], int] = {}
+        for turn in turns:
+            before = versions.setdefault((turn.tenant, turn.agent), self._version(domain, turn))
+            if turn.version != before + 1:
+                raise StaleTurn(f"{turn.agent} is at version {before}, not {turn.version - 1}.")
+            versions[(turn.tenant, turn.agent)] = turn.version
+        if any(m.seq not in self.mail.get(_mailbox(domain, m), ()) for m in marks):
+            raise StaleTurn("A message to be marked is gone.")
+        undead = [(t.tenant, number) for t in turns for number in t.undead]
+        if len(set(undead)) < len(undead) or not self.dead_letters.keys() >= set(undead):
+            raise StaleTurn("A dead letter to be taken back is gone.")
+        events = [(domain, t.tenant, e.task, e.number) for t in turns for e in t.task_events]
+        if len(set(events)) < len(events) or not self.task_events.keys().isdisjoint(events):
+            raise InvalidData("A task event's number is taken.")
+        for turn in turns:
+            _check_turn(turn)
+        for mark in marks:
+            _check_text(mark.error or "")
+
+    def _apply(self, domain: str, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+        for turn in turns:
+            key = (domain, turn.tenant, turn.agent)
+            if turn.seq is not None:
+                self._remove(_mailbox(domain, turn), turn.seq)
+            self.agents[key] = StoredState(
+                tenant=turn.tenant, agent=turn.agent, version=turn.version, state=turn.state,
+                schema_version=turn.schema_version, lifecycle=turn.lifecycle, hash=turn.hash,
+            )  # fmt: skip
+            self.transitions.setdefault(key, []).append(
+                Transition(version=turn.version, body=turn.body, prev=turn.prev, hash=turn.hash)
+            )
+        sends = [send for turn in turns for send in turn.sends]
+        self.sent += sends
+        numbers = [self._post(send).seq for send in sends if send.visible_at is None]
+        for mark in marks:
+            row = self.mail[_mailbox(domain, mark)][mark.seq]
+            row.failures += mark.failed
+            row.trials += mark.tried
+            row.retry_at = None if mark.delay_s is None else self.now() + mark.delay_s
+            row.last_error = row.last_error if mark.error is None else mark.error
+        for turn in turns:
+            self._apply_rare(domain, turn)
+        return numbers
+
+    def _apply_rare(self, domain: str, turn: TurnRecord) -> None:
+        if turn.dead is not None:
+            self._bury(
+                tenant=turn.tenant, partition=turn.partition, agent=turn.agent,
+                message_id=turn.message_id, reason=turn.dead.reason, error=turn.dead.error,
+                failures=turn.dead.failures, header_json=turn.header_json, payload=turn.payload,
+            )  # fmt: skip
+        for number in turn.undead:
+            del self.dead_letters[(turn.tenant, number)]
+        for send in turn.sends:
+            if send.visible_at is not None:
+                self.timers.append(TimerRow(seq=self._next(), due_at=send.visible_at, message=send))
+        for write in turn.tasks:
+            if (domain, turn.tenant, write.id) in self.tasks:
+                self.tasks[(domain, turn.tenant, write.id)] = write
+        for event in turn.task_events:
+            self.task_events[(domain, turn.tenant, event.task, event.number)] = event
+
+    def _bury(self, *, tenant: str, **fields: Any) -> None:
+        self._dead += 1
+        self.dead_letters[(tenant, self._dead)] = DeadLetterRow(id=self._dead, tenant=tenant, **fields)
+
+    def _version(self, domain: str, turn: TurnRecord) -> int:
+        stored = self.agents.get((domain, turn.tenant, turn.agent))
+        return 0 if stored is None else stored.version
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _post(self, message: Outgoing) -> Envelope:
+        seq = self._next() - (CONTROL_OFFSET if message.control else 0)
+        row = MailRow(seq=seq, id=message.header.id, header_json=message.header_json, payload=message.payload)
+        box = (message.domain, message.tenant, message.partition, message.agent)
+        self.mail.setdefault(box, {})[seq] = row
+        return _envelope(box, row)
+
+    def _remove(self, box: Mailbox, seq: int) -> None:
+        del self.mail[box][seq]
+        if not self.mail[box]:
+            del self.mail[box]
+
+    # -- mailboxes and states ------------------------------------------------------------------------
+
+    async def load_partition(
+        self, domain: str, partition: int, *, after: tuple[str, str], agents: int, each: int
+    ) -> tuple[list[Envelope], set[tuple[str, str]], tuple[str, str] | None]:
+        waiting = sorted((b[1], b[3]) for b in self.mail if b[0] == domain and b[2] == partition)
+        page = [key for key in waiting if key > after][:agents]
+        found: list[Envelope] = []
+        more = set()
+        for tenant, agent in page:
+            messages = self._first(domain, partition, tenant, agent, each)
+            found += messages
+            if len(messages) >= each:
+                more.add((tenant, agent))
+        return found, more, page[-1] if len(page) >= agents else None
+
+    async def load_agent(
+        self, domain: str, partition: int, tenant: str, agent: str, each: int
+    ) -> list[Envelope]:
+        return self._first(domain, partition, tenant, agent, each)
+
+    def _first(self, domain: str, partition: int, tenant: str, agent: str, each: int) -> list[Envelope]:
+        box = (domain, tenant, partition, agent)
+        stored = self.agents.get((domain, tenant, agent))
+        paused = stored is not None and stored.lifecycle == "paused"
+        rows = sorted(self.mail.get(box, {}).items())
+        return [_envelope(box, row) for seq, row in rows if seq < 0 or not paused][:each]
+
+    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
+        keys = [(domain, tenant, agent) for tenant, agent in agents]
+        return [self.agents[key] for key in keys if key in self.agents]
+
+    async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
+        self.blobs[(domain, tenant, digest)] = data
+
+    async def get_blob(self, domain: str, tenant: str, digest: str) -> bytes:
+        try:
+            return self.blobs[(domain, tenant, digest)]
+        except KeyError:
+            raise InvalidPayload(f"The blob {digest[:12]}... is not in storage.") from None
+
+    async def read_dead_letter(self, domain: str, tenant: str, number: int) -> tuple[str, str] | None:
+        row = self.dead_letters.get((tenant, number))
+        return (row.header_json, row.payload) if row is not None else None
+
+    # -- events --------------------------------------------------------------------------------------
+
+    async def event_cursor(self, domain: str) -> tuple[str, int] | None:
+        return self.event_cursors.get(domain)
+
+    async def accept_events(self, fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> dict[str, int]:
+        self._require_fence(fence, (0,))
+        incarnation, upto = cursor
+        before = self.event_cursors.get(fence.domain)
+        if before is not None and before[0] == incarnation and before[1] >= upto:
+            raise StaleTurn(f"Events up to {upto} were accepted before.")
+        for message in batch.messages:
+            _check_outgoing(message)
+        for dead in batch.dead:
+            _check_dead(dead)
+        self.event_cursors[fence.domain] = cursor
+        for dead in batch.dead:
+            self._bury(
+                tenant=dead.tenant, partition=0, agent="", message_id=dead.message, reason=dead.reason,
+                error=dead.error, failures=0, header_json=dead.header, payload=dead.payload,
+            )  # fmt: skip
+        taken = [
+            (message.header.id, self.accept(message, key=key, window_s=SEEN_WINDOW.total_seconds()))
+            for key, message in zip(batch.keys, batch.messages, strict=True)
+        ]
+        return {id_: envelope.seq for id_, envelope in taken if envelope is not None}
+
+    # -- the host's own row --------------------------------------------------------------------------
+
+    async def read_ownership(self, fence: Fence) -> Ownership:
+        row = self.hosts.get((fence.domain, fence.epoch))
+        if row is None:
+            raise Fenced(f"Epoch {fence.epoch} of {fence.domain} is unknown.")
+        return Ownership(
+            owned=row.owned, wanted=row.wanted, suspect=row.suspect, draining=row.draining,
+            ended=not row.is_live, ended_why=row.ended_why,
+        )  # fmt: skip
+
+    async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
+        row = self.hosts[(fence.domain, fence.epoch)]
+        if row.is_live:
+            row.owned -= frozenset(partitions)
+            row.suspect -= frozenset(partitions)
+
+    async def clear_suspects(self, fence: Fence, partitions: Sequence[int]) -> None:
+        row = self.hosts[(fence.domain, fence.epoch)]
+        if row.is_live:
+            row.suspect -= frozenset(partitions)
+
+    async def ready(self, fence: Fence) -> None:
+        self.hosts[(fence.domain, fence.epoch)].ready = True
+
+    # -- what the coordinator, the intake and the clock do in production -------------------------------
+
+    def register_host(self, domain: str) -> Fence:
+        """A new incarnation, which owns nothing yet."""
+        epoch = 1 + max((epoch for _, epoch in self.hosts), default=0)
+        self.hosts[(domain, epoch)] = HostRow()
+        return Fence(domain=domain, epoch=epoch)
+
+    def grant(self, fence: Fence, partitions: Collection[int], suspect: Collection[int] = ()) -> None:
+        """Give partitions that no living host owns."""
+        row = self.hosts[(fence.domain, fence.epoch)]
+        given = frozenset(partitions)
+        for (domain, epoch), other in self.hosts.items():
+            if domain == fence.domain and epoch != fence.epoch and other.is_live and other.owned & given:
+                raise Fenced(f"Epoch {epoch} still owns {sorted(other.owned & given)}.")
+        row.owned |= given
+        row.wanted |= given
+        row.suspect |= frozenset(suspect)
+
+    def set_wanted(self, fence: Fence, partitions: Collection[int]) -> None:
+        """What a host should keep; it gives the rest back by itself."""
+        self.hosts[(fence.domain, fence.epoch)].wanted = frozenset(partitions)
+
+    def end_host(self, fence: Fence, why: str) -> None:
+        """End an epoch: from now on it writes nothing."""
+        self.hosts[(fence.domain, fence.epoch)] = HostRow(ended_why=why)
+
+    def accept(
+        self, message: Outgoing, *, key: str | None = None, window_s: float = 86_400
+    ) -> Envelope | None:
+        """Put a message from outside into its mailbox; None when its key was seen within the window."""
+        _check_outgoing(message)
+        if key is not None:
+            place = (message.domain, message.tenant, key)
+            if self.seen.get(place, float("-inf")) >= self.now():
+                return None
+            self.seen[place] = self.now() + window_s
+        return self._post(message)
+
+    def next_timer(self, domain: str, partitions: Collection[int]) -> float | None:
+        """When the first timer of these partitions is due."""
+        return next((timer.due_at for timer in self._timers_of(domain, partitions)), None)
+
+    def _timers_of(self, domain: str, partitions: Collection[int]) -> list[TimerRow]:
+        mine = [t for t in self.timers if t.message.domain == domain and t.message.partition in partitions]
+        return sorted(mine, key=lambda timer: (timer.due_at, timer.seq))
+
+
+def _mailbox(domain: str, row: TurnRecord | Mark) -> Mailbox:
+    return domain, row.tenant, row.partition, row.agent
+
+
+def _envelope(box: Mailbox, row: MailRow) -> Envelope:
+    _, tenant, _, agent = box
+    return Envelope(
+        seq=row.seq, tenant=tenant, agent=agent, header=header_from_json(row.header_json),
+        header_json=row.header_json, payload=row.payload, failures=row.failures, trials=row.trials,
+        retry_at=row.retry_at,
+    )  # fmt: skip
+
+
+def _check_turn(turn: TurnRecord) -> None:
+    for text in (turn.body, turn.state, *(event.body for event in turn.task_events)):
+        _check_json(text)
+    for write in turn.tasks:
+        _check_json(write.result)
+        _check_json(write.error)
+    if turn.dead is not None:
+        _check_text(turn.dead.error)
+        _check_json(turn.header_json)
+        _check_json(turn.payload)
+    for send in turn.sends:
+        _check_outgoing(send)
+
+
+def _check_dead(dead: DeadEvent) -> None:
+    _check_text(dead.error)
+    _check_json(dead.header)
+    _check_json(dead.payload)
+
+
+def _check_outgoing(message: Outgoing) -> None:
+    _check_json(message.header_json)
+    _check_json(message.payload)
+    try:
+        UUID(message.header.id)
+    except ValueError:
+        raise InvalidData(f"{message.header.id!r} is no UUID.") from None
+
+
+def _check_text(text: str) -> None:
+    """What a text column takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidData("Text with a lone surrogate cannot be stored.") from None
+    if "\0" in text:
+        raise InvalidData("Text with NUL cannot be stored.")
+
+
+def _check_json(text: str | None) -> None:
+    """What a json column takes: valid JSON, with `\\u0000` in it or not."""
+    if text is None:
+        return
+    _check_text(text)
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidData(f"That is not JSON: {error}.") from None

@@ -1,0 +1,42 @@
+"""What authors import from `callboard`: adding or removing a name is a decision, made here too."""
+
+import subprocess
+import sys
+from inspect import isclass
+
+import callboard
+import callboard.testing
+from bus import errors
+
+EXPORTED = [
+    "NO_RETRY", "Address", "Agent", "BrokenChain", "CallForBids", "CallboardError", "Context", "DataFolderError",
+    "DeadlineExceeded", "Directive", "Fenced", "HopLimitExceeded", "InvalidAddress", "InvalidData",
+    "InvalidDomainFile", "InvalidMessage", "InvalidPayload", "InvalidTask", "NoBid", "NoHandler", "Overloaded",
+    "PayloadTooLarge", "Priority", "QueryFailed", "RetryPolicy", "ServiceError", "ServiceUnavailable",
+    "ServiceUnsafe", "SettingsError", "StaleTurn", "StorageError", "StorageUnavailable", "Supervision",
+    "TaskError", "TaskFailed", "TaskWork", "UnknownDeadLetter", "UnknownDomain", "UnknownKind", "UnknownMessageType",
+    "UnknownTask", "handler", "message", "query",
+]  # fmt: skip
+
+
+def test_the_front_door_hands_on_exactly_these_names() -> None:
+    assert callboard.__all__ == EXPORTED
+    assert all(hasattr(callboard, name) for name in EXPORTED)
+
+
+def test_every_error_can_be_imported_from_the_front_door() -> None:
+    tree = {
+        name for name, thing in vars(errors).items() if isclass(thing) and thing.__module__ == "bus.errors"
+    }
+    assert tree <= set(callboard.__all__)
+
+
+def test_the_testing_kit_hands_on_exactly_these_names() -> None:
+    assert callboard.testing.__all__ == ["DeadMessage", "Step", "TestKit", "VirtualClock", "WaitingMessage"]
+
+
+def test_importing_callboard_brings_in_neither_ray_nor_a_driver() -> None:
+    heavy = ("ray", "nats", "asyncpg", "callboard.services")
+    code = f"import sys, callboard; print([m for m in {heavy} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]"
