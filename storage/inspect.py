@@ -8,7 +8,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
 import asyncpg
@@ -16,11 +15,12 @@ import msgspec
 
 from bus.address import Address, partition_of
 from bus.envelope import Header, header_from_json
-from bus.errors import UnknownDeadLetter, UnknownTask
+from bus.errors import BrokenChain, UnknownDeadLetter, UnknownTask
+from storage import chain
 from storage.boundary import translated
 from storage.domains import Connection, all_domains, find_domain
 from storage.queries import query
-from storage.records import GENESIS
+from storage.records import StoredState
 
 SILENT_AFTER_S = 3.0  # a host that has not beaten for so long is stuck, dead or cut off
 LAST_VERSION = 2**63 - 1
@@ -310,43 +310,36 @@ async def list_history(
 
 
 async def verify_history(db: Connection, address: Address, *, tenant: str) -> ChainVerdict:
-    """Compute the hash chain of an agent's whole history anew, on one snapshot."""
+    """Check the hash chain of an agent's whole history on one snapshot, a page at a time."""
     if isinstance(db, asyncpg.Pool):
         async with db.acquire() as connection:
-            return await verify_history(connection, address, tenant=tenant)
+            return await _walk(connection, address, tenant)
+    return await _walk(db, address, tenant)
+
+
+async def _walk(db: Any, address: Address, tenant: str) -> ChainVerdict:
     place = (address.domain, tenant, address.agent)
-    length, since, last, expected = 0, None, 0, b""
+    length, since = 0, None
+    page: list[chain.Transition] = []
     with translated():
         async with db.transaction(isolation="repeatable_read", readonly=True):
+            states = await db.fetch(query("load_states"), address.domain, [tenant], [address.agent])
+            newest = StoredState(**dict(states[0])) if states else None
             while True:
-                rows = await db.fetch(query("inspect_chain"), *place, last, _CHAIN_PAGE)
-                for row in rows:
-                    version, prev, body = row["version"], bytes(row["prev"]), row["body"]
-                    if since is None:
-                        since, last, expected = version, version - 1, GENESIS if version == 1 else prev
-                    if version != last + 1:
-                        return _broken(length, since, f"version {last + 1} is missing")
-                    if prev != expected:
-                        return _broken(
-                            length, since, f"version {version} does not follow from the one before"
-                        )
-                    expected = sha256(prev + body.encode()).digest()
-                    if bytes(row["hash"]) != expected:
-                        return _broken(length, since, f"version {version} was changed")
-                    last, length = version, length + 1
-                if len(rows) < _CHAIN_PAGE:
-                    break
-            agent = await db.fetchrow(query("inspect_agent"), *place)
-    if agent is not None and since is not None:
-        if agent["version"] != last:
-            return _broken(length, since, f"the state has version {agent['version']}, the history {last}")
-        if bytes(agent["hash"]) != expected:
-            return _broken(length, since, "the state's hash is not the one of its newest transition")
-    return ChainVerdict(intact=True, length=length, since=since, broken=None)
-
-
-def _broken(length: int, since: int | None, why: str) -> ChainVerdict:
-    return ChainVerdict(intact=False, length=length, since=since, broken=why)
+                # Each page begins with the last transition of the one before, so that the link is checked.
+                last = page[-1:]
+                after = last[0].version if last else 0
+                rows = await db.fetch(query("inspect_chain"), *place, after, _CHAIN_PAGE)
+                page = last + [chain.Transition(**dict(row)) for row in rows]
+                since = since or (page[0].version if page else None)
+                is_end = len(rows) < _CHAIN_PAGE
+                try:
+                    chain.verify_chain(str(address), page, newest if is_end else None)
+                except BrokenChain as error:
+                    return ChainVerdict(intact=False, length=length, since=since, broken=error.message)
+                length += len(rows)
+                if is_end:
+                    return ChainVerdict(intact=True, length=length, since=since, broken=None)
 
 
 async def lifecycle_of(db: Connection, address: Address, *, tenant: str) -> str:
@@ -400,7 +393,8 @@ async def list_tables(db: Connection) -> list[TableSize]:
 
 
 async def history_months(db: Connection) -> Months:
-    return (await _all(db, Months, "inspect_months"))[0]
+    months: list[Months] = await _all(db, Months, "inspect_months")
+    return months[0]
 
 
 # -- tasks -------------------------------------------------------------------------------------------
@@ -422,7 +416,7 @@ async def find_task(db: Connection, task: str, *, tenant: str) -> TaskView:
     except ValueError:
         raise UnknownTask(f"{task[:60]!r} is not the id of a task.") from None
     names = await _domain_names(db, None)
-    found = await _all(db, TaskView, "inspect_task", names, tenant, number)
+    found: list[TaskView] = await _all(db, TaskView, "inspect_task", names, tenant, number)
     if not found:
         raise UnknownTask(f"There is no task {number}.")
     return found[0]

@@ -33,14 +33,15 @@ MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A message to be accepted. `key` makes it the only one of its key in the window; None is no check.
 
-    `control` is for the messages of actors/control.py: they pass the queue. The deadline is seconds since
-    1970, UTC.
+    `control` is for the messages of actors/control.py: they pass the queue. `any_kind` accepts an agent whose
+    kind the domain has lost: there may be something left to clear away. The deadline is seconds since 1970, UTC.
     """
 
     to: Address
     message: BaseModel
     key: str | None = None
     control: bool = False
+    any_kind: bool = False
     sender: str = "external/operator"
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
@@ -77,7 +78,7 @@ async def accept(
         to = incoming.to
         if to.domain not in partitions:
             raise UnknownDomain(f"There is no domain {to.domain!r}.")
-        if kinds[to.domain] and to.kind not in kinds[to.domain]:
+        if not incoming.any_kind and kinds[to.domain] and to.kind not in kinds[to.domain]:
             raise UnknownKind(f"The domain {to.domain!r} has no agent kind {to.kind!r}.")
         payload, blob = encode_payload(incoming.message), None
         data = payload.encode()

@@ -1,0 +1,140 @@
+"""`callboard dead-letters`: look at what was given up; have it tried again, or dropped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from callboard.cli.agents import carried_out
+from callboard.cli.connection import opened
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous
+from callboard.cli.terminal import ago, console, emit, note, plain, table
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+app = typer.Typer(
+    invoke_without_command=True, help="List the dead letters; retry or drop one.", add_completion=False
+)
+
+Number = Annotated[int, typer.Argument(metavar="ID", help="The number in the list.")]
+
+
+@app.callback()
+def dead_letters(
+    context: typer.Context,
+    domain: Annotated[str | None, typer.Option(help="Only those of this domain.")] = None,
+    after: Annotated[int, typer.Option(metavar="ID", help="Go on after this number.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to list.")] = 50,
+    as_json: Json = False,
+) -> int:
+    if context.invoked_subcommand is not None:
+        return 0
+    return _list(domain, after, limit, as_json)
+
+
+@asynchronous
+async def _list(domain: str | None, after: int, limit: int, as_json: bool) -> None:
+    from storage.inspect import list_dead_letters
+
+    async with opened() as at:
+        found = await list_dead_letters(at.db, tenant=at.tenant, domain=domain, after=after, limit=limit + 1)
+    page, more = found[:limit], len(found) > limit
+    if as_json:
+        emit({"dead_letters": [_as_json(letter) for letter in page], "next": page[-1].id if more else None})
+        return
+    if not page:
+        console().print(plain("No dead letters."))
+        return
+    console().print(
+        table(
+            ("id", "age", "recipient", "message", "reason", "error"),
+            [(x.id, ago(x.at), x.address, x.type, x.reason, x.error) for x in page],
+            right=("id", "age"),
+        )
+    )
+    if more:
+        note(f"There are more: --after {page[-1].id}")
+
+
+@app.command()
+@asynchronous
+async def show(number: Number, as_json: Json = False) -> None:
+    """Show one dead letter with its payload."""
+    import json
+
+    from storage.inspect import find_dead_letter
+
+    async with opened() as at:
+        letter = await find_dead_letter(at.db, number, tenant=at.tenant)
+    header, payload = json.loads(letter.header or "{}"), json.loads(letter.payload or "null")
+    if as_json:
+        emit({**_as_json(letter), "header": header, "payload": payload})
+        return
+    out = console()
+    out.print(plain(f"Dead letter {letter.id}: {letter.type} for {letter.address}", "bold"))
+    out.print(plain(f"{letter.reason} after {letter.failures} failure(s), {ago(letter.at)} ago: {letter.error}"))
+    out.print(plain(f"from {letter.sender}, message {letter.message}", "dim"))
+    for line in json.dumps(payload, indent=2, ensure_ascii=False).splitlines():
+        out.print(plain(line))
+
+
+@app.command()
+@asynchronous
+async def retry(number: Number, as_json: Json = False) -> None:
+    """Put a dead letter back at the end of its agent's mailbox."""
+    from actors.control import RetryDeadLetter
+
+    await _ask(number, RetryDeadLetter(id=number), "retried", as_json)
+
+
+@app.command()
+@asynchronous
+async def drop(
+    number: Number,
+    reason: Annotated[str, typer.Option(help="Stands in the agent's history.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Delete a dead letter; the agent's history keeps that it was dropped, and why."""
+    from actors.control import DropDeadLetter
+
+    await _ask(number, DropDeadLetter(id=number, reason=reason), "dropped", as_json)
+
+
+async def _ask(number: int, request: BaseModel, word: str, as_json: bool) -> None:
+    from bus.address import parse_address
+    from bus.errors import UnknownDeadLetter
+    from storage.inspect import find_dead_letter
+    from storage.intake import Incoming, accept
+
+    async with opened(bus=True) as at:
+        letter = await find_dead_letter(at.db, number, tenant=at.tenant)
+        to = parse_address(letter.address)
+        message = Incoming(to=to, message=request, control=True, any_kind=word == "dropped")
+        (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
+
+        async def is_gone() -> bool:
+            try:
+                await find_dead_letter(at.db, number, tenant=at.tenant)
+            except UnknownDeadLetter:
+                return True
+            return False
+
+        done = await carried_out(at, is_gone)
+    if as_json:
+        emit({"id": number, "address": letter.address, "message": accepted.id, "wanted": word, "done": done})
+    elif done:
+        console().print(plain(f"Dead letter {number} for {letter.address} is {word}."))
+    else:
+        console().print(plain(f"Accepted: dead letter {number} will be {word} as soon as a host runs {letter.address}."))
+
+
+def _as_json(letter: object) -> dict[str, object]:
+    from storage.inspect import DeadLetterView
+
+    assert isinstance(letter, DeadLetterView)
+    shown = {name: getattr(letter, name) for name in letter.__struct_fields__}
+    del shown["header"], shown["payload"], shown["agent"]
+    return {**shown, "address": letter.address}

@@ -1,0 +1,104 @@
+"""Following one task to its end, in snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bus import subjects
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from bus.transport import Transport
+    from storage.inspect import HostView, TaskEventView, TaskView
+
+_LOOK_EVERY_S = 0.5  # without the bus a new line of the log is seen this late
+_SOONEST_S = 0.1  # a burst of events is looked at together
+_RATE_OVER_S = 2.0
+
+
+@dataclass
+class Snapshot:
+    """A task and its domain at one moment. `log` grows; `fresh` are its lines since the last snapshot."""
+
+    task: TaskView
+    hosts: list[HostView]
+    fresh: list[TaskEventView]
+    log: list[TaskEventView]
+    turns_per_s: float
+    elapsed_s: float
+
+    @property
+    def has_ended(self) -> bool:
+        return self.task.finished_at is not None
+
+
+@dataclass
+class Rate:
+    """Turns a second, out of the hosts' own counts, over the last two seconds."""
+
+    total: int = 0
+    _counts: dict[int, int] = field(default_factory=dict)
+    _marks: list[tuple[float, int]] = field(default_factory=list)
+
+    def update(self, hosts: list[HostView], now: float) -> float:
+        for host in hosts:
+            # A host seen for the first time may have counted long before; only what it adds is ours.
+            self.total += max(0, host.turns - self._counts.get(host.epoch, host.turns))
+            self._counts[host.epoch] = host.turns
+        self._marks.append((now, self.total))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= _RATE_OVER_S:
+            self._marks.pop(0)
+        since, before = self._marks[0]
+        return (self.total - before) / (now - since) if now > since else 0.0
+
+
+async def snapshots(
+    db: asyncpg.Pool[Any], transport: Transport, domain: str, task_id: str, tenant: str
+) -> AsyncIterator[Snapshot]:
+    """A snapshot whenever the task's log grows, and every half second; the last one is the ended task."""
+    from bus.errors import StorageUnavailable
+    from storage.inspect import find_task, list_hosts, list_task_events
+
+    news = asyncio.Event()
+    word = await transport.subscribe(
+        subjects.task_events(domain, task_id), lambda data: news.set(), news.set
+    )
+    began, last, log, rate = time.monotonic(), 0, [], Rate()
+    snapshot: Snapshot | None = None
+    try:
+        while True:
+            news.clear()
+            try:
+                # The task before its log: a task seen as ended has its whole log behind it.
+                task = await find_task(db, task_id, tenant=tenant)
+                fresh = await list_task_events(db, domain, task_id, tenant=tenant, after=last)
+                hosts = [host for host in await list_hosts(db) if host.domain == domain]
+            except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
+                await asyncio.sleep(_LOOK_EVERY_S)
+                continue
+            log += fresh
+            last = log[-1].number if log else 0
+            now = time.monotonic()
+            snapshot = Snapshot(
+                task=task,
+                hosts=hosts,
+                fresh=fresh,
+                log=log,
+                turns_per_s=rate.update(hosts, now),
+                elapsed_s=now - began,
+            )
+            yield snapshot
+            if snapshot.has_ended:
+                return
+            await asyncio.sleep(_SOONEST_S)
+            try:
+                await asyncio.wait_for(news.wait(), _LOOK_EVERY_S)
+            except TimeoutError:
+                continue
+    finally:
+        await word.close()

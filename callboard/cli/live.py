@@ -1,0 +1,98 @@
+"""The live view of a task: its progress, its log, and the hosts of its domain, at 80 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from callboard.cli.status import host_state
+from callboard.cli.tasks import COLOURS, event_line
+from callboard.cli.terminal import clean, plain, size
+
+if TYPE_CHECKING:
+    from callboard.cli.follow import Snapshot
+
+_LOG_LINES = 12
+_MOST_HOSTS = 8
+_BAR_WIDTH = 30
+
+
+def view(snapshot: Snapshot, height: int) -> Any:
+    """One frame, never higher than the terminal."""
+    from rich.console import Group
+
+    task, hosts = snapshot.task, snapshot.hosts
+    head = plain(task.goal, "bold")
+    head.no_wrap, head.overflow = True, "ellipsis"
+    parts: list[Any] = [head, _progress(snapshot), _figures(snapshot)]
+    shown_hosts = min(len(hosts), _MOST_HOSTS)
+    if hosts:
+        parts.append(_hosts(snapshot))
+    room = max(3, height - 8 - (shown_hosts + 3 if hosts else 0))
+    lines = snapshot.log[-min(_LOG_LINES, room) :]
+    hidden = len(snapshot.log) - len(lines)
+    if hidden:
+        parts.append(plain(f"… {hidden} earlier", "dim"))
+    for event in lines:
+        line = event_line(event)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        parts.append(line)
+    return Group(*parts)
+
+
+def _progress(snapshot: Snapshot) -> Any:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    task = snapshot.task
+    row = Table.grid(padding=(0, 2))
+    row.add_row(
+        ProgressBar(total=1.0, completed=task.progress, width=_BAR_WIDTH),
+        plain(f"{task.progress:.0%}"),
+        plain(task.status, COLOURS.get(task.status, "cyan")),
+        plain(f"{snapshot.elapsed_s:.0f} s", "dim"),
+    )
+    return row
+
+
+def _figures(snapshot: Snapshot) -> Any:
+    hosts = snapshot.hosts
+    line = plain(snapshot.task.domain, "bold")
+    for name, figure in (
+        ("hosts", f"{sum(h.ready and not h.is_silent for h in hosts)}/{len(hosts)}"),
+        ("backlog", f"{sum(h.backlog for h in hosts):,}"),
+        ("turns/s", f"{snapshot.turns_per_s:,.0f}"),
+        ("agents", f"{sum(h.agents for h in hosts):,}"),
+    ):
+        line.append(f"   {name} ", "dim")
+        line.append(figure)
+    return line
+
+
+def _hosts(snapshot: Snapshot) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1))
+    made.add_column("host", no_wrap=True, overflow="ellipsis", max_width=24)
+    made.add_column("state", no_wrap=True, overflow="ellipsis")
+    for name in ("partitions", "backlog", "turns", "memory"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for host in snapshot.hosts[:_MOST_HOSTS]:
+        made.add_row(
+            plain(host.host),
+            host_state(host),
+            plain(len(host.owned)),
+            plain(f"{host.backlog:,}"),
+            plain(f"{host.turns:,}"),
+            plain(size(host.rss_bytes)),
+        )
+    return made
+
+
+def plain_line(snapshot: Snapshot) -> str:
+    """The same on one line, for output that is no terminal."""
+    task, hosts = snapshot.task, snapshot.hosts
+    return clean(
+        f"{task.progress:.0%} {task.status}, {len(hosts)} hosts, "
+        f"backlog {sum(h.backlog for h in hosts):,}, {snapshot.turns_per_s:,.0f} turns/s"
+    )

@@ -1,0 +1,67 @@
+"""The program `callboard`: its commands, and what every one of them shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from callboard.cli import (
+    agents,
+    backup,
+    bench,
+    dead_letters,
+    doctor,
+    retention,
+    run,
+    status,
+    tasks,
+    up,
+    version,
+)
+from callboard.cli.running import configure_logging, exit_code_of
+
+_DEBUG = "--debug"
+
+app = typer.Typer(
+    help="Durable multi-agent collaboration: run domains of agents, and look at what they do.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _everywhere(
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Log everything, and show where an error came from.")] = False,
+) -> None:
+    """`--debug` may stand anywhere: `main` has taken it out before."""
+
+
+for _command in (
+    run.run, up.up, up.down, status.status, tasks.tasks, tasks.task, agents.agents, agents.agent, agents.pause,
+    agents.resume,
+):  # fmt: skip
+    app.command()(_command)
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(bench.app, name="bench")
+for _command in (doctor.doctor, backup.backup, backup.restore, retention.retention, version.version):
+    app.command()(_command)
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    debug = _DEBUG in words[:end]
+    words = [word for word in words[:end] if word != _DEBUG] + words[end:]
+    configure_logging(debug=debug)
+    return exit_code_of(
+        lambda: app(words, prog_name="callboard", standalone_mode=False), debug=debug
+    )
+
+
+def main() -> None:
+    sys.exit(invoke(sys.argv[1:]))

@@ -1,0 +1,39 @@
+"""`callboard retention`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous
+from callboard.cli.terminal import console, emit, plain, size
+
+
+@asynchronous
+async def retention(
+    months: Annotated[int, typer.Option(min=1, max=1200, help="Whole months to keep besides this one.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Drop history older than some months, and what else has outlived its use. Waiting work is never touched."""
+    from callboard.cli.connection import opened
+    from storage.retention import retain
+
+    async with opened() as at:
+        done = await retain(at.endpoints.postgres_url, months=months, dry_run=dry_run)
+    if as_json:
+        emit(done)
+        return
+    out = console()
+    word = "would be dropped" if dry_run else "dropped"
+    out.print(plain(f"Everything before {done.cutoff:%Y-%m-%d} that has ended {word}:", "bold"))
+    listed = ", ".join(done.months) or "none"
+    out.print(plain(f"  months of history    {listed} (about {done.transitions:,} transitions, {size(done.bytes)})"))
+    for name, count in (("tasks", done.tasks), ("ended hosts", done.hosts), ("blobs", done.blobs)):
+        out.print(plain(f"  {name:<20} {count:,}"))
+    out.print(plain(f"  expired keys         {done.seen:,}"))
+    if done.months_made:
+        made = "would be made" if dry_run else "made"
+        out.print(plain(f"  tables of months to come {made}: {', '.join(done.months_made)}"))

@@ -1,0 +1,133 @@
+"""`callboard run`: one task in one domain, from a file to a result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous
+from callboard.cli.terminal import console, emit, is_terminal, note
+
+if TYPE_CHECKING:
+    from callboard.cli.follow import Snapshot
+    from callboard.runtime import Cluster
+    from storage.inspect import TaskView
+
+_SAY_EVERY_S = 5.0  # how often a plain log says how the domain is doing
+
+
+@asynchronous
+async def run(
+    domain_dir: Annotated[Path, typer.Argument(metavar="DOMAIN_DIR", help="The folder with the domain.yaml.")],
+    input_file: Annotated[
+        str | None, typer.Option("--input", "-i", metavar="FILE", help="What the task is about; - is standard input.")
+    ] = None,
+    goal: Annotated[str | None, typer.Option(help="The task's goal in words.")] = None,
+    priority: Annotated[int, typer.Option(min=0, max=10, help="Higher goes first.")] = 5,
+    deadline: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="It must be done in so long.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Run one task of a domain and show its result. Joins a running Callboard, or starts one for itself.
+
+    The exit code is 1 when the task fails.
+    """
+    from actors.domain import read_domain
+    from callboard.cli.feeding import Publisher, check_readable, feed
+    from callboard.cli.tasks import failure_of
+    from callboard.runtime import running_cluster
+    from callboard.settings import load_settings
+
+    settings = load_settings()
+    spec = read_domain(domain_dir)
+    if input_file is not None:
+        check_readable(input_file)
+    async with running_cluster(settings, progress=note) as cluster:
+        domain = await cluster.add_domain(domain_dir)
+        note(f"waiting for the hosts of {domain.name}")
+        await cluster.ready(domain.name)
+        from bus.envelope import new_id
+        from storage.tasks import submit_task
+
+        task_id = new_id()
+        publisher = Publisher(cluster.events, domain.name, task_id, settings.tenant)
+        given = await feed(spec.input, input_file, publisher, task_id)
+        if publisher.published:
+            note(f"{publisher.published:,} events published")
+        what = "input" if input_file in (None, "-") else Path(str(input_file)).name
+        await submit_task(
+            cluster.postgres, domain.name, goal=goal or f"{domain.name}: {what}", input=given, priority=priority,
+            deadline=time.time() + deadline if deadline is not None else None, tenant=settings.tenant,
+            task_id=task_id,
+        )  # fmt: skip
+        note(f"task {task_id} submitted")
+        try:
+            task = await _follow(cluster, domain.name, task_id, live=is_terminal() and not as_json)
+        except asyncio.CancelledError:
+            note(f"Task {task_id} goes on whenever Callboard runs: `callboard task {task_id}`.")
+            raise
+        if task.status != "completed":
+            reason = failure_of(task.error) if task.error is not None else "it gave no reason"
+            note(f"Error: the task ended as {task.status}: {reason}")
+            return 1
+        _show(json.loads(task.result or "null"), as_json)
+    return 0
+
+
+async def _follow(cluster: Cluster, domain: str, task_id: str, *, live: bool) -> TaskView:
+    from callboard.cli.follow import snapshots
+
+    watch: Any = snapshots(cluster.postgres, cluster.transport, domain, task_id, cluster.settings.tenant)
+    with ExitStack() as stack:
+        show = _Live(stack) if live else _Lines()
+        async for snapshot in watch:
+            show(snapshot)
+    task: TaskView = snapshot.task
+    return task
+
+
+class _Live:
+    """A view that stays in place."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        from rich.live import Live
+
+        self._console = console()
+        self._live = stack.enter_context(Live(console=self._console, auto_refresh=False))
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        from callboard.cli.live import view
+
+        self._live.update(view(snapshot, self._console.height), refresh=True)
+
+
+class _Lines:
+    """Lines on standard error: the task's log, and now and then how the domain is doing."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        from callboard.cli.live import plain_line
+        from callboard.cli.tasks import event_line
+
+        for event in snapshot.fresh:
+            note(event_line(event).plain)
+        if time.monotonic() - self._said >= _SAY_EVERY_S or snapshot.has_ended:
+            self._said = time.monotonic()
+            note(plain_line(snapshot))
+
+
+def _show(result: Any, as_json: bool) -> None:
+    from callboard.cli.tasks import show_result
+
+    if as_json:
+        emit(result)
+    else:
+        show_result(console(), result)

@@ -1,0 +1,76 @@
+"""From a command's function to its exit code: the event loop, and errors as one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
+
+from callboard.cli.terminal import clean, note
+
+P = ParamSpec("P")
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, int]:
+    """Make a coroutine a command; what it returns is the exit code, None is 0."""
+
+    @functools.wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> int:
+        return asyncio.run(command(*arguments, **options)) or 0
+
+    return run
+
+
+def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
+    """Call, and turn what it raises into a line on standard error and an exit code."""
+    from typer.exceptions import Abort, TyperException
+
+    try:
+        result = call()
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except TyperException as error:  # wrong usage; its message names the argument
+        if message := error.format_message():
+            note(f"Error: {message} Try `callboard --help`.")
+        return error.exit_code
+    except (KeyboardInterrupt, Abort):
+        note("Interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; Python's own flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        _report(error, debug)
+        return FAILED
+
+
+def _report(error: Exception, debug: bool) -> None:
+    from bus.errors import CallboardError
+
+    if debug:
+        import traceback
+
+        sys.stderr.write(clean("".join(traceback.format_exception(error)), lines=True))
+    if isinstance(error, CallboardError):
+        note(f"Error: {error}")
+    else:
+        hint = "" if debug else " This is a bug in Callboard; --debug shows where."
+        note(f"Error: {type(error).__name__}: {str(error).strip() or 'no message'}.{hint}")
+
+
+def configure_logging(*, debug: bool) -> None:
+    """Logs go to standard error; a command shows warnings, `--debug` shows all."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for chatty in ("asyncio", "nats", "markdown_it"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

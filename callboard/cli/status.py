@@ -1,0 +1,152 @@
+"""`callboard status`: what runs here, and how the domains are doing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous
+from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans, table
+
+if TYPE_CHECKING:
+    from callboard.services import Endpoints, Instance
+    from storage.inspect import DomainView, HostView
+
+_SHOWN_NOTES = ("ray_address", "dashboard")  # what else is noted may be secret
+
+
+@asynchronous
+async def status(as_json: Json = False) -> int:
+    """Show what runs: services, coordinators, hosts, and each domain in numbers.
+
+    The exit code is 1 when nothing runs.
+    """
+    from callboard.cli.connection import opened, running_endpoints
+    from callboard.services import find_instance
+    from callboard.settings import load_settings
+    from storage import inspect
+
+    settings = load_settings()
+    endpoints = running_endpoints(settings)
+    if endpoints is None:
+        if as_json:
+            emit({"running": False, "home": str(settings.home)})
+        else:
+            console().print(plain(f"Nothing runs in {settings.home}. Start it with `callboard up`."))
+        return 1
+    async with opened() as at:
+        domains = await inspect.list_domains(at.db)
+        hosts = await inspect.list_hosts(at.db)
+        coordinators = await inspect.list_coordinators(at.db)
+        tables = await inspect.list_tables(at.db)
+    instance = find_instance(settings)
+    services = _services(endpoints, instance)
+    if as_json:
+        emit(
+            {
+                "running": True,
+                "home": str(settings.home),
+                "services": services,
+                "coordinators": coordinators,
+                "domains": domains,
+                "hosts": hosts,
+                "tables": tables,
+            }
+        )
+        return 0
+    out = console()
+    for name, place in services.items():
+        if place is not None:
+            line = plain(f"{name:<12}", "bold")
+            line.append(clean(place))
+            out.print(line)
+    line = plain(f"{'data':<12}", "bold")
+    line.append(f"{size(sum(t.bytes for t in tables))}, of which ")
+    line.append(", ".join(f"{t.name} {size(t.bytes)}" for t in tables[:3]))
+    out.print(line)
+    if not domains:
+        out.print(plain("No domain yet. Add one with `callboard run DOMAIN_DIR --input FILE`."))
+        return 0
+    out.print(_domain_table(domains, hosts))
+    if hosts:
+        out.print(_host_table(hosts))
+    for domain in domains:
+        if domain.unowned:
+            out.print(
+                plain(f"{domain.domain}: no host owns partition {spans(domain.unowned)}.", "yellow")
+            )
+    if coordinators:
+        names = ", ".join(f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in coordinators)
+        out.print(plain(f"coordinators: {names}", "dim"))
+    return 0
+
+
+def _services(endpoints: Endpoints, instance: Instance | None) -> dict[str, str | None]:
+    from callboard.services import redacted
+
+    def place(url: str, embedded: bool, pid: int | None) -> str:
+        shown = ", ".join(redacted(part) for part in url.split(","))
+        if not embedded:
+            return f"{shown} (external)"
+        return f"{shown} (embedded, process {pid})" if pid else f"{shown} (embedded, not running)"
+
+    pid_of = (instance.postgres_pid, instance.nats_pid) if instance else (None, None)
+    found: dict[str, str | None] = {
+        "postgres": place(endpoints.postgres_url, endpoints.embedded_postgres, pid_of[0]),
+        "nats": place(endpoints.nats_url, endpoints.embedded_nats, pid_of[1]),
+    }
+    for name in _SHOWN_NOTES:
+        found[name.removesuffix("_address")] = instance.notes.get(name) if instance else None
+    return found
+
+
+def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
+    return table(
+        ("domain", "hosts", "partitions", "backlog", "agents", "open tasks", "dead letters"),
+        [
+            (
+                d.domain,
+                sum(h.domain == d.domain for h in hosts),
+                f"{d.partitions - len(d.unowned)}/{d.partitions}",
+                f"{d.backlog:,}",
+                f"{d.agents:,}",
+                d.open_tasks,
+                plain(d.dead_letters, "red" if d.dead_letters else ""),
+            )
+            for d in domains
+        ],
+        right=("hosts", "partitions", "backlog", "agents", "open tasks", "dead letters"),
+    )
+
+
+def _host_table(hosts: list[HostView]) -> Any:
+    return table(
+        ("host", "domain", "state", "partitions", "backlog", "turns", "memory", "beat"),
+        [
+            (
+                h.host,
+                h.domain,
+                host_state(h),
+                len(h.owned),
+                f"{h.backlog:,}",
+                f"{h.turns:,}",
+                size(h.rss_bytes),
+                span(h.silent_s),
+            )
+            for h in hosts
+        ],
+        right=("partitions", "backlog", "turns", "memory", "beat"),
+    )
+
+
+def host_state(host: HostView) -> Any:
+    """One word with its colour."""
+    if host.is_silent:
+        return plain("silent", "bold red")
+    if host.blocked_by:
+        return plain(f"blocked by {host.blocked_by}", "red")
+    if host.draining:
+        return plain("draining", "yellow")
+    if host.suspect:
+        return plain("recovering", "yellow")
+    return plain("ready", "green") if host.ready else plain("starting", "yellow")

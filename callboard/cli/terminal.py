@@ -1,0 +1,155 @@
+"""What goes to the terminal: text that cannot play tricks with it, tables, and JSON for scripts.
+
+Standard output is the answer; everything else is on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+# C0 and C1 controls could move the cursor or rename the window; the bidirectional and invisible ones
+# could make text look like other text.
+_TRICKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_NARROWEST = 60
+
+
+def clean(text: object, *, lines: bool = False) -> str:
+    """Text of somebody else's making with its control characters spelled out; on one line unless `lines`."""
+    shown = _TRICKS.sub(_spell, str(text))
+    return shown if lines else shown.replace("\n", "\\n").replace("\t", " ")
+
+
+def _spell(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that colours on a terminal only, and wraps nothing when its output is piped."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    made = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if made.is_terminal:
+        return made if made.width >= _NARROWEST else _with_width(made, _NARROWEST)
+    return _with_width(made, 200)
+
+
+def _with_width(made: Console, width: int) -> Console:
+    made.width = width
+    return made
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, on standard error."""
+    sys.stderr.write(clean(text) + "\n")
+    sys.stderr.flush()
+
+
+def emit(value: Any) -> None:
+    """One JSON document on standard output."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    # Inside JSON these stand in strings only, where they may be escaped.
+    text = re.sub("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]", _escape, text)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _plain(value: Any) -> Any:
+    import msgspec
+
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, msgspec.Struct):
+        return {name: getattr(value, name) for name in value.__struct_fields__}
+    raise TypeError(f"{type(value).__qualname__} is not for JSON")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
+) -> Any:
+    """A table whose cells are plain text; the columns named in `right` are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(
+        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False
+    )
+    for column in columns:
+        number = column in right
+        made.add_column(
+            column, justify="right" if number else "left", no_wrap=number, overflow="fold", header_style="bold"
+        )
+    for row in rows:
+        made.add_row(*(cell if _is_text(cell) else plain(cell) for cell in row))  # type: ignore[arg-type]
+    return made
+
+
+def plain(value: object, style: str = "") -> Text:
+    """A cell or line without markup."""
+    from rich.text import Text
+
+    return Text("" if value is None else clean(value), style=style)
+
+
+def _is_text(cell: object) -> bool:
+    from rich.text import Text
+
+    return isinstance(cell, Text)
+
+
+# -- figures -----------------------------------------------------------------------------------------
+
+
+def ago(moment: datetime | None) -> str:
+    """How long ago, in the largest fitting unit: `3 min`."""
+    return "" if moment is None else span((datetime.now(UTC) - moment).total_seconds())
+
+
+def span(seconds: float) -> str:
+    """A length of time in one unit that fits it."""
+    size = abs(seconds)
+    for limit, unit, one in ((1, "ms", 0.001), (90, "s", 1), (5400, "min", 60), (172_800, "h", 3600)):
+        if size < limit:
+            return f"{seconds / one:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that fits them."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable")
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers as ranges: `0-31, 40`."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)

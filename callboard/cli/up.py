@@ -1,0 +1,71 @@
+"""`callboard up` and `down`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous
+from callboard.cli.terminal import console, emit, note, plain
+
+
+@asynchronous
+async def up(
+    domains: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DOMAIN_DIR]...", help="Domains to add or bring up to date.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it."""
+    from actors.domain import read_domain
+    from callboard.runtime import ray_head, running_cluster
+    from callboard.settings import load_settings
+
+    settings = load_settings()
+    for folder in domains or ():
+        read_domain(folder)  # what is wrong is said before anything is started
+    ran_already = settings.ray_address is None and ray_head(settings).running() is not None
+    began = time.monotonic()
+    stop = asyncio.Event()
+    async with running_cluster(settings, detach=detach, progress=note) as cluster:
+        added = [(await cluster.add_domain(folder)).name for folder in domains or ()]
+        for name in added:
+            note(f"waiting for the hosts of {name}")
+            await cluster.ready(name)
+        took = time.monotonic() - began
+        dashboard = ray_head(settings).dashboard() if settings.ray_address is None else None
+        if as_json:
+            emit({"running": True, "joined": ran_already, "domains": added, "dashboard": dashboard, "seconds": round(took, 2)})
+        else:
+            word = "runs already" if ran_already else f"is up after {took:.1f} s"
+            console().print(plain(f"Callboard {word}{f'; dashboard at {dashboard}' if dashboard else ''}."))
+        if detach or ran_already:
+            return
+        note("Ctrl-C stops it.")
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        try:
+            await stop.wait()
+        except asyncio.CancelledError:  # Ctrl-C is the way to end this command
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+
+
+@asynchronous
+async def down(as_json: Json = False) -> None:
+    """Stop Callboard. What waits in mailboxes goes on at the next start."""
+    from callboard.runtime import stop_cluster
+    from callboard.settings import load_settings
+
+    stopped = await stop_cluster(load_settings(), progress=note)
+    if as_json:
+        emit({"stopped": stopped})
+    else:
+        console().print(plain("Callboard is stopped." if stopped else "Nothing was running."))
