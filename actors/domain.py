@@ -124,6 +124,7 @@ class DomainSpec(_Strict):
     events: tuple[EventSpec, ...] = ()
     topics: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     tasks: TaskSpec = TaskSpec()
+    members: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # by skill; filled in by registration
     input: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")  # how `callboard run` feeds a file in
     hosts: HostSpec = HostSpec()
     limits: LimitSpec = LimitSpec()
@@ -154,6 +155,12 @@ class Domain:
     @property
     def name(self) -> str:
         return self.spec.domain
+
+    def registered(self) -> DomainSpec:
+        """The spec with what coordinators need to know of the code, so that they never import it."""
+        skills = sorted({skill for kind in self.kinds.values() for skill in kind.cls.skills})
+        members = {skill: tuple(self.members_with(skill)) for skill in skills}
+        return self.spec.model_copy(update={"members": members})
 
     def members_with(self, skill: str) -> list[str]:
         """The agents (`kind/key`) that may be assigned tasks needing the skill."""

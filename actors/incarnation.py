@@ -28,6 +28,8 @@ _logger = logging.getLogger("callboard.incarnation")
 
 _DIRECTORY_EVERY_S = 2.0
 
+Equip = Callable[[Host, NatsTransport, Connection], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
@@ -44,12 +46,13 @@ async def run_incarnation(
     settings: HostSettings,
     *,
     system_kinds: tuple[type[Agent], ...] = (),
-    equip: Callable[[Host, NatsTransport], None] = lambda host, transport: None,
+    equip: Equip = lambda host, transport, control: None,
     on_start: Callable[[Host], None] = lambda host: None,
 ) -> str:
     """Register a new epoch, work until it ends, and return why it ended.
 
-    `equip` adds to the host what other rooms bring (events, tasks). Raises ServiceUnavailable,
+    `equip` adds to the host what other rooms bring (events, tasks); the connections it gets last as long as
+    the incarnation. Raises ServiceUnavailable,
     StorageUnavailable, UnknownDomain or InvalidDomainFile when it cannot start.
     """
     control = await create_pool(settings.postgres_url, application="callboard-register", size=2)
@@ -80,7 +83,7 @@ async def run_incarnation(
                     _logger.warning("the directory of domains is not refreshed: %s", error)
 
         host.extra_work.append(keep_directory)
-        equip(host, transport)
+        equip(host, transport, control)
         heartbeat = Heartbeat(
             settings.postgres_url,
             fence,

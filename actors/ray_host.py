@@ -7,20 +7,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import ray
 import uvloop
 
 from actors.agent import Agent
-from actors.host import Host
-from actors.incarnation import HostSettings, run_incarnation
+from actors.incarnation import Equip, HostSettings, run_incarnation
 from bus.errors import CallboardError
-from bus.nats import NatsTransport
 
 LINGER_S = 5.0  # a host whose epoch has ended leaves time for its coordinator to take the actor away
-
-Equip = Callable[[Host, NatsTransport], None]
 
 
 class HostActor:

@@ -102,14 +102,19 @@ class NatsTransport:
         """Call back after each reconnect: whatever was published meanwhile never arrived here."""
         self._reconnected.append(callback)
 
-    async def serve(self, subject: str, answer: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
-        """Answer requests on a subject; `answer` turns its own errors into bytes."""
+    async def serve(
+        self, subject: str, answer: Callable[[bytes], Awaitable[bytes]], *, queue: str = ""
+    ) -> Subscription:
+        """Answer requests on a subject, each by one member of the queue group, one after another.
+
+        `answer` turns its own errors into bytes.
+        """
 
         async def take(message: Msg) -> None:
             with contextlib.suppress(NatsError):
                 await message.respond(await answer(message.data))
 
-        subscription = await self.client.subscribe(subject, cb=take)
+        subscription = await self.client.subscribe(subject, queue=queue, cb=take)
         return _Subscribed(self, subscription)
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:

@@ -63,7 +63,7 @@ class Cluster:
             DomainRow(
                 spec.domain,
                 spec.partitions,
-                spec.to_json(),
+                domain.registered().to_json(),
                 sorted(domain.kinds),
                 str(folder.resolve()),
                 digest,

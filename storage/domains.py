@@ -23,7 +23,7 @@ class DomainRow(NamedTuple):
     hosts: int = 0
 
 
-Connection: TypeAlias = "asyncpg.Connection[Any] | asyncpg.Pool[Any]"
+Connection: TypeAlias = "asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Pool[Any]"
 
 
 async def register_domain(db: Connection, row: DomainRow) -> int:

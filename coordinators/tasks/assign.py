@@ -1,0 +1,160 @@
+"""Assigning submitted tasks: the coordinator picks them up and tells each one's durable agent, once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import asyncpg
+
+from actors.domain import DomainSpec
+from actors.task_messages import TASK_KIND, task_agent
+from bus import faultpoints, subjects
+from bus.address import Address, partition_of
+from bus.envelope import Priority
+from bus.errors import Fenced, InvalidMessage
+from bus.transport import Subscription, Transport
+from coordinators.tasks.messages import TaskAssigned
+from coordinators.tasks.policies import Call, Refused, To, make_policy
+from storage.boundary import translated
+from storage.domains import find_domain
+from storage.intake import Incoming, accept, nudge
+from storage.queries import query
+from storage.tasks import (
+    WaitingTask,
+    hand_over_task,
+    has_waiting_tasks,
+    open_tasks,
+    open_tasks_of,
+    waiting_tasks,
+)
+
+_logger = logging.getLogger("callboard.tasks")
+
+BATCH = 16  # tasks in one transaction; each may have an input of some MiB
+BATCHES = 20  # in one round, so that placement is not kept waiting
+FINISHED = b"finished"
+
+
+class TaskAssigner:
+    """Hands over the tasks of one domain under the epoch of its coordinator; level-triggered.
+
+    One transaction marks the task's row and puts TaskAssigned into the mailbox of its agent, so that a task
+    is handed over once, whatever dies in between. Everything after that is the agent's.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[Any], transport: Transport, domain: str, epoch: int) -> None:
+        self._pool = pool
+        self._transport = transport
+        self._domain = domain
+        self._epoch = epoch
+        self._is_full = False
+        self._batch = BATCH
+
+    async def listen(self, wake: Callable[[], None]) -> Subscription:
+        """Call `wake` when there is something to assign, so that it need not wait for the next round."""
+
+        def heard(data: bytes) -> None:
+            if data != FINISHED or self._is_full:
+                wake()
+
+        return await self._transport.subscribe(subjects.tasks_waiting(self._domain), heard, wake)
+
+    async def assign_waiting(self) -> None:
+        """Assign what waits, by priority and age, as far as `tasks.concurrent` allows.
+
+        Raises Fenced when another coordinator leads, StorageUnavailable when Postgres is away.
+        """
+        if not await has_waiting_tasks(self._pool, self._domain):
+            return
+        row = await find_domain(self._pool, self._domain)
+        spec = DomainSpec.from_json(row.spec)
+        for _ in range(BATCHES):
+            room = spec.tasks.concurrent - await open_tasks(self._pool, self._domain)
+            self._is_full = room <= 0
+            if room <= 0:
+                return
+            limit = min(self._batch, room)
+            try:
+                assigned = await self._assign_batch(spec, limit)
+            except InvalidMessage as error:
+                # One task cannot be told to its agent: find it by going one by one, and refuse it alone.
+                _logger.error("a task of %s cannot be handed over: %s", self._domain, error)
+                assigned = await self._assign_batch(spec, 1, refusal=str(error) if limit == 1 else None)
+                self._batch = 1
+            else:
+                self._batch = BATCH if len(assigned) < limit else self._batch
+            for task in assigned:
+                partition = partition_of(task.tenant, task_agent(task.id), row.partitions)
+                nudge(self._transport, self._domain, partition)
+            if len(assigned) < limit:
+                return
+
+    async def _assign_batch(
+        self, spec: DomainSpec, limit: int, *, refusal: str | None = None
+    ) -> list[WaitingTask]:
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                if not await connection.fetchval(query("lock_coordinator"), self._domain, self._epoch):
+                    raise Fenced(f"Another coordinator leads {self._domain} now.")
+                tasks = await waiting_tasks(connection, self._domain, limit)
+                for task in tasks:
+                    decision = await self._decide(connection, spec, task, refusal)
+                    await hand_over_task(
+                        connection, self._domain, task, policy=decision.policy, assignee=decision.assignee
+                    )
+                    await accept(connection, None, [self._tell(task, decision)], tenant=task.tenant)
+                faultpoints.reached("assign.before_commit")
+        faultpoints.reached("assign.after_commit")
+        return tasks
+
+    async def _decide(
+        self, connection: Any, spec: DomainSpec, task: WaitingTask, refusal: str | None
+    ) -> TaskAssigned:
+        name = task.policy or spec.tasks.policy
+        load = functools.partial(self._load, connection, task.tenant)
+        policy = make_policy(name, spec.tasks, lambda skill: spec.members.get(skill, ()), load)
+        assignment = Refused(refusal) if refusal is not None else await policy.assign(task.id)
+        decided = functools.partial(
+            TaskAssigned,
+            id=task.id,
+            goal=task.goal,
+            input=json.loads(task.input) if refusal is None else None,
+            priority=task.priority,
+            deadline=task.deadline,
+            policy=name,
+        )
+        match assignment:
+            case To(agent):
+                return decided(assignee=f"{self._domain}/{agent}")
+            case Call(agents, within_s):
+                return decided(
+                    candidates=tuple(f"{self._domain}/{agent}" for agent in agents), bid_within_s=within_s
+                )
+            case Refused(reason):
+                return decided(refused=reason)
+
+    async def _load(self, connection: Any, tenant: str, agents: Sequence[str]) -> Mapping[str, int]:
+        addresses = [f"{self._domain}/{agent}" for agent in agents]
+        load = await open_tasks_of(connection, self._domain, tenant, addresses)
+        return {agent: load[address] for agent, address in zip(agents, addresses, strict=True)}
+
+    def _tell(self, task: WaitingTask, decision: TaskAssigned) -> Incoming:
+        return Incoming(
+            to=Address(self._domain, TASK_KIND, task.id),
+            message=decision,
+            key=f"assign:{task.id}",
+            sender="external/coordinator",
+            priority=message_priority(task.priority),
+            task=task.id,
+        )
+
+
+def message_priority(priority: int) -> Priority:
+    """How the messages of a task are ranked among ready agents: 0-3 low, 4-6 normal, 7-10 high."""
+    if priority <= 3:
+        return Priority.LOW
+    return Priority.NORMAL if priority <= 6 else Priority.HIGH

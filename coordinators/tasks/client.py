@@ -1,0 +1,166 @@
+"""Submit a task and follow it. NATS says when to look; what is seen comes from Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from bus import subjects
+from bus.address import DEFAULT_TENANT
+from bus.envelope import new_id
+from bus.errors import DeadlineExceeded, NoBid, ServiceUnavailable, StorageUnavailable, TaskError, TaskFailed
+from bus.transport import Subscription, Transport
+from storage.domains import Connection
+from storage.inspect import TaskEventView, TaskView, find_task, list_task_events
+from storage.tasks import submit_task
+
+_logger = logging.getLogger("callboard.tasks")
+
+LOOK_EVERY_S = 1.0  # how late an event is seen when NATS has lost the word of it
+LOOK_WITHOUT_NATS_S = 0.25
+FINAL = ("completed", "failed")
+_PAGE = 1_000
+_SUBMIT_TRIES = 5
+_RETRY_S = 0.5
+
+
+class TaskClient:
+    """Works while coordinators, hosts or NATS are away; only Postgres is needed. `transport` None polls."""
+
+    def __init__(
+        self, db: Connection, transport: Transport | None = None, *, tenant: str = DEFAULT_TENANT
+    ) -> None:
+        self._db = db
+        self._transport = transport
+        self._tenant = tenant
+
+    async def submit(
+        self,
+        domain: str,
+        *,
+        goal: str,
+        input: Any = None,
+        priority: int = 5,
+        deadline: float | None = None,
+        policy: str | None = None,
+        request_key: str | None = None,
+    ) -> str:
+        """Submit a task and return its id; see storage.tasks.submit_task for arguments and errors.
+
+        A failing connection is tried again under the same id, so that the task is accepted once.
+        """
+        task_id = new_id()
+        for tries_left in reversed(range(_SUBMIT_TRIES)):
+            try:
+                accepted = await submit_task(
+                    self._db,
+                    domain,
+                    goal=goal,
+                    input=input,
+                    priority=priority,
+                    deadline=deadline,
+                    policy=policy,
+                    request_key=request_key,
+                    tenant=self._tenant,
+                    task_id=task_id,
+                )
+                break
+            except StorageUnavailable:
+                if not tries_left:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+        if self._transport is not None:
+            self._transport.publish(subjects.tasks_waiting(domain), b"submitted")
+            await self._transport.flush()
+        return accepted
+
+    async def find(self, task_id: str) -> TaskView:
+        """The task as it stands; raises UnknownTask."""
+        return await find_task(self._db, task_id, tenant=self._tenant)
+
+    async def wait(self, task_id: str, *, timeout_s: float | None = None) -> TaskView:
+        """Wait for the task's end and return it, completed or failed; raises UnknownTask or TimeoutError."""
+        async with asyncio.timeout(timeout_s), contextlib.aclosing(self.events(task_id)) as events:
+            async for _ in events:
+                pass
+        return await self._patiently(task_id)
+
+    async def result(self, task_id: str, *, timeout_s: float | None = None) -> Any:
+        """Wait for the task's result; raises NoBid, DeadlineExceeded or TaskFailed when there is none."""
+        return result_of(await self.wait(task_id, timeout_s=timeout_s))
+
+    async def events(self, task_id: str, *, after: int = 0) -> AsyncGenerator[TaskEventView, None]:
+        """The lines of the task's log after a number, as they come, in order and without gaps.
+
+        Ends with the line that ends the task, also when that was before `after`. An outage of Postgres or
+        NATS delays it. Raises UnknownTask. Close it (contextlib.aclosing) when leaving it early.
+        """
+        task = await self._patiently(task_id)
+        async with self._woken(subjects.task_events(task.domain, task.id)) as (wake, look_every_s):
+            while True:
+                wake.clear()
+                page = await self._page(task, after)
+                for event in page:
+                    yield event
+                    after = event.number
+                    if event.kind in FINAL:
+                        return
+                if len(page) == _PAGE:
+                    continue
+                if not page and (await self._patiently(task.id)).finished_at is not None:
+                    if await self._page(task, after):
+                        continue  # it ended between the two looks
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(wake.wait(), look_every_s)
+
+    async def _patiently(self, task_id: str) -> TaskView:
+        while True:
+            try:
+                return await self.find(task_id)
+            except StorageUnavailable as error:
+                await self._pause(error)
+
+    async def _page(self, task: TaskView, after: int) -> list[TaskEventView]:
+        while True:
+            try:
+                return await list_task_events(
+                    self._db, task.domain, task.id, tenant=self._tenant, after=after, limit=_PAGE
+                )
+            except StorageUnavailable as error:
+                await self._pause(error)
+
+    async def _pause(self, error: StorageUnavailable) -> None:
+        _logger.warning("following a task waits for storage: %s", error.message)
+        await asyncio.sleep(_RETRY_S)
+
+    @contextlib.asynccontextmanager
+    async def _woken(self, subject: str) -> AsyncIterator[tuple[asyncio.Event, float]]:
+        """An event that is set when something is published on the subject, and how often to look anyway."""
+        wake = asyncio.Event()
+        subscription: Subscription | None = None
+        if self._transport is not None:
+            with contextlib.suppress(ServiceUnavailable):
+                subscription = await self._transport.subscribe(subject, lambda _: wake.set(), wake.set)
+                await self._transport.flush()
+        try:
+            yield wake, LOOK_EVERY_S if subscription is not None else LOOK_WITHOUT_NATS_S
+        finally:
+            if subscription is not None:
+                await subscription.close()
+
+
+def result_of(task: TaskView) -> Any:
+    """The result of a task that has ended; raises what its failure is."""
+    if task.status == "completed":
+        return json.loads(task.result or "null")
+    if task.status != "failed":
+        raise TaskError(f"Task {task.id} has not ended: it is {task.status}.")
+    error = json.loads(task.error or "{}")
+    code, reason = error.get("code", "failed"), error.get("message", "no reason was given")
+    raised = {"no_bid": NoBid, "deadline": DeadlineExceeded}.get(code, TaskFailed)
+    raise raised(f"Task {task.id} failed: {reason}", task=task.id, code=code)
