@@ -1,0 +1,50 @@
+"""Start the two processes at the same moment and collect what they report."""
+
+import sys
+from asyncio.subprocess import PIPE, Process, create_subprocess_exec
+
+import msgspec
+
+from benchmarks.bare.records import Orders, Report
+
+# A report is one line; asyncio refuses lines above 64 KiB unless told otherwise.
+REPORT_BYTES = 16 * 1024 * 1024
+
+
+async def run_pair(orders: list[Orders]) -> list[Report]:
+    """Raises RuntimeError if a process ends without its report; none is left behind."""
+    processes = [
+        await create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.bare.process", stdin=PIPE, stdout=PIPE, limit=REPORT_BYTES
+        )
+        for _ in orders
+    ]
+    try:
+        for process, order in zip(processes, orders, strict=True):
+            _tell(process, msgspec.json.encode(order))
+        for process in processes:
+            await _hear(process)
+        for process in processes:
+            _tell(process, b"go")
+        reports = [msgspec.json.decode(await _hear(process), type=Report) for process in processes]
+        for process in processes:
+            await process.wait()
+        return reports
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _tell(process: Process, line: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + b"\n")
+
+
+async def _hear(process: Process) -> bytes:
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise RuntimeError(f"a process of the bare loop ended early (status {process.returncode})")
+    return line

@@ -1,0 +1,104 @@
+"""What the bare loop sends, stores and reports."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+DOMAIN: Final = "bench"
+TENANT: Final = "default"
+TYPE: Final = "bench.hop.v1"
+SCHEMA: Final = "limit_benchmark"
+PARTITIONS: Final = 64
+PROCESSES: Final = 2
+EPOCH: Final = 1
+CHARACTERS: Final = 200  # of one message, as in DESIGN's table
+BUCKET_NS: Final = 10_000  # one bucket of a latency histogram
+SQL: Final = Path(__file__).parent / "sql"
+
+
+def address(agent: int) -> str:
+    """The agent's key in every table."""
+    return f"{DOMAIN}/ring/{agent:06d}"
+
+
+def partition_of(agent: int) -> int:
+    """The partition that holds the agent; process p owns those congruent to p."""
+    return agent % PARTITIONS
+
+
+def owner_of(agent: int) -> int:
+    """The process that owns the agent's partition."""
+    return partition_of(agent) % PROCESSES
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What the benchmark tells each of the two processes."""
+
+    process: int
+    agents: int
+    seconds: float
+    postgres_url: str
+    nats_url: str
+    sql: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process measured; latencies count hops by buckets of `BUCKET_NS`."""
+
+    commits: int
+    latencies: dict[int, int]
+    seconds: float
+    cpu_s: float
+
+
+class Text(msgspec.Struct, frozen=True):
+    """The payload of a message."""
+
+    text: str
+    hops: int
+
+
+class Tally(msgspec.Struct):
+    """The agent's state."""
+
+    handled: int
+    last: str
+
+
+class Delivery(msgspec.Struct, frozen=True, array_like=True):
+    """One committed message on its way to its recipient's owner; `sent_ns` is when its turn began."""
+
+    seq: int
+    id: bytes
+    agent: int
+    sender: str
+    payload: bytes
+    sent_ns: int
+
+
+class Received(msgspec.Struct, frozen=True):
+    """The consumed message, as a transition explains it."""
+
+    id: str
+    type: str
+    sender: str
+    payload: msgspec.Raw
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A consequence, as a transition explains it."""
+
+    id: str
+    type: str
+    recipient: str
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A transition's canonical content."""
+
+    version: int
+    message: Received
+    decision: str
+    sends: list[Sent]
+    state: msgspec.Raw

@@ -1,0 +1,127 @@
+"""Turns: agents in memory, the handler, and what a commit writes for each message handled."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+import msgspec
+from uuid_utils import UUID, uuid7
+
+from benchmarks.bare.records import (
+    BUCKET_NS,
+    DOMAIN,
+    EPOCH,
+    TENANT,
+    TYPE,
+    Body,
+    Delivery,
+    Received,
+    Sent,
+    Tally,
+    Text,
+    address,
+    partition_of,
+)
+
+_json = msgspec.json.Encoder().encode
+_text = msgspec.json.Decoder(Text).decode
+
+
+@dataclass(slots=True)
+class Activation:
+    """An agent in memory, ahead of its committed version by the turns that wait for the next commit."""
+
+    version: int
+    hash: bytes
+    state: Tally
+
+
+@dataclass(slots=True)  # frozen would cost 2 µs a turn
+class Turn:
+    """A handled message and its consequences."""
+
+    agent: int
+    seq: int
+    version: int
+    body: str
+    prev: bytes
+    hash: bytes
+    state: str
+    recipient: int
+    id: UUID
+    payload: bytes
+    began_ns: int
+
+
+class Agents:
+    """The agents of one process."""
+
+    def __init__(self, process: int, count: int) -> None:
+        self.activations: dict[int, Activation] = {}
+        self.latencies: Counter[int] = Counter()
+        self._process = process
+        self._names = [address(agent) for agent in range(count)]
+        self._partitions = [partition_of(agent) for agent in range(count)]
+        self._random = Random(process)
+
+    def handle(self, delivery: Delivery) -> Turn:
+        """Count the message, remember its beginning, and send it on to an agent drawn at random.
+
+        Half of all agents belong to the other process, so half of the hops cross.
+        """
+        now = time.monotonic_ns()
+        if delivery.sent_ns:
+            self.latencies[(now - delivery.sent_ns) // BUCKET_NS] += 1
+        agent = self.activations[delivery.agent]
+        text = _text(delivery.payload)
+        agent.version += 1
+        agent.state.handled += 1
+        agent.state.last = text.text[:40]
+        state = _json(agent.state)
+        recipient = self._random.randrange(len(self._names))
+        identity = uuid7()
+        body = _json(
+            Body(
+                agent.version,
+                Received(delivery.id.hex(), TYPE, delivery.sender, msgspec.Raw(delivery.payload)),
+                "handled",
+                [Sent(identity.hex, TYPE, self._names[recipient])],
+                msgspec.Raw(state),
+            )
+        )
+        prev, agent.hash = agent.hash, sha256(agent.hash + body).digest()
+        return Turn(
+            delivery.agent, delivery.seq, agent.version, body.decode(), prev, agent.hash, state.decode(),
+            recipient, identity, _json(Text(text.text, text.hops + 1)), now,
+        )  # fmt: skip
+
+    def arguments(self, turns: Sequence[Turn]) -> list[Any]:
+        """The commit's parameters: the fence, the turns, the agents they leave behind, the messages they send."""
+        names, partitions, tenants = self._names, self._partitions, [TENANT] * len(turns)
+        last = {turn.agent: turn for turn in turns}
+        first: dict[int, int] = {}
+        for turn in turns:
+            first.setdefault(turn.agent, turn.version - 1)
+        return [
+            DOMAIN, self._process, EPOCH, list({partitions[agent] for agent in last}),
+            tenants, [partitions[t.agent] for t in turns], [names[t.agent] for t in turns],
+            [t.seq for t in turns], [t.version for t in turns], [t.body for t in turns],
+            [t.prev for t in turns], [t.hash for t in turns],
+            tenants[: len(last)], [names[agent] for agent in last], list(first.values()),
+            [t.version for t in last.values()], [t.state for t in last.values()], [t.hash for t in last.values()],
+            tenants, [partitions[t.recipient] for t in turns], [names[t.recipient] for t in turns],
+            [t.id for t in turns], [self._header(t) for t in turns], [t.payload.decode() for t in turns],
+        ]  # fmt: skip
+
+    def delivery(self, turn: Turn, seq: int) -> Delivery:
+        """The turn's outgoing message, committed as number `seq`."""
+        return Delivery(
+            seq, turn.id.bytes, turn.recipient, self._names[turn.agent], turn.payload, turn.began_ns
+        )
+
+    def _header(self, turn: Turn) -> str:
+        return f'{{"type":"{TYPE}","sender":"{self._names[turn.agent]}","correlation":"{turn.id}"}}'

@@ -1,0 +1,124 @@
+"""The limit: how many durable hops a second this machine gives without a framework.
+
+    python -m benchmarks.limit --chains 100 --seconds 10 --json
+
+Two processes over asyncpg and nats-py. A hop is: receive a message of 200 characters, change the agent's
+state, and commit (under the fence, one statement for a group of turns) the state by compare-and-set on its
+version, a hash-chained transition, the delete of the consumed message and the insert of the next one into its
+recipient's mailbox; then publish it over NATS. The figure is what SQL counts in the history afterwards.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from benchmarks.bare.database import count_hops, prepare, warm_up
+from benchmarks.bare.pair import run_pair
+from benchmarks.bare.records import BUCKET_NS, PROCESSES, SCHEMA, SQL, Orders
+from benchmarks.machine import cpu_seconds, processor
+from callboard.services import ensure_services, find_instance
+from callboard.settings import Settings, load_settings
+
+
+async def limit(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure on the given servers, or on embedded ones in a folder that is removed afterwards."""
+    given = {name: url for name in ("postgres_url", "nats_url") if (url := getattr(args, name)) is not None}
+    with tempfile.TemporaryDirectory(prefix="callboard-limit-", dir="/var/tmp") as home:
+        os.chmod(home, 0o711)  # Started by root, the servers run under an account that must pass through.
+        settings = Settings.model_validate({**load_settings().model_dump(), **given, "home": Path(home)})
+        async with await ensure_services(settings) as services:
+            instance = find_instance(settings)
+            servers = {"postgres": instance.postgres_pid, "nats": instance.nats_pid} if instance else {}
+            return await measure(
+                args,
+                services.endpoints.postgres_url,
+                services.endpoints.nats_url,
+                {name: pid for name, pid in servers.items() if pid is not None},
+            )
+
+
+async def measure(
+    args: argparse.Namespace, postgres_url: str, nats_url: str, servers: dict[str, int]
+) -> dict[str, Any]:
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await prepare(connection, args.agents, args.chains, args.sql)
+        if "postgres" in servers:
+            await warm_up(connection)
+        cpu = {name: cpu_seconds(pid) for name, pid in servers.items()}
+        wal = await connection.fetchval("SELECT pg_current_wal_lsn()")
+        reports = await run_pair(
+            [
+                Orders(
+                    process=process, agents=args.agents, seconds=args.seconds,
+                    postgres_url=postgres_url, nats_url=nats_url, sql=str(args.sql),
+                )
+                for process in range(PROCESSES)
+            ]
+        )  # fmt: skip
+        cpu = {name: cpu_seconds(pid) - cpu[name] for name, pid in servers.items()}
+        cpu["python"] = sum(report.cpu_s for report in reports)
+        wal_bytes = await connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), $1)::bigint", wal)
+        hops = await count_hops(connection, args.chains)
+        seconds = max(report.seconds for report in reports)
+        commits = sum(report.commits for report in reports)
+        latencies = sum((Counter(report.latencies) for report in reports), Counter[int]())
+        return {
+            "limit_hops_per_s": round(hops / seconds),
+            "chains": args.chains,
+            "agents": args.agents,
+            "hops": hops,
+            "seconds": round(seconds, 3),
+            "p50_ms": percentile_ms(latencies, 0.50),
+            "p99_ms": percentile_ms(latencies, 0.99),
+            "commits_per_s": round(commits / seconds),
+            "mean_group": round(hops / commits, 1),
+            "cpu_us_per_hop": {name: round(used / hops * 1e6, 1) for name, used in cpu.items()},
+            "wal_bytes_per_hop": round(wal_bytes / hops),
+            "postgres": await connection.fetchval("SHOW server_version"),
+            "python": platform.python_version(),
+            "cpu": processor(),
+        }
+    finally:
+        await connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        await connection.close()
+
+
+def percentile_ms(histogram: Counter[int], share: float) -> float:
+    """The upper edge of the bucket that `share` of the hops do not exceed, in milliseconds."""
+    rank = share * histogram.total()
+    for bucket in sorted(histogram):
+        rank -= histogram[bucket]
+        if rank <= 0:
+            return (bucket + 1) * BUCKET_NS / 1e6
+    return 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--chains", type=int, default=100, help="messages in flight")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--agents", type=int, default=1000)
+    parser.add_argument("--postgres-url", help="an external Postgres instead of an embedded one")
+    parser.add_argument("--nats-url", help="an external NATS instead of an embedded one")
+    parser.add_argument("--sql", type=Path, default=SQL, help="a folder with other tables or another commit")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    args = parser.parse_args()
+    found = asyncio.run(limit(args))
+    print(
+        json.dumps(found) if args.json else "\n".join(f"{name:18} {value}" for name, value in found.items())
+    )
+
+
+if __name__ == "__main__":
+    main()
