@@ -64,6 +64,7 @@ class Activation:
             self.queue
             or self.running
             or self.uncommitted
+            or self.apart
             or self.scheduled
             or waits_on_disk
             or self.refilling

@@ -13,7 +13,7 @@ from actors.task_reports import TaskReports
 from bus.address import Address, parse_address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, Priority, header_to_json, new_id
 from bus.errors import DeadlineExceeded, HopLimitExceeded, InvalidMessage, PayloadTooLarge
-from bus.registry import encode_payload, wire_name_of
+from bus.registry import encode_json, encode_payload, wire_name_of
 from storage.records import TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Context(TaskReports):
         self._address: Address | None = None
         self._sends: list[Outgoing] = []
         self._blobs: list[tuple[str, str, bytes]] = []
-        self._notes: list[dict[str, Any]] = []
+        self._notes: list[str] = []
         self._tasks: list[TaskWrite] = []
         self._task_events: list[TaskEvent] = []
         self._undead: list[int] = []
@@ -134,8 +134,8 @@ class Context(TaskReports):
         return len(targets)
 
     def explain(self, decision: str, **facts: Any) -> None:
-        """Write a decision and the facts behind it into the history (JSON values only)."""
-        self._notes.append({"decision": decision, **facts})
+        """Write a decision and the facts behind it (JSON values) into the history; raises InvalidPayload."""
+        self._notes.append(encode_json({"decision": decision, **facts}))
 
     def destroy(self) -> None:
         """Delete this agent's state when the turn commits; its history stays."""
@@ -175,7 +175,7 @@ class Context(TaskReports):
             )
         payload = encode_payload(message)
         blob = None
-        if len(payload) > scope.limits.claim_check_bytes:
+        if _size(payload, scope.limits.claim_check_bytes) > scope.limits.claim_check_bytes:
             payload, blob = self._check_in(payload)
         header = Header(
             id=new_id(),
@@ -214,3 +214,8 @@ class Context(TaskReports):
         digest = sha256(data).hexdigest()
         self._blobs.append((self._envelope.tenant, digest, data))
         return "null", digest
+
+
+def _size(text: str, limit: int) -> int:
+    """How many bytes the text has in UTF-8; at most four times its length, so most need no counting."""
+    return len(text) if 4 * len(text) <= limit else len(text.encode())

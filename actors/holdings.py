@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from actors.inbound import Inbox
 from bus import faultpoints, subjects
 from bus.address import partition_of
 from bus.envelope import Envelope
-from bus.errors import StorageUnavailable
+from bus.errors import ServiceUnavailable, StorageUnavailable
 from bus.transport import Subscription, Transport
 from bus.wire import Parcel
 
@@ -33,7 +34,6 @@ class _Holding:
     subscription: Subscription | None = None
     open: bool = False
     leaving: bool = False
-    opening: asyncio.Task[None] | None = field(default=None)
 
 
 class Holdings:
@@ -44,8 +44,8 @@ class Holdings:
         self._transport = transport
         self._held: dict[int, _Holding] = {}
         self._changed = asyncio.Event()
-        self._draining = False
         self._step = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- what the host asks --------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class Holdings:
     def take(self, parcel: Parcel) -> bool:
         """Take a parcel that this very host published; False when the partition is not here."""
         holding = self._held.get(parcel.partition)
-        if holding is None:
+        if holding is None or holding.inbox.is_closed:  # closed: it is on its way to another host
             return False
         holding.inbox.take(parcel)
         return True
@@ -89,7 +89,7 @@ class Holdings:
     def merge_one(self, envelope: Envelope) -> None:
         """Queue a message that this host has just put into a mailbox itself."""
         partition = partition_of(envelope.tenant, envelope.agent, self._host.partitions)
-        if self.owns(partition):
+        if self.may_run(partition):
             self._host.mailboxes.arrive(partition, envelope)
 
     def look_soon(self, data: bytes = b"") -> None:
@@ -120,6 +120,8 @@ class Holdings:
                     continue
         finally:
             await word.close()
+            for task in self._tasks:
+                task.cancel()
             for holding in self._held.values():
                 self._close(holding)
 
@@ -139,16 +141,14 @@ class Holdings:
         if leaving:
             for partition in leaving:
                 self._held[partition].leaving = True
-            asyncio.get_running_loop().create_task(self._give_back(leaving))
+            self._spawn(self._give_back(leaving))
         return True
 
     def _take_up(self, partitions: list[int], suspect: frozenset[int]) -> None:
         mailboxes = self._host.mailboxes
         for partition in partitions:
             self._held[partition] = _Holding(Inbox(partition, mailboxes.deliver, mailboxes.read_partition))
-        task = asyncio.get_running_loop().create_task(self._open(partitions, suspect))
-        for partition in partitions:
-            self._held[partition].opening = task
+        self._spawn(self._open(partitions, suspect))
 
     async def _open(self, partitions: list[int], suspect: frozenset[int]) -> None:
         """Subscribe, flush, then read, then run: so nothing falls between the read and the subscription."""
@@ -156,11 +156,15 @@ class Holdings:
         holdings = {p: self._held[p] for p in partitions}
         try:
             for partition, holding in holdings.items():
-                holding.subscription = await self._transport.subscribe(
+                subscription = await self._transport.subscribe(
                     subjects.agents(host.fence.domain, partition),
                     holding.inbox.receive,
                     holding.inbox.read_again,
                 )
+                if holding.inbox.is_closed:  # the partition has left meanwhile
+                    await subscription.close()
+                else:
+                    holding.subscription = subscription
             await self._transport.flush()
             faultpoints.reached("acquire.middle")
             host.outbound.skip_everywhere()
@@ -172,7 +176,7 @@ class Holdings:
             await self._open_now({p: h for p, h in holdings.items() if p not in suspect})
             if doubtful:
                 await self._try_carefully({p: holdings[p] for p in doubtful})
-        except StorageUnavailable as error:
+        except (StorageUnavailable, ServiceUnavailable) as error:
             _logger.warning("partitions %s cannot be opened yet: %s", partitions, error.message)
             for partition in partitions:
                 if self._held.get(partition) is holdings[partition]:
@@ -188,6 +192,7 @@ class Holdings:
     async def _try_carefully(self, holdings: dict[int, _Holding]) -> None:
         host = self._host
         await host.mailboxes.states_loaded()
+        holdings = {p: h for p, h in holdings.items() if self._held.get(p) is h}
         suspects = [
             a for a in host.mailboxes.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)
         ]
@@ -231,5 +236,10 @@ class Holdings:
     def _close(self, holding: _Holding) -> None:
         holding.inbox.close()
         if holding.subscription is not None:
-            asyncio.get_running_loop().create_task(holding.subscription.close())
+            self._spawn(holding.subscription.close())
             holding.subscription = None
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._host.guarded(coroutine))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

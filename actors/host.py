@@ -73,13 +73,14 @@ class Host:
             self.committer.run(), self.mailboxes.load_states(), self.holdings.run(), self._fire_timers(),
             self._sweep(), self._evict(), *(work() for work in self.extra_work),
         ]  # fmt: skip
-        tasks = [asyncio.create_task(self._guarded(c)) for c in (*workers, *services)]
+        tasks = [asyncio.create_task(self.guarded(c)) for c in (*workers, *services)]
         try:
             await self._stopped.wait()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self.mailboxes.close()
         return self.ended_why or "stopped"
 
     def end(self, why: str) -> None:
@@ -103,7 +104,8 @@ class Host:
             and self.holdings.is_at_rest
         )
 
-    async def _guarded(self, coroutine: Awaitable[Any]) -> None:
+    async def guarded(self, coroutine: Awaitable[Any]) -> None:
+        """Run a part of the host; when it fails, the incarnation ends, and another takes its place."""
         try:
             await coroutine
         except Fenced as error:

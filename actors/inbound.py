@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from bus.errors import InvalidMessage, StorageUnavailable
+from bus.errors import InvalidMessage, StorageError
 from bus.wire import NUDGE_SOURCE, Item, Parcel, decode_parcel
 
 _logger = logging.getLogger("callboard.inbound")
@@ -67,10 +67,16 @@ class Inbox:
             self._reading = asyncio.get_running_loop().create_task(self._read())
 
     async def read_now(self) -> None:
-        """The first read of a partition just acquired: returns when its mailbox has been read."""
+        """The first read of a partition just acquired: returns when its mailbox has been read, or it has left."""
         self.read_again()
-        assert self._reading is not None
-        await self._reading
+        if self._reading is not None:
+            await asyncio.wait(
+                (self._reading,)
+            )  # awaited itself, it would cancel us when the partition leaves
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     @property
     def is_reading(self) -> bool:
@@ -94,7 +100,7 @@ class Inbox:
             covered, self._held = self._held, []
             try:
                 await self._reload(self.partition)
-            except StorageUnavailable as error:
+            except StorageError as error:
                 _logger.warning("partition %d cannot be read yet: %s", self.partition, error.message)
                 self._held = covered + self._held
                 self._asked = True

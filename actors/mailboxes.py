@@ -190,12 +190,13 @@ class Mailboxes:
         if activation.refilling or not activation.alive or activation.lifecycle == PAUSED:
             return
         activation.refilling = True
+        activation.more = False  # set again by whatever turns out not to fit while the read is under way
         self._spawn(self._refill(activation))
 
     async def _refill(self, activation: Activation) -> None:
         self._reads += 1
         try:
-            each = self._limit + activation.uncommitted
+            each = self._limit + activation.uncommitted + len(activation.apart)
             while activation.alive:
                 try:
                     found = await self._store.load_agent(
@@ -211,7 +212,7 @@ class Mailboxes:
             activation.refilling = False
         if not activation.alive:
             return
-        activation.more = len(found) >= each
+        activation.more = activation.more or len(found) >= each
         held, activation.held = activation.held, []
         fresh = [e for e in found if e.seq not in self._seen]
         for envelope in fresh:
@@ -334,6 +335,11 @@ class Mailboxes:
                     self.schedule(activation)
             if not self._to_load:
                 self._all_loaded.set()
+
+    def close(self) -> None:
+        """The incarnation has ended: stop what still reads."""
+        for task in self._tasks:
+            task.cancel()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

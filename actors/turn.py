@@ -88,7 +88,10 @@ class TurnRunner:
                 return self._give_up(activation, envelope, ctx, "refused", self.condemned.pop(envelope.seq))
             if envelope.is_control:
                 return await self._control(activation, envelope, ctx)
-            handler = self._handler_of(activation, header.type)
+            handler = activation.type.handlers.get(header.type)
+            if handler is None:  # no further try would find one
+                unhandled = self._why_unhandled(activation, header.type)
+                return self._give_up(activation, envelope, ctx, _reason_of(unhandled), _describe(unhandled))
             policy = handler.retry
             payload = envelope.payload
             if header.blob is not None:
@@ -109,15 +112,11 @@ class TurnRunner:
         except Exception as error:  # whatever a handler raises is its failure, never ours
             return self._fail(activation, envelope, ctx, error, policy)
 
-    def _handler_of(self, activation: Activation, wire_name: str) -> Handler:
-        kind = activation.type
-        handler = kind.handlers.get(wire_name)
-        if handler is None:
-            name = activation.agent.partition("/")[0]
-            if name not in self._scope.kinds:
-                raise UnknownKind(f"The domain {self._scope.domain!r} has no agent kind {name!r}.")
-            raise NoHandler(f"{kind.cls.__qualname__} has no handler for {wire_name}.")
-        return handler
+    def _why_unhandled(self, activation: Activation, wire_name: str) -> NoHandler | UnknownKind:
+        name = activation.agent.partition("/")[0]
+        if name not in self._scope.kinds:
+            return UnknownKind(f"The domain {self._scope.domain!r} has no agent kind {name!r}.")
+        return NoHandler(f"{activation.type.cls.__qualname__} has no handler for {wire_name}.")
 
     async def _activate(self, activation: Activation) -> Agent:
         agent = activation.make_instance()
@@ -180,7 +179,7 @@ class TurnRunner:
     ) -> Outcome:
         activation.instance = None  # whatever the handler left in it is not the committed state
         failures = envelope.failures + 1
-        text = f"{type(error).__name__}: {first_line(error)}".replace("\0", "")
+        text = _describe(error)
         envelope = msgspec.structs.replace(envelope, failures=failures)
         directive = activation.type.cls.supervision.decide(error, failures, policy)
         if directive is Directive.DEAD_LETTER:
@@ -315,11 +314,10 @@ def transition_body(
         f'{{"id":"{s.header.id}","to":{_quote(s.domain + "/" + s.agent)},"type":"{s.header.type}"}}'
         for s in ctx._sends
     )
-    notes = json.dumps(ctx._notes, separators=(",", ":"), ensure_ascii=False) if ctx._notes else "[]"
     return (
         f'{{"version":{version},"at":{ctx.now:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
         f'"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
-        f'"notes":{notes},"sends":[{sends}],{_state_part(version, old_state, state)}}}'
+        f'"notes":[{",".join(ctx._notes)}],"sends":[{sends}],{_state_part(version, old_state, state)}}}'
     )
 
 
@@ -341,6 +339,12 @@ def _state_part(version: int, old: str | None, new: str | None) -> str:
 
 
 _quote = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _describe(error: Exception) -> str:
+    """One line that Postgres can store, whatever the author's error says: no NUL, no lone surrogates."""
+    text = f"{type(error).__name__}: {first_line(error)}"
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def _reason_of(error: Exception) -> str:

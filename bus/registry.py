@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -73,6 +74,20 @@ def encode_payload(model: BaseModel) -> str:
             f"{type(model).__qualname__} cannot be written as JSON: {first_line(error)}.",
             fix="Use field types that JSON can carry.",
         ) from error
+    refuse_nul(text)
+    return text
+
+
+def encode_json(value: Any) -> str:
+    """A JSON value as text that Postgres can hold; raises InvalidPayload."""
+    try:
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidPayload(
+            f"A value cannot be written as JSON: {first_line(error)}.",
+            fix="Use JSON values and valid Unicode.",
+        ) from None
     refuse_nul(text)
     return text
 
