@@ -16,7 +16,7 @@ from callboard.cli.terminal import ago, clean, console, emit, is_terminal, note,
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from storage.inspect import AgentView, ChainVerdict, Transition
+    from storage.inspect import AgentRow, AgentView, ChainVerdict, Transition
 
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="domain/kind/key")]
 
@@ -42,7 +42,7 @@ async def agents(
         raise InvalidAddress(f"--after {after!r} is not in the domain {domain!r}.", fix="Name one domain.")
     async with opened() as at:
         names = [domain] if domain is not None else [row.domain for row in await all_domains(at.db)]
-        rows = []
+        rows: list[AgentRow] = []
         for name in names:
             if start is not None and name < start.domain:
                 continue
@@ -59,7 +59,14 @@ async def agents(
         table(
             ("address", "lifecycle", "version", "waiting", "partition", "changed"),
             [
-                (r.address, _lifecycle(r.lifecycle), f"{r.version:,}", _capped(r.waiting), r.partition, ago(r.updated_at))
+                (
+                    r.address,
+                    _lifecycle(r.lifecycle),
+                    f"{r.version:,}",
+                    _capped(r.waiting),
+                    r.partition,
+                    ago(r.updated_at),
+                )
                 for r in page
             ],
             right=("version", "waiting", "partition", "changed"),
@@ -204,7 +211,10 @@ def _show(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> 
         out.print(
             table(
                 ("due", "type", "from"),
-                [(t.due_at.strftime("%Y-%m-%d %H:%M:%S UTC"), t.header.type, t.header.sender) for t in view.timers],
+                [
+                    (t.due_at.strftime("%Y-%m-%d %H:%M:%S UTC"), t.header.type, t.header.sender)
+                    for t in view.timers
+                ],
             )
         )
     _heading(out, "History, newest first")

@@ -75,7 +75,9 @@ async def show(number: Number, as_json: Json = False) -> None:
         return
     out = console()
     out.print(plain(f"Dead letter {letter.id}: {letter.type} for {letter.address}", "bold"))
-    out.print(plain(f"{letter.reason} after {letter.failures} failure(s), {ago(letter.at)} ago: {letter.error}"))
+    out.print(
+        plain(f"{letter.reason} after {letter.failures} failure(s), {ago(letter.at)} ago: {letter.error}")
+    )
     out.print(plain(f"from {letter.sender}, message {letter.message}", "dim"))
     for line in json.dumps(payload, indent=2, ensure_ascii=False).splitlines():
         out.print(plain(line))
@@ -128,7 +130,9 @@ async def _ask(number: int, request: BaseModel, word: str, as_json: bool) -> Non
     elif done:
         console().print(plain(f"Dead letter {number} for {letter.address} is {word}."))
     else:
-        console().print(plain(f"Accepted: dead letter {number} will be {word} as soon as a host runs {letter.address}."))
+        console().print(
+            plain(f"Accepted: dead letter {number} will be {word} as soon as a host runs {letter.address}.")
+        )
 
 
 def _as_json(letter: object) -> dict[str, object]:

@@ -104,7 +104,9 @@ async def feed(hook: str | None, path: str | None, publisher: Publisher, task: s
     except CallboardError:
         raise
     except OSError as error:
-        raise InvalidTask(f"{path} cannot be read: {error.strerror or error}.", fix="Name a readable file.") from error
+        raise InvalidTask(
+            f"{path} cannot be read: {error.strerror or error}.", fix="Name a readable file."
+        ) from error
     except Exception as error:
         raise InvalidTask(
             f"{hook} could not take in {path}: {type(error).__name__}: {error}.",

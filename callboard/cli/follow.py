@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 0.5  # without the bus a new line of the log is seen this late
 _SOONEST_S = 0.1  # a burst of events is looked at together
 _RATE_OVER_S = 2.0
+_PAGE = 500
+_KEPT = 1_000  # lines of the log that stay in memory
 
 
 @dataclass
@@ -65,10 +67,9 @@ async def snapshots(
     from storage.inspect import find_task, list_hosts, list_task_events
 
     news = asyncio.Event()
-    word = await transport.subscribe(
-        subjects.task_events(domain, task_id), lambda data: news.set(), news.set
-    )
-    began, last, log, rate = time.monotonic(), 0, [], Rate()
+    word = await transport.subscribe(subjects.task_events(domain, task_id), lambda data: news.set(), news.set)
+    began, last, rate = time.monotonic(), 0, Rate()
+    log: list[TaskEventView] = []
     snapshot: Snapshot | None = None
     try:
         while True:
@@ -76,12 +77,12 @@ async def snapshots(
             try:
                 # The task before its log: a task seen as ended has its whole log behind it.
                 task = await find_task(db, task_id, tenant=tenant)
-                fresh = await list_task_events(db, domain, task_id, tenant=tenant, after=last)
+                fresh = await list_task_events(db, domain, task_id, tenant=tenant, after=last, limit=_PAGE)
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
             except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
                 await asyncio.sleep(_LOOK_EVERY_S)
                 continue
-            log += fresh
+            log = (log + fresh)[-_KEPT:]
             last = log[-1].number if log else 0
             now = time.monotonic()
             snapshot = Snapshot(
@@ -93,6 +94,8 @@ async def snapshots(
                 elapsed_s=now - began,
             )
             yield snapshot
+            if len(fresh) == _PAGE:
+                continue
             if snapshot.has_ended:
                 return
             await asyncio.sleep(_SOONEST_S)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -35,20 +35,21 @@ app = typer.Typer(
 
 @app.callback()
 def _everywhere(
-    debug: Annotated[bool, typer.Option(_DEBUG, help="Log everything, and show where an error came from.")] = False,
+    debug: Annotated[
+        bool, typer.Option(_DEBUG, help="Log everything, and show where an error came from.")
+    ] = False,
 ) -> None:
     """`--debug` may stand anywhere: `main` has taken it out before."""
 
 
-for _command in (
+COMMANDS: tuple[Callable[..., Any], ...] = (
     run.run, up.up, up.down, status.status, tasks.tasks, tasks.task, agents.agents, agents.agent, agents.pause,
-    agents.resume,
-):  # fmt: skip
+    agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, version.version,
+)  # fmt: skip
+for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(bench.app, name="bench")
-for _command in (doctor.doctor, backup.backup, backup.restore, retention.retention, version.version):
-    app.command()(_command)
 
 
 def invoke(arguments: Sequence[str]) -> int:
@@ -58,9 +59,7 @@ def invoke(arguments: Sequence[str]) -> int:
     debug = _DEBUG in words[:end]
     words = [word for word in words[:end] if word != _DEBUG] + words[end:]
     configure_logging(debug=debug)
-    return exit_code_of(
-        lambda: app(words, prog_name="callboard", standalone_mode=False), debug=debug
-    )
+    return exit_code_of(lambda: app(words, prog_name="callboard", standalone_mode=False), debug=debug)
 
 
 def main() -> None:

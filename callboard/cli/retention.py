@@ -30,7 +30,9 @@ async def retention(
     word = "would be dropped" if dry_run else "dropped"
     out.print(plain(f"Everything before {done.cutoff:%Y-%m-%d} that has ended {word}:", "bold"))
     listed = ", ".join(done.months) or "none"
-    out.print(plain(f"  months of history    {listed} (about {done.transitions:,} transitions, {size(done.bytes)})"))
+    out.print(
+        plain(f"  months of history    {listed} (about {done.transitions:,} transitions, {size(done.bytes)})")
+    )
     for name, count in (("tasks", done.tasks), ("ended hosts", done.hosts), ("blobs", done.blobs)):
         out.print(plain(f"  {name:<20} {count:,}"))
     out.print(plain(f"  expired keys         {done.seen:,}"))

@@ -25,13 +25,18 @@ _SAY_EVERY_S = 5.0  # how often a plain log says how the domain is doing
 
 @asynchronous
 async def run(
-    domain_dir: Annotated[Path, typer.Argument(metavar="DOMAIN_DIR", help="The folder with the domain.yaml.")],
+    domain_dir: Annotated[
+        Path, typer.Argument(metavar="DOMAIN_DIR", help="The folder with the domain.yaml.")
+    ],
     input_file: Annotated[
-        str | None, typer.Option("--input", "-i", metavar="FILE", help="What the task is about; - is standard input.")
+        str | None,
+        typer.Option("--input", "-i", metavar="FILE", help="What the task is about; - is standard input."),
     ] = None,
     goal: Annotated[str | None, typer.Option(help="The task's goal in words.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=10, help="Higher goes first.")] = 5,
-    deadline: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="It must be done in so long.")] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.001, help="It must be done in so long.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Run one task of a domain and show its result. Joins a running Callboard, or starts one for itself.
@@ -53,7 +58,7 @@ async def run(
         note(f"waiting for the hosts of {domain.name}")
         await cluster.ready(domain.name)
         from bus.envelope import new_id
-        from storage.tasks import submit_task
+        from coordinators.tasks.client import TaskClient
 
         task_id = new_id()
         publisher = Publisher(cluster.events, domain.name, task_id, settings.tenant)
@@ -61,11 +66,14 @@ async def run(
         if publisher.published:
             note(f"{publisher.published:,} events published")
         what = "input" if input_file in (None, "-") else Path(str(input_file)).name
-        await submit_task(
-            cluster.postgres, domain.name, goal=goal or f"{domain.name}: {what}", input=given, priority=priority,
-            deadline=time.time() + deadline if deadline is not None else None, tenant=settings.tenant,
+        await TaskClient(cluster.postgres, cluster.transport, tenant=settings.tenant).submit(
+            domain.name,
+            goal=goal or f"{domain.name}: {what}",
+            input=given,
+            priority=priority,
+            deadline=time.time() + deadline if deadline is not None else None,
             task_id=task_id,
-        )  # fmt: skip
+        )
         note(f"task {task_id} submitted")
         try:
             task = await _follow(cluster, domain.name, task_id, live=is_terminal() and not as_json)

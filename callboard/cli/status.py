@@ -72,9 +72,7 @@ async def status(as_json: Json = False) -> int:
         out.print(_host_table(hosts))
     for domain in domains:
         if domain.unowned:
-            out.print(
-                plain(f"{domain.domain}: no host owns partition {spans(domain.unowned)}.", "yellow")
-            )
+            out.print(plain(f"{domain.domain}: no host owns partition {spans(domain.unowned)}.", "yellow"))
     if coordinators:
         names = ", ".join(f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in coordinators)
         out.print(plain(f"coordinators: {names}", "dim"))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 # C0 and C1 controls could move the cursor or rename the window; the bidirectional and invisible ones
 # could make text look like other text.
-_TRICKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_TRICKS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 _NARROWEST = 60
 
 
@@ -63,7 +65,9 @@ def emit(value: Any) -> None:
     """One JSON document on standard output."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
     # Inside JSON these stand in strings only, where they may be escaped.
-    text = re.sub("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]", _escape, text)
+    text = re.sub(
+        "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]", _escape, text
+    )
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -97,7 +101,11 @@ def table(
     for column in columns:
         number = column in right
         made.add_column(
-            column, justify="right" if number else "left", no_wrap=number, overflow="fold", header_style="bold"
+            column,
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+            header_style="bold",
         )
     for row in rows:
         made.add_row(*(cell if _is_text(cell) else plain(cell) for cell in row))  # type: ignore[arg-type]

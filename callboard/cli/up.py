@@ -18,9 +18,12 @@ from callboard.cli.terminal import console, emit, note, plain
 @asynchronous
 async def up(
     domains: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DOMAIN_DIR]...", help="Domains to add or bring up to date.")
+        list[Path] | None,
+        typer.Argument(metavar="[DOMAIN_DIR]...", help="Domains to add or bring up to date."),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it."""
@@ -42,7 +45,15 @@ async def up(
         took = time.monotonic() - began
         dashboard = ray_head(settings).dashboard() if settings.ray_address is None else None
         if as_json:
-            emit({"running": True, "joined": ran_already, "domains": added, "dashboard": dashboard, "seconds": round(took, 2)})
+            emit(
+                {
+                    "running": True,
+                    "joined": ran_already,
+                    "domains": added,
+                    "dashboard": dashboard,
+                    "seconds": round(took, 2),
+                }
+            )
         else:
             word = "runs already" if ran_already else f"is up after {took:.1f} s"
             console().print(plain(f"Callboard {word}{f'; dashboard at {dashboard}' if dashboard else ''}."))

@@ -48,12 +48,13 @@ class TaskClient:
         deadline: float | None = None,
         policy: str | None = None,
         request_key: str | None = None,
+        task_id: str | None = None,
     ) -> str:
         """Submit a task and return its id; see storage.tasks.submit_task for arguments and errors.
 
         A failing connection is tried again under the same id, so that the task is accepted once.
         """
-        task_id = new_id()
+        task_id = task_id or new_id()
         for tries_left in reversed(range(_SUBMIT_TRIES)):
             try:
                 accepted = await submit_task(

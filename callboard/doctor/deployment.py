@@ -1,0 +1,159 @@
+"""The deployment: services, clocks, migrations, ownership, dead letters, the months ahead."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from bus.errors import CallboardError
+from callboard.doctor.finding import Finding, fail, good, warn
+from callboard.services.checks import check_nats, check_postgres_durable, redacted
+from storage import inspect
+from storage.boundary import translated
+from storage.connect import create_pool
+from storage.migrate import pending
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from callboard.services import Endpoints
+
+CLOCK_WARN_S = 1.0  # timers and deadlines go by the database's clock, logs by each machine's
+OLDEST_POSTGRES = 16
+TRANSACTION_WARN_S = 300.0  # while it is open, vacuum keeps every dead row of the mailboxes
+
+
+async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> list[Finding]:
+    """`expects_hosts`: a cluster runs, so that a partition without an owner is wrong."""
+    url = endpoints.postgres_url
+    found = [
+        await _service("postgres", check_postgres_durable, url),
+        await _service("nats", check_nats, endpoints.nats_url),
+    ]
+    if found[0].status != "good":
+        return found
+    db = await create_pool(url, application="callboard-doctor", size=1)
+    try:
+        found.append(await _server_version(db))
+        found.append(await _clock(db))
+        missing = await pending(url)
+        if missing:
+            found.append(
+                fail("migrations", f"the database lacks {', '.join(missing)}", "`callboard up` applies them.")
+            )
+            return found
+        found.append(good("migrations", "all are applied"))
+        found += await _partitions(db, expects_hosts)
+        found += [await _dead_letters(db), await _months(db), await _old_transactions(db)]
+    except CallboardError as error:
+        found.append(fail("database", error.message, error.fix or "Look at the server's log."))
+    finally:
+        await db.close()
+    return found
+
+
+async def _service(name: str, check: Any, url: str) -> Finding:
+    place = ", ".join(redacted(part) for part in url.split(","))
+    try:
+        await check(url)
+    except CallboardError as error:
+        return fail(name, error.message, error.fix)
+    return good(
+        name, f"{place} answers and is durable" if name == "postgres" else f"{place} answers, with JetStream"
+    )
+
+
+async def _server_version(db: asyncpg.Pool[Any]) -> Finding:
+    with translated():
+        number = int(await db.fetchval("show server_version_num"))
+    if number // 10_000 < OLDEST_POSTGRES:
+        return fail(
+            "postgres version", f"Postgres {number // 10_000}", f"Use Postgres {OLDEST_POSTGRES} or newer."
+        )
+    return good("postgres version", f"Postgres {number // 10_000}.{number % 10_000}")
+
+
+async def _clock(db: asyncpg.Pool[Any]) -> Finding:
+    with translated():
+        await db.fetchval("select 1")  # the connection is open before the clocks are compared
+        before = time.time()
+        there = float(await db.fetchval("select extract(epoch from clock_timestamp())::float8"))
+        after = time.time()
+    difference = there - (before + after) / 2
+    text = f"the database is {abs(difference) * 1000:.0f} ms {'ahead' if difference > 0 else 'behind'}"
+    if abs(difference) > CLOCK_WARN_S:
+        return warn("clock", text, "Let both machines follow a time server (chrony or systemd-timesyncd).")
+    return good("clock", text)
+
+
+async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Finding]:
+    from callboard.cli.terminal import span, spans
+
+    domains = await inspect.list_domains(db)
+    hosts = await inspect.list_hosts(db)
+    if not domains:
+        return [good("partitions", "no domain yet")]
+    wrong = [
+        f"no host owns {domain.domain} {spans(domain.unowned)}"
+        for domain in domains
+        if domain.unowned and expects_hosts
+    ]
+    for host in hosts:
+        if host.is_silent:
+            wrong.append(
+                f"{host.host} of {host.domain} owns {len(host.owned)} and has been silent for {span(host.silent_s)}"
+            )
+        elif host.blocked_by:
+            wrong.append(f"{host.host} of {host.domain} is blocked by {host.blocked_by}")
+    if wrong:
+        mend = (
+            "Look at the coordinators: `callboard status`; they replace a dead host within seconds, if they run."
+            if expects_hosts
+            else "`callboard up` ends what was left and takes its partitions over."
+        )
+        return [fail("partitions", "; ".join(wrong), mend)]
+    waiting = sum(domain.backlog for domain in domains)
+    if not hosts:
+        return [good("partitions", f"no host runs; {waiting:,} messages wait for the next start")]
+    return [
+        good(
+            "partitions", f"all {sum(d.partitions for d in domains)} have a living owner; backlog {waiting:,}"
+        )
+    ]
+
+
+async def _dead_letters(db: asyncpg.Pool[Any]) -> Finding:
+    count = sum(domain.dead_letters for domain in await inspect.list_domains(db))
+    if count:
+        return warn(
+            "dead letters",
+            f"{count:,} messages were given up",
+            "`callboard dead-letters` shows why; retry or drop them.",
+        )
+    return good("dead letters", "none")
+
+
+async def _months(db: asyncpg.Pool[Any]) -> Finding:
+    months = await inspect.history_months(db)
+    mend = "The coordinator makes them daily; `callboard retention --months N` does it now."
+    if months.astray:
+        return warn("months ahead", "transitions went to the default table, for their month had none", mend)
+    if months.ahead < 1:
+        return warn("months ahead", "the next month has no table for its history", mend)
+    return good("months ahead", f"the history has tables for {months.ahead} months to come")
+
+
+async def _old_transactions(db: asyncpg.Pool[Any]) -> Finding:
+    with translated():
+        row = await db.fetchrow(
+            "select pid, application_name, extract(epoch from now() - xact_start)::float8 as age from pg_stat_activity"
+            " where datname = current_database() and xact_start is not null and pid <> pg_backend_pid()"
+            " and backend_type = 'client backend' order by xact_start limit 1"
+        )
+    if row is None or row["age"] < TRANSACTION_WARN_S:
+        return good("old transactions", "none")
+    return warn(
+        "old transactions",
+        f"{row['application_name'] or 'a client'} (backend {row['pid']}) has held a transaction open for {row['age']:.0f} s",
+        f"End it: select pg_terminate_backend({row['pid']});",
+    )
