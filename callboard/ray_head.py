@@ -6,11 +6,14 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import psutil
@@ -30,6 +33,12 @@ class RayHead:
     """One local head. Token authentication is on, since Ray's own ports listen on every interface."""
 
     folder: Path
+
+    @property
+    def _temp(self) -> Path:
+        """Ray's session folder: short, since Ray puts Unix sockets below it, whose paths have 107 bytes."""
+        digest = sha256(str(self.folder).encode()).hexdigest()[:8]
+        return Path(tempfile.gettempdir()) / f"callboard-{os.getuid()}-{digest}"
 
     @property
     def token_path(self) -> Path:
@@ -59,7 +68,7 @@ class RayHead:
 
     def address(self) -> str | None:
         """`host:port` of the running head."""
-        path = self.folder / "tmp" / "ray_current_cluster"
+        path = self._temp / "ray_current_cluster"
         if self.running() is None or not path.exists():
             return None
         return path.read_text().strip() or None
@@ -102,11 +111,14 @@ class RayHead:
             _signal(process, "kill")
         await asyncio.to_thread(psutil.wait_procs, alive, STOP_TIMEOUT_S)
         self._pid_file.unlink(missing_ok=True)
+        await asyncio.to_thread(_remove_old_sessions, self._temp)
 
     def _launch(self) -> None:
         self.authenticate()
-        temp = self.folder / "tmp"
+        temp = self._temp
         temp.mkdir(mode=0o700, exist_ok=True)
+        if temp.stat().st_uid != os.getuid():
+            raise ServiceUnavailable(f"{temp} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
         (temp / "ray_current_cluster").unlink(missing_ok=True)
         port = _free_port()
         with self._log.open("wb") as log:
@@ -159,3 +171,10 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _remove_old_sessions(temp: Path) -> None:
+    """Keep the logs of the newest session, for whoever asks why."""
+    sessions = sorted(path for path in temp.glob("session_2*") if path.is_dir() and not path.is_symlink())
+    for path in sessions[:-1]:
+        shutil.rmtree(path, ignore_errors=True)
