@@ -1,46 +1,51 @@
 """Durable multi-agent collaboration: the names that authors import."""
 
-from actors.agent import Agent, handler, query
-from actors.context import Context
-from actors.retry import NO_RETRY, RetryPolicy
-from actors.supervision import Directive, Supervision
-from actors.task_messages import CallForBids, TaskWork
-from bus.address import Address
-from bus.envelope import Priority
-from bus.errors import (
-    BrokenChain,
-    CallboardError,
-    DataFolderError,
-    DeadlineExceeded,
-    Fenced,
-    HopLimitExceeded,
-    InvalidAddress,
-    InvalidData,
-    InvalidDomainFile,
-    InvalidMessage,
-    InvalidPayload,
-    InvalidTask,
-    NoBid,
-    NoHandler,
-    Overloaded,
-    PayloadTooLarge,
-    QueryFailed,
-    ServiceError,
-    ServiceUnavailable,
-    ServiceUnsafe,
-    SettingsError,
-    StaleTurn,
-    StorageError,
-    StorageUnavailable,
-    TaskError,
-    TaskFailed,
-    UnknownDeadLetter,
-    UnknownDomain,
-    UnknownKind,
-    UnknownMessageType,
-    UnknownTask,
-)
-from bus.registry import message
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actors.agent import Agent, handler, query
+    from actors.context import Context
+    from actors.retry import NO_RETRY, RetryPolicy
+    from actors.supervision import Directive, Supervision
+    from actors.task_messages import CallForBids, TaskWork
+    from bus.address import Address
+    from bus.envelope import Priority
+    from bus.errors import (
+        BrokenChain,
+        CallboardError,
+        DataFolderError,
+        DeadlineExceeded,
+        Fenced,
+        HopLimitExceeded,
+        InvalidAddress,
+        InvalidData,
+        InvalidDomainFile,
+        InvalidMessage,
+        InvalidPayload,
+        InvalidTask,
+        NoBid,
+        NoHandler,
+        Overloaded,
+        PayloadTooLarge,
+        QueryFailed,
+        ServiceError,
+        ServiceUnavailable,
+        ServiceUnsafe,
+        SettingsError,
+        StaleTurn,
+        StorageError,
+        StorageUnavailable,
+        TaskError,
+        TaskFailed,
+        UnknownDeadLetter,
+        UnknownDomain,
+        UnknownKind,
+        UnknownMessageType,
+        UnknownTask,
+    )
+    from bus.registry import message
 
 __all__ = [
     "NO_RETRY",
@@ -88,3 +93,27 @@ __all__ = [
     "message",
     "query",
 ]
+
+# Names are looked up when they are asked for: the command line imports this package too, and starts at once.
+_ROOMS = (
+    "actors.agent",
+    "actors.context",
+    "actors.retry",
+    "actors.supervision",
+    "actors.task_messages",
+    "bus.address",
+    "bus.envelope",
+    "bus.errors",
+    "bus.registry",
+)
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in __all__:
+        for room in map(import_module, _ROOMS):
+            if hasattr(room, name):
+                globals()[name] = getattr(room, name)
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
