@@ -1,0 +1,441 @@
+"""The task's agent, led through its whole life by messages alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from callboard import Agent, CallForBids, Context, InvalidMessage, RetryPolicy, TaskWork, handler, message
+from callboard.testing import TestKit
+from coordinators.tasks.agent import MAX_ASIDES, TaskAgent
+from coordinators.tasks.messages import TaskAssigned
+from storage.records import TaskWrite
+
+TASK = "0190aaaa-0000-7000-8000-000000000001"
+
+
+@message("testtasks.say.v1")
+class Say(BaseModel):
+    """Makes the worker call a method of its Context."""
+
+    method: str
+    arguments: list[Any] = []
+
+
+class Worker(Agent):
+    """Does what the task's input says: method calls on its Context, then those of later Say messages."""
+
+    kind = "worker"
+    skills = ("work",)
+    retry = RetryPolicy(attempts=1)
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        for method, *arguments in work.input if isinstance(work.input, list) else ():
+            if method == "raise":
+                raise ValueError(*arguments)
+            if method == "complete_nested":
+                nested: Any = 1
+                for _ in range(*arguments):
+                    nested = [nested]
+                ctx.complete(nested)
+                return
+            getattr(ctx, method)(*arguments)
+
+    @handler
+    async def on_call(self, call: CallForBids, ctx: Context) -> None:
+        scores = call.input["bids"]
+        if ctx.address.key in scores:
+            score = scores[ctx.address.key]
+            if score is None:
+                ctx.decline("no")
+            else:
+                ctx.bid(score)
+
+    @handler
+    async def on_say(self, say: Say, ctx: Context) -> None:
+        getattr(ctx, say.method)(*say.arguments)
+
+
+class Deaf(Agent):
+    """Handles neither calls nor tasks."""
+
+    kind = "deaf"
+
+
+class Desk:
+    """One task in a kit of two hosts."""
+
+    def __init__(self, kit: TestKit) -> None:
+        self.kit = kit
+        self.task = TASK
+        self.row_key = ("test", "default", TASK)
+        kit.store.tasks[self.row_key] = TaskWrite(
+            id=TASK, status="assigned", assignee=None, progress=0, result=None, error=None, finished=False
+        )
+
+    async def assign(self, *calls: Iterable[Any], **changes: Any) -> None:
+        given: dict[str, Any] = {
+            "id": TASK, "goal": "go", "input": list(calls), "policy": "direct", "assignee": "test/worker/w",
+        } | changes  # fmt: skip
+        await self.kit.send(f"test/task/{TASK}", TaskAssigned(**given), task=TASK)
+        await self.kit.quiet()
+
+    async def call(self, bids: dict[str, Any], candidates: str = "a b c", **changes: Any) -> None:
+        names = tuple(name if "/" in name else f"test/worker/{name}" for name in candidates.split())
+        await self.assign(
+            **{"input": {"bids": bids}, "assignee": None, "candidates": names, "bid_within_s": 2.0,
+               "policy": "contract_net"} | changes,
+        )  # fmt: skip
+
+    async def say(self, method: str, *arguments: Any, by: str = "w") -> None:
+        await self.kit.send(f"test/worker/{by}", Say(method=method, arguments=list(arguments)), task=TASK)
+        await self.kit.quiet()
+
+    @property
+    def row(self) -> TaskWrite:
+        return self.kit.store.tasks[self.row_key]
+
+    @property
+    def result(self) -> Any:
+        assert self.row.status == "completed", self.row
+        return json.loads(self.row.result or "null")
+
+    @property
+    def error(self) -> dict[str, str]:
+        assert self.row.status == "failed", self.row
+        assert self.row.finished
+        found: dict[str, str] = json.loads(self.row.error or "{}")
+        return found
+
+    @property
+    def log(self) -> list[str]:
+        """The kinds of the log's lines; their numbers are 2, 3, ... without a gap."""
+        lines = sorted((key[3], event.kind) for key, event in self.kit.store.task_events.items())
+        assert [number for number, _ in lines] == list(range(2, len(lines) + 2))
+        return [kind for _, kind in lines]
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    async with TestKit([Worker, Deaf], hosts=2, system_kinds=(TaskAgent,)) as kit:
+        yield Desk(kit)
+
+
+# -- one assignee ------------------------------------------------------------------------------------
+
+
+async def test_a_task_completes_with_its_result(desk: Desk) -> None:
+    await desk.assign(["complete", {"answer": 42}])
+    assert desk.result == {"answer": 42}
+    assert desk.row.finished
+    assert desk.row.progress == 1
+    assert desk.row.assignee == "test/worker/w"
+    assert desk.log == ["assigned", "running", "completed"]
+
+
+async def test_a_task_is_running_once_its_assignee_has_taken_it_up(desk: Desk) -> None:
+    await desk.assign()
+    assert desk.row.status == "running"
+    assert desk.log == ["assigned", "running"]
+
+
+async def test_progress_shows_in_the_row_and_the_log(desk: Desk) -> None:
+    await desk.assign(["progress", 0.25, "a quarter"])
+    assert (desk.row.status, desk.row.progress) == ("running", 0.25)
+    await desk.say("progress", 0.5)
+    assert desk.row.progress == 0.5
+    assert desk.log == ["assigned", "running", "progress", "progress"]
+
+
+async def test_a_failure_says_who_and_why(desk: Desk) -> None:
+    await desk.assign(["fail", "out of paper"])
+    assert desk.error == {"code": "failed", "message": "out of paper", "by": "test/worker/w"}
+
+
+async def test_an_agent_that_was_handed_a_part_of_the_work_may_complete_the_task(desk: Desk) -> None:
+    await desk.assign()
+    await desk.say("complete", "done elsewhere", by="colleague")
+    assert desk.result == "done elsewhere"
+
+
+async def test_a_second_assignment_changes_nothing(desk: Desk) -> None:
+    await desk.assign()
+    await desk.assign(["complete", 1], assignee="test/worker/other")
+    assert desk.row.assignee == "test/worker/w"
+    assert desk.log == ["assigned", "running"]
+
+
+async def test_a_task_whose_assignee_gives_its_message_up_has_failed(desk: Desk) -> None:
+    await desk.assign(["raise", "no idea"])
+    assert desk.error["code"] == "dead_letter"
+    assert "ValueError: no idea" in desk.error["message"]
+
+
+async def test_a_task_for_an_agent_that_does_not_handle_tasks_has_failed(desk: Desk) -> None:
+    await desk.assign(assignee="test/deaf/d")
+    assert desk.error["code"] == "dead_letter"
+
+
+async def test_a_task_for_an_unknown_kind_has_failed(desk: Desk) -> None:
+    await desk.assign(assignee="test/nobody/n")
+    assert desk.error["code"] == "dead_letter"
+    assert "nobody" in desk.error["message"]
+
+
+async def test_a_refused_task_has_failed_with_the_reason(desk: Desk) -> None:
+    await desk.assign(assignee=None, refused="No agent has the skill.")
+    assert desk.error["code"] == "not_assigned"
+    assert desk.log == ["failed"]
+
+
+async def test_a_dead_letter_of_another_agent_is_in_the_log_and_the_task_goes_on(desk: Desk) -> None:
+    await desk.assign()
+    await desk.kit.send("test/deaf/d", Say(method="complete"), task=TASK)
+    await desk.kit.quiet()
+    assert desk.log == ["assigned", "running", "trouble"]
+    await desk.say("complete", 1)
+    assert desk.result == 1
+
+
+async def test_a_report_that_the_task_agent_cannot_read_fails_the_task_and_does_not_hang_it(
+    desk: Desk,
+) -> None:
+    await desk.assign(["complete_nested", 220])  # our own writer reaches deeper than our reader
+    assert desk.error["code"] == "dead_letter"
+    assert "task_completed" in desk.error["message"]
+
+
+# -- the end is the end ------------------------------------------------------------------------------
+
+
+async def test_what_comes_after_the_end_is_recorded_and_ignored(desk: Desk) -> None:
+    await desk.assign(["complete", "first"])
+    await desk.say("complete", "second")
+    await desk.say("fail", "third")
+    await desk.say("progress", 0.1)
+    await desk.say("split", 3)
+    await desk.say("complete_part", "a", 1)
+    assert desk.result == "first"
+    assert desk.row.progress == 1
+    assert desk.log == ["assigned", "running", "completed", *["late"] * 5]
+
+
+async def test_late_messages_fill_the_log_only_so_far(desk: Desk) -> None:
+    await desk.assign(["complete", 1])
+    for _ in range(MAX_ASIDES + 20):
+        await desk.kit.send("test/worker/w", Say(method="progress", arguments=[0.5]), task=TASK)
+    await desk.kit.quiet()
+    assert desk.log.count("late") == MAX_ASIDES
+
+
+async def test_reports_on_a_task_that_was_never_assigned_are_ignored(desk: Desk) -> None:
+    await desk.say("complete", 1)
+    assert desk.row.status == "assigned"
+    assert desk.log == []
+
+
+# -- deadlines ---------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_is_not_done_by_its_deadline_has_failed(desk: Desk) -> None:
+    await desk.assign(deadline=desk.kit.clock.now() + 60)
+    await desk.kit.advance(seconds=59)
+    assert desk.row.status == "running"
+    await desk.kit.advance(seconds=2)
+    assert desk.error["code"] == "deadline"
+
+
+async def test_the_deadline_of_a_completed_task_passes_unnoticed(desk: Desk) -> None:
+    await desk.assign(["complete", 1], deadline=desk.kit.clock.now() + 60)
+    await desk.kit.advance(seconds=61)
+    assert desk.result == 1
+    assert desk.log == ["assigned", "running", "completed"]
+    assert desk.kit.dead_letters() == []
+
+
+async def test_a_report_that_comes_after_the_deadline_is_on_record(desk: Desk) -> None:
+    """Reports have no deadline of their own: else they would become dead letters."""
+    await desk.assign(deadline=desk.kit.clock.now() + 60)
+    await desk.kit.advance(seconds=61)
+    await desk.say("complete", 1)
+    assert desk.error["code"] == "deadline"
+    assert desk.log[-1] == "late"
+    assert desk.kit.dead_letters() == []
+
+
+async def test_a_task_assigned_after_its_deadline_reaches_nobody(desk: Desk) -> None:
+    await desk.assign(["complete", 1], deadline=desk.kit.clock.now() - 1)
+    assert desk.error["code"] == "deadline"
+    assert desk.kit.sent(type=TaskWork) == []
+
+
+# -- parts -------------------------------------------------------------------------------------------
+
+
+async def test_the_parts_results_are_the_tasks_result(desk: Desk) -> None:
+    await desk.assign(["split", 2])
+    await desk.say("complete_part", "b", 2, by="one")
+    assert desk.row.progress == 0.5
+    await desk.say("complete_part", "a", {"n": 1}, by="two")
+    assert desk.result == {"a": {"n": 1}, "b": 2}
+    assert list(desk.result) == ["a", "b"]
+    assert desk.log == ["assigned", "running", "split", "part", "part", "completed"]
+
+
+async def test_parts_may_report_before_anybody_says_how_many_there_are(desk: Desk) -> None:
+    await desk.assign()
+    await desk.say("complete_part", "a", 1)
+    await desk.say("split", 1)
+    assert desk.result == {"a": 1}
+
+
+async def test_a_part_that_reports_twice_counts_once(desk: Desk) -> None:
+    await desk.assign(["split", 2])
+    await desk.say("complete_part", "a", 1)
+    await desk.say("complete_part", "a", 2)
+    assert desk.row.status == "running"
+    await desk.say("complete_part", "b", 3)
+    assert desk.result == {"a": 1, "b": 3}
+
+
+async def test_an_assignee_may_aggregate_by_itself(desk: Desk) -> None:
+    await desk.assign(["split", 2])
+    await desk.say("complete_part", "a", 1)
+    await desk.say("complete", "enough")
+    assert desk.result == "enough"
+
+
+async def test_parts_larger_than_an_agent_can_keep_fail_the_task(desk: Desk) -> None:
+    await desk.assign(["split", 3])
+    for name in "abc":
+        await desk.say("complete_part", name, "x" * 3_000_000)
+    assert desk.error["code"] == "too_many_parts"
+
+
+# -- bids --------------------------------------------------------------------------------------------
+
+
+async def test_the_best_bid_gets_the_task_as_soon_as_all_have_answered(desk: Desk) -> None:
+    await desk.call({"a": 1, "b": 5, "c": None})
+    assert desk.row.assignee == "test/worker/b"
+    assert desk.row.status in ("assigned", "running")
+    assert sorted(desk.log[1:4]) == ["bid", "bid", "declined"]
+    assert desk.log[4] == "assigned"
+
+
+async def test_an_agent_that_is_silent_is_waited_for_until_the_bid_deadline(desk: Desk) -> None:
+    await desk.call({"a": 1, "b": 5})
+    assert desk.row.assignee is None
+    await desk.kit.advance(seconds=3)
+    assert desk.row.assignee == "test/worker/b"
+
+
+async def test_without_a_bid_the_task_has_failed(desk: Desk) -> None:
+    await desk.call({})
+    await desk.kit.advance(seconds=3)
+    assert desk.error["code"] == "no_bid"
+    assert "3 agents" in desk.error["message"]
+
+
+async def test_when_all_decline_the_task_fails_at_once(desk: Desk) -> None:
+    await desk.call({"a": None, "b": None, "c": None})
+    assert desk.error["code"] == "no_bid"
+
+
+async def test_an_agent_that_cannot_handle_the_call_has_declined(desk: Desk) -> None:
+    await desk.call({"a": 1}, candidates="a test/deaf/d")
+    assert desk.row.assignee == "test/worker/a"
+
+
+async def test_a_bid_after_the_deadline_is_recorded_and_ignored(desk: Desk) -> None:
+    await desk.call({"a": 1})
+    await desk.kit.advance(seconds=3)
+    await desk.say("bid", 99, by="c")
+    assert desk.row.assignee == "test/worker/a"
+    assert desk.log[-1] == "late"
+
+
+async def test_a_second_bid_and_a_strangers_bid_do_not_count(desk: Desk) -> None:
+    await desk.call({"a": 1, "b": 5})
+    await desk.say("bid", 9, by="a")
+    await desk.say("bid", 99, by="stranger")
+    await desk.kit.advance(seconds=3)
+    assert desk.row.assignee == "test/worker/b"
+
+
+async def test_a_deadline_before_the_bid_deadline_ends_the_call(desk: Desk) -> None:
+    await desk.call({"a": 1}, deadline=desk.kit.clock.now() + 1)
+    await desk.kit.advance(seconds=5)
+    assert desk.error["code"] == "deadline"
+    assert desk.kit.sent(type=TaskWork) == []
+
+
+# -- crashes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [0, 1])
+async def test_a_crash_between_any_two_steps_changes_nothing(desk: Desk, host: int) -> None:
+    async def crash() -> None:
+        await desk.kit.crash(host)
+        await desk.kit.recover()
+
+    await desk.call({"a": 1, "b": 5})
+    await crash()
+    await desk.kit.advance(seconds=3)
+    await crash()
+    await desk.say("split", 2, by="b")
+    await crash()
+    await desk.say("complete_part", "x", 1)
+    await crash()
+    await desk.say("complete_part", "y", 2)
+    await crash()
+    assert desk.result == {"x": 1, "y": 2}
+    assert desk.log.count("completed") == 1
+    assert len(desk.kit.sent(type=TaskWork)) == 1
+
+
+# -- arguments ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("progress", [1.5]), ("progress", [-0.1]), ("progress", [float("nan")]), ("bid", [float("inf")]),
+        ("split", [0]), ("split", [1001]), ("complete_part", [""]), ("complete_part", ["x" * 201]),
+    ],
+)  # fmt: skip
+async def test_arguments_out_of_range_are_refused_in_the_handler(method: str, arguments: list[Any]) -> None:
+    caught: list[str] = []
+
+    class Reporter(Agent):
+        kind = "reporter"
+
+        @handler
+        async def on_say(self, say: Say, ctx: Context) -> None:
+            try:
+                getattr(ctx, method)(*arguments)
+            except InvalidMessage as error:
+                caught.append(error.message)
+
+    async with TestKit([Reporter], system_kinds=(TaskAgent,)) as kit:
+        await kit.send("test/reporter/r", Say(method=""), task=TASK)
+        await kit.quiet()
+        assert len(caught) == 1
+        assert kit.sent() == []
+
+
+async def test_a_report_from_a_message_that_is_part_of_no_task_is_refused(desk: Desk) -> None:
+    await desk.kit.send("test/worker/w", Say(method="complete"))
+    await desk.kit.quiet()
+    [letter] = desk.kit.dead_letters()
+    assert "part of no task" in letter.error
+
+
+async def test_a_long_note_is_cut(desk: Desk) -> None:
+    await desk.assign(["fail", "x" * 10_000])
+    assert len(desk.error["message"]) == 2_000
