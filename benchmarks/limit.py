@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import asyncpg
 
 from benchmarks.bare.database import count_hops, prepare, warm_up
 from benchmarks.bare.pair import run_pair
-from benchmarks.bare.records import BUCKET_NS, PROCESSES, SCHEMA, SQL, Orders
+from benchmarks.bare.records import PROCESSES, SCHEMA, SQL, Histogram, Orders
 from benchmarks.machine import cpu_seconds, processor
 from callboard.services import ensure_services, find_instance
 from callboard.settings import Settings, load_settings
@@ -70,15 +69,17 @@ async def measure(
         hops = await count_hops(connection, args.chains)
         seconds = max(report.seconds for report in reports)
         commits = sum(report.commits for report in reports)
-        latencies = sum((Counter(report.latencies) for report in reports), Counter[int]())
+        latencies = Histogram()
+        for report in reports:
+            latencies.merge(report.latencies)
         return {
             "limit_hops_per_s": round(hops / seconds),
             "chains": args.chains,
             "agents": args.agents,
             "hops": hops,
             "seconds": round(seconds, 3),
-            "p50_ms": percentile_ms(latencies, 0.50),
-            "p99_ms": percentile_ms(latencies, 0.99),
+            "p50_ms": latencies.percentile_ms(0.50),
+            "p99_ms": latencies.percentile_ms(0.99),
             "commits_per_s": round(commits / seconds),
             "mean_group": round(hops / commits, 1),
             "cpu_us_per_hop": {name: round(used / hops * 1e6, 1) for name, used in cpu.items()},
@@ -90,16 +91,6 @@ async def measure(
     finally:
         await connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         await connection.close()
-
-
-def percentile_ms(histogram: Counter[int], share: float) -> float:
-    """The upper edge of the bucket that `share` of the hops do not exceed, in milliseconds."""
-    rank = share * histogram.total()
-    for bucket in sorted(histogram):
-        rank -= histogram[bucket]
-        if rank <= 0:
-            return (bucket + 1) * BUCKET_NS / 1e6
-    return 0.0
 
 
 def main() -> None:

@@ -7,16 +7,11 @@ import msgspec
 
 from benchmarks.bare.records import Orders, Report
 
-# A report is one line; asyncio refuses lines above 64 KiB unless told otherwise.
-REPORT_BYTES = 16 * 1024 * 1024
-
 
 async def run_pair(orders: list[Orders]) -> list[Report]:
     """Raises RuntimeError if a process ends without its report; none is left behind."""
     processes = [
-        await create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.bare.process", stdin=PIPE, stdout=PIPE, limit=REPORT_BYTES
-        )
+        await create_subprocess_exec(sys.executable, "-m", "benchmarks.bare.process", stdin=PIPE, stdout=PIPE)
         for _ in orders
     ]
     try:

@@ -1,7 +1,8 @@
 """What the bare loop sends, stores and reports."""
 
+from math import exp, log
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -10,10 +11,10 @@ TENANT: Final = "default"
 TYPE: Final = "bench.hop.v1"
 SCHEMA: Final = "limit_benchmark"
 PARTITIONS: Final = 64
+BUCKETS: Final = 50  # of a histogram, for each factor of e
 PROCESSES: Final = 2
 EPOCH: Final = 1
 CHARACTERS: Final = 200  # of one message, as in DESIGN's table
-BUCKET_NS: Final = 10_000  # one bucket of a latency histogram
 SQL: Final = Path(__file__).parent / "sql"
 
 
@@ -32,6 +33,29 @@ def owner_of(agent: int) -> int:
     return partition_of(agent) % PROCESSES
 
 
+class Histogram(msgspec.Struct):
+    """Durations counted by buckets a fiftieth wide, so that a report of any run stays a short line."""
+
+    counts: dict[int, int] = msgspec.field(default_factory=dict)
+
+    def add(self, duration_ns: int) -> None:
+        bucket = int(log(max(duration_ns, 1)) * BUCKETS)
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+
+    def merge(self, other: Self) -> None:
+        for bucket, count in other.counts.items():
+            self.counts[bucket] = self.counts.get(bucket, 0) + count
+
+    def percentile_ms(self, share: float) -> float:
+        """The upper edge of the bucket that `share` of the durations do not exceed; 0 when there are none."""
+        rank = share * sum(self.counts.values())
+        for bucket in sorted(self.counts):
+            rank -= self.counts[bucket]
+            if rank <= 0:
+                return round(exp((bucket + 1) / BUCKETS) / 1e6, 3)
+        return 0.0
+
+
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What the benchmark tells each of the two processes."""
 
@@ -44,10 +68,10 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process measured; latencies count hops by buckets of `BUCKET_NS`."""
+    """What a process measured."""
 
     commits: int
-    latencies: dict[int, int]
+    latencies: Histogram
     seconds: float
     cpu_s: float
 

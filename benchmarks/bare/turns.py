@@ -1,7 +1,6 @@
 """Turns: agents in memory, the handler, and what a commit writes for each message handled."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,13 +11,13 @@ import msgspec
 from uuid_utils import UUID, uuid7
 
 from benchmarks.bare.records import (
-    BUCKET_NS,
     DOMAIN,
     EPOCH,
     TENANT,
     TYPE,
     Body,
     Delivery,
+    Histogram,
     Received,
     Sent,
     Tally,
@@ -62,7 +61,7 @@ class Agents:
 
     def __init__(self, process: int, count: int) -> None:
         self.activations: dict[int, Activation] = {}
-        self.latencies: Counter[int] = Counter()
+        self.latencies = Histogram()
         self._process = process
         self._names = [address(agent) for agent in range(count)]
         self._partitions = [partition_of(agent) for agent in range(count)]
@@ -75,7 +74,7 @@ class Agents:
         """
         now = time.monotonic_ns()
         if delivery.sent_ns:
-            self.latencies[(now - delivery.sent_ns) // BUCKET_NS] += 1
+            self.latencies.add(now - delivery.sent_ns)
         agent = self.activations[delivery.agent]
         text = _text(delivery.payload)
         agent.version += 1
