@@ -372,6 +372,12 @@ class MemoryStore:
             self.seen[place] = self.now() + window_s
         return self._post(message)
 
+    def add_task(self, domain: str, tenant: str, task: str) -> None:
+        """A task that was submitted and that its agent has not written yet."""
+        self.tasks[(domain, tenant, task)] = TaskWrite(
+            id=task, status="submitted", assignee=None, progress=0.0, result=None, error=None, finished=False
+        )
+
     def next_timer(self, domain: str, partitions: Collection[int]) -> float | None:
         """When the first timer of these partitions is due."""
         return next((timer.due_at for timer in self._timers_of(domain, partitions)), None)

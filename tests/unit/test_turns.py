@@ -163,7 +163,7 @@ def test_a_malformed_wire_name_is_refused(name: str) -> None:
 
 def test_messages_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Add(amount=1).amount = 2  # type: ignore[misc]
+        Add(amount=1).amount = 2
 
 
 async def test_a_state_without_defaults_is_a_clear_dead_letter() -> None:

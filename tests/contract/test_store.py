@@ -1,0 +1,576 @@
+"""What a host may rely on, of every store: the same tests over memory and over Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from bus.envelope import Envelope, new_id
+from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn, StorageUnavailable
+from storage.chain import Transition, verify_chain
+from storage.records import DeadEvent, DeadLetter, EventBatch, Fence, Mark, TaskEvent, TaskWrite
+from tests.contract.rig import DOMAIN, MemoryRig, Rig, letter, postgres_rig, turn
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    return request.getfixturevalue("database") if request.param == "postgres" else None
+
+
+@pytest.fixture
+async def rig(database_url: str | None) -> AsyncIterator[Rig]:
+    if database_url is None:
+        yield MemoryRig()
+    else:
+        async with postgres_rig(database_url) as over_postgres:
+            yield over_postgres
+
+
+def mark(seq: int, **more: Any) -> Mark:
+    return Mark(tenant="default", partition=0, agent="order/1", seq=seq, **more)
+
+
+async def given(rig: Rig, *agents: str, **more: Any) -> list[int]:
+    """A message from outside for each agent."""
+    numbers = [await rig.accept(letter(agent, **more)) for agent in agents or ("order/1",)]
+    return [number for number in numbers if number is not None]
+
+
+# -- commits -----------------------------------------------------------------------------------------
+
+
+async def test_a_commit_consumes_the_message_writes_state_and_history_and_sends(rig: Rig) -> None:
+    fence = await rig.host(0, 1)
+    [seq] = await given(rig)
+    first, second = letter("order/2", '{"a": 1}', partition=1), letter("order/2", '{"a": 2}', partition=1)
+    done = turn(seq, sends=(first, second))
+    numbers = await rig.store.commit(fence, [done], [])
+    assert await rig.mail("order/1") == []
+    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    assert (state.version, state.state, state.lifecycle, state.hash) == (1, '{"n":1}', "running", done.hash)
+    assert await rig.history("order/1") == [(1, done.body, done.prev, done.hash)]
+    received = await rig.store.load_agent(DOMAIN, 1, "default", "order/2", 10)
+    assert [(e.seq, e.header, e.header_json, e.payload) for e in received] == [
+        (numbers[0], first.header, first.header_json, '{"a": 1}'),
+        (numbers[1], second.header, second.header_json, '{"a": 2}'),
+    ]
+
+
+async def test_several_turns_of_one_agent_commit_together(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b, c = await given(rig, *["order/1"] * 3)
+    one = turn(a, 1)
+    two = turn(b, 2, prev=one.hash)
+    three = turn(c, 3, prev=two.hash, state='{"n":3}')
+    await rig.store.commit(fence, [one, two, three], [])
+    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    assert (state.version, state.state) == (3, '{"n":3}')
+    assert [version for version, *_ in await rig.history("order/1")] == [1, 2, 3]
+
+
+async def test_later_sends_have_higher_numbers(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/2")
+    early = await rig.store.commit(fence, [turn(a, sends=(letter("x/1"), letter("x/2"), letter("x/1")))], [])
+    late = await rig.store.commit(fence, [turn(b, agent="order/2", sends=(letter("x/1"),))], [])
+    assert early + late == sorted({*early, *late})
+    assert min(early) > b
+
+
+async def test_control_messages_come_first_in_the_order_they_were_sent(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    sends = (
+        letter("x/1", "1"),
+        letter("x/1", "2", control=True),
+        letter("x/1", "3"),
+        letter("x/1", "4", control=True),
+    )
+    numbers = await rig.store.commit(fence, [turn(seq, sends=sends)], [])
+    await rig.accept(letter("x/1", "5", control=True))
+    found = await rig.store.load_agent(DOMAIN, 0, "default", "x/1", 10)
+    assert [(e.payload, e.is_control) for e in found] == [
+        ("2", True), ("4", True), ("5", True), ("1", False), ("3", False),
+    ]  # fmt: skip
+    assert len(numbers) == 4
+
+
+async def test_a_destroyed_agent_keeps_its_version(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/1")
+    await rig.store.commit(fence, [turn(a)], [])
+    await rig.store.commit(fence, [turn(b, 2, state=None, lifecycle="destroyed")], [])
+    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    assert (state.version, state.state, state.lifecycle) == (2, None, "destroyed")
+
+
+# -- the fence ---------------------------------------------------------------------------------------
+
+
+async def test_an_ended_epoch_writes_nothing(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    await rig.end(fence)
+    with pytest.raises(Fenced):
+        await rig.store.commit(fence, [turn(seq)], [])
+    with pytest.raises(Fenced):
+        await rig.store.commit(fence, [], [mark(seq, failed=1)])
+    with pytest.raises(Fenced):
+        await rig.store.fire_timers(fence, [0], 10)
+    assert [m.failures for m in await rig.mail("order/1")] == [0]
+    assert await rig.history("order/1") == []
+
+
+async def test_a_batch_that_touches_one_partition_of_another_host_writes_nothing(rig: Rig) -> None:
+    mine, other = await rig.host(0), await rig.host(1)
+    [a], [b] = await given(rig), await given(rig, "order/2", partition=1)
+    with pytest.raises(Fenced):
+        await rig.store.commit(mine, [turn(a), turn(b, agent="order/2", partition=1)], [])
+    assert len(await rig.mail("order/1")) == len(await rig.mail("order/2", 1)) == 1
+    await rig.store.commit(other, [turn(b, agent="order/2", partition=1)], [])
+
+
+async def test_an_epoch_that_never_was_writes_nothing(rig: Rig) -> None:
+    [seq] = await given(rig)
+    with pytest.raises(Fenced):
+        await rig.store.commit(Fence(domain=DOMAIN, epoch=10_000), [turn(seq)], [])
+    with pytest.raises(Fenced):
+        await rig.store.read_ownership(Fence(domain=DOMAIN, epoch=10_000))
+
+
+async def test_a_released_partition_is_fenced_at_once(rig: Rig) -> None:
+    fence = await rig.host(0, 1)
+    [seq] = await given(rig)
+    await rig.store.release(fence, [0])
+    with pytest.raises(Fenced):
+        await rig.store.commit(fence, [turn(seq)], [])
+    ownership = await rig.store.read_ownership(fence)
+    assert (ownership.owned, ownership.wanted, ownership.ended) == (frozenset({1}), frozenset({0, 1}), False)
+    await rig.end(fence)
+    ownership = await rig.store.read_ownership(fence)
+    assert (ownership.owned, ownership.ended, ownership.ended_why) == (frozenset(), True, "ended by a test")
+
+
+# -- stale turns -------------------------------------------------------------------------------------
+
+
+async def test_a_message_is_consumed_once(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    await rig.store.commit(fence, [turn(seq)], [])
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [turn(seq, 2)], [])
+    assert len(await rig.history("order/1")) == 1
+
+
+@pytest.mark.parametrize("version", [1, 3])
+async def test_a_turn_from_another_version_of_the_state_writes_nothing(rig: Rig, version: int) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/1")
+    await rig.store.commit(fence, [turn(a)], [])
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [turn(b, version, sends=(letter("x/1"),))], [])
+    assert (len(await rig.mail("order/1")), await rig.mail("x/1")) == (1, [])
+
+
+async def test_one_stale_turn_takes_its_whole_batch_with_it(rig: Rig) -> None:
+    fence = await rig.host(0)
+    good, bad = await given(rig, "order/1", "order/2")
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [turn(good), turn(bad, 2, agent="order/2")], [])
+    assert len(await rig.mail("order/1")) == 1
+    assert await rig.store.load_states(DOMAIN, [("default", "order/1"), ("default", "order/2")]) == []
+    assert await rig.history("order/1") == []
+
+
+# -- marks -------------------------------------------------------------------------------------------
+
+
+async def test_marks_count_and_the_newest_delay_and_error_stay(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    await rig.store.commit(fence, [], [mark(seq, failed=1, delay_s=60.0, error="first")])
+    [row] = await rig.mail("order/1")
+    assert (row.failures, row.trials, row.last_error) == (1, 0, "first")
+    assert 50 < (row.retry_in or 0) <= 60
+    [envelope] = await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)
+    assert envelope.failures == 1
+    assert envelope.retry_at == pytest.approx(await rig.now() + 60, abs=10)
+    await rig.store.commit(fence, [], [mark(seq, tried=1)])
+    assert await rig.mail("order/1") == [(seq, 1, 1, None, "first")]
+
+
+async def test_several_marks_of_one_message_in_one_batch_all_count(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    await rig.store.commit(
+        fence, [], [mark(seq, tried=1), mark(seq, failed=1, error="a"), mark(seq, failed=1, error="b")]
+    )
+    assert await rig.mail("order/1") == [(seq, 2, 1, None, "b")]
+
+
+async def test_a_message_may_fail_and_then_be_handled_in_one_batch(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    await rig.store.commit(fence, [turn(seq)], [mark(seq, failed=1)])
+    assert await rig.mail("order/1") == []
+
+
+async def test_marking_a_message_that_is_gone_writes_nothing(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/1")
+    await rig.store.commit(fence, [turn(a)], [])
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [turn(b, 2)], [mark(a, failed=1)])
+    assert len(await rig.mail("order/1")) == 1
+
+
+async def test_a_pausing_turn_leaves_its_message_with_a_mark(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    await rig.store.commit(
+        fence, [turn(None, lifecycle="paused", state=None, mark=mark(seq, failed=1, error="why"))], []
+    )
+    assert await rig.mail("order/1") == [(seq, 1, 0, None, "why")]
+    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    assert state.lifecycle == "paused"
+
+
+# -- dead letters ------------------------------------------------------------------------------------
+
+
+async def test_a_dead_letter_goes_in_can_be_read_and_comes_out_once(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b, c = await given(rig, *["order/1"] * 3)
+    dead = DeadLetter(reason="failed", error="ValueError: ünfit", failures=3)
+    given_up = msgspec.structs.replace(turn(a, dead=dead), header_json='{"h": 1}', payload='{"p":  2}')
+    await rig.store.commit(fence, [given_up], [])
+    [(number, *rest)] = await rig.dead_letters()
+    assert rest == ["order/1", "failed", "ValueError: ünfit", 3]
+    assert await rig.store.read_dead_letter(DOMAIN, "default", number) == ('{"h": 1}', '{"p":  2}')
+    assert await rig.store.read_dead_letter(DOMAIN, "other", number) is None
+    await rig.store.commit(fence, [turn(b, 2, undead=(number,), sends=(letter(),))], [])
+    assert await rig.dead_letters() == []
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [turn(c, 3, undead=(number,))], [])
+    assert len(await rig.mail("order/1")) == 2
+
+
+# -- timers ------------------------------------------------------------------------------------------
+
+
+async def test_due_timers_become_messages_once_in_the_order_of_their_times(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    now = await rig.now()
+    sends = (
+        letter("x/1", "3", due=now - 1), letter("x/1", "1", due=now - 3), letter("x/1", "9", due=now + 900),
+        letter("x/1", "2", due=now - 2),
+    )  # fmt: skip
+    assert await rig.store.commit(fence, [turn(seq, sends=sends)], []) == []
+    assert (await rig.mail("x/1"), await rig.timers()) == ([], 4)
+    fired = await rig.store.fire_timers(fence, [0], 2)
+    fired += await rig.store.fire_timers(fence, [0], 10)
+    assert [envelope.payload for envelope in fired] == ["1", "2", "3"]
+    assert await rig.store.load_agent(DOMAIN, 0, "default", "x/1", 10) == fired
+    assert (await rig.store.fire_timers(fence, [0], 10), await rig.timers()) == ([], 1)
+
+
+async def test_a_timer_fires_once_however_many_look(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    due = await rig.now() - 1
+    sends = tuple(letter("x/1", str(n), due=due) for n in range(20))
+    await rig.store.commit(fence, [turn(seq, sends=sends)], [])
+    found = await asyncio.gather(*(rig.store.fire_timers(fence, [0], 20) for _ in range(4)))
+    payloads = [envelope.payload for envelopes in found for envelope in envelopes]
+    assert sorted(payloads, key=int) == [str(n) for n in range(20)]
+    assert len(await rig.mail("x/1")) == 20
+
+
+async def test_only_the_owner_of_a_partition_fires_its_timers(rig: Rig) -> None:
+    mine, other = await rig.host(0), await rig.host(1)
+    [seq] = await given(rig)
+    due = await rig.now() - 1
+    await rig.store.commit(mine, [turn(seq, sends=(letter("x/1", due=due, partition=1),))], [])
+    assert await rig.store.fire_timers(mine, [0], 10) == []
+    with pytest.raises(Fenced):
+        await rig.store.fire_timers(mine, [0, 1], 10)
+    assert len(await rig.store.fire_timers(other, [1], 10)) == 1
+
+
+# -- loading -----------------------------------------------------------------------------------------
+
+
+async def load_all(
+    rig: Rig, partition: int, agents: int, each: int
+) -> tuple[list[Envelope], set[tuple[str, str]]]:
+    found, more = [], set()
+    start: tuple[str, str] | None = ("", "")
+    pages = 0
+    while start is not None:
+        page, page_more, start = await rig.store.load_partition(
+            DOMAIN, partition, after=start, agents=agents, each=each
+        )
+        found += page
+        more |= page_more
+        pages += 1
+        assert pages < 100
+    return found, more
+
+
+@pytest.mark.parametrize("agents", [1, 2, 3, 100])
+async def test_loading_pages_over_tenants_and_agents(rig: Rig, agents: int) -> None:
+    expected = []
+    for tenant in ("acme", "default", "zeta"):
+        for agent in ("order/1", "order/10", "order/2", "order/é"):
+            for n in range(2):
+                seq = await rig.accept(letter(agent, str(n), tenant=tenant))
+                expected.append((tenant, agent, seq))
+        await rig.accept(letter("order/1", tenant=tenant, partition=1))
+    found, _ = await load_all(rig, 0, agents, 10)
+    assert [(e.tenant, e.agent, e.seq) for e in found] == expected
+
+
+async def test_an_agent_with_more_than_its_share_is_named(rig: Rig) -> None:
+    numbers = await given(rig, *["order/1"] * 5)
+    await given(rig, *["order/2"] * 2)
+    found, more = await load_all(rig, 0, 10, 3)
+    assert [e.seq for e in found if e.agent == "order/1"] == numbers[:3]
+    assert ("default", "order/1") in more
+    assert ("default", "order/2") not in more
+    assert [e.seq for e in await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 4)] == numbers[:4]
+
+
+async def test_of_a_paused_agent_only_control_messages_are_loaded(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq, _, other] = await given(rig, "order/1", "order/1", "order/2")
+    await rig.store.commit(fence, [turn(seq, lifecycle="paused")], [])
+    assert [e.seq for e in (await load_all(rig, 0, 1, 10))[0]] == [other]
+    assert await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10) == []
+    control = await rig.accept(letter("order/1", control=True))
+    found, more = await load_all(rig, 0, 1, 10)
+    assert ([e.seq for e in found], more) == ([control, other], set())
+    assert [e.seq for e in await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)] == [control]
+
+
+async def test_nothing_is_loaded_from_an_empty_partition(rig: Rig) -> None:
+    assert await rig.store.load_partition(DOMAIN, 7, after=("", ""), agents=10, each=10) == ([], set(), None)
+
+
+async def test_states_are_loaded_of_those_agents_that_have_one(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [a], [b] = await given(rig), await given(rig, tenant="acme")
+    await rig.store.commit(fence, [turn(a), turn(b, tenant="acme", state='{"n":2}')], [])
+    keys = [("acme", "order/1"), ("default", "order/1"), ("default", "order/9")]
+    states = {(s.tenant, s.agent): s.state for s in await rig.store.load_states(DOMAIN, keys)}
+    assert states == {("acme", "order/1"): '{"n":2}', ("default", "order/1"): '{"n":1}'}
+
+
+# -- blobs -------------------------------------------------------------------------------------------
+
+
+async def test_a_blob_is_found_again_by_its_digest_within_its_tenant(rig: Rig) -> None:
+    data = bytes(range(256)) * 8
+    await rig.store.put_blob(DOMAIN, "acme", "d1", data)
+    await rig.store.put_blob(DOMAIN, "acme", "d1", data)
+    assert await rig.store.get_blob(DOMAIN, "acme", "d1") == data
+    with pytest.raises(InvalidPayload, match="is not in storage"):
+        await rig.store.get_blob(DOMAIN, "default", "d1")
+
+
+# -- commits whose answer is lost --------------------------------------------------------------------
+
+
+async def test_a_commit_whose_answer_was_lost_is_found_to_be_there(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/1")
+    rig.lose_the_answer()
+    with pytest.raises(StorageUnavailable):
+        await rig.store.commit(fence, [turn(a)], [])
+    assert await rig.store.settle(fence, turn(a)) is True
+    await rig.store.commit(fence, [turn(b, 2)], [])
+
+
+async def test_a_commit_whose_request_was_lost_is_found_to_be_missing(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    rig.lose_the_request()
+    with pytest.raises(StorageUnavailable):
+        await rig.store.commit(fence, [turn(seq)], [])
+    assert await rig.store.settle(fence, turn(seq)) is False
+    await rig.store.commit(fence, [turn(seq)], [])
+
+
+async def test_a_host_that_has_lost_its_partition_settles_nothing(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    await rig.store.release(fence, [0])
+    with pytest.raises(Fenced):
+        await rig.store.settle(fence, turn(seq))
+    await rig.end(fence)
+    with pytest.raises(Fenced):
+        await rig.store.settle(fence, turn(seq))
+
+
+# -- history -----------------------------------------------------------------------------------------
+
+
+async def test_history_is_stored_to_the_byte(rig: Rig) -> None:
+    fence = await rig.host(0)
+    numbers = await given(rig, *["order/1"] * 3)
+    bodies = [
+        '{"version":1,"state_hash":"","z":1.0,"a":1e2,"a":2}',
+        '{"version":2,\t"text" : "\\u00e9 é \\/ 😀 \\u0001",  "n":123456789012345678901234567890}',
+        '{"version":3,"state_hash":"","b":[ ],"c":{ }, "d":-0.0}\n',
+    ]
+    prev = bytes(32)
+    for version, (seq, body) in enumerate(zip(numbers, bodies, strict=True), start=1):
+        done = turn(seq, version, body=body, prev=prev, state=None)
+        await rig.store.commit(fence, [done], [])
+        prev = done.hash
+    rows = await rig.history("order/1")
+    assert [body for _, body, _, _ in rows] == bodies
+    history = [Transition(version=v, body=b, prev=p, hash=h) for v, b, p, h in rows]
+    [newest] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    verify_chain("shop/order/1", history, newest)
+
+
+# -- data that cannot be stored ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"state": '{"text":"\0"}'},
+        {"state": '{"text":"\ud800"}'},
+        {"state": '{"n":NaN}'},
+        {"state": '{"n":1'},
+        {"body": "not json"},
+        {"body": '{"text":"\ud800"}'},
+        {"sends": (letter("x/1", '{"n":Infinity}'),)},
+        {"sends": (letter("x/1", "{'n':1}"),)},
+        {"sends": (letter("x/1", '"\0"'),)},
+        {"dead": DeadLetter(reason="failed", error="NUL \0", failures=1)},
+        {"dead": DeadLetter(reason="failed", error="half \ud800", failures=1)},
+    ],
+    ids=str,
+)
+async def test_data_that_cannot_be_stored_is_refused_and_nothing_is_written(
+    rig: Rig, bad: dict[str, Any]
+) -> None:
+    fence = await rig.host(0)
+    good, evil = await given(rig, "order/1", "order/2")
+    refused = msgspec.structs.replace(turn(evil, agent="order/2"), **bad)
+    with pytest.raises(InvalidData):
+        await rig.store.commit(fence, [turn(good), refused], [])
+    assert len(await rig.mail("order/1")) == len(await rig.mail("order/2")) == 1
+    await rig.store.commit(fence, [turn(good)], [])
+
+
+@pytest.mark.parametrize("error", ["NUL \0", "half \ud800"])
+async def test_a_mark_whose_text_cannot_be_stored_is_refused(rig: Rig, error: str) -> None:
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    with pytest.raises(InvalidData):
+        await rig.store.commit(fence, [], [mark(seq, failed=1, error=error)])
+    assert [m.failures for m in await rig.mail("order/1")] == [0]
+
+
+# -- tasks -------------------------------------------------------------------------------------------
+
+
+def task_write(task: str, status: str, *, finished: bool = False, result: str | None = None) -> TaskWrite:
+    return TaskWrite(
+        id=task, status=status, assignee="order/1", progress=0.5, result=result, error=None, finished=finished
+    )
+
+
+async def test_a_task_and_its_log_are_written_with_the_turn_and_the_last_write_counts(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/1")
+    task = new_id()
+    await rig.add_task(task)
+    log = (
+        TaskEvent(task=task, number=2, kind="begun", body='{"x": 1}'),
+        TaskEvent(task=task, number=3, kind="done", body="{}"),
+    )
+    first = turn(a, tasks=(task_write(task, "running"),), task_events=log[:1])
+    second = turn(
+        b, 2, prev=first.hash, tasks=(task_write(task, "completed", finished=True, result='{"r":  1}'),),
+        task_events=log[1:],
+    )  # fmt: skip
+    await rig.store.commit(fence, [first, second], [])
+    assert await rig.task(task) == ("completed", '{"r":  1}', True)
+    assert await rig.task_events(task) == [(2, "begun", '{"x": 1}'), (3, "done", "{}")]
+
+
+async def test_a_line_of_a_tasks_log_is_written_once(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/1")
+    event = TaskEvent(task=new_id(), number=1, kind="begun", body="{}")
+    await rig.store.commit(fence, [turn(a, task_events=(event,))], [])
+    with pytest.raises(InvalidData):
+        await rig.store.commit(fence, [turn(b, 2, task_events=(event,))], [])
+    assert len(await rig.mail("order/1")) == 1
+
+
+# -- from outside ------------------------------------------------------------------------------------
+
+
+async def test_a_key_is_accepted_once_within_its_window(rig: Rig) -> None:
+    assert await rig.accept(letter(), key="k") is not None
+    assert await rig.accept(letter(), key="k") is None
+    assert await rig.accept(letter(), key="other") is not None
+    assert await rig.accept(letter(tenant="acme"), key="k") is not None
+    assert await rig.accept(letter()) is not None
+    assert await rig.accept(letter()) is not None
+    assert len(await rig.mail("order/1")) == 4
+
+
+async def test_a_key_is_accepted_again_when_its_window_has_passed(rig: Rig) -> None:
+    assert await rig.accept(letter(), key="k", window_s=-60) is not None
+    assert await rig.accept(letter(), key="k", window_s=60) is not None
+    assert await rig.accept(letter(), key="k", window_s=60) is None
+
+
+async def test_events_are_accepted_with_their_place_in_the_stream(rig: Rig) -> None:
+    fence = await rig.host(0, 1)
+    assert await rig.store.event_cursor(DOMAIN) is None
+    a, b, again = letter("order/1"), letter("order/2", partition=1), letter("order/1")
+    dead = DeadEvent(
+        tenant="default", message=new_id(), reason="invalid_event", error="no", header='{"h":1}', payload="{}"
+    )
+    batch = EventBatch(keys=["e1", "e2", "e1"], messages=[a, b, again], dead=[dead])
+    numbers = await rig.store.accept_events(fence, ("monday", 3), batch)
+    assert sorted(numbers) == sorted([a.header.id, b.header.id])
+    assert [m.seq for m in await rig.mail("order/1")] == [numbers[a.header.id]]
+    assert [(agent, reason) for _, agent, reason, _, _ in await rig.dead_letters()] == [("", "invalid_event")]
+    assert await rig.store.event_cursor(DOMAIN) == ("monday", 3)
+    with pytest.raises(StaleTurn):
+        await rig.store.accept_events(fence, ("monday", 3), batch)
+    assert len(await rig.dead_letters()) == 1
+    none = EventBatch(keys=[], messages=[], dead=[])
+    assert await rig.store.accept_events(fence, ("tuesday", 1), none) == {}
+    assert await rig.store.event_cursor(DOMAIN) == ("tuesday", 1)
+
+
+async def test_only_the_owner_of_the_first_partition_accepts_events(rig: Rig) -> None:
+    fence = await rig.host(1)
+    with pytest.raises(Fenced):
+        await rig.store.accept_events(fence, ("monday", 1), EventBatch(keys=[], messages=[], dead=[]))
+
+
+# -- ownership ---------------------------------------------------------------------------------------
+
+
+async def test_a_host_reads_what_it_owns_and_clears_what_it_has_tried(rig: Rig) -> None:
+    fence = await rig.host(0, 2)
+    await rig.store.ready(fence)
+    await rig.store.clear_suspects(fence, [0])
+    ownership = await rig.store.read_ownership(fence)
+    assert (ownership.owned, ownership.suspect, ownership.draining) == (frozenset({0, 2}), frozenset(), False)
