@@ -184,7 +184,7 @@ def _show(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> 
     out.print(title)
     owner = "no host"
     if view.owner is not None:
-        owner = f"{view.owner.host} (epoch {view.owner.epoch}, process {view.owner.pid}, {view.owner.node})"
+        owner = f"{view.owner.host} (epoch {view.owner.epoch}, process {view.owner.pid}, node {view.owner.node[:12]})"
     out.print(plain(f"tenant {view.tenant}, partition {view.partition}, owned by {owner}", "dim"))
     _heading(out, "State")
     if view.state is None:

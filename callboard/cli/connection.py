@@ -40,7 +40,6 @@ async def opened(*, bus: bool = False) -> AsyncIterator[Opened]:
     Services that run are joined. Where none run but data is stored, they are started for the length of the
     command: what was done yesterday can be looked at today. Raises ServiceUnavailable where there is nothing.
     """
-    from bus.nats import NatsTransport
     from callboard.settings import load_settings
     from storage.connect import create_pool
 
@@ -52,6 +51,8 @@ async def opened(*, bus: bool = False) -> AsyncIterator[Opened]:
         stack.push_async_callback(db.close)
         transport = None
         if bus:
+            from bus.nats import NatsTransport
+
             transport = await NatsTransport.connect(endpoints.nats_url, name="callboard command")
             stack.push_async_callback(transport.close)
         yield Opened(

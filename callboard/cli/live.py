@@ -33,7 +33,7 @@ def view(snapshot: Snapshot, height: int) -> Any:
     if hidden:
         parts.append(plain(f"… {hidden} earlier", "dim"))
     for event in lines:
-        line = event_line(event)
+        line = event_line(task, event)
         line.no_wrap, line.overflow = True, "ellipsis"
         parts.append(line)
     return Group(*parts)

@@ -126,7 +126,7 @@ class _Lines:
         from callboard.cli.tasks import event_line
 
         for event in snapshot.fresh:
-            note(event_line(event).plain)
+            note(event_line(snapshot.task, event).plain)
         if time.monotonic() - self._said >= _SAY_EVERY_S or snapshot.has_ended:
             self._said = time.monotonic()
             note(plain_line(snapshot))

@@ -37,7 +37,7 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
         return result if isinstance(result, int) else 0
     except TyperException as error:  # wrong usage; its message names the argument
         if message := error.format_message():
-            note(f"Error: {message} Try `callboard --help`.")
+            note(f"Error: {message.rstrip('.')}. Try `callboard --help`.")
         return error.exit_code
     except (KeyboardInterrupt, Abort):
         note("Interrupted.")
@@ -72,5 +72,9 @@ def configure_logging(*, debug: bool) -> None:
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    for chatty in ("asyncio", "nats", "markdown_it"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty, least in (
+        ("asyncio", logging.WARNING),
+        ("markdown_it", logging.WARNING),
+        ("ray", logging.ERROR),
+    ):
+        logging.getLogger(chatty).setLevel(least)

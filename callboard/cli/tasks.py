@@ -97,7 +97,7 @@ def _show(found: TaskView, events: list[TaskEventView]) -> None:
     out.print(plain(when, "dim"))
     out.print()
     for event in events:
-        out.print(event_line(event))
+        out.print(event_line(found, event))
     if found.error is not None:
         out.print()
         out.print(plain(f"failed: {failure_of(found.error)}", "bold red"))
@@ -106,11 +106,12 @@ def _show(found: TaskView, events: list[TaskEventView]) -> None:
         show_result(out, json.loads(found.result))
 
 
-def event_line(event: TaskEventView) -> Any:
-    """One line of a task's log."""
+def event_line(task: TaskView, event: TaskEventView) -> Any:
+    """One line of a task's log; the task's own domain and id need not be said again."""
     line = plain(event.at.strftime("%H:%M:%S "), "dim")
-    line.append(clean(event.kind), "cyan")
-    line.append(f"  {clean(_gist(json.loads(event.body)))}")
+    line.append(clean(event.kind), COLOURS.get(event.kind, "cyan"))
+    gist = _gist(json.loads(event.body)).replace(f"{task.domain}/", "").replace(task.id, "…")
+    line.append(f"  {clean(gist)}")
     return line
 
 

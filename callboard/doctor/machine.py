@@ -135,10 +135,12 @@ def _open_ports(processes: Iterable[psutil.Process]) -> tuple[set[int], set[str]
         for connection in connections:
             if connection.status != psutil.CONN_LISTEN:
                 continue
-            if ipaddress.ip_address(connection.laddr.ip.split("%")[0]).is_loopback:
+            address = connection.laddr.ip.split("%")[0]
+            if ipaddress.ip_address(address).is_loopback:
                 inside.add(connection.laddr.port)
             else:
-                outside.add(f"{connection.laddr.ip}:{connection.laddr.port}")
+                shown = f"[{address}]" if ":" in address else address
+                outside.add(f"{shown}:{connection.laddr.port}")
     return inside, outside, unseen
 
 
@@ -211,6 +213,6 @@ def _ray_head(settings: Settings) -> int | None:
     return RayHead(folder=settings.home / "ray").running()
 
 
-def _some(items: Iterable[str], limit: int = 6) -> str:
+def _some(items: Iterable[str], limit: int = 3) -> str:
     shown = sorted(items)
     return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
