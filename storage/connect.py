@@ -12,9 +12,9 @@ SCHEMA = "callboard"
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000  # bounds how long a drawn sequence number can stay uncommitted
 
-# A group commit joins arrays with tables by their primary keys. Statistics lag behind tables that fill and
-# empty a thousand times a second, and a plan with a scan or a hash over them costs a hundredfold.
-_COMMIT_PLANNER = {
+# Hosts look rows up by their keys, thousands of times a second. Statistics lag behind tables that fill and empty
+# so fast, and a plan with a scan or a hash over them costs a hundredfold: hosts get plans by key alone.
+_BY_KEY = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -28,18 +28,18 @@ def host_application(domain: str, epoch: int) -> str:
     return f"callboard-host {domain} {epoch}"[:63]
 
 
-async def connect(url: str, *, application: str, for_commits: bool = False) -> asyncpg.Connection[Any]:
+async def connect(url: str, *, application: str, by_key: bool = False) -> asyncpg.Connection[Any]:
     """One connection with our schema on its search path; raises StorageUnavailable."""
     with translated():
         return await asyncpg.connect(
             url,
             timeout=CONNECT_TIMEOUT_S,
-            server_settings=_settings(application, for_commits),
+            server_settings=_settings(application, by_key),
             command_timeout=60.0,
         )
 
 
-async def create_pool(url: str, *, application: str, size: int = 4) -> asyncpg.Pool[Any]:
+async def create_pool(url: str, *, application: str, size: int = 4, by_key: bool = False) -> asyncpg.Pool[Any]:
     """A pool for reads and for the control plane; raises StorageUnavailable."""
     with translated():
         pool = await asyncpg.create_pool(
@@ -48,18 +48,18 @@ async def create_pool(url: str, *, application: str, size: int = 4) -> asyncpg.P
             max_size=size,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=60.0,
-            server_settings=_settings(application, False),
+            server_settings=_settings(application, by_key),
         )
         assert pool is not None
         return pool
 
 
-def _settings(application: str, for_commits: bool) -> dict[str, str]:
+def _settings(application: str, by_key: bool) -> dict[str, str]:
     return {
         "application_name": application,
         "search_path": SCHEMA,
         "statement_timeout": str(STATEMENT_TIMEOUT_MS),
         "timezone": "UTC",
         "jit": "off",
-        **(_COMMIT_PLANNER if for_commits else {}),
+        **(_BY_KEY if by_key else {}),
     }

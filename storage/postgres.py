@@ -36,7 +36,7 @@ class PostgresStore:
     @classmethod
     async def open(cls, url: str, fence: Fence) -> Self:
         application = host_application(fence.domain, fence.epoch)
-        return cls(url, application, await create_pool(url, application=application))
+        return cls(url, application, await create_pool(url, application=application, by_key=True))
 
     async def close(self) -> None:
         """Close what is open; a connection that does not answer is cut."""
@@ -214,7 +214,7 @@ class PostgresStore:
 
     async def _commit_connection(self) -> asyncpg.Connection[Any]:
         if self._committer is None or self._committer.is_closed():
-            self._committer = await connect(self._url, application=self._application, for_commits=True)
+            self._committer = await connect(self._url, application=self._application, by_key=True)
         return self._committer
 
     def _drop_committer(self) -> None:

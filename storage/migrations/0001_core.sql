@@ -83,6 +83,11 @@ create table mailbox (
   header     json not null,
   payload    json not null,
   primary key (domain, tenant, partition, agent, seq)
+) with (
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,  -- every few seconds under full load
+  autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
+  vacuum_truncate = off  -- giving pages back takes a lock that stops every commit, and they are needed again
 );
 
 create table timers (
@@ -111,6 +116,10 @@ create table agents (
   hash           bytea not null,             -- of its newest transition
   updated_at     timestamptz not null default now(),
   primary key (domain, tenant, agent)
+) with (
+  fillfactor = 50,  -- room for the next versions beside the row: updates stay on the page and out of the index
+  autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
+  vacuum_truncate = off
 );
 
 create table transitions (
@@ -253,9 +262,13 @@ declare
 begin
   perform require_fence(p_domain, p_epoch, p_partitions);
 
-  delete from mailbox m using unnest(c_tenant, c_partition, c_agent, c_seq) as c(tenant, partition, agent, seq)
-    where m.domain = p_domain and m.tenant = c.tenant and m.partition = c.partition
-      and m.agent = c.agent and m.seq = c.seq;
+  -- Rows are looked up one by one and written by their place. As a join, the plan depends on statistics, which
+  -- lag behind tables that fill and empty a thousand times a second: it then reads all of the domain's mail.
+  delete from mailbox where ctid = any (array(
+    select (select m.ctid from mailbox m
+            where m.domain = p_domain and m.tenant = c.tenant and m.partition = c.partition
+              and m.agent = c.agent and m.seq = c.seq)
+    from unnest(c_tenant, c_partition, c_agent, c_seq) as c(tenant, partition, agent, seq)));
   get diagnostics changed = row_count;
   if changed <> cardinality(c_seq) then
     raise exception '% of % messages were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
@@ -264,9 +277,14 @@ begin
   update agents a
     set version = s.upto, schema_version = s.schema, lifecycle = s.lifecycle, state = s.state::json,
         hash = s.hash, updated_at = now()
-    from unnest(s_tenant, s_agent, s_from, s_to, s_schema, s_lifecycle, s_state, s_hash)
-      as s(tenant, agent, since, upto, schema, lifecycle, state, hash)
-    where s.since > 0 and a.domain = p_domain and a.tenant = s.tenant and a.agent = s.agent and a.version = s.since;
+    from (
+      select u.*, (select k.ctid from agents k
+                   where k.domain = p_domain and k.tenant = u.tenant and k.agent = u.agent) as place
+      from unnest(s_tenant, s_agent, s_from, s_to, s_schema, s_lifecycle, s_state, s_hash)
+        as u(tenant, agent, since, upto, schema, lifecycle, state, hash)
+      where u.since > 0 offset 0  -- keeps the look-up below apart from the join
+    ) s
+    where a.ctid = s.place and a.version = s.since;
   get diagnostics updated = row_count;
   if updated < cardinality(s_to) then
     insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
@@ -311,10 +329,15 @@ begin
     set failures = m.failures + r.failed, trials = m.trials + r.tried,
         retry_at = case when r.delay_s is null then null else now() + make_interval(secs => r.delay_s) end,
         last_error = coalesce(r.error, m.last_error)
-    from jsonb_to_recordset(p_rare -> 'marks')
-      as r(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text)
-    where m.domain = p_domain and m.tenant = r.tenant and m.partition = r.partition
-      and m.agent = r.agent and m.seq = r.seq;
+    from (
+      select j.*, (select k.ctid from mailbox k
+                   where k.domain = p_domain and k.tenant = j.tenant and k.partition = j.partition
+                     and k.agent = j.agent and k.seq = j.seq) as place
+      from jsonb_to_recordset(p_rare -> 'marks')
+        as j(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text)
+      offset 0
+    ) r
+    where m.ctid = r.place;
   get diagnostics changed = row_count;
   if changed <> coalesce(jsonb_array_length(p_rare -> 'marks'), 0) then
     raise exception 'a message to be marked is gone' using errcode = 'CB002';
