@@ -1,0 +1,151 @@
+"""The command line without anything running: help, wrong usage, one clear line for every error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from bus.errors import ServiceUnavailable
+from callboard.cli import main
+from callboard.cli.running import exit_code_of
+
+COMMANDS = (
+    "run", "up", "down", "status", "tasks", "task", "agents", "agent", "pause", "resume", "dead-letters", "bench",
+    "doctor", "backup", "restore", "retention", "version",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLBOARD_HOME", str(tmp_path / "home"))
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["--help"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert set(COMMANDS) <= set(listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke([command, "--help"]) == 0
+    assert "Usage: callboard" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nope"],
+        ["agent"],
+        ["tasks", "--limit", "0"],
+        ["retention"],
+        ["dead-letters", "retry", "seven"],
+        ["status", "--nope"],
+        ["run"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Error: ")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["agent", "nowhere"], "is not an address"),
+        (["agent", "Desk/clerk/1"], "cannot name a domain"),
+        (["agents"], "holds no data"),
+        (["tasks"], "holds no data"),
+        (["task", "1"], "holds no data"),
+        (["pause", "desk/clerk/1"], "holds no data"),
+        (["dead-letters"], "holds no data"),
+        (["dead-letters", "drop", "1"], "holds no data"),
+        (["retention", "--months", "3"], "holds no data"),
+        (["backup", "/tmp/never-written"], "holds no data"),
+        (["run", "/nowhere"], "Name a folder that holds a domain.yaml"),
+        (["up", "/nowhere"], "Name a folder that holds a domain.yaml"),
+    ],
+)
+def test_errors_are_one_line_with_a_mend_and_exit_code_1(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(words) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("Error: ")
+    assert expected in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["agents", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_said_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", "mysql://user:hunter2@host/db")
+    assert main.invoke(["status"]) == 1
+    said = capsys.readouterr().err
+    assert "CALLBOARD_POSTGRES_URL" in said
+    assert "hunter2" not in said
+
+
+def test_status_says_that_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["status", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["running"] is False
+
+
+def test_version_names_what_it_stands_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["version", "--json"]) == 0
+    assert {"callboard", "ray", "python"} <= set(json.loads(capsys.readouterr().out))
+
+
+def test_an_input_that_is_missing_is_said_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "domain.yaml").write_text("domain: x\nkinds: []\n")
+    assert main.invoke(["run", str(tmp_path), "--input", str(tmp_path / "none.log")]) == 1
+    assert "cannot be read: No such file" in capsys.readouterr().err
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ServiceUnavailable("It is away.", fix="Start it."), 1, "Error: It is away. Start it.\n"),
+        (ValueError("x"), 1, "Error: ValueError: x. This is a bug in Callboard; --debug shows where.\n"),
+        (ServiceUnavailable("bad \x1b[2J"), 1, "Error: bad \\x1b[2J\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (typer.Abort(), 130, "Interrupted.\n"),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(lambda: fail(error), debug=False) == code
+    assert capsys.readouterr().err == said
+
+
+def test_help_version_and_an_address_error_need_neither_ray_nor_nats() -> None:
+    code = (
+        "import sys; from callboard.cli.main import invoke; "
+        "[invoke(words) for words in (['--help'], ['version'], ['status'], ['agent', 'x'])]; "
+        "print([m for m in ('ray', 'nats', 'aiohttp') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
