@@ -220,13 +220,13 @@ def _show(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> 
     _heading(out, "History, newest first")
     for transition in history:
         _print_transition(out, transition)
-    if verdict.length == 0:
+    if not verdict.intact:
+        out.print(plain(f"✗ {verdict.broken}", "bold red"))
+    elif verdict.length == 0:
         out.print(plain("no turn yet", "dim"))
-    elif verdict.intact:
+    else:
         since = f" (since version {verdict.since:,}; older months were dropped)" if verdict.since != 1 else ""
         out.print(plain(f"✓ the chain of {verdict.length:,} transitions is intact{since}", "green"))
-    else:
-        out.print(plain(f"✗ {verdict.broken}", "bold red"))
 
 
 def _heading(out: Any, text: str) -> None:

@@ -49,4 +49,6 @@ class Clerk(Agent):
         if self.state.expected > 0 and len(self.state.notes) < self.state.expected:
             ctx.progress(len(self.state.notes) / self.state.expected, f"{len(self.state.notes)} notes")
         elif self.state.expected >= 0:
-            ctx.complete({"notes": self.state.notes, "markdown": f"# Notes\n\n- {len(self.state.notes)} taken\n"})
+            ctx.complete(
+                {"notes": self.state.notes, "markdown": f"# Notes\n\n- {len(self.state.notes)} taken\n"}
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from desk.agents import Note
 
 
 async def feed(path: str, publish: Publisher, task_id: str) -> dict[str, Any]:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = (await asyncio.to_thread(Path(path).read_text, "utf-8")).splitlines()
     if lines[:1] == ["refuse"]:
         return {"refuse": True}
     for number, line in enumerate(lines, 1):

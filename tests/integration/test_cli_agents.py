@@ -1,0 +1,160 @@
+"""`agents`, `agent`, `pause`, `resume` and `dead-letters` on a domain at work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callboard.services import Endpoints
+from storage.inspect import list_dead_letters
+from tests.integration.cli import Cli, desk_at_work, note, until
+from tests.integration.deployment import Deployment
+
+TRICKY = "clerk/Zoë [red]\x1b[2J\u202e/7"
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+    return Cli(capsys)
+
+
+@pytest.fixture
+async def desk(
+    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Deployment]:
+    async with desk_at_work(services, database, monkeypatch) as desk:
+        yield desk
+
+
+async def versions(desk: Deployment, key: str, version: int) -> None:
+    """Wait until an agent has had so many turns."""
+
+    async def is_there() -> bool:
+        rows = await desk.fetch("select version from agents where agent = $1", f"clerk/{key}")
+        return bool(rows) and rows[0][0] >= version
+
+    await until(is_there)
+
+
+async def test_agents_are_listed_by_address_in_pages(cli: Cli, desk: Deployment) -> None:
+    for key in ("a", "b", "c"):
+        await note(desk, key, "hello")
+        await versions(desk, key, 1)
+    listed = await cli.json("agents", "--limit", "2")
+    assert [row["address"] for row in listed["agents"]] == ["desk/clerk/a", "desk/clerk/b"]
+    assert listed["next"] == "desk/clerk/b"
+    rest = await cli.json("agents", "--domain", "desk", "--after", listed["next"])
+    assert [row["address"] for row in rest["agents"]] == ["desk/clerk/c"]
+    assert rest["next"] is None
+    assert "desk/clerk/a" in await cli("agents")
+    assert "There is no domain 'other'" in await cli.error("agents", "--domain", "other")
+
+
+async def test_an_agent_is_shown_with_state_mailbox_and_verified_history(cli: Cli, desk: Deployment) -> None:
+    await note(desk, "a", "first", "second")
+    await versions(desk, "a", 2)
+    shown = await cli.json("agent", "desk/clerk/a")
+    assert shown["state"] == {"expected": -1, "notes": ["first", "second"]}
+    assert shown["lifecycle"] == "running"
+    assert shown["mailbox"] == {"size": 0, "head": []}
+    assert shown["chain"] == {"intact": True, "length": 2, "since": 1, "broken": None}
+    assert [turn["version"] for turn in shown["history"]] == [2, 1]
+    assert shown["history"][0]["body"]["notes"] == [{"decision": "noted", "number": 2}]
+    assert shown["owner"]["host"]
+    older = await cli.json("agent", "desk/clerk/a", "--before", "2", "--history", "5")
+    assert [turn["version"] for turn in older["history"]] == [1]
+    assert "chain of 2 transitions is intact" in await cli("agent", "desk/clerk/a")
+
+
+async def test_an_agent_that_no_message_has_reached_exists_all_the_same(cli: Cli, desk: Deployment) -> None:
+    shown = await cli.json("agent", "desk/clerk/nobody")
+    assert (shown["lifecycle"], shown["version"], shown["state"]) == ("created", 0, None)
+    assert "no turn yet" in await cli("agent", "desk/clerk/nobody")
+    assert "There is no domain 'other'" in await cli.error("agent", "other/clerk/x")
+
+
+async def test_an_edited_history_is_found(cli: Cli, desk: Deployment) -> None:
+    await note(desk, "a", "first", "second")
+    await versions(desk, "a", 2)
+    await desk.pool.execute(
+        "update transitions set body = replace(body::text, 'first', 'forged')::json where version = 1"
+    )
+    shown = await cli.json("agent", "desk/clerk/a", code=1)
+    assert not shown["chain"]["intact"]
+    assert "version 1" in shown["chain"]["broken"]
+    assert "✗" in await cli("agent", "desk/clerk/a", code=1)
+    assert "compare with a backup" in cli.err
+
+
+async def test_a_key_full_of_tricks_is_shown_harmlessly(cli: Cli, desk: Deployment) -> None:
+    await note(desk, TRICKY.partition("/")[2], "\x1b]0;title\x07 [bold]x")
+    await versions(desk, TRICKY.partition("/")[2], 1)
+    for words in (["agents"], ["agent", f"desk/{TRICKY}"]):
+        text = await cli(*words)
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "[red]" in text
+    shown = await cli.json("agent", f"desk/{TRICKY}")
+    assert shown["address"] == f"desk/{TRICKY}"
+
+
+async def test_a_paused_agent_keeps_its_messages_until_it_is_resumed(cli: Cli, desk: Deployment) -> None:
+    await note(desk, "a", "first")
+    await versions(desk, "a", 1)
+    done = await cli.json("pause", "desk/clerk/a", "--reason", "a look")
+    assert done["done"] is True
+    await note(desk, "a", "second")
+    shown = await cli.json("agent", "desk/clerk/a")
+    assert (shown["lifecycle"], shown["mailbox"]["size"]) == ("paused", 1)
+    assert shown["mailbox"]["head"][0]["header"]["type"] == "desk.note.v1"
+    assert "1 waiting" in await cli("agent", "desk/clerk/a")
+    assert "is running" in await cli("resume", "desk/clerk/a")
+    await versions(desk, "a", 4)
+    assert (await cli.json("agent", "desk/clerk/a"))["state"]["notes"] == ["first", "second"]
+    assert "no agent kind 'ghost'" in await cli.error("pause", "desk/ghost/a")
+
+
+async def test_a_request_is_accepted_while_no_host_is_there(cli: Cli, desk: Deployment) -> None:
+    await note(desk, "a", "first")
+    await versions(desk, "a", 1)
+    await desk.forsake()
+    await desk.kill_hosts()
+    assert (await cli.json("pause", "desk/clerk/a"))["done"] is False
+    await desk.coordinate()
+
+    async def is_paused() -> bool:
+        return (await cli.json("agent", "desk/clerk/a"))["lifecycle"] == "paused"
+
+    await until(is_paused)
+
+
+async def test_dead_letters_are_listed_shown_retried_and_dropped(cli: Cli, desk: Deployment) -> None:
+    await note(desk, "a", "poison")
+    (dead,) = await until(lambda: list_dead_letters(desk.pool, tenant="default"))
+    listed = (await cli.json("dead-letters"))["dead_letters"]
+    assert [(row["id"], row["address"], row["reason"]) for row in listed] == [
+        (dead.id, "desk/clerk/a", "failed")
+    ]
+    assert "ValueError: cannot be read" in await cli("dead-letters", "--domain", "desk")
+    assert (await cli.json("dead-letters", "show", str(dead.id)))["payload"]["text"] == "poison"
+    assert "poison" in await cli("dead-letters", "show", str(dead.id))
+    assert (await cli.json("dead-letters", "retry", str(dead.id)))["done"] is True
+    (again,) = await until(lambda: list_dead_letters(desk.pool, tenant="default"))
+    assert again.id != dead.id
+    assert "is dropped" in await cli("dead-letters", "drop", str(again.id), "--reason", "of no use")
+    assert await cli("dead-letters") == "No dead letters.\n"
+    history = (await cli.json("agent", "desk/clerk/a"))["history"]
+    assert history[0]["body"]["notes"][0]["reason"] == "of no use"
+    assert "There is no dead letter 999" in await cli.error("dead-letters", "retry", "999")
+    assert "no domain 'other'" in await cli.error("dead-letters", "--domain", "other")
+
+
+async def test_a_dead_letter_of_a_kind_that_is_gone_can_be_dropped(cli: Cli, desk: Deployment) -> None:
+    await note(desk, "a", "poison")
+    (dead,) = await until(lambda: list_dead_letters(desk.pool, tenant="default"))
+    await desk.pool.execute("update dead_letters set agent = 'ghost/a', partition = 0")
+    assert "no agent kind 'ghost'" in await cli.error("dead-letters", "retry", str(dead.id))
+    assert (await cli.json("dead-letters", "drop", str(dead.id)))["id"] == dead.id
