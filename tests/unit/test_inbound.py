@@ -1,0 +1,242 @@
+"""The way in: parcels in order, gaps that make the mailbox be read again. Hypothesis looks for a way round."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.inbound import MAX_HELD, Inbox
+from bus.errors import StorageUnavailable
+from bus.wire import NUDGE_SOURCE, Item, Parcel, encode_parcel
+
+
+def parcel(source: int, number: int, *seqs: int, partition: int = 0) -> Parcel:
+    return Parcel(source, partition, number, [Item(seq, "default", "a/1", "{}", "{}") for seq in seqs])
+
+
+@dataclass
+class Mailbox:
+    """What Postgres holds of a partition, and an inbox in front of it."""
+
+    committed: list[int] = field(default_factory=list)
+    delivered: list[int] = field(default_factory=list)
+    reads: int = 0
+    failing: int = 0
+    gate: asyncio.Event | None = None
+
+    def __post_init__(self) -> None:
+        self.inbox = Inbox(0, self._deliver, self._reload)
+
+    def _deliver(self, partition: int, items: list[Item]) -> None:
+        self.delivered += [item.seq for item in items if item.seq not in self.delivered]
+
+    async def _reload(self, partition: int) -> None:
+        self.reads += 1
+        if self.failing:
+            self.failing -= 1
+            raise StorageUnavailable("away")
+        snapshot = list(self.committed)
+        await asyncio.sleep(0)
+        if self.gate is not None:
+            await self.gate.wait()
+        self.delivered += [seq for seq in snapshot if seq not in self.delivered]
+
+    async def settled(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+async def test_the_first_parcel_of_a_source_waits_for_a_read_and_the_next_ones_do_not() -> None:
+    box = Mailbox(committed=[1, 2])
+    box.inbox.take(parcel(7, 1, 2))
+    assert box.delivered == []
+    await box.settled()
+    assert (box.delivered, box.reads) == ([1, 2], 1)
+    box.inbox.take(parcel(7, 2, 3))
+    assert (box.delivered, box.reads) == ([1, 2, 3], 1)
+
+
+async def test_a_gap_is_read_before_what_came_after_it() -> None:
+    box = Mailbox(committed=[1])
+    box.inbox.take(parcel(7, 1, 1))
+    await box.settled()
+    box.committed = [1, 2, 3]
+    box.inbox.take(parcel(7, 3, 3))
+    assert box.delivered == [1]
+    await box.settled()
+    assert box.delivered == [1, 2, 3]
+
+
+async def test_what_comes_during_a_read_waits_for_its_end() -> None:
+    box = Mailbox(committed=[1], gate=asyncio.Event())
+    box.inbox.take(parcel(7, 1, 1))
+    await box.settled()
+    box.inbox.take(parcel(7, 2, 5))
+    await box.settled()
+    assert box.delivered == []
+    assert box.gate is not None
+    box.gate.set()
+    await box.settled()
+    assert box.delivered == [1, 5]
+
+
+async def test_copies_and_parcels_from_before_a_read_are_not_delivered_again() -> None:
+    box = Mailbox(committed=[1, 2])
+    box.inbox.take(parcel(7, 2, 2))
+    await box.settled()
+    reads = box.reads
+    for late in (parcel(7, 1, 1), parcel(7, 2, 2)):
+        box.inbox.take(late)
+    await box.settled()
+    assert box.delivered == [1, 2]
+    assert box.reads >= reads
+
+
+async def test_an_empty_parcel_moves_the_count_and_a_nudge_reads() -> None:
+    box = Mailbox(committed=[1])
+    box.inbox.take(parcel(7, 1, 1))
+    await box.settled()
+    box.inbox.take(parcel(7, 2))
+    box.inbox.take(parcel(7, 3, 9))
+    assert (box.delivered, box.reads) == ([1, 9], 1)
+    box.inbox.receive(encode_parcel(parcel(NUDGE_SOURCE, 0)))
+    await box.settled()
+    assert box.reads == 2
+
+
+async def test_storage_that_is_away_is_asked_again_and_nothing_is_let_past() -> None:
+    box = Mailbox(committed=[1, 2], failing=1)
+    box.inbox.take(parcel(7, 2, 2))
+    await box.settled()
+    assert box.delivered == []
+    await box.inbox.read_now()
+    assert (box.delivered, box.reads) == ([1, 2], 2)
+
+
+async def test_more_than_can_be_held_is_read_instead() -> None:
+    box = Mailbox(gate=asyncio.Event())
+    box.inbox.read_again()
+    for number in range(1, MAX_HELD + 10):
+        box.committed.append(number)
+        box.inbox.take(parcel(7, number, number))
+    assert box.gate is not None
+    box.gate.set()
+    await box.settled()
+    assert box.delivered == box.committed
+
+
+async def test_noise_on_the_subject_is_ignored() -> None:
+    box = Mailbox()
+    for noise in (b"", b"hello", b"\xff\xff", encode_parcel(parcel(7, 1, 5, partition=3))):
+        box.inbox.receive(noise)
+    await box.settled()
+    assert (box.delivered, box.reads) == ([], 0)
+
+
+async def test_waiting_for_the_first_read_ends_when_the_partition_leaves_meanwhile() -> None:
+    box = Mailbox(gate=asyncio.Event())
+    waiting = asyncio.create_task(box.inbox.read_now())
+    await box.settled()
+    box.inbox.close()
+    await waiting
+    assert not waiting.cancelled()
+    await box.inbox.read_now()
+    box.inbox.take(parcel(7, 1, 1))
+    box.inbox.read_again()
+    await box.settled()
+    assert box.delivered == []
+
+
+# -- any order of events -----------------------------------------------------------------------------
+
+_actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.integers(0, 2), st.integers(1, 3)),  # source, messages
+        st.tuples(
+            st.just("arrive"), st.integers(0, 2), st.integers(0, 3)
+        ),  # source, which of those under way
+        st.tuples(st.just("lose"), st.integers(0, 2), st.integers(0, 3)),
+        st.tuples(st.just("again"), st.integers(0, 2), st.integers(0, 3)),
+        st.tuples(st.just("epoch"), st.integers(0, 2), st.just(0)),
+        st.tuples(st.just("skip"), st.integers(0, 2), st.just(0)),
+        st.tuples(st.just("nudge"), st.just(0), st.just(0)),
+        st.tuples(st.just("fail"), st.just(0), st.just(0)),
+        st.tuples(st.just("breathe"), st.just(0), st.integers(1, 3)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_actions)
+def test_no_loss_copy_delay_or_new_epoch_reorders_a_sender_or_hides_what_a_read_would_bring(
+    actions: list[tuple[str, int, int]],
+) -> None:
+    asyncio.run(_play(actions))
+
+
+async def _play(actions: list[tuple[str, int, int]]) -> None:
+    """Three senders on hosts of their own: a host commits, then publishes; the bus does with it what it likes."""
+    box = Mailbox()
+    sender_of: dict[int, int] = {}
+    epochs = [10, 20, 30]
+    numbers = dict.fromkeys(epochs, 0)
+    under_way: list[list[Parcel]] = [[], [], []]
+    sent: list[list[Parcel]] = [[], [], []]
+    for action, source, n in actions:
+        epoch = epochs[source]
+        match action:
+            case "commit":
+                seqs = [len(box.committed) + 1 + i for i in range(n)]
+                box.committed += seqs
+                sender_of.update(dict.fromkeys(seqs, source))
+                numbers[epoch] += 1
+                under_way[source].append(parcel(epoch, numbers[epoch], *seqs))
+            case "arrive" if under_way[source]:  # NATS keeps the order of one publisher
+                taken = under_way[source].pop(0)
+                sent[source].append(taken)
+                box.inbox.take(taken)
+            case "lose" if under_way[source]:
+                under_way[source].pop(min(n, len(under_way[source]) - 1))
+            case "again" if sent[source]:
+                box.inbox.take(sent[source][-1 - min(n, len(sent[source]) - 1)])
+            case "epoch":  # the host died: what it had not published is lost, another one goes on
+                epochs[source] = max(numbers) + 1
+                numbers[epochs[source]] = 0
+                under_way[source].clear()
+            case "skip":
+                numbers[epoch] += 1
+            case "nudge":
+                box.inbox.read_again()
+            case "fail":
+                box.failing += 1
+            case "breathe":
+                for _ in range(n):
+                    await asyncio.sleep(0)
+        _require_order(box.delivered, sender_of)
+    box.failing = 0
+    box.inbox.close()
+    box.inbox = Inbox(0, box._deliver, box._reload)
+    await box.inbox.read_now()
+    _require_order(box.delivered, sender_of)
+    assert sorted(box.delivered) == box.committed
+
+
+def _require_order(delivered: list[int], sender_of: dict[int, int]) -> None:
+    """Each sender's messages so far are the first of its messages, in their order."""
+    for sender in set(sender_of.values()):
+        mine = [seq for seq in delivered if sender_of[seq] == sender]
+        assert mine == [seq for seq in sorted(sender_of) if sender_of[seq] == sender][: len(mine)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_every_wait_for_a_closed_inbox_ends(count: int) -> None:
+    box = Mailbox(gate=asyncio.Event())
+    waits = [asyncio.create_task(box.inbox.read_now()) for _ in range(count)]
+    await box.settled()
+    box.inbox.close()
+    await asyncio.gather(*waits)
