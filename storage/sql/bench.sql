@@ -1,0 +1,17 @@
+-- What a benchmark counts.
+
+-- name: bench_transitions
+select count(*) from transitions where domain = $1
+
+-- name: bench_figures
+-- A commit is known by its transaction's time. A hop from outside has no turn of a sender to begin at.
+with measured as (
+  select at, (body ->> 'at')::float8 - (body -> 'message' -> 'header' ->> 'sent_at')::float8 as took,
+         body -> 'message' -> 'header' ->> 'sender' like 'external/%' as first
+  from transitions where domain = $1 and at >= $2
+)
+select count(*) as hops, count(distinct at) as commits,
+       extract(epoch from max(at) - $2::timestamptz)::float8 as seconds,
+       1000 * percentile_cont(0.5) within group (order by took) filter (where not first) as p50_ms,
+       1000 * percentile_cont(0.99) within group (order by took) filter (where not first) as p99_ms
+from measured
