@@ -120,6 +120,8 @@ class Committer:
         """Runs until this incarnation has ended (returns) or is cancelled."""
         while True:
             await self._wanted.wait()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             group = self._take()
             if group and not await self._commit(group):
                 return
@@ -154,7 +156,7 @@ class Committer:
                 if not await self._events.fenced():
                     self._events.discarded(group)
                     return False
-                group = self._living(group)
+                group = self._living(group, perhaps_committed=ambiguous)
                 continue
             except StaleTurn as error:
                 _logger.warning(
@@ -206,8 +208,8 @@ class Committer:
                 attempt += 1
         return False  # marks alone: writing them once more only counts a failure twice
 
-    def _living(self, group: Sequence[Entry]) -> list[Entry]:
+    def _living(self, group: Sequence[Entry], *, perhaps_committed: bool = False) -> list[Entry]:
         dead = [e for e in group if not e.activation.alive]
         if dead:
-            self._events.discarded(dead)
+            self._events.discarded(dead, perhaps_committed=perhaps_committed)
         return [e for e in group if e.activation.alive]

@@ -45,6 +45,7 @@ class Holdings:
         self._held: dict[int, _Holding] = {}
         self._changed = asyncio.Event()
         self._step = asyncio.Lock()
+        self._look = asyncio.Lock()  # what was read of the row is acted on before it is read or changed again
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- what the host asks --------------------------------------------------------------------------
@@ -92,6 +93,11 @@ class Holdings:
         if self.may_run(partition):
             self._host.mailboxes.arrive(partition, envelope)
 
+    def _after_loss(self) -> None:
+        """The bus was away: what others published did not come here, and what we published went nowhere."""
+        self.read_all_again()
+        self._host.outbound.announce()
+
     def look_soon(self, data: bytes = b"") -> None:
         """The coordinator says that something changed; an ended epoch may have left messages unpublished."""
         self._changed.set()
@@ -103,7 +109,7 @@ class Holdings:
     async def run(self) -> None:
         host = self._host
         word = await self._transport.subscribe(
-            subjects.placement(host.fence.domain), self.look_soon, self.read_all_again
+            subjects.placement(host.fence.domain), self.look_soon, self._after_loss
         )
         try:
             await host.store.ready(host.fence)
@@ -127,6 +133,10 @@ class Holdings:
 
     async def refresh(self) -> bool:
         """Bring the holdings in line with Postgres; False when the incarnation has ended."""
+        async with self._look:
+            return await self._refresh()
+
+    async def _refresh(self) -> bool:
         host = self._host
         now = await host.store.read_ownership(host.fence)
         if now.ended:
@@ -210,16 +220,17 @@ class Holdings:
                 a.running or a.uncommitted for a in host.mailboxes.in_partitions(leaving)
             ):
                 await asyncio.sleep(0.005)
-            for partition in partitions:
-                if partition in self._held:
-                    self._drop(partition, keep_row=True)
-            faultpoints.reached("handover.middle")
-            try:
-                await host.store.release(host.fence, partitions)
-            except StorageUnavailable as error:
-                _logger.warning("partitions %s cannot be given back yet: %s", partitions, error.message)
-            for partition in partitions:
-                self._held.pop(partition, None)
+            async with self._look:
+                for partition in partitions:
+                    if partition in self._held:
+                        self._drop(partition, keep_row=True)
+                faultpoints.reached("handover.middle")
+                try:
+                    await host.store.release(host.fence, partitions)
+                except StorageUnavailable as error:
+                    _logger.warning("partitions %s cannot be given back yet: %s", partitions, error.message)
+                for partition in partitions:
+                    self._held.pop(partition, None)
             self._transport.publish(subjects.placement(host.fence.domain), b"released")
 
     def _drop(self, partition: int, *, keep_row: bool = False) -> None:

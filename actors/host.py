@@ -38,6 +38,7 @@ _TIMER_BATCH = 500
 _EVICT_EVERY_S = 1.0
 _SWEEP_PARTITION_EVERY_S = 0.15  # 64 partitions in about 10 s
 _BLOB_RETRY_S = 0.5
+_LOOK_AGAIN_S = 0.2
 
 
 class Host:
@@ -240,7 +241,12 @@ class Host:
 
     async def fenced(self) -> bool:
         """Look at what is still owned; the partitions that are not leave now, with all that is cached."""
-        return await self.holdings.refresh()
+        while True:
+            try:
+                return await self.holdings.refresh()
+            except StorageUnavailable as error:
+                _logger.warning("ownership cannot be read: %s", error.message)
+                await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _restart(self, activation: Activation) -> None:
         if not self.has_ended and self.holdings.owns(activation.partition):

@@ -69,10 +69,11 @@ class Inbox:
     async def read_now(self) -> None:
         """The first read of a partition just acquired: returns when its mailbox has been read, or it has left."""
         self.read_again()
-        if self._reading is not None:
-            await asyncio.wait(
-                (self._reading,)
-            )  # awaited itself, it would cancel us when the partition leaves
+        reading = self._reading
+        if reading is not None:
+            await asyncio.wait((reading,))  # awaited itself, it would cancel us when the partition leaves
+            if not reading.cancelled():
+                reading.result()
 
     @property
     def is_closed(self) -> bool:

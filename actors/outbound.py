@@ -45,6 +45,10 @@ class Outbound:
             self._numbers[destination] = self._numbers.get(destination, 0) + 1
             self._send(destination, [])
 
+    def announce(self) -> None:
+        """What was published lately may be lost: make every receiver read its mailbox now."""
+        self.skip(list(self._numbers))
+
     def skip_everywhere(self) -> None:
         """After taking over a partition: what its agents sent before may still be on its way from elsewhere,
         so every receiver reads its mailbox before it handles what comes from here next."""

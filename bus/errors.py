@@ -18,6 +18,7 @@ CallboardError
 │   └── DataFolderError       the data folder is held by another process, corrupt or unwritable
 ├── StorageError              Postgres refused or failed
 │   ├── StorageUnavailable    the connection failed; whatever was in flight has an unknown outcome
+│   │   └── RowLocked         another transaction has held a row for longer than we wait; nothing was written
 │   ├── InvalidData           the data itself was refused (SQLSTATE 22 or 23)
 │   ├── Fenced                this incarnation no longer owns what it writes
 │   ├── StaleTurn             a turn's message or state version is no longer what it was
@@ -154,6 +155,10 @@ class StorageUnavailable(StorageError):
     """The connection failed; whatever was in flight has an unknown outcome."""
 
     fix = "Check that Postgres runs: `callboard doctor`."
+
+
+class RowLocked(StorageUnavailable):
+    """Another transaction has held a row for longer than we wait for it; nothing was written."""
 
 
 class InvalidData(StorageError):

@@ -17,7 +17,7 @@ import asyncpg
 
 from bus import faultpoints, subjects
 from bus.envelope import new_id
-from bus.errors import CallboardError, Fenced, StorageUnavailable
+from bus.errors import CallboardError, Fenced, RowLocked, StorageUnavailable
 from bus.transport import Transport
 from coordinators.launcher import HostProcess, Launcher
 from coordinators.plan import plan_partitions
@@ -91,6 +91,8 @@ class DomainCoordinator:
                 except Fenced as error:
                     _logger.info("%s", error.message)
                     return
+                except RowLocked as error:  # Postgres is there: whoever holds the row must be found silent
+                    _logger.warning("the round is put off: %s", error.message)
                 except StorageUnavailable as error:
                     _logger.warning("the round is put off: %s", error.message)
                     self._settled_at = time.monotonic() + SETTLED_AFTER_S
@@ -166,7 +168,7 @@ class DomainCoordinator:
                 _logger.warning("epoch %d of %s is ended: %s", epoch, self._domain, why)
                 self._transport.publish(subjects.placement(self._domain), f"ended {epoch}".encode())
                 return
-            except StorageUnavailable:
+            except RowLocked:
                 if last_try:
                     raise
                 await terminate_host_backends(self._pool, self._domain, epoch)
@@ -176,8 +178,7 @@ class DomainCoordinator:
         hosts = await placement.hosts()
         result = _Round()
         staying = self._staying(hosts, domain.hosts)
-        starting = sum(1 for s in self._started.values() if not s.dead) - len(hosts)
-        result.start = max(0, domain.hosts - len(staying) - max(0, starting))
+        result.start = max(0, domain.hosts - len(staying) - self._starting({host.host for host in hosts}))
         ready = [host for host in staying if host.ready]
         plan = plan_partitions(
             domain.partitions, [h.epoch for h in ready], {h.epoch: h.wanted for h in ready}
@@ -208,6 +209,20 @@ class DomainCoordinator:
         """The hosts that remain: those drained already do not come back, the newest are drained first."""
         candidates = [host for host in hosts if not host.draining]
         return sorted(candidates, key=lambda h: (not h.ready, h.epoch))[:target]
+
+    def _starting(self, registered: set[str]) -> int:
+        """How many processes are on their way to a row. One whose epoch has ended is not, though it may still
+        be there (frozen); nor is one that has not come so far in a long time, which is killed."""
+        now = time.monotonic()
+        coming = 0
+        for name, started in self._started.items():
+            if started.dead or name in registered or name in self._ended:
+                continue
+            if now - started.started > START_WITHIN_S:
+                self._ended[name] = now
+            else:
+                coming += 1
+        return coming
 
     async def _take_back(
         self, placement: Placement, hosts: list[HostRow], plan: dict[int, frozenset[int]], result: _Round

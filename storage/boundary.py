@@ -7,10 +7,19 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from bus.errors import CallboardError, Fenced, InvalidData, StaleTurn, StorageError, StorageUnavailable
+from bus.errors import (
+    CallboardError,
+    Fenced,
+    InvalidData,
+    RowLocked,
+    StaleTurn,
+    StorageError,
+    StorageUnavailable,
+)
 
 _FENCED = "CB001"
 _STALE = "CB002"
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 @contextmanager
@@ -24,7 +33,7 @@ def translated() -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise translate(error) from error
-    except (TimeoutError, asyncpg.InterfaceError, OSError, EOFError) as error:
+    except (TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError) as error:
         raise StorageUnavailable(f"The connection to Postgres failed: {_line(error)}.") from error
 
 
@@ -39,6 +48,8 @@ def translate(error: asyncpg.PostgresError) -> CallboardError:
         return InvalidData(
             f"Postgres refused the data: {text}.", fix="Send text that JSON in Postgres can hold."
         )
+    if state == _LOCK_NOT_AVAILABLE:
+        return RowLocked(f"Postgres could not carry it out: {text}.")
     if state[:2] in ("08", "40", "53", "55", "57", "58", "XX", "25"):
         return StorageUnavailable(f"Postgres could not carry it out: {text}.")
     return StorageError(f"Postgres: {text} (SQLSTATE {state}).", fix="Run `callboard doctor`.")

@@ -18,6 +18,8 @@ from storage.queries import query
 TAKE_LOCK_TIMEOUT_MS = (
     200  # how long a takeover waits for a commit of the old owner before it ends its backends
 )
+# A coordinator that freezes inside a transaction would hold its hosts' rows, and so stop every commit.
+FROZEN_AFTER_MS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,10 @@ async def placing(pool: asyncpg.Pool[Any], domain: str, epoch: int) -> AsyncIter
     """A transaction that changes a domain's placement; raises Fenced when another coordinator has taken over."""
     with translated():
         async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(f"set local lock_timeout = {TAKE_LOCK_TIMEOUT_MS}")
+            await connection.execute(
+                f"set local lock_timeout = {TAKE_LOCK_TIMEOUT_MS};"
+                f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}"
+            )
             if not await connection.fetchval(query("lock_coordinator"), domain, epoch):
                 raise Fenced(f"Another coordinator leads {domain} now.")
             yield Placement(connection, domain)

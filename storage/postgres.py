@@ -93,7 +93,7 @@ class PostgresStore:
                 )
             return bool(
                 await connection.fetchval(
-                    query("version_reached"), fence.domain, turn.tenant, turn.agent, turn.version
+                    query("turn_committed"), fence.domain, turn.tenant, turn.agent, turn.version, turn.hash
                 )
             )
 

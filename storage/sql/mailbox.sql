@@ -8,8 +8,10 @@ select commit_turns($1, $2, $3::int[],
   $23::text[], $24::text[], $25::int[], $26::text[], $27::boolean[], $28::uuid[], $29::text[], $30::text[],
   $31::jsonb)
 
--- name: version_reached
-select exists (select from agents where domain = $1 and tenant = $2 and agent = $3 and version >= $4)
+-- name: turn_committed
+-- By its hash: another host may have reached that version meanwhile, with another turn.
+select exists (
+  select from transitions where domain = $1 and tenant = $2 and agent = $3 and version = $4 and hash = $5)
 
 -- name: tenants_with_mail
 -- A loose index scan: one probe for each tenant.

@@ -1,0 +1,22 @@
+"""A witness inside the database: it notes every transition that somebody writes who does not own it (G3)."""
+
+AUDIT = """
+create table intrusions (epoch bigint, agent text, at timestamptz default now());
+
+create function note_intrusions() returns trigger language plpgsql as $$
+declare
+  writer text[] := string_to_array(current_setting('application_name'), ' ');
+begin
+  insert into intrusions (epoch, agent)
+    select writer[3]::bigint, t.agent
+    from written t join agents a using (domain, tenant, agent)
+    where not exists (
+      select from hosts h
+      where h.domain = t.domain and h.epoch = writer[3]::bigint and h.ended_at is null and a.partition = any (h.owned)
+    );
+  return null;
+end $$;
+
+create trigger intrusions after insert on transitions
+  referencing new table as written for each statement execute function note_intrusions();
+"""

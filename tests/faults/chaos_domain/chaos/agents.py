@@ -1,0 +1,124 @@
+"""The agents that run the random programs, one that kills its process, and one that runs in chains."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from pydantic import BaseModel
+
+from actors.agent import Agent, handler
+from actors.context import Context
+from actors.retry import RetryPolicy
+from bus.envelope import Priority
+from bus.registry import message
+from chaos.programs import name, step
+
+
+class Flaky(Exception):
+    """Goes away when it is tried again."""
+
+
+class Hopeless(Exception):
+    """Never goes away."""
+
+
+@message("chaos.walk.v1")
+class Walk(BaseModel):
+    """One step of the program `seed`. `nth` counts the messages from its sender to its recipient, from 1; 0
+    stands for a timer, which is in no order with other messages."""
+
+    seed: int
+    agents: int
+    number: int
+    depth: int
+    nth: int
+
+
+class Walker(Agent):
+    kind = "walker"
+    retry = RetryPolicy(attempts=6, first_delay_s=0.02, factor=2.0, give_up_on=(Hopeless,))
+
+    class State(BaseModel):
+        count: int = 0
+        total: int = 0
+        timers: list[int] = []
+        sent: dict[str, int] = {}  # by recipient
+        got: dict[str, list[int]] = {}  # by sender: `nth` of its messages, in the order they came
+
+    @handler
+    async def walk(self, walk: Walk, ctx: Context) -> None:
+        now = step(walk.seed, walk.agents, walk.number, walk.depth)
+        state = self.state
+        state.count += 1  # before it may fail: what a failed turn did must not stay
+        state.total += now.add
+        if walk.nth == 0:
+            state.timers.append(walk.number)
+        else:
+            sender = ctx.sender.removeprefix("chaos/")
+            state.got.setdefault(sender, []).append(walk.nth)
+        for child in now.children:
+            to = name(child.agent)
+            nth = 0
+            if child.delay_s is None:
+                nth = state.sent[to] = state.sent.get(to, 0) + 1
+            send = Walk(seed=walk.seed, agents=walk.agents, number=child.number, depth=child.depth, nth=nth)
+            priority = None if child.priority is None else Priority(child.priority)
+            if child.delay_s is None:
+                ctx.send(f"chaos/{to}", send, priority=priority)
+            else:
+                ctx.send_later(f"chaos/{to}", send, delay_s=child.delay_s, priority=priority)
+        if now.pause_s:
+            await asyncio.sleep(now.pause_s)
+        if now.hopeless:
+            raise Hopeless(f"step {walk.number}")
+        if ctx.failures < now.fails:
+            raise Flaky(f"step {walk.number}, failure {ctx.failures + 1} of {now.fails}")
+
+
+@message("chaos.poison.v1")
+class Poison(BaseModel):
+    """Kills the process that handles it."""
+
+
+@message("chaos.count.v1")
+class Count(BaseModel):
+    """Adds one."""
+
+
+class Poisoned(Agent):
+    kind = "poisoned"
+
+    class State(BaseModel):
+        count: int = 0
+
+    @handler
+    async def poison(self, poison: Poison, ctx: Context) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @handler
+    async def add(self, count: Count, ctx: Context) -> None:
+        self.state.count += 1
+
+
+@message("chaos.hop.v1")
+class Hop(BaseModel):
+    """One hop of an endless chain, over `agents` runners."""
+
+    chain: int
+    number: int
+    agents: int
+
+
+class Runner(Agent):
+    kind = "runner"
+
+    class State(BaseModel):
+        hops: int = 0
+
+    @handler
+    async def hop(self, hop: Hop, ctx: Context) -> None:
+        self.state.hops += 1
+        to = (hop.chain * 7919 + hop.number * 104_729) % hop.agents
+        ctx.send(f"chaos/runner/{to}", Hop(chain=hop.chain, number=hop.number + 1, agents=hop.agents))

@@ -1,0 +1,98 @@
+"""One fault run: a random program is fed while faults happen, and the end is compared with the model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from callboard.services import Services
+from tests.faults.cluster import Cluster, Void, running_cluster
+from tests.faults.feed import Feeder
+from tests.faults.verify import SHOWN, complaints
+
+AGENTS = 200
+QUIET_WITHIN_S = 90.0
+
+Fault = Callable[[Cluster, Random], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run found. `complaints` is empty when it is green."""
+
+    complaints: list[str]
+    turns: int
+    roots: int
+    did: list[str]
+    fired: list[str]
+
+    def report(self, seed: int) -> str:
+        return "\n".join(
+            [
+                f"seed {seed}: {len(self.complaints)} complaints after {self.turns} turns of {self.roots} roots",
+                *self.complaints[:SHOWN],
+                "what was done:",
+                *self.did,
+                f"fired: {self.fired}",
+                f"repeat with CALLBOARD_FAULT_SEED={seed}",
+            ]
+        )
+
+
+def seed_of(default: int) -> int:
+    """The seed of a run: the test's own, or the one to be repeated."""
+    return int(os.environ.get("CALLBOARD_FAULT_SEED", default))
+
+
+async def chaos_run(
+    services: Services,
+    path: Path,
+    faults: Sequence[Fault],
+    *,
+    seed: int,
+    hosts: int = 2,
+    agents: int = AGENTS,
+    planted: tuple[str, ...] = (),
+    turns_between: tuple[int, int] = (200, 800),
+) -> Outcome:
+    """Feed, hurt, wait until everything is handled, compare. Raises Void when a fault did not happen."""
+    rng = Random(seed)
+    async with running_cluster(services, path, hosts=hosts, planted=planted) as cluster:
+        feeder = Feeder(cluster, seed, agents)
+        feeding = asyncio.create_task(feeder.run())
+        try:
+            cluster.busy = feeding
+            await cluster.progress(rng.randint(*turns_between))
+            for fault in faults:
+                cluster.note(f"{fault.__name__} begins")
+                await fault(cluster, rng)
+                await cluster.progress(rng.randint(*turns_between))
+            feeder.stop()
+            await feeding
+            await _quiet(cluster)
+            found = await complaints(cluster, seed, agents, feeder.roots)
+        except Void as void:
+            cluster.folder.make_all_tell()
+            if not planted:
+                raise Void(f"{void}\nseed {seed}\n" + "\n".join(cluster.did)) from None
+            found = [f"void: {void}"]
+        finally:
+            feeding.cancel()
+            await asyncio.wait([feeding])
+        return Outcome(
+            complaints=found, turns=await cluster.turns(), roots=feeder.roots, did=cluster.did,
+            fired=cluster.folder.fired(),
+        )  # fmt: skip
+
+
+async def _quiet(cluster: Cluster) -> None:
+    async def look() -> bool:
+        return await cluster.waiting() == 0
+
+    cluster.note("waiting until all is handled")
+    await cluster.until(look, "every message to be handled", QUIET_WITHIN_S, poll_s=0.1)
+    cluster.note("all is handled")

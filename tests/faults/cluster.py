@@ -1,0 +1,269 @@
+"""A small Callboard of plain processes: services of its own, a coordinator, hosts; and the ways to hurt them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from actors.domain import read_domain
+from bus.errors import CallboardError
+from callboard.services import Services
+from callboard.services.account import service_account
+from callboard.services.nats import EmbeddedNats
+from callboard.services.postgres import EmbeddedPostgres
+from storage.connect import connect
+from storage.domains import DomainRow, register_domain
+from storage.migrate import migrate
+from storage.placement import HostRow, live_hosts
+from storage.queries import query
+from tests.faults.audit import AUDIT
+from tests.faults.folder import Folder
+from tests.faults.launcher import spawn
+
+DOMAIN = "chaos"
+DOMAIN_FOLDER = Path(__file__).parent / "chaos_domain"
+KINDS = ["walker", "poisoned", "runner"]
+POLL_S = 0.02
+
+
+class Void(AssertionError):
+    """The run proves nothing: what should have happened did not."""
+
+
+class Cluster:
+    """One run. `sql` waits out a Postgres that is away."""
+
+    def __init__(self, services: Services, folder: Folder, postgres_url: str) -> None:
+        account = service_account(services.home / "postgres")
+        self.postgres = EmbeddedPostgres(home=services.home, account=account)
+        self.nats = EmbeddedNats(home=services.home, account=account)
+        self.folder = folder
+        self.postgres_url = postgres_url
+        self.nats_url = services.endpoints.nats_url
+        self.coordinator: subprocess.Popen[bytes] | None = None
+        self.did: list[str] = []  # what the test did to it, for the report of a failure
+        self.busy: asyncio.Task[None] | None = None  # whoever makes the load; its failure ends every wait
+        self._coordinators = 0
+        self._free: list[asyncpg.Connection[Any]] = []
+        self._began = time.monotonic()
+
+    def note(self, what: str) -> None:
+        self.did.append(f"{time.monotonic() - self._began:7.2f}  {what}")
+
+    # -- SQL -----------------------------------------------------------------------------------------
+
+    async def sql(self, text: str, *arguments: Any) -> list[Any]:
+        """Rows of a query; tried again for as long as Postgres is away."""
+        return await self.retried(lambda db: db.fetch(text, *arguments))
+
+    async def value(self, text: str, *arguments: Any) -> Any:
+        rows = await self.sql(text, *arguments)
+        return rows[0][0] if rows else None
+
+    async def hosts(self) -> list[HostRow]:
+        return await self.retried(lambda db: live_hosts(db, DOMAIN))
+
+    async def retried(self, work: Callable[[Any], Awaitable[Any]], timeout_s: float = 30.0) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            connection = self._free.pop() if self._free else None
+            try:
+                if connection is None or connection.is_closed():
+                    connection = await connect(self.postgres_url, application="fault-test")
+                result = await work(connection)
+                self._free.append(connection)
+                return result
+            except (CallboardError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                if connection is not None:
+                    connection.terminate()
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(POLL_S)
+
+    async def until(
+        self, condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float, poll_s: float = POLL_S
+    ) -> Any:
+        """Wait until the condition gives something true, and return that; raises Void after the timeout."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = await condition()
+            if found:
+                return found
+            if self.busy is not None and self.busy.done() and self.busy.exception() is not None:
+                raise RuntimeError("the feeder has failed") from self.busy.exception()
+            if time.monotonic() > deadline:
+                raise Void(f"not within {timeout_s:.0f} s: {what}")
+            if self.coordinator is not None and self.coordinator.poll() is not None:
+                self.note(f"the coordinator has ended ({self.coordinator.returncode}) and is started again")
+                self.start_coordinator()
+            await asyncio.sleep(poll_s)
+
+    # -- processes -----------------------------------------------------------------------------------
+
+    def start_coordinator(self) -> None:
+        self._coordinators += 1
+        self.coordinator = spawn(
+            "tests.faults.coordinator_process", self.folder, f"coordinator-{self._coordinators}"
+        )
+
+    def kill_coordinator(self) -> None:
+        assert self.coordinator is not None
+        self.coordinator.kill()
+        self.coordinator.wait()
+
+    async def set_hosts(self, target: int) -> None:
+        await self.sql("update domains set hosts = $1 where domain = $2", target, DOMAIN)
+
+    async def settled(self, target: int | None = None, timeout_s: float = 45.0) -> list[HostRow]:
+        """Wait until the hosts wanted own all partitions, each its share."""
+
+        async def look() -> list[HostRow] | None:
+            wanted, partitions = (await self.sql("select hosts, partitions from domains"))[0]
+            hosts = await self.hosts()
+            owned = sum(len(host.owned) for host in hosts)
+            fine = all(h.ready and h.owned == h.wanted and not h.draining for h in hosts)
+            if len(hosts) == (target or wanted) and fine and owned == partitions:
+                return hosts
+            return None
+
+        found: list[HostRow] = await self.until(look, "the hosts to own their shares", timeout_s)
+        return found
+
+    def signal_host(self, host: HostRow, what: signal.Signals) -> None:
+        if not self.folder.is_ours(host.pid):
+            raise Void(f"host {host.host} (pid {host.pid}) is gone already")
+        os.kill(host.pid, what)
+
+    def is_running(self, pid: int) -> bool:
+        """Whether a process of this run is there and not a zombie."""
+        return self.folder.is_ours(pid)  # a zombie has no command line
+
+    async def gone(self, pid: int, timeout_s: float) -> None:
+        async def look() -> bool:
+            return not self.is_running(pid)
+
+        await self.until(look, f"process {pid} to end", timeout_s)
+
+    async def ended(self, epoch: int, timeout_s: float) -> str:
+        """Wait until an epoch has ended; return why."""
+
+        async def look() -> Any:
+            return await self.value(
+                "select ended_why from hosts where epoch = $1 and ended_at is not null", epoch
+            )
+
+        return str(await self.until(look, f"epoch {epoch} to be ended", timeout_s))
+
+    async def turns(self) -> int:
+        return int(await self.value("select coalesce(sum(version), 0) from agents"))
+
+    async def waiting(self) -> int:
+        """Messages and timers not handled yet."""
+        return int(await self.value("select (select count(*) from mailbox) + (select count(*) from timers)"))
+
+    async def progress(self, turns: int, timeout_s: float = 30.0) -> None:
+        """Wait until so many more turns have been committed."""
+        goal = await self.turns() + turns
+
+        async def look() -> bool:
+            return await self.turns() >= goal
+
+        await self.until(look, f"{turns} more turns", timeout_s)
+
+    # -- services ------------------------------------------------------------------------------------
+
+    async def crash_postgres(self) -> None:
+        """What `pg_ctl stop -m immediate` does: SIGQUIT to the postmaster; then start it again."""
+        pid = self.postgres.running()
+        if pid is None:
+            raise Void("Postgres does not run")
+        os.kill(pid, signal.SIGQUIT)
+
+        async def look() -> bool:
+            return self.postgres.running() is None
+
+        await self.until(look, "Postgres to be gone", 20)
+        await self.postgres.start()
+
+    async def kill_nats(self) -> None:
+        pid = self.nats.running()
+        if pid is None:
+            raise Void("NATS does not run")
+        os.kill(pid, signal.SIGKILL)
+
+        async def look() -> bool:
+            return self.nats.running() is None
+
+        await self.until(look, "NATS to die", 10)
+
+    async def start_nats(self) -> None:
+        await self.nats.start()
+        assert self.nats.url() == self.nats_url, "NATS came back on another port"
+
+    async def close(self) -> None:
+        if self.coordinator is not None:
+            self.kill_coordinator()
+        self.folder.end_processes()
+        for connection in self._free:
+            connection.terminate()
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(
+    services: Services, path: Path, *, hosts: int, planted: tuple[str, ...] = ()
+) -> AsyncIterator[Cluster]:
+    """A cluster on an empty database, with its hosts settled; everything is ended and removed afterwards."""
+    database = f"faults_{secrets.token_hex(6)}"
+    administrator = services.endpoints.postgres_url
+    db = await asyncpg.connect(administrator)
+    await db.execute(f'create database "{database}"')
+    await db.close()
+    url = administrator.replace("@/callboard?", f"@/{database}?")
+    folder = Folder(path)
+    folder.make(
+        {
+            "domain": DOMAIN,
+            "postgres_url": url,
+            "nats_url": services.endpoints.nats_url,
+            "planted": list(planted),
+        }
+    )
+    cluster = Cluster(services, folder, url)
+    try:
+        await _prepare(url, hosts, planted)
+        cluster.start_coordinator()
+        await cluster.settled()
+        yield cluster
+    finally:
+        await cluster.close()
+        db = await asyncpg.connect(administrator)
+        await db.execute(f'drop database "{database}" with (force)')
+        await db.close()
+
+
+async def _prepare(url: str, hosts: int, planted: tuple[str, ...]) -> None:
+    from tests.faults.planted import PLANTED_SQL
+
+    await migrate(url)
+    db = await connect(url, application="fault-test")
+    spec = read_domain(DOMAIN_FOLDER)
+    row = DomainRow(
+        domain=DOMAIN, partitions=spec.partitions, spec=spec.to_json(), kinds=KINDS, home=str(DOMAIN_FOLDER),
+        code="",
+    )  # fmt: skip
+    await register_domain(db, row)
+    await db.execute(query("set_host_target"), DOMAIN, hosts)
+    await db.execute(AUDIT)
+    for name in planted:
+        await db.execute(PLANTED_SQL.get(name, "select"))
+    await db.close()

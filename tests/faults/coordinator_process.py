@@ -1,0 +1,43 @@
+"""A domain coordinator as a plain process: `python -m tests.faults.coordinator_process FOLDER NAME`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from bus.nats import NatsTransport
+from coordinators.domain import DomainCoordinator
+from storage.connect import create_pool
+from storage.placement import claim_coordinator
+from tests.faults.folder import Folder
+from tests.faults.host_process import Losses, listen_for_orders
+from tests.faults.launcher import ProcessLauncher
+
+
+async def _main(folder: Folder) -> None:
+    config = folder.config()
+    listen_for_orders(folder, Losses())
+    pool = await create_pool(config["postgres_url"], application="callboard-coordinator")
+    transport = await NatsTransport.connect(config["nats_url"], name="coordinator")
+    epoch = await claim_coordinator(pool, config["domain"], "local")
+    logging.info("coordinator %d begins", epoch)
+    await DomainCoordinator(pool, transport, ProcessLauncher(folder), config["domain"], epoch).run()
+    logging.info("coordinator %d is fenced", epoch)
+
+
+def main() -> None:
+    folder = Folder(Path(sys.argv[1]))
+    folder.note_process()
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03d %(name)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    asyncio.run(_main(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Feeds a random program into a cluster, each root exactly once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from datetime import timedelta
+from random import Random
+
+from bus import subjects
+from bus.address import DEFAULT_TENANT, partition_of
+from bus.envelope import Header, header_to_json, new_id
+from bus.nats import NatsTransport
+from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
+from storage.queries import query
+from tests.faults.chaos_domain.chaos.programs import FEEDER, name, root
+from tests.faults.cluster import DOMAIN, Cluster
+
+BATCH = 10
+PACE_S = 0.02
+
+
+class Feeder:
+    """Sends roots until it is told to stop; some batches twice, since a sender may repeat itself."""
+
+    def __init__(self, cluster: Cluster, seed: int, agents: int, *, backlog: int = 200) -> None:
+        self._cluster = cluster
+        self._seed = seed
+        self._agents = agents
+        self._backlog = backlog
+        self._rng = Random(seed)
+        self._counts: Counter[str] = Counter()
+        self._stop = asyncio.Event()
+        self.roots = 0
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        transport = await NatsTransport.connect(self._cluster.nats_url, name="feeder")
+        partitions = int(await self._cluster.value("select partitions from domains"))
+        try:
+            while not self._stop.is_set():
+                if await self._cluster.waiting() < self._backlog:
+                    rows = [self._row(self.roots + i, partitions) for i in range(BATCH)]
+                    self.roots += BATCH
+                    for _ in range(2 if self._rng.random() < 0.2 else 1):
+                        await self._accept(rows)
+                    for partition in {row[3] for row in rows}:
+                        nudge = Parcel(NUDGE_SOURCE, partition, 0, [])
+                        transport.publish(subjects.agents(DOMAIN, partition), encode_parcel(nudge))
+                await asyncio.sleep(PACE_S)
+        finally:
+            await transport.close()
+
+    def _row(self, index: int, partitions: int) -> tuple[object, ...]:
+        child = root(self._seed, self._agents, index)
+        agent = name(child.agent)
+        self._counts[agent] += 1
+        payload = {
+            "seed": self._seed, "agents": self._agents, "number": child.number, "depth": child.depth,
+            "nth": self._counts[agent],
+        }  # fmt: skip
+        header = Header(
+            id=new_id(), type="chaos.walk.v1", sender=FEEDER, sent_at=0.0, priority=child.priority or 1
+        )
+        return (
+            f"root-{index}", DOMAIN, DEFAULT_TENANT, partition_of(DEFAULT_TENANT, agent, partitions), agent, False,
+            header.id, header_to_json(header), json.dumps(payload),
+        )  # fmt: skip
+
+    async def _accept(self, rows: list[tuple[object, ...]]) -> None:
+        keys, *columns = (list(column) for column in zip(*rows, strict=True))
+        await self._cluster.retried(
+            lambda db: db.fetch(query("accept_messages"), keys, timedelta(days=1), *columns)
+        )

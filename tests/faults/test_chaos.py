@@ -1,0 +1,50 @@
+"""Random programs under every fault: the end is what the model says, each message handled once and in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from callboard.services import Services
+from tests.faults import faults
+from tests.faults.chaos_run import Fault, chaos_run, seed_of
+
+
+def _half(which: int) -> list[Fault]:
+    """Every fault stands in exactly one half; the order is drawn."""
+    chosen = list(faults.ALL[which::2])
+    Random(seed_of(which)).shuffle(chosen)
+    return chosen
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("which", [0, 1])
+async def test_every_fault_once_while_a_random_program_runs(
+    own_services: Services, tmp_path: Path, which: int
+) -> None:
+    seed = seed_of(which)
+    outcome = await chaos_run(own_services, tmp_path / "run", _half(which), seed=seed)
+    assert not outcome.complaints, outcome.report(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(100, 112))
+async def test_any_faults_in_any_order(own_services: Services, tmp_path: Path, seed: int) -> None:
+    seed = seed_of(seed)
+    chosen = Random(seed).choices(faults.ALL, k=30)
+    outcome = await chaos_run(
+        own_services, tmp_path / "run", chosen, seed=seed, hosts=2 + seed % 2, agents=400
+    )
+    assert not outcome.complaints, outcome.report(seed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", sorted(faults.BY_NAME))
+async def test_one_fault_again_and_again(own_services: Services, tmp_path: Path, name: str) -> None:
+    seed = seed_of(sum(name.encode()))
+    outcome = await chaos_run(own_services, tmp_path / "run", [faults.BY_NAME[name]] * 8, seed=seed)
+    assert not outcome.complaints, outcome.report(seed)
