@@ -19,6 +19,7 @@ from storage.store import TurnStore
 _logger = logging.getLogger("callboard.commit")
 
 GROUP_BYTES = 8 * 1024 * 1024  # keeps one statement well below Postgres' limit of 1 GiB, and its latency low
+GATHER_PASSES = 2  # of the event loop before a commit: turns that the last one has made ready come along
 _RETRY_S = (0.02, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -120,8 +121,8 @@ class Committer:
         """Runs until this incarnation has ended (returns) or is cancelled."""
         while True:
             await self._wanted.wait()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            for _ in range(GATHER_PASSES):
+                await asyncio.sleep(0)
             group = self._take()
             if group and not await self._commit(group):
                 return
