@@ -9,6 +9,7 @@ import asyncio
 import os
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -22,6 +23,7 @@ from storage.migrate import migrate, migrations
 
 _CHUNK = 256 * 1024
 _MAGIC = b"PGDMP"
+_LEAVING_S = 2
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ async def back_up(url: str, file: Path, *, force: bool = False) -> Backup:
     partial = file.with_name(file.name + ".partial")
     handle = _create(file, partial, force)
     try:
-        await _dump(url, handle)
+        await _dump(url, partial)
         os.fsync(handle)
         size = os.fstat(handle).st_size
         os.replace(partial, file)
@@ -73,12 +75,12 @@ def _create(file: Path, partial: Path, force: bool) -> int:
         ) from None
 
 
-async def _dump(url: str, handle: int) -> None:
+async def _dump(url: str, file: Path) -> None:
     place, environment = without_password(url)
     process = await asyncio.create_subprocess_exec(
         client_program("pg_dump"), "--format=custom", f"--schema={SCHEMA}", "--no-owner", "--no-privileges",
-        "--no-unlogged-table-data", f"--dbname={place}",
-        env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=handle, stderr=asyncio.subprocess.PIPE,
+        "--no-unlogged-table-data", f"--file={file}", f"--dbname={place}",
+        env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     _, complaint = await _to_end(process)
     if process.returncode:
@@ -176,10 +178,7 @@ async def _check_target(url: str, force: bool) -> bool:
     connection = await connect_postgres(url)
     try:
         with translated():
-            used = await connection.fetchval(
-                "select count(*) from pg_stat_activity where datname = current_database()"
-                " and application_name ~ '^callboard-(host|coordinator|master|heartbeat)'"
-            )
+            used = await _is_used(connection)
             exists = await connection.fetchval(
                 "select exists (select from pg_namespace where nspname = $1)", SCHEMA
             )
@@ -197,6 +196,19 @@ async def _check_target(url: str, force: bool) -> bool:
             fix="Restore into an empty one, or replace everything in it with --force.",
         )
     return bool(exists)
+
+
+async def _is_used(connection: Any) -> bool:
+    """Whether hosts or coordinators are connected; those that are just leaving get a moment."""
+    for _ in range(_LEAVING_S * 10):
+        used = await connection.fetchval(
+            "select exists (select from pg_stat_activity where datname = current_database()"
+            " and application_name ~ '^callboard-(host|coordinator|master|heartbeat)')"
+        )
+        if not used:
+            return False
+        await asyncio.sleep(0.1)
+    return True
 
 
 async def _report(url: str, file: Path, applied: list[str]) -> Restored:
