@@ -15,3 +15,6 @@ select count(*) as hops, count(distinct at) as commits,
        1000 * percentile_cont(0.5) within group (order by took) filter (where not first) as p50_ms,
        1000 * percentile_cont(0.99) within group (order by took) filter (where not first) as p99_ms
 from measured
+
+-- name: bench_fill_log
+select pg_logical_emit_message(false, 'warm-up', repeat('x', 1 << 20)) from generate_series(1, $1)
