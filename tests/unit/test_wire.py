@@ -13,7 +13,7 @@ from bus.registry import decode_payload, encode_json, encode_payload, wire_name_
 from bus.wire import Item, Parcel, decode_parcel, encode_parcel, open_item
 from callboard import message
 
-_text = st.text(alphabet=st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=50)
+_text = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), max_size=50)
 
 
 @message("wire.sample.v1")
