@@ -1,0 +1,165 @@
+"""`status`, `doctor`, `tasks` and `task`, and what every command says when a service is away or wrong."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callboard.services import Endpoints
+from tests.integration.cli import Cli, desk_at_work, note, until
+from tests.integration.deployment import Deployment
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+    return Cli(capsys)
+
+
+@pytest.fixture
+async def desk(
+    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Deployment]:
+    async with desk_at_work(services, database, monkeypatch) as desk:
+        yield desk
+
+
+async def fully_owned(desk: Deployment) -> None:
+    await until(lambda: desk.fetch("select from hosts where cardinality(owned) = 4 and ready_at is not null"))
+
+
+async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) -> None:
+    await fully_owned(desk)
+    await note(desk, "a", "poison")
+    await until(lambda: desk.fetch("select from dead_letters"))
+    found = await cli.json("status")
+    assert found["running"] is True
+    (domain,) = found["domains"]
+    assert (domain["domain"], domain["partitions"], domain["unowned"]) == ("desk", 4, [])
+    assert domain["dead_letters"] == 1
+    (host,) = found["hosts"]
+    assert host["owned"] == [0, 1, 2, 3]
+    assert [c["name"] for c in found["coordinators"]] == ["desk"]
+    assert "transitions" in {table["name"] for table in found["tables"]}
+    text = await cli("status")
+    assert "4/4" in text
+    await desk.forsake()
+    await desk.kill_hosts()
+    await desk.pool.execute("update hosts set ended_at = now(), owned = '{}'")
+    assert "no host owns partition 0-3" in await cli("status")
+
+
+async def test_tasks_and_one_task_are_shown(cli: Cli, desk: Deployment) -> None:
+    good = await desk.submit({"lines": 0})
+    bad = await desk.submit({"refuse": True})
+    for task in (good, bad):
+        await desk.client.wait(task, timeout_s=20)
+    listed = await cli.json("tasks")
+    assert {task["id"]: task["status"] for task in listed} == {good: "completed", bad: "failed"}
+    assert await cli.json("tasks", "--open") == []
+    assert len(await cli.json("tasks", "--domain", "desk", "--limit", "1")) == 1
+    assert "a test" in await cli("tasks")
+    shown = await cli.json("task", good)
+    assert shown["result"]["notes"] == []
+    assert [event["number"] for event in shown["events"]] == list(range(1, len(shown["events"]) + 1))
+    assert "# Notes" in await cli("task", good)
+    text = await cli("task", bad, code=1)
+    assert "refuses \\x1b[31msuch" in text
+    assert "\x1b" not in text
+    assert "There is no task" in await cli.error("task", "00000000-0000-0000-0000-000000000000")
+    assert "is not the id of a task" in await cli.error("task", "seven")
+    assert "no domain 'other'" in await cli.error("tasks", "--domain", "other")
+
+
+async def test_doctor_finds_a_deployment_in_order(cli: Cli, desk: Deployment) -> None:
+    await fully_owned(desk)
+    found = await cli.json("doctor")
+    assert found["healthy"] is True
+    status = {finding["check"]: finding["status"] for finding in found["findings"]}
+    for check in (
+        "versions",
+        "postgres",
+        "nats",
+        "clock",
+        "migrations",
+        "partitions",
+        "dead letters",
+        "months ahead",
+    ):
+        assert status[check] == "good", found
+    assert "✓ migrations" in await cli("doctor")
+
+
+async def test_doctor_names_what_is_wrong_with_a_mend(
+    cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fully_owned(desk)
+    await note(desk, "a", "poison")
+    await until(lambda: desk.fetch("select from dead_letters"))
+    await desk.forsake()
+    await desk.kill_hosts()
+    await desk.pool.execute("update heartbeats set at = now() - interval '1 minute'")
+    await desk.pool.execute("update migrations set number = 99 where number = 1")
+    missing = {f["check"]: f for f in (await cli.json("doctor", code=1))["findings"]}
+    assert missing["migrations"]["status"] == "fail"
+    await desk.pool.execute("update migrations set number = 1 where number = 99")
+    found = {f["check"]: f for f in (await cli.json("doctor", code=1))["findings"]}
+    assert found["partitions"]["status"] == "fail"
+    assert "silent" in found["partitions"]["detail"]
+    assert found["dead letters"]["status"] == "warn"
+    assert all(f["mend"] for f in found.values() if f["status"] != "good")
+    assert "✗ partitions" in await cli("doctor", code=1)
+
+
+async def test_doctor_sees_an_unsafe_postgres(cli: Cli, desk: Deployment, database: str) -> None:
+    name = await desk.pool.fetchval("select current_database()")
+    await desk.pool.execute(f'alter database "{name}" set synchronous_commit = off')
+    found = {f["check"]: f for f in (await cli.json("doctor", code=1))["findings"]}
+    assert found["postgres"]["status"] == "fail"
+    assert "synchronous_commit=off" in found["postgres"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "command", [["agents"], ["tasks"], ["status"], ["dead-letters"], ["backup", "/tmp/x.backup"]]
+)
+async def test_a_postgres_that_is_away_is_one_line_without_its_password(
+    command: list[str], cli: Cli, services: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", f"postgresql://me:hunter2@127.0.0.1:{port}/db")
+    monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
+    said = await cli.error(*command)
+    assert f"me@127.0.0.1:{port}/db cannot be used: connection refused" in said
+    assert "hunter2" not in cli.err
+
+
+async def test_a_wrong_password_is_said_and_not_shown(
+    cli: Cli, services: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = services.postgres_url.split(":")[2].split("@")[0]
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", services.postgres_url.replace(password, "hunter2"))
+    monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
+    assert "refused the user or password" in await cli.error("agents")
+    assert "hunter2" not in cli.err
+
+
+async def test_a_nats_that_is_away_is_one_line(
+    cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLBOARD_NATS_URL", "nats://me:hunter2@127.0.0.1:1")
+    assert "NATS at 127.0.0.1:1 does not answer" in await cli.error("pause", "desk/clerk/a")
+    assert "hunter2" not in cli.err
+
+
+async def test_an_empty_database_is_said_to_be_empty(
+    cli: Cli, services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
+    monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
+    for command in (["agents"], ["tasks"], ["status"], ["agent", "desk/clerk/a"]):
+        assert "The database is empty" in await cli.error(*command)

@@ -1,0 +1,146 @@
+"""Retention drops whole months and what has outlived its use, and touches nothing that waits."""
+
+# ruff: noqa: S608  # the statements are put together from constants of this file
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from bus.address import parse_address
+from bus.errors import Overloaded
+from callboard.services import Endpoints
+from storage.connect import connect
+from storage.inspect import history_months, verify_history
+from storage.retention import MONTHS_AHEAD, retain
+from tests.integration.cli import DESK, Cli, note, until
+from tests.integration.deployment import Deployment
+
+OLD = "now() - interval '6 months'"
+
+
+@pytest.fixture
+async def desk(services: Endpoints, database: str) -> AsyncIterator[Deployment]:
+    async with Deployment.open(DESK, database, services.nats_url) as desk:
+        await desk.coordinate()
+        await note(desk, "a", "one", "two", "three")
+        await until(lambda: desk.fetch("select from agents where version = 3"))
+        await desk.forsake()
+        await desk.kill_hosts()
+        yield desk
+
+
+async def age(desk: Deployment) -> None:
+    """Make the first two turns, a task, a key, a host and three blobs half a year old."""
+    db = desk.pool
+    month = await db.fetchval(f"select to_char({OLD}, 'YYYYMM')")
+    await db.execute(
+        f"create table transitions_{month} partition of transitions for values"
+        f" from ('{month}01') to ('{await db.fetchval(f'''select to_char({OLD} + interval '1 month', 'YYYYMM')''')}01')"
+    )
+    await db.execute(f"update transitions set at = {OLD} where version < 3")
+    await db.execute("insert into seen values ('desk', 'default', 'gone', now() - interval '1 day')")
+    await db.execute(f"update hosts set ended_at = {OLD}")
+    for status, finished in (("completed", OLD), ("running", "null")):
+        await db.execute(
+            "insert into tasks (domain, tenant, id, status, goal, input, priority, created_at, finished_at)"
+            f" values ('desk', 'default', gen_random_uuid(), $1, 'g', 'null', 5, {OLD}, {finished})",
+            status,
+        )
+    await db.execute(
+        "insert into task_events select domain, tenant, id, 1, now(), 'submitted', '{}' from tasks"
+    )
+    header = json.dumps(
+        {"id": "x", "type": "desk.note.v1", "sender": "external/x", "sent_at": 0, "blob": "used"}
+    )
+    await db.execute(
+        "insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)"
+        " values ('desk', 'default', 0, 'clerk/z', 9, gen_random_uuid(), $1, 'null')",
+        header,
+    )
+    for digest, touched in (("used", OLD), ("unused", OLD), ("fresh", "now()")):
+        await db.execute(f"insert into blobs values ('desk', 'default', $1, '', {touched})", digest)
+
+
+async def test_what_is_old_and_over_goes_and_the_rest_stays(desk: Deployment, database: str) -> None:
+    await age(desk)
+    planned = await retain(database, months=3, dry_run=True)
+    assert (len(planned.months), planned.seen, planned.hosts, planned.tasks, planned.blobs) == (1, 1, 1, 1, 1)
+    assert await desk.fetch("select count(*) from transitions") == [(3,)]
+    done = await retain(database, months=3)
+    assert (done.months, done.tasks, done.blobs, done.dry_run) == (planned.months, 1, 1, False)
+    assert await desk.fetch("select version from transitions") == [(3,)]
+    assert await desk.fetch("select status from tasks") == [("running",)]
+    assert await desk.fetch("select count(*) from task_events") == [(1,)]
+    assert await desk.fetch("select digest from blobs order by 1") == [("fresh",), ("used",)]
+    assert await desk.fetch("select count(*) from mailbox") == [(1,)]
+    for table in ("seen", "hosts", "heartbeats"):
+        assert await desk.fetch(f"select count(*) from {table}") == [(0,)]
+    verdict = await verify_history(desk.pool, parse_address("desk/clerk/a"), tenant="default")
+    assert (verdict.intact, verdict.since, verdict.length) == (True, 3, 1)
+    assert (await retain(database, months=3)).months == []
+
+
+async def test_a_month_without_its_table_gets_one_and_its_astray_rows(
+    desk: Deployment, database: str
+) -> None:
+    next_month = await desk.pool.fetchval("select to_char(now() + interval '1 month', 'YYYYMM')")
+    await desk.pool.execute(f"drop table transitions_{next_month}")
+    await desk.pool.execute(
+        "insert into transitions select domain, tenant, 'clerk/b', version, now() + interval '1 month', body, prev,"
+        " hash from transitions"
+    )
+    assert (await history_months(desk.pool)).astray == 3
+    done = await retain(database, months=1)
+    assert done.months_made == [next_month]
+    months = await history_months(desk.pool)
+    assert (months.astray, months.ahead) == (0, MONTHS_AHEAD)
+    assert await desk.fetch(f"select count(*) from transitions_{next_month}") == [(3,)]
+
+
+async def test_two_retentions_do_not_run_at_once(desk: Deployment, database: str) -> None:
+    other: asyncpg.Connection[Any] = await connect(database, application="other")
+    await other.fetchval("select pg_advisory_lock($1)", 0x72657461)
+    with pytest.raises(Overloaded):
+        await retain(database, months=3)
+    await other.close()
+
+
+async def test_a_commit_under_way_delays_the_dropping_of_a_month(desk: Deployment, database: str) -> None:
+    await age(desk)
+    reader: asyncpg.Connection[Any] = await connect(database, application="reader")
+    transaction = reader.transaction()
+    await transaction.start()
+    await reader.fetch("select from transitions")
+    retention = asyncio.create_task(retain(database, months=3))
+    await asyncio.sleep(1.0)
+    assert not retention.done()
+    await desk.pool.execute("insert into transitions select * from transitions limit 0")  # commits go on
+    await transaction.rollback()
+    assert (await retention).months
+    await reader.close()
+
+
+async def test_the_command_says_what_it_would_drop(
+    desk: Deployment,
+    services: Endpoints,
+    database: str,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
+    monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
+    await age(desk)
+    cli = Cli(capsys)
+    assert "would be dropped" in await cli("retention", "--months", "3", "--dry-run")
+    assert (await cli.json("retention", "--months", "3"))["dry_run"] is False
+    assert (await cli.json("retention", "--months", "3", "--dry-run"))["months"] == []
+    assert "range" in await cli.error("retention", "--months", "0", code=2) or "greater" in cli.err
