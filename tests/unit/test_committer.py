@@ -1,0 +1,248 @@
+"""The group commit alone: groups, refusals that are narrowed down, and agents that fall with their group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from hashlib import sha256
+
+import msgspec
+import pytest
+
+from actors.activation import Activation
+from actors.agent import agent_type
+from actors.committer import Committer, Entry
+from bus.envelope import Envelope, Header, header_to_json, new_id
+from bus.errors import Fenced, InvalidData, StaleTurn, StorageError, StorageUnavailable
+from storage.records import GENESIS, Fence, Mark, TurnRecord
+from tests.unit.agents import Keeper
+
+FENCE = Fence(domain="test", epoch=1)
+
+
+class Store:
+    """Commits what it is told to, and raises what the test has planned, call by call."""
+
+    def __init__(self) -> None:
+        self.plan: list[Exception | None] = []
+        self.settled = False
+        self.poison: set[str] = set()
+        self.groups: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+        await self.gate.wait()
+        if self.plan and (error := self.plan.pop(0)) is not None:
+            raise error
+        if self.poison.intersection(turn.agent for turn in turns):
+            raise InvalidData("Not this one.")
+        self.groups.append([turn.agent for turn in turns])
+        return []
+
+    async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
+        return self.settled
+
+    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+        return []
+
+
+class Events:
+    """Writes down what the committer reports."""
+
+    def __init__(self, committer_of: list[Committer]) -> None:
+        self.log: list[str] = []
+        self.owned = True
+        self._committer_of = committer_of
+
+    def committed(self, entries: Sequence[Entry], numbers: list[int] | None) -> None:
+        how = "committed" if numbers is not None else "found"
+        self.log.append(f"{how} {' '.join(e.activation.agent for e in entries)}")
+
+    def discarded(self, entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
+        how = "perhaps" if perhaps_committed else "discarded"
+        self.log.append(f"{how} {' '.join(e.activation.agent for e in entries)}")
+        for entry in entries:
+            entry.activation.alive = False
+        self._committer_of[0].drop_dead()
+
+    def refused(self, entry: Entry, error: InvalidData) -> None:
+        self.log.append(f"refused {entry.activation.agent}")
+
+    async def fenced(self) -> bool:
+        self.log.append("fenced")
+        return self.owned
+
+
+class Bench:
+    def __init__(self, group_limit: int = 100) -> None:
+        self.store = Store()
+        holder: list[Committer] = []
+        self.events = Events(holder)
+        self.committer = Committer(FENCE, self.store, self.events, group_limit=group_limit)
+        holder.append(self.committer)
+        self.activations: dict[str, Activation] = {}
+
+    def submit(self, *agents: str) -> None:
+        for agent in agents:
+            if agent not in self.activations:
+                self.activations[agent] = Activation("default", agent, 0, agent_type(Keeper))
+            activation = self.activations[agent]
+            activation.version += 1
+            header = Header(id=new_id(), type="tests.note.v1", sender="external/test", sent_at=0.0)
+            envelope = Envelope(
+                seq=1, tenant="default", agent=agent, header=header, header_json=header_to_json(header),
+                payload="{}",
+            )  # fmt: skip
+            turn = TurnRecord(
+                tenant="default", agent=agent, partition=0, seq=1, version=activation.version, schema_version=1,
+                lifecycle="running", state="{}", body="{}", prev=GENESIS, hash=sha256(b"").digest(),
+            )  # fmt: skip
+            self.committer.submit(Entry(activation, envelope, turn))
+
+    async def run(self) -> list[str]:
+        running = asyncio.create_task(self.committer.run())
+        drained = asyncio.create_task(self.committer.drained())
+        await asyncio.wait((running, drained), return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, drained):
+            task.cancel()
+        await asyncio.gather(running, drained, return_exceptions=True)
+        return self.events.log
+
+
+async def test_turns_that_ended_meanwhile_are_committed_together() -> None:
+    bench = Bench()
+    bench.submit("a", "b", "a")
+    assert await bench.run() == ["committed a b a"]
+    assert (bench.committer.commits, bench.committer.turns) == (1, 3)
+
+
+async def test_a_group_has_a_limit_and_order_is_kept() -> None:
+    bench = Bench(group_limit=2)
+    bench.submit("a", "b", "c", "d", "e")
+    assert await bench.run() == ["committed a b", "committed c d", "committed e"]
+
+
+async def test_when_far_too_much_waits_there_is_no_room_for_more() -> None:
+    bench = Bench(group_limit=1)
+    bench.submit("a", "b", "c", "d")
+    room = asyncio.create_task(bench.committer.room())
+    await asyncio.sleep(0)
+    assert not room.done()
+    await bench.run()
+    await room
+
+
+async def test_data_that_is_refused_is_narrowed_down_to_its_turn() -> None:
+    bench = Bench()
+    bench.store.poison = {"c"}
+    bench.submit("a", "b", "c", "d", "e")
+    log = await bench.run()
+    assert "refused c" in log
+    assert sorted(agent for group in bench.store.groups for agent in group) == ["a", "b", "d", "e"]
+    assert not any(entry.startswith("discarded") for entry in log)
+
+
+async def test_a_stale_turn_discards_its_group_and_the_later_turns_of_its_agents() -> None:
+    bench = Bench(group_limit=2)
+    bench.store.plan = [StaleTurn("Out of date.")]
+    bench.submit("a", "b", "a", "c")
+    assert await bench.run() == ["discarded a b", "discarded a", "committed c"]
+
+
+async def test_an_unknown_outcome_that_was_a_commit_is_reported_without_numbers() -> None:
+    bench = Bench()
+    bench.store.plan = [StorageUnavailable("Cut.")]
+    bench.store.settled = True
+    bench.submit("a")
+    assert await bench.run() == ["found a"]
+    assert bench.store.groups == []
+
+
+async def test_an_unknown_outcome_that_was_none_is_tried_again() -> None:
+    bench = Bench()
+    bench.store.plan = [StorageUnavailable("Cut.")]
+    bench.submit("a")
+    assert await bench.run() == ["committed a"]
+
+
+async def test_a_turn_that_is_stale_after_an_unknown_outcome_may_have_been_committed() -> None:
+    bench = Bench()
+    bench.store.plan = [StorageUnavailable("Cut."), StaleTurn("Out of date.")]
+    bench.submit("a")
+    assert await bench.run() == ["perhaps a"]
+
+
+async def test_a_host_that_has_lost_everything_stops_committing() -> None:
+    bench = Bench()
+    bench.store.plan = [Fenced("Not yours.")]
+    bench.events.owned = False
+    bench.submit("a", "b")
+    assert await bench.run() == ["fenced", "discarded a b"]
+    assert bench.store.groups == []
+
+
+async def test_a_host_that_has_lost_one_partition_goes_on_with_the_rest() -> None:
+    bench = Bench()
+    bench.store.plan = [Fenced("Not all of that is yours.")]
+
+    async def fenced() -> bool:
+        bench.activations["b"].alive = False
+        return True
+
+    bench.events.fenced = fenced  # type: ignore[method-assign]
+    bench.submit("a", "b", "c")
+    assert await bench.run() == ["discarded b", "committed a c"]
+
+
+async def test_what_nobody_expected_discards_the_group_and_the_committer_lives_on() -> None:
+    bench = Bench(group_limit=1)
+    bench.store.plan = [StorageError("No such table.")]
+    bench.submit("a", "b")
+    assert await bench.run() == ["discarded a", "committed b"]
+
+
+async def test_turns_of_an_agent_that_was_dropped_are_left_out() -> None:
+    bench = Bench()
+    bench.submit("a", "b")
+    bench.activations["a"].alive = False
+    assert await bench.run() == ["discarded a", "committed b"]
+
+
+@pytest.mark.parametrize(("alive", "committed"), [(True, True), (False, False)])
+async def test_whoever_waits_for_an_entry_learns_what_became_of_it(alive: bool, committed: bool) -> None:
+    bench = Bench()
+    bench.submit("a")
+    [entry] = bench.committer._pending
+    entry.done = asyncio.get_running_loop().create_future()
+    entry.activation.alive = alive
+    committed_before, discarded_before = bench.events.committed, bench.events.discarded
+
+    def on_committed(entries: Sequence[Entry], numbers: list[int] | None) -> None:
+        committed_before(entries, numbers)
+        for one in entries:
+            one.settle(True)
+
+    def on_discarded(entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
+        discarded_before(entries, perhaps_committed=perhaps_committed)
+        for one in entries:
+            one.settle(False)
+
+    bench.events.committed = on_committed  # type: ignore[method-assign]
+    bench.events.discarded = on_discarded  # type: ignore[method-assign]
+    await bench.run()
+    assert await entry.done is committed
+
+
+def test_a_large_turn_counts_for_what_it_sends() -> None:
+    bench = Bench()
+    bench_turn = TurnRecord(
+        tenant="default", agent="a", partition=0, seq=1, version=1, schema_version=1, lifecycle="running",
+        state="s" * 100, body="b" * 1_000, prev=GENESIS, hash=GENESIS,
+    )  # fmt: skip
+    header = Header(id=new_id(), type="t.v1", sender="a", sent_at=0.0)
+    envelope = Envelope(seq=1, tenant="default", agent="a", header=header, header_json="{}", payload="{}")
+    activation = Activation("default", "a", 0, agent_type(Keeper))
+    assert Entry(activation, envelope, bench_turn).size >= 1_100
+    assert Entry(activation, envelope, msgspec.structs.replace(bench_turn, state=None)).size >= 1_000
+    assert bench.committer.is_idle
