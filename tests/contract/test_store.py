@@ -390,9 +390,10 @@ async def test_a_commit_whose_answer_was_lost_is_found_to_be_there(rig: Rig) -> 
     fence = await rig.host(0)
     a, b = await given(rig, "order/1", "order/1")
     rig.lose_the_answer()
+    lost = turn(a)
     with pytest.raises(StorageUnavailable):
-        await rig.store.commit(fence, [turn(a)], [])
-    assert await rig.store.settle(fence, turn(a)) is True
+        await rig.store.commit(fence, [lost], [])
+    assert await rig.store.settle(fence, lost) is True
     await rig.store.commit(fence, [turn(b, 2)], [])
 
 

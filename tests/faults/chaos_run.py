@@ -12,7 +12,7 @@ from random import Random
 from callboard.services import Services
 from tests.faults.cluster import Cluster, Void, running_cluster
 from tests.faults.feed import Feeder
-from tests.faults.verify import SHOWN, complaints
+from tests.faults.verify import SHOWN, complaints, wrongs
 
 AGENTS = 200
 QUIET_WITHIN_S = 90.0
@@ -56,12 +56,11 @@ async def chaos_run(
     seed: int,
     hosts: int = 2,
     agents: int = AGENTS,
-    planted: tuple[str, ...] = (),
     turns_between: tuple[int, int] = (200, 800),
 ) -> Outcome:
     """Feed, hurt, wait until everything is handled, compare. Raises Void when a fault did not happen."""
     rng = Random(seed)
-    async with running_cluster(services, path, hosts=hosts, planted=planted) as cluster:
+    async with running_cluster(services, path, hosts=hosts) as cluster:
         feeder = Feeder(cluster, seed, agents)
         feeding = asyncio.create_task(feeder.run())
         try:
@@ -77,9 +76,7 @@ async def chaos_run(
             found = await complaints(cluster, seed, agents, feeder.roots)
         except Void as void:
             cluster.folder.make_all_tell()
-            if not planted:
-                raise Void(f"{void}\nseed {seed}\n" + "\n".join(cluster.did)) from None
-            found = [f"void: {void}"]
+            raise Void(f"{void}\nseed {seed}\n" + "\n".join(cluster.did)) from None
         finally:
             feeding.cancel()
             await asyncio.wait([feeding])
@@ -87,6 +84,36 @@ async def chaos_run(
             complaints=found, turns=await cluster.turns(), roots=feeder.roots, did=cluster.did,
             fired=cluster.folder.fired(),
         )  # fmt: skip
+
+
+async def hunt(
+    services: Services,
+    path: Path,
+    faults: Sequence[Fault],
+    *,
+    seed: int,
+    hosts: int,
+    agents: int,
+    planted: str,
+    within_s: float,
+) -> list[str]:
+    """Repeat the faults on a product with a planted fault until something is wrong; return what is."""
+    rng = Random(seed)
+    async with running_cluster(services, path, hosts=hosts, planted=(planted,)) as cluster:
+        feeder = Feeder(cluster, seed, agents)
+        feeding = asyncio.create_task(feeder.run())
+        deadline = asyncio.get_running_loop().time() + within_s
+        found: list[str] = []
+        try:
+            while not found and asyncio.get_running_loop().time() < deadline:
+                for fault in faults:
+                    await fault(cluster, rng)
+                await cluster.progress(rng.randint(100, 300))
+                found = await wrongs(cluster)
+        finally:
+            feeding.cancel()
+            await asyncio.wait([feeding])
+        return found
 
 
 async def _quiet(cluster: Cluster) -> None:

@@ -113,6 +113,19 @@ async def kill_after_commit(cluster: Cluster, rng: Random) -> None:
     await _kill_at_commit(cluster, rng, "commit.after")
 
 
+async def stop_before_commit(cluster: Cluster, rng: Random) -> None:
+    """It wakes as soon as its epoch has ended, with a group of turns ready to be committed."""
+    point = "commit.before"
+    host = await _a_host(cluster, rng)
+    before = cluster.folder.fired().count(point)
+    cluster.folder.order(host.pid, faults=f"{point}=stop@{rng.randint(1, 10)}")
+    await _fired(cluster, point, before)
+    why = await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
+    cluster.signal_host(host, signal.SIGCONT)
+    await cluster.gone(host.pid, EXITS_WITHIN_S)
+    cluster.note(f"epoch {host.epoch} stopped before its commit ({why}), continued, exited")
+
+
 async def stop_between_fence_and_commit(cluster: Cluster, rng: Random) -> None:
     """Its open transaction holds the fence: the takeover must end its backend."""
     point = "commit.between_fence_and_commit"
@@ -280,7 +293,7 @@ async def drop_deliveries(cluster: Cluster, rng: Random) -> None:
 
 ALL: tuple[Fault, ...] = (
     kill_host, kill_all_hosts, kill_coordinator, kill_coordinator_and_host, stop_host_past_its_takeover,
-    stop_coordinator, kill_before_commit, kill_after_commit, stop_between_fence_and_commit, kill_in_handover,
+    stop_coordinator, kill_before_commit, kill_after_commit, stop_before_commit, stop_between_fence_and_commit, kill_in_handover,
     kill_in_acquire, kill_before_trial, kill_in_takeover, stop_in_takeover, hand_back_and_forth,
     one_more_and_one_less, crash_postgres, cut_connections, restart_nats, drop_deliveries,
 )  # fmt: skip

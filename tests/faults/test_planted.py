@@ -1,0 +1,34 @@
+"""The harness can fail: with a fault planted into the product it finds what that fault does wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from callboard.services import Services
+from tests.faults import faults
+from tests.faults.chaos_run import Fault, hunt, seed_of
+
+WITHIN_S = 60.0
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("planted", "hosts", "chosen", "sign"),
+    [
+        ("fence_off", 1, [faults.stop_before_commit], "that it did not own"),
+        ("deduplication_off", 2, [], "twice"),
+        ("publish_before_commit", 2, [], "out of order"),
+        ("no_reload", 2, [faults.drop_deliveries], "out of order"),
+        ("order_of_arrival", 2, [], "out of order"),
+    ],
+)
+async def test_a_planted_fault_turns_the_harness_red(
+    own_services: Services, tmp_path: Path, planted: str, hosts: int, chosen: list[Fault], sign: str
+) -> None:
+    found = await hunt(
+        own_services, tmp_path / "run", chosen, seed=seed_of(1), hosts=hosts, agents=30, planted=planted,
+        within_s=WITHIN_S,
+    )  # fmt: skip
+    assert any(sign in complaint for complaint in found), found
