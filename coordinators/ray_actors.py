@@ -21,6 +21,7 @@ from coordinators import domain as core
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
 from coordinators.launcher import HostProcess
 from coordinators.master import Master
+from coordinators.upkeep import Upkeep
 from storage.connect import create_pool
 from storage.domains import find_domain
 from storage.placement import claim_coordinator
@@ -95,7 +96,9 @@ class MasterCoordinator(_Lead):
     async def _lead(self) -> None:
         pool = await create_pool(self._settings.postgres_url, application="callboard-master")
         epoch = await claim_coordinator(pool, MASTER, _node())
-        await Master(pool, epoch, self._lead_domain).run()
+        master = Master(pool, epoch, self._lead_domain)
+        master.every_round.append(Upkeep(self._settings.postgres_url))
+        await master.run()
 
     async def _lead_domain(self, domain: str) -> None:
         await asyncio.to_thread(start_domain_coordinator, self._settings, domain)

@@ -26,9 +26,9 @@ _TRIES = 20
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """What was dropped, or would be with a dry run. `transitions` is an estimate."""
+    """What was dropped, or would be with a dry run. `transitions` is an estimate; no cut-off keeps all history."""
 
-    cutoff: datetime
+    cutoff: datetime | None
     months: list[str]
     transitions: int
     bytes: int
@@ -40,12 +40,12 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
 
 
-async def retain(url: str, *, months: int, dry_run: bool = False) -> Retention:
-    """Keep this month and `months` before it; make the tables of the months to come.
+async def retain(url: str, *, months: int | None, dry_run: bool = False) -> Retention:
+    """Keep this month and `months` before it (None: all of them); make the tables of the months to come.
 
-    Raises StorageError when another retention runs, or StorageUnavailable when a table stays in use.
+    Raises Overloaded while another retention runs, or StorageUnavailable when a table stays in use.
     """
-    if months < 1:
+    if months is not None and months < 1:
         raise StorageError("At least one whole month of history is kept.", fix="Give --months 1 or more.")
     db = await connect(url, application="callboard-retention")
     try:
@@ -53,13 +53,16 @@ async def retain(url: str, *, months: int, dry_run: bool = False) -> Retention:
             await db.execute("set statement_timeout = 0")
             if not await db.fetchval(query("retention_lock"), _LOCK):
                 raise Overloaded("Another retention is running.", fix="Wait for it to end.")
-            cutoff = await db.fetchval(query("retention_cutoff"), months)
+            cutoff = None
+            if months is not None:
+                cutoff = await db.fetchval(query("retention_cutoff"), months)
             return await (_count if dry_run else _drop)(db, cutoff)
     finally:
         await db.close()
 
 
-async def _count(db: asyncpg.Connection[Any], cutoff: datetime) -> Retention:
+async def _count(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retention:
+    # A comparison with null is never true: without a cut-off nothing is old.
     old = await db.fetch(query("retention_old_months"), cutoff)
     astray = await db.fetchval(query("retention_astray_count"), cutoff)
     missing = await db.fetch(query("retention_missing_months"), MONTHS_AHEAD)
@@ -80,7 +83,7 @@ async def _count(db: asyncpg.Connection[Any], cutoff: datetime) -> Retention:
     )
 
 
-async def _drop(db: asyncpg.Connection[Any], cutoff: datetime) -> Retention:
+async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retention:
     counted = await _count(db, cutoff)
     await make_months(db)
     for month in counted.months:

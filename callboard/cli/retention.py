@@ -27,8 +27,9 @@ async def retention(
         emit(done)
         return
     out = console()
+    cutoff = done.cutoff.date() if done.cutoff is not None else "now"
     word = "would be dropped" if dry_run else "dropped"
-    out.print(plain(f"Everything before {done.cutoff:%Y-%m-%d} that has ended {word}:", "bold"))
+    out.print(plain(f"Everything before {cutoff} that has ended {word}:", "bold"))
     listed = ", ".join(done.months) or "none"
     out.print(
         plain(f"  months of history    {listed} (about {done.transitions:,} transitions, {size(done.bytes)})")

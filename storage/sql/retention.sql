@@ -19,10 +19,10 @@ where i.inhparent = 'callboard.transitions'::regclass and c.relname ~ '^transiti
 order by 1
 
 -- name: retention_astray_count
-select count(*) from transitions_default where at < $1
+select count(*) from transitions_default where at < $1::timestamptz
 
 -- name: retention_astray_delete
-delete from transitions_default where at < $1
+delete from transitions_default where at < $1::timestamptz
 
 -- name: retention_missing_months
 -- The months from this one to $1 ahead that have no table.
@@ -39,19 +39,19 @@ select count(*) from seen where expires_at < now()
 delete from seen where ctid = any (array(select ctid from seen where expires_at < now() limit $1))
 
 -- name: retention_hosts_count
-select count(*) from hosts where ended_at < $1
+select count(*) from hosts where ended_at < $1::timestamptz
 
 -- name: retention_hosts_delete
-with gone as (delete from hosts where ended_at < $1 returning domain, epoch)
+with gone as (delete from hosts where ended_at < $1::timestamptz returning domain, epoch)
 delete from heartbeats b using gone g where b.domain = g.domain and b.epoch = g.epoch
 
 -- name: retention_tasks_count
-select count(*) from tasks where finished_at < $1
+select count(*) from tasks where finished_at < $1::timestamptz
 
 -- name: retention_tasks_delete
 with gone as (
   delete from tasks where (domain, tenant, id) in (
-    select domain, tenant, id from tasks where finished_at < $1 limit $2)
+    select domain, tenant, id from tasks where finished_at < $1::timestamptz limit $2)
   returning domain, tenant, id
 ), events as (
   delete from task_events e using gone g where e.domain = g.domain and e.tenant = g.tenant and e.task = g.id
@@ -67,11 +67,11 @@ with used as (
     where body -> 'message' -> 'header' ->> 'blob' is not null
 )
 select count(*) from blobs b
-where b.touched_at < $1 and not exists (
+where b.touched_at < $1::timestamptz and not exists (
   select from used u where u.domain = b.domain and u.tenant = b.tenant and u.digest = b.digest)
 
 -- name: retention_blobs_old
-select exists (select from blobs where touched_at < $1)
+select exists (select from blobs where touched_at < $1::timestamptz)
 
 -- name: retention_blobs_delete
 -- A blob that is being sent again has been touched just now, which the delete sees in the row it locks.
@@ -83,5 +83,5 @@ with used as (
     where body -> 'message' -> 'header' ->> 'blob' is not null
 )
 delete from blobs b
-where b.touched_at < $1 and not exists (
+where b.touched_at < $1::timestamptz and not exists (
   select from used u where u.domain = b.domain and u.tenant = b.tenant and u.digest = b.digest)

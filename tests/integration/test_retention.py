@@ -16,6 +16,7 @@ import pytest
 from bus.address import parse_address
 from bus.errors import Overloaded
 from callboard.services import Endpoints
+from coordinators.upkeep import Upkeep
 from storage.connect import connect
 from storage.inspect import history_months, verify_history
 from storage.retention import MONTHS_AHEAD, retain
@@ -102,6 +103,16 @@ async def test_a_month_without_its_table_gets_one_and_its_astray_rows(
     months = await history_months(desk.pool)
     assert (months.astray, months.ahead) == (0, MONTHS_AHEAD)
     assert await desk.fetch(f"select count(*) from transitions_{next_month}") == [(3,)]
+
+
+async def test_the_daily_upkeep_keeps_all_history(desk: Deployment, database: str) -> None:
+    await age(desk)
+    upkeep = Upkeep(database)
+    await upkeep()
+    await upkeep()  # the next round, a moment later
+    await until(lambda: desk.fetch("select from seen having count(*) = 0"))
+    assert await desk.fetch("select count(*) from transitions") == [(3,)]
+    assert await desk.fetch("select count(*) from tasks") == [(2,)]
 
 
 async def test_two_retentions_do_not_run_at_once(desk: Deployment, database: str) -> None:

@@ -1,0 +1,43 @@
+"""What the master does once a day: the history's tables of the months to come, and keys that have expired."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from bus.errors import CallboardError
+from storage.retention import retain
+
+_logger = logging.getLogger("callboard.upkeep")
+
+EVERY_S = 24 * 3600.0
+
+
+class Upkeep:
+    """Called every round; it works beside the rounds, since dropping a table may have to wait.
+
+    `months` of history are kept, None keeps all.
+    """
+
+    def __init__(self, postgres_url: str, *, months: int | None = None) -> None:
+        self._url = postgres_url
+        self._months = months
+        self._due_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> None:
+        if time.monotonic() >= self._due_at and self._task is None:
+            self._due_at = time.monotonic() + EVERY_S
+            self._task = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        try:
+            done = await retain(self._url, months=self._months)
+            _logger.info("upkeep: %s", done)
+        except CallboardError as error:
+            _logger.warning("upkeep is put off until tomorrow: %s", error)
+        except Exception:
+            _logger.exception("upkeep failed")
+        finally:
+            self._task = None
