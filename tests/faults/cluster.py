@@ -130,10 +130,10 @@ class Cluster:
         async def look() -> list[HostRow] | None:
             wanted, partitions = (await self.sql("select hosts, partitions from domains"))[0]
             hosts = await self.hosts()
-            owned = sum(len(host.owned) for host in hosts)
             fine = all(h.ready and h.owned == h.wanted and not h.draining for h in hosts)
-            if len(hosts) == (target or wanted) and fine and owned == partitions:
-                return hosts
+            shares = [len(host.owned) for host in hosts]
+            if len(hosts) == (target or wanted) and fine and sum(shares) == partitions:
+                return hosts if max(shares) - min(shares) <= 1 else None
             return None
 
         found: list[HostRow] = await self.until(look, "the hosts to own their shares", timeout_s)

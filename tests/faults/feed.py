@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
+from collections.abc import Iterable
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 from bus import subjects
 from bus.address import DEFAULT_TENANT, partition_of
@@ -46,10 +49,8 @@ class Feeder:
                     rows = [self._row(self.roots + i, partitions) for i in range(BATCH)]
                     self.roots += BATCH
                     for _ in range(2 if self._rng.random() < 0.2 else 1):
-                        await self._accept(rows)
-                    for partition in {row[3] for row in rows}:
-                        nudge = Parcel(NUDGE_SOURCE, partition, 0, [])
-                        transport.publish(subjects.agents(DOMAIN, partition), encode_parcel(nudge))
+                        await accept(self._cluster, rows)
+                    nudge(transport, {row[3] for row in rows})
                 await asyncio.sleep(PACE_S)
         finally:
             await transport.close()
@@ -62,16 +63,30 @@ class Feeder:
             "seed": self._seed, "agents": self._agents, "number": child.number, "depth": child.depth,
             "nth": self._counts[agent],
         }  # fmt: skip
-        header = Header(
-            id=new_id(), type="chaos.walk.v1", sender=FEEDER, sent_at=0.0, priority=child.priority or 1
+        return outside(
+            f"root-{index}", agent, "chaos.walk.v1", payload, partitions, priority=child.priority or 1
         )
-        return (
-            f"root-{index}", DOMAIN, DEFAULT_TENANT, partition_of(DEFAULT_TENANT, agent, partitions), agent, False,
-            header.id, header_to_json(header), json.dumps(payload),
-        )  # fmt: skip
 
-    async def _accept(self, rows: list[tuple[object, ...]]) -> None:
-        keys, *columns = (list(column) for column in zip(*rows, strict=True))
-        await self._cluster.retried(
-            lambda db: db.fetch(query("accept_messages"), keys, timedelta(days=1), *columns)
-        )
+
+def outside(
+    key: str, agent: str, type_: str, payload: dict[str, Any], partitions: int, priority: int = 1
+) -> tuple[object, ...]:
+    """A message from outside, as a row for `accept`."""
+    header = Header(id=new_id(), type=type_, sender=FEEDER, sent_at=time.time(), priority=priority)
+    partition = partition_of(DEFAULT_TENANT, agent, partitions)
+    return (
+        key, DOMAIN, DEFAULT_TENANT, partition, agent, False, header.id, header_to_json(header), json.dumps(payload)
+    )  # fmt: skip
+
+
+async def accept(cluster: Cluster, rows: list[tuple[object, ...]]) -> None:
+    """Put messages into mailboxes, each key once."""
+    keys, *columns = (list(column) for column in zip(*rows, strict=True))
+    await cluster.retried(lambda db: db.fetch(query("accept_messages"), keys, timedelta(days=1), *columns))
+
+
+def nudge(transport: NatsTransport, partitions: Iterable[Any]) -> None:
+    """Tell the owners that there is something in their mailboxes."""
+    for partition in partitions:
+        parcel = Parcel(NUDGE_SOURCE, partition, 0, [])
+        transport.publish(subjects.agents(DOMAIN, partition), encode_parcel(parcel))
