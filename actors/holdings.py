@@ -121,7 +121,8 @@ class Holdings:
                 except StorageUnavailable as error:
                     _logger.warning("ownership cannot be read: %s", error.message)
                 try:
-                    await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+                    async with asyncio.timeout(LOOK_EVERY_S):  # wait_for of 3.11 may swallow a cancellation
+                        await self._changed.wait()
                 except TimeoutError:
                     continue
         finally:

@@ -99,7 +99,8 @@ class DomainCoordinator:
                 except CallboardError as error:
                     _logger.error("a round failed: %s", error)
                 try:
-                    await asyncio.wait_for(self._wake.wait(), ROUND_EVERY_S)
+                    async with asyncio.timeout(ROUND_EVERY_S):  # wait_for of 3.11 may swallow a cancellation
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
         finally:

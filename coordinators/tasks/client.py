@@ -117,7 +117,8 @@ class TaskClient:
                         continue  # it ended between the two looks
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), look_every_s)
+                    async with asyncio.timeout(look_every_s):  # wait_for of 3.11 may swallow a cancellation
+                        await wake.wait()
 
     async def _patiently(self, task_id: str) -> TaskView:
         while True:

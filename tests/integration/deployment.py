@@ -1,0 +1,136 @@
+"""A deployment in this event loop: real Postgres and NATS, real hosts and a real coordinator, no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+
+from actors.domain import Domain, load_domain, read_domain
+from actors.host import Host
+from actors.incarnation import HostSettings, run_incarnation
+from bus.nats import NatsTransport
+from coordinators.domain import DomainCoordinator
+from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
+from coordinators.tasks.client import TaskClient
+from storage.connect import create_pool
+from storage.domains import DomainRow, find_domain, register_domain
+from storage.migrate import migrate
+from storage.placement import claim_coordinator
+from storage.queries import query
+
+
+class LoopHost:
+    """A host as a task of this loop. Implements coordinators.launcher.HostProcess."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self.host: Host | None = None
+        self._task = asyncio.create_task(
+            run_incarnation(settings, system_kinds=SYSTEM_KINDS, equip=equip_host, on_start=self._started)
+        )
+
+    def _started(self, host: Host) -> None:
+        self.host = host
+
+    async def ended(self) -> None:
+        await asyncio.wait([self._task])
+
+    async def kill(self) -> None:
+        """Stop at once: nothing that has not committed will be."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class LoopLauncher:
+    """Implements coordinators.launcher.Launcher."""
+
+    def __init__(self, postgres_url: str, nats_url: str) -> None:
+        self._urls = postgres_url, nats_url
+        self.hosts: dict[str, LoopHost] = {}
+
+    async def start(self, domain: str, host: str) -> LoopHost:
+        postgres_url, nats_url = self._urls
+        self.hosts[host] = LoopHost(
+            HostSettings(domain=domain, host=host, postgres_url=postgres_url, nats_url=nats_url)
+        )
+        return self.hosts[host]
+
+    async def attach(self, domain: str, host: str, pid: int) -> LoopHost | None:
+        return self.hosts.get(host)
+
+
+class Deployment:
+    """One domain; `coordinate` and `forsake` bring its coordinator and take it away."""
+
+    def __init__(
+        self, pool: asyncpg.Pool[Any], transport: NatsTransport, row: DomainRow, domain: Domain
+    ) -> None:
+        self.pool = pool
+        self.transport = transport
+        self.row = row
+        self.domain = domain
+        self.client = TaskClient(pool, transport)
+        self._coordinator: asyncio.Task[None] | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, folder: Path, postgres_url: str, nats_url: str, **tasks: Any) -> AsyncIterator[Self]:
+        """The domain in `folder`, with settings of its `tasks` replaced, without coordinator and hosts."""
+        await migrate(postgres_url)
+        pool = await create_pool(postgres_url, application="callboard-test")
+        transport = await NatsTransport.connect(nats_url, name="callboard test")
+        spec = read_domain(folder)
+        spec = spec.model_copy(update={"tasks": spec.tasks.model_copy(update=tasks)})
+        domain = load_domain(spec, folder, system_kinds=SYSTEM_KINDS)
+        await register_domain(
+            pool,
+            DomainRow(
+                domain=domain.name,
+                partitions=spec.partitions,
+                spec=domain.registered().to_json(),
+                kinds=sorted(domain.kinds),
+                home=str(folder),
+                code="",
+            ),
+        )
+        self = cls(pool, transport, await find_domain(pool, domain.name), domain)
+        self.launcher = LoopLauncher(postgres_url, nats_url)
+        try:
+            yield self
+        finally:
+            await self.forsake()
+            for host in self.launcher.hosts.values():
+                await host.kill()
+            await transport.close()
+            pool.terminate()
+
+    async def coordinate(self, *, hosts: int = 1) -> None:
+        """A coordinator appears, and wants so many hosts."""
+        await self.pool.execute(query("set_host_target"), self.domain.name, hosts)
+        epoch = await claim_coordinator(self.pool, self.domain.name, "test")
+        coordinator = DomainCoordinator(self.pool, self.transport, self.launcher, self.domain.name, epoch)
+        await equip_coordinator(coordinator, self.pool, self.transport, self.row, epoch)
+        self._coordinator = asyncio.create_task(coordinator.run())
+
+    async def forsake(self) -> None:
+        """The coordinator dies."""
+        if self._coordinator is not None:
+            self._coordinator.cancel()
+            await asyncio.gather(self._coordinator, return_exceptions=True)
+            self._coordinator = None
+
+    async def submit(self, input: Any = None, **options: Any) -> str:
+        return await self.client.submit(self.domain.name, goal="a test", input=input, **options)
+
+    async def kill_hosts(self) -> None:
+        """Stop the hosts that run now, abruptly."""
+        for name, host in list(self.launcher.hosts.items()):
+            await host.kill()
+            del self.launcher.hosts[name]
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
+        return [tuple(row) for row in await self.pool.fetch(sql, *arguments)]
