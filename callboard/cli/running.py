@@ -34,6 +34,8 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
     try:
         result = call()
         sys.stdout.flush()
+        if result == INTERRUPTED:  # typer has caught the Ctrl-C
+            note("Interrupted.")
         return result if isinstance(result, int) else 0
     except TyperException as error:  # wrong usage; its message names the argument
         if message := error.format_message():
@@ -72,9 +74,9 @@ def configure_logging(*, debug: bool) -> None:
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    for chatty, least in (
-        ("asyncio", logging.WARNING),
-        ("markdown_it", logging.WARNING),
-        ("ray", logging.ERROR),
-    ):
-        logging.getLogger(chatty).setLevel(least)
+    if debug:
+        return
+    # Interrupted while Ray connects in a thread, asyncio would print a traceback of a future nobody waits for;
+    # and Ray remarks in the same place that a thread cannot handle SIGTERM, which we do ourselves.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)

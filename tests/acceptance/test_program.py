@@ -1,0 +1,131 @@
+"""The program as a user starts it, with Ray: up, run, look, down."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+PROGRAM = Path(sys.executable).with_name("callboard")
+DESK = Path(__file__).parents[1] / "integration" / "desk"
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class Program:
+    def __init__(self, home: Path) -> None:
+        self.environment = {**os.environ, "CALLBOARD_HOME": str(home)}
+        self.home = home
+
+    def __call__(self, *words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        ran = subprocess.run(
+            [PROGRAM, *words],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stderr
+        return ran
+
+    def survivors(self) -> list[str]:
+        """Processes that were started for this home and still run."""
+        return [
+            " ".join(process.info["cmdline"])
+            for process in psutil.process_iter(["cmdline"])
+            if str(self.home) in " ".join(process.info["cmdline"] or ())
+        ]
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    """One running Callboard for all tests of this file."""
+    folder = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
+    folder.chmod(0o711)
+    program = Program(folder / "home")
+    program("up", "--detach", DESK)
+    yield program
+    program("down")
+    assert program.survivors() == []
+    shutil.rmtree(folder)
+
+
+def test_up_joins_what_runs(program: Program) -> None:
+    found = json.loads(program("up", "--detach", "--json").stdout)
+    assert found["joined"] is True
+    assert json.loads(program("status", "--json").stdout)["running"] is True
+
+
+def test_run_ends_with_the_result(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("".join(f"line {n}\n" for n in range(50)) + "poison\n")
+    ran = program("run", DESK, "--input", file)
+    assert ran.stdout.startswith("# Notes")
+    assert "50 taken" in ran.stdout
+    assert "51 events published" in ran.stderr
+    result = json.loads(program("run", DESK, "--input", file, "--json").stdout)
+    assert result["notes"] == [f"line {n}" for n in range(50)]
+
+
+def test_a_failed_task_is_exit_code_1(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("refuse\n")
+    ran = program("run", DESK, "--input", file, "--json", code=1)
+    assert ran.stdout == ""
+    assert "Error: " in ran.stderr.splitlines()[-1]
+    assert "refuses" in ran.stderr
+    assert "\x1b" not in ran.stderr
+
+
+def test_an_input_that_cannot_be_taken_in_is_an_error(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"\xff\xfe\x00\x01")
+    said = program("run", DESK, "--input", file, code=1).stderr.splitlines()[-1]
+    assert said.startswith("Error: desk.intake:feed could not take in ")
+
+
+def test_doctor_speaks_of_rays_ports_and_token(program: Program) -> None:
+    found = {f["check"]: f for f in json.loads(program("doctor", "--json").stdout)["findings"]}
+    assert found["ray token"]["status"] == "good"
+    assert found["listening"]["status"] == "good"
+    assert found["partitions"]["status"] == "good"
+
+
+@pytest.mark.parametrize("word", ["joining", "submitted"])
+def test_ctrl_c_ends_a_run_cleanly_and_the_task_goes_on(program: Program, tmp_path: Path, word: str) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("wait\n")
+    process = subprocess.Popen(
+        [PROGRAM, "run", DESK, "--input", file],
+        env=program.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    said = ""
+    while word not in said:
+        said += process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "Interrupted."
+    assert json.loads(program("status", "--json").stdout)["running"] is True
+    if word == "submitted":
+        task = said.split()[-2]
+        assert f"callboard task {task}" in rest
+        assert json.loads(program("task", task, "--json").stdout)["status"] in ("assigned", "running")
