@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -95,6 +96,7 @@ async def run_incarnation(
         )
         heartbeat.start()
         on_start(host)
+        _spare_the_collector()
         try:
             return await host.run()
         finally:
@@ -103,6 +105,14 @@ async def run_incarnation(
             await store.close()
     finally:
         control.terminate()
+
+
+def _spare_the_collector() -> None:
+    """What is loaded by now stays, and most of what a turn makes is freed by its reference count: the garbage
+    collector, at its default pace, would take a quarter of a host's time to find nearly nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _refresh(control: Connection, directory: Directory) -> None:

@@ -101,7 +101,7 @@ class TurnRunner:
             if activation.state_json is None:
                 await agent.on_created(ctx)
             await self._call(agent, handler, message, ctx)
-            if isinstance(message, TaskWork):
+            if message.__class__ is TaskWork:
                 ctx.report_started()
             if ctx._destroyed:
                 await agent.on_destroyed(ctx)

@@ -1,4 +1,7 @@
-"""The envelope: one message on its way to one agent."""
+"""The envelope: one message on its way to one agent.
+
+These structs are not tracked by the garbage collector (gc=False): they hold no cycles, and there are many.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Priority(IntEnum):
     HIGH = 2
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is known of a message besides its payload. Times are seconds since 1970, UTC."""
 
     id: str
@@ -35,7 +38,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blob: str | None = None  # the payload is in blob storage under this digest
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A header with its payload (JSON text) and its place in a mailbox.
 
     `seq` is drawn from Postgres when the message is committed; below zero it is a control message, which
@@ -57,7 +60,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         return self.seq < 0
 
 
-class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message that its sender's turn has made, before it has a place in a mailbox."""
 
     domain: str

@@ -17,6 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _WIRE_NAME = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)*\.v[1-9][0-9]*")
 _classes: dict[str, type[BaseModel]] = {}
+_names: dict[type[BaseModel], str] = {}
 
 
 def message(wire_name: str) -> Callable[[type[M]], type[M]]:
@@ -40,8 +41,8 @@ def message(wire_name: str) -> Callable[[type[M]], type[M]]:
         if not cls.model_config.get("frozen"):
             cls.model_config["frozen"] = True
             cls.model_rebuild(force=True)
-        cls.__wire_name__ = wire_name  # type: ignore[attr-defined]
         _classes[wire_name] = cls
+        _names[cls] = wire_name
         return cls
 
     return declare
@@ -49,12 +50,12 @@ def message(wire_name: str) -> Callable[[type[M]], type[M]]:
 
 def wire_name_of(cls: type[BaseModel]) -> str:
     """The wire name of a message class; raises UnknownMessageType for a class without @message."""
-    name = cls.__dict__.get("__wire_name__")
+    name = _names.get(cls)
     if name is None:
         raise UnknownMessageType(
             f"{cls.__qualname__} has no wire name.", fix='Declare it with @message("some.name.v1").'
         )
-    return str(name)
+    return name
 
 
 def class_of(wire_name: str) -> type[BaseModel]:

@@ -10,7 +10,7 @@ from bus.errors import InvalidMessage
 MAX_PARCEL_BYTES = 768 * 1024  # NATS refuses payloads above 1 MiB; the rest is room for framing
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One committed message."""
 
     seq: int
@@ -20,7 +20,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     payload: str
 
 
-class Parcel(msgspec.Struct, frozen=True, array_like=True):
+class Parcel(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Messages that one host committed for one partition, in commit order.
 
     `number` counts the parcels from this source epoch to this partition, so that a receiver sees a gap.

@@ -39,7 +39,9 @@ async def connect(url: str, *, application: str, by_key: bool = False) -> asyncp
         )
 
 
-async def create_pool(url: str, *, application: str, size: int = 4, by_key: bool = False) -> asyncpg.Pool[Any]:
+async def create_pool(
+    url: str, *, application: str, size: int = 4, by_key: bool = False
+) -> asyncpg.Pool[Any]:
     """A pool for reads and for the control plane; raises StorageUnavailable."""
     with translated():
         pool = await asyncpg.create_pool(

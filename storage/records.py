@@ -9,14 +9,14 @@ from bus.envelope import Outgoing
 GENESIS = bytes(32)  # the previous hash of an agent's first transition
 
 
-class Fence(msgspec.Struct, frozen=True, kw_only=True):
+class Fence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The incarnation that writes: every write is refused once it no longer owns what it touches."""
 
     domain: str
     epoch: int
 
 
-class StoredState(msgspec.Struct, frozen=True, kw_only=True):
+class StoredState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An agent as last committed. `state` is None before its first turn and after it was destroyed."""
 
     tenant: str
@@ -28,7 +28,7 @@ class StoredState(msgspec.Struct, frozen=True, kw_only=True):
     hash: bytes
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message that is given up, with the reason."""
 
     reason: str
@@ -36,7 +36,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
 
 
-class TaskWrite(msgspec.Struct, frozen=True, kw_only=True):
+class TaskWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The task's row as its task agent would have it; JSON fields are text."""
 
     id: str
@@ -48,7 +48,7 @@ class TaskWrite(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool
 
 
-class TaskEvent(msgspec.Struct, frozen=True, kw_only=True):
+class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of a task's log. `body` is JSON text."""
 
     task: str
@@ -57,7 +57,7 @@ class TaskEvent(msgspec.Struct, frozen=True, kw_only=True):
     body: str
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
+class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A note on a message that stays in its mailbox: a failure to be retried, or a trial about to begin."""
 
     tenant: str
@@ -70,7 +70,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
+class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One turn as it will be committed: what it consumed, the new state, its transition, what it sends.
 
     A turn that leaves its message where it is has no `seq`, and a `mark` on that message instead.
@@ -98,7 +98,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True):
     task_events: tuple[TaskEvent, ...] = ()
 
 
-class DeadEvent(msgspec.Struct, frozen=True, kw_only=True):
+class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event that no agent can be given; JSON fields are text."""
 
     tenant: str
@@ -109,7 +109,7 @@ class DeadEvent(msgspec.Struct, frozen=True, kw_only=True):
     payload: str
 
 
-class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
+class EventBatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Events as messages to be accepted once per key, and those that are dead letters at once."""
 
     keys: list[str]
@@ -117,7 +117,7 @@ class EventBatch(msgspec.Struct, frozen=True, kw_only=True):
     dead: list[DeadEvent]
 
 
-class Ownership(msgspec.Struct, frozen=True, kw_only=True):
+class Ownership(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A host's row: what it may write, what it should have, what it must try carefully."""
 
     owned: frozenset[int]

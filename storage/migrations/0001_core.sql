@@ -242,60 +242,66 @@ begin
   end if;
 end $$;
 
--- The group commit: one call, one round trip, all or nothing. Arrays of one prefix have one length:
--- c_ consumed messages, s_ states (folded per agent), t_ transitions, o_ outgoing messages in send order.
+-- The group commit: one call, one round trip, all or nothing. Arrays of one prefix belong together: t_ the turns
+-- (t_seq is null where nothing is consumed), s_ the states (folded: s_turn is the place of its agent's last turn),
+-- o_ the outgoing messages in send order (o_turn is the place of the turn that sends). Where all elements are the
+-- same, tenant, schema, lifecycle, domain and control may have one element: unnest pads the rest with null.
 -- What is seldom needed comes as JSON in p_rare. Returns the numbers of the outgoing messages, in their order.
 create function commit_turns(
   p_domain text, p_epoch bigint, p_partitions int[],
-  c_tenant text[], c_partition int[], c_agent text[], c_seq bigint[],
-  s_tenant text[], s_agent text[], s_partition int[], s_from bigint[], s_to bigint[], s_schema int[],
-  s_lifecycle text[], s_state text[], s_hash bytea[],
-  t_tenant text[], t_agent text[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[],
-  o_domain text[], o_tenant text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
+  t_tenant text[], t_partition int[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[],
+  t_prev bytea[], t_hash bytea[],
+  s_turn int[], s_from bigint[], s_schema int[], s_lifecycle text[], s_state text[],
+  o_turn int[], o_domain text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
   o_header text[], o_payload text[],
   p_rare jsonb
 ) returns bigint[] language plpgsql as $$
 declare
+  c_seq bigint[] := array_remove(t_seq, null);
   changed bigint;
   updated bigint;
   numbers bigint[];
 begin
   perform require_fence(p_domain, p_epoch, p_partitions);
+  if cardinality(t_tenant) = 1 then
+    t_tenant := array_fill(t_tenant[1], array[cardinality(t_agent)]);
+  end if;
 
   -- Rows are looked up one by one and written by their place. As a join, the plan depends on statistics, which
   -- lag behind tables that fill and empty a thousand times a second: it then reads all of the domain's mail.
   delete from mailbox where ctid = any (array(
     select (select m.ctid from mailbox m
-            where m.domain = p_domain and m.tenant = c.tenant and m.partition = c.partition
-              and m.agent = c.agent and m.seq = c.seq)
-    from unnest(c_tenant, c_partition, c_agent, c_seq) as c(tenant, partition, agent, seq)));
+            where m.domain = p_domain and m.tenant = t.tenant and m.partition = t.partition
+              and m.agent = t.agent and m.seq = t.seq)
+    from unnest(t_tenant, t_partition, t_agent, t_seq) as t(tenant, partition, agent, seq)
+    where t.seq is not null));
   get diagnostics changed = row_count;
   if changed <> cardinality(c_seq) then
     raise exception '% of % messages were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
   end if;
 
   update agents a
-    set version = s.upto, schema_version = s.schema, lifecycle = s.lifecycle, state = s.state::json,
-        hash = s.hash, updated_at = now()
+    set version = t_version[s.turn], schema_version = coalesce(s.schema, s_schema[1]),
+        lifecycle = coalesce(s.lifecycle, s_lifecycle[1]), state = s.state::json, hash = t_hash[s.turn],
+        updated_at = now()
     from (
       select u.*, (select k.ctid from agents k
-                   where k.domain = p_domain and k.tenant = u.tenant and k.agent = u.agent) as place
-      from unnest(s_tenant, s_agent, s_from, s_to, s_schema, s_lifecycle, s_state, s_hash)
-        as u(tenant, agent, since, upto, schema, lifecycle, state, hash)
-      where u.since > 0 offset 0  -- keeps the look-up below apart from the join
+                   where k.domain = p_domain and k.tenant = t_tenant[u.turn] and k.agent = t_agent[u.turn]) as place
+      from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as u(turn, since, schema, lifecycle, state)
+      where u.since > 0 offset 0  -- keeps the look-up apart from the join
     ) s
     where a.ctid = s.place and a.version = s.since;
   get diagnostics updated = row_count;
-  if updated < cardinality(s_to) then
+  if updated < cardinality(s_turn) then
     insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
-      select p_domain, s.tenant, s.agent, s.partition, s.upto, s.schema, s.lifecycle, s.state::json, s.hash
-      from unnest(s_tenant, s_agent, s_partition, s_from, s_to, s_schema, s_lifecycle, s_state, s_hash)
-        as s(tenant, agent, partition, since, upto, schema, lifecycle, state, hash)
+      select p_domain, t_tenant[s.turn], t_agent[s.turn], t_partition[s.turn], t_version[s.turn],
+             coalesce(s.schema, s_schema[1]), coalesce(s.lifecycle, s_lifecycle[1]), s.state::json, t_hash[s.turn]
+      from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as s(turn, since, schema, lifecycle, state)
       where s.since = 0
       on conflict do nothing;
     get diagnostics changed = row_count;
-    if updated + changed <> cardinality(s_to) then
-      raise exception '% of % states were at the expected version', updated + changed, cardinality(s_to)
+    if updated + changed <> cardinality(s_turn) then
+      raise exception '% of % states were at the expected version', updated + changed, cardinality(s_turn)
         using errcode = 'CB002';
     end if;
   end if;
@@ -304,14 +310,14 @@ begin
     select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
     from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
 
-  if cardinality(o_id) > 0 then
-    select array_agg(nextval('mailbox_seq')) into numbers from generate_series(1, cardinality(o_id));
+  if cardinality(o_turn) > 0 then
+    select array_agg(nextval('mailbox_seq')) into numbers from generate_series(1, cardinality(o_turn));
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      select o.domain, o.tenant, o.partition, o.agent,
-             case when o.control then o.seq - 4611686018427387904 else o.seq end,
+      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent,
+             case when coalesce(o.control, o_control[1]) then o.seq - 4611686018427387904 else o.seq end,
              o.id, o.header::json, o.payload::json
-      from unnest(o_domain, o_tenant, o_partition, o_agent, o_control, o_id, o_header, o_payload, numbers)
-        as o(domain, tenant, partition, agent, control, id, header, payload, seq);
+      from unnest(o_turn, o_domain, o_partition, o_agent, o_control, o_id, o_header, o_payload, numbers)
+        as o(turn, domain, partition, agent, control, id, header, payload, seq);
   end if;
 
   if p_rare is not null then

@@ -2,11 +2,10 @@
 
 -- name: commit_turns
 select commit_turns($1, $2, $3::int[],
-  $4::text[], $5::int[], $6::text[], $7::bigint[],
-  $8::text[], $9::text[], $10::int[], $11::bigint[], $12::bigint[], $13::int[], $14::text[], $15::text[], $16::bytea[],
-  $17::text[], $18::text[], $19::bigint[], $20::text[], $21::bytea[], $22::bytea[],
-  $23::text[], $24::text[], $25::int[], $26::text[], $27::boolean[], $28::uuid[], $29::text[], $30::text[],
-  $31::jsonb)
+  $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
+  $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
+  $17::int[], $18::text[], $19::int[], $20::text[], $21::boolean[], $22::uuid[], $23::text[], $24::text[],
+  $25::jsonb)
 
 -- name: turn_committed
 -- By its hash: another host may have reached that version meanwhile, with another turn.
