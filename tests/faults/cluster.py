@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from actors.domain import read_domain
+from actors.domain import LimitSpec, read_domain
 from bus.errors import CallboardError
 from callboard.services import Services
 from callboard.services.account import service_account
@@ -220,9 +220,17 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running_cluster(
-    services: Services, path: Path, *, hosts: int, planted: tuple[str, ...] = ()
+    services: Services,
+    path: Path,
+    *,
+    hosts: int,
+    planted: tuple[str, ...] = (),
+    full_size: bool = False,
 ) -> AsyncIterator[Cluster]:
-    """A cluster on an empty database, with its hosts settled; everything is ended and removed afterwards."""
+    """A cluster on an empty database, with its hosts settled; everything is ended and removed afterwards.
+
+    `full_size` gives it the partitions and caches of an ordinary domain, for measurements.
+    """
     database = f"faults_{secrets.token_hex(6)}"
     administrator = services.endpoints.postgres_url
     db = await asyncpg.connect(administrator)
@@ -240,7 +248,7 @@ async def running_cluster(
     )
     cluster = Cluster(services, folder, url)
     try:
-        await _prepare(url, hosts, planted)
+        await _prepare(url, hosts, planted, full_size)
         cluster.start_coordinator()
         await cluster.settled()
         yield cluster
@@ -251,19 +259,22 @@ async def running_cluster(
         await db.close()
 
 
-async def _prepare(url: str, hosts: int, planted: tuple[str, ...]) -> None:
+async def _prepare(url: str, hosts: int, planted: tuple[str, ...], full_size: bool) -> None:
     from tests.faults.planted import PLANTED_SQL
 
     await migrate(url)
     db = await connect(url, application="fault-test")
     spec = read_domain(DOMAIN_FOLDER)
+    if full_size:
+        spec = spec.model_copy(update={"partitions": 64, "limits": LimitSpec(hops=1_000_000_000)})
     row = DomainRow(
         domain=DOMAIN, partitions=spec.partitions, spec=spec.to_json(), kinds=KINDS, home=str(DOMAIN_FOLDER),
         code="",
     )  # fmt: skip
     await register_domain(db, row)
     await db.execute(query("set_host_target"), DOMAIN, hosts)
-    await db.execute(AUDIT)
+    if not full_size:
+        await db.execute(AUDIT)
     for name in planted:
         await db.execute(PLANTED_SQL.get(name, "select"))
     await db.close()

@@ -1,0 +1,134 @@
+"""How long a dead host is missed: `python -m tests.faults.recovery --kills 20` prints one JSON object.
+
+One host of two is killed (or stopped) again and again under the load of many chains. Per kill, in seconds since
+the kill: `first` (a message of its partitions is handled elsewhere), `waited` (all that waited in them at the
+takeover are handled), `rate` (the rate of the next second is at 80% of that before the kill).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from callboard.services import Services, ensure_services
+from callboard.settings import Settings
+from storage.placement import HostRow
+from tests.faults.chains import Meter, broken, start_chains
+from tests.faults.cluster import Cluster, running_cluster
+
+BEFORE_S = 3.0  # over which the rate before a kill is measured
+WATCHED_S = 12.0  # after a kill; what has not come back by then counts as this long
+AGENTS = 1_000
+NEVER = 999.0
+
+
+async def measure(
+    services: Services, path: Path, *, kills: int, chains: int, how: signal.Signals, seed: int
+) -> dict[str, Any]:
+    """Kill (or stop) `kills` hosts; return the figures with their 95th percentiles."""
+    rng = Random(seed)
+    async with running_cluster(services, path, hosts=2, full_size=True) as cluster:
+        await start_chains(cluster, chains, AGENTS)
+        meter = Meter(cluster)
+        metering = asyncio.create_task(meter.run())
+        try:
+            seen = []
+            for _ in range(kills):
+                victim = rng.choice(await cluster.settled())
+                await _pass(BEFORE_S)
+                seen.append(await _one(cluster, meter, victim, how))
+                print(json.dumps(seen[-1]), file=sys.stderr)
+        finally:
+            metering.cancel()
+            await asyncio.wait([metering])
+        lost = await broken(cluster, chains)
+    return {
+        "signal": how.name, "kills": kills, "chains": chains, "seed": seed, "processors": os.cpu_count(),
+        "lost": len(lost),
+        "hops_per_s_before": round(sum(s["before"] for s in seen) / len(seen)),
+        **{f"{name}_p95_s": percentile([s[name] for s in seen], 0.95) for name in ("first", "waited", "rate")},
+        **{f"{name}_max_s": max(s[name] for s in seen) for name in ("first", "waited", "rate")},
+    }  # fmt: skip
+
+
+async def _one(cluster: Cluster, meter: Meter, victim: HostRow, how: signal.Signals) -> dict[str, float]:
+    killed = time.monotonic()
+    before = meter.rate(killed - BEFORE_S, killed)
+    cluster.signal_host(victim, how)
+    await cluster.ended(victim.epoch, WATCHED_S)
+    owned = sorted(victim.owned)
+    ended_at = await cluster.value("select ended_at from hosts where epoch = $1", victim.epoch)
+    newest = await cluster.value("select last_value from mailbox_seq")
+
+    async def first() -> Any:
+        return await cluster.value(
+            "select exists (select from agents where partition = any ($1) and updated_at > $2)",
+            owned,
+            ended_at,
+        )
+
+    async def waited() -> Any:
+        return await cluster.value(
+            "select not exists (select from mailbox where partition = any ($1) and seq <= $2)", owned, newest
+        )
+
+    seen = {"before": before}
+    for name, look in (("first", first), ("waited", waited)):
+        await cluster.until(look, name, 60)
+        seen[name] = round(time.monotonic() - killed, 3)
+    await _pass(max(0.0, killed + WATCHED_S - time.monotonic()))
+    back = meter.back_at(0.8 * before, killed, time.monotonic())
+    seen["rate"] = round(back - killed, 3) if back is not None else NEVER
+    if how == signal.SIGSTOP:
+        cluster.signal_host(victim, signal.SIGCONT)
+        await cluster.gone(victim.pid, 15)
+    return seen
+
+
+async def _pass(seconds: float) -> None:
+    """A measurement takes its time; nothing is waited for."""
+    await asyncio.sleep(seconds)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that `share` of all values do not exceed."""
+    return sorted(values)[max(0, -(-len(values) * round(share * 100) // 100) - 1)]
+
+
+async def run(kills: int, chains: int, seed: int) -> dict[str, Any]:
+    """Both signals on throw-away services; the whole report."""
+    folder = Path(tempfile.mkdtemp(prefix="callboard-recovery-", dir="/var/tmp"))
+    os.chmod(folder, 0o711)  # as root, the servers' own account passes through
+    try:
+        async with await ensure_services(Settings(home=folder / "home")) as services:
+            return {
+                how.name.lower(): await measure(
+                    services, folder / how.name, kills=kills, chains=chains, how=how, seed=seed
+                )
+                for how in (signal.SIGKILL, signal.SIGSTOP)
+            }
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--chains", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    print(json.dumps(asyncio.run(run(arguments.kills, arguments.chains, arguments.seed)), indent=2))
+
+
+if __name__ == "__main__":
+    main()
