@@ -185,6 +185,7 @@ class Committer:
                 numbers = None
             except CallboardError as error:
                 _logger.error("a commit failed: %s", error)
+                await asyncio.sleep(_RETRY_S[-1])  # it will most likely fail again
                 self._events.discarded(group)
                 return True
             faultpoints.reached("commit.after")
