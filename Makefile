@@ -23,7 +23,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PACKAGES := bus storage actors coordinators pipelines serve callboard
 
-.PHONY: install run test check faults bench lock clean
+.PHONY: install run test check faults bench schema lock clean
 
 install: $(STAMP)
 
@@ -63,6 +63,10 @@ faults: install
 
 bench: install
 	$(BIN)/python -m benchmarks.hops $(BENCH_ARGS)
+
+# What the migrations give, for people to read; a test compares it.
+schema: install
+	CALLBOARD_WRITE_SCHEMA=1 $(BIN)/python -m pytest -q tests/integration/test_migrations.py
 
 # Versions and hashes only: no download addresses, so the lock is the same on every machine.
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate

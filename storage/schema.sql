@@ -1,0 +1,454 @@
+-- Written by `make schema` from the migrations; read it, never edit it.
+CREATE SCHEMA callboard;
+CREATE TABLE callboard.mailbox (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    agent text NOT NULL COLLATE pg_catalog."C",
+    seq bigint NOT NULL,
+    id uuid NOT NULL,
+    failures smallint DEFAULT 0 NOT NULL,
+    trials smallint DEFAULT 0 NOT NULL,
+    retry_at timestamp with time zone,
+    last_error text,
+    header json NOT NULL,
+    payload json NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
+CREATE FUNCTION callboard.accept_events(p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_keys text[], p_window interval, o_domain text[], o_tenant text[], o_partition integer[], o_agent text[], o_control boolean[], o_id uuid[], o_header text[], o_payload text[], p_dead jsonb) RETURNS SETOF callboard.mailbox
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform require_fence(p_domain, p_epoch, array[0]);
+  insert into event_cursors (domain, incarnation, seq) values (p_domain, p_incarnation, p_upto)
+    on conflict (domain) do update set incarnation = excluded.incarnation, seq = excluded.seq
+    where event_cursors.incarnation <> excluded.incarnation or event_cursors.seq < excluded.seq;
+  if not found then
+    raise exception 'events up to % were accepted before', p_upto using errcode = 'CB002';
+  end if;
+  perform commit_rare(p_domain, p_dead);
+  return query select * from accept_messages(
+    p_keys, p_window, o_domain, o_tenant, o_partition, o_agent, o_control, o_id, o_header, o_payload);
+end $$;
+CREATE FUNCTION callboard.accept_messages(p_keys text[], p_window interval, o_domain text[], o_tenant text[], o_partition integer[], o_agent text[], o_control boolean[], o_id uuid[], o_header text[], o_payload text[]) RETURNS SETOF callboard.mailbox
+    LANGUAGE sql
+    AS $$
+  with given as (
+    select * from unnest(p_keys, o_domain, o_tenant, o_partition, o_agent, o_control, o_id, o_header, o_payload)
+      with ordinality as o(key, domain, tenant, partition, agent, control, id, header, payload, n)
+  ), fresh as (
+    insert into seen (domain, tenant, key, expires_at)
+      select distinct on (domain, tenant, key) domain, tenant, key, now() + p_window
+      from given where key is not null order by domain, tenant, key
+      on conflict (domain, tenant, key) do update set expires_at = excluded.expires_at
+        where seen.expires_at < now()
+      returning domain, tenant, key
+  ), chosen as (
+    select distinct on (g.domain, g.tenant, coalesce(g.key, g.n::text), g.key is null) g.*
+    from given g left join fresh f using (domain, tenant, key)
+    where g.key is null or f.key is not null
+    order by g.domain, g.tenant, coalesce(g.key, g.n::text), g.key is null, g.n
+  ), ordered as (select * from chosen order by n)
+  insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+    select domain, tenant, partition, agent,
+           case when control then nextval('mailbox_seq') - 4611686018427387904 else nextval('mailbox_seq') end,
+           id, header::json, payload::json
+    from ordered returning *;
+$$;
+CREATE FUNCTION callboard.commit_rare(p_domain text, p_rare jsonb) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+  changed bigint;
+begin
+  update mailbox m
+    set failures = m.failures + r.failed, trials = m.trials + r.tried,
+        retry_at = case when r.delay_s is null then null else now() + make_interval(secs => r.delay_s) end,
+        last_error = coalesce(r.error, m.last_error)
+    from (
+      select j.*, (select k.ctid from mailbox k
+                   where k.domain = p_domain and k.tenant = j.tenant and k.partition = j.partition
+                     and k.agent = j.agent and k.seq = j.seq) as place
+      from jsonb_to_recordset(p_rare -> 'marks')
+        as j(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text)
+      offset 0
+    ) r
+    where m.ctid = r.place;
+  get diagnostics changed = row_count;
+  if changed <> coalesce(jsonb_array_length(p_rare -> 'marks'), 0) then
+    raise exception 'a message to be marked is gone' using errcode = 'CB002';
+  end if;
+  insert into dead_letters (domain, tenant, partition, agent, message, reason, error, failures, header, payload)
+    select p_domain, d.tenant, d.partition, d.agent, d.message, d.reason, d.error, d.failures,
+           d.header::json, d.payload::json
+    from jsonb_to_recordset(p_rare -> 'dead')
+      as d(tenant text, partition int, agent text, message uuid, reason text, error text, failures int,
+           header text, payload text);
+  delete from dead_letters x using jsonb_to_recordset(p_rare -> 'undead') as d(tenant text, id bigint)
+    where x.domain = p_domain and x.tenant = d.tenant and x.id = d.id;
+  get diagnostics changed = row_count;
+  if changed <> coalesce(jsonb_array_length(p_rare -> 'undead'), 0) then
+    raise exception 'a dead letter to be taken back is gone' using errcode = 'CB002';
+  end if;
+  insert into timers (domain, tenant, partition, agent, seq, due_at, id, header, payload)
+    select t.domain, t.tenant, t.partition, t.agent, nextval('mailbox_seq'), to_timestamp(t.due_at), t.id,
+           t.header::json, t.payload::json
+    from jsonb_to_recordset(p_rare -> 'timers')
+      as t(domain text, tenant text, partition int, agent text, due_at float8, id uuid, header text, payload text);
+  update tasks x
+    set status = t.status, assignee = t.assignee, progress = t.progress, result = t.result::json,
+        error = t.error::json, updated_at = now(),
+        finished_at = case when t.finished then coalesce(x.finished_at, now()) end
+    from jsonb_to_recordset(p_rare -> 'tasks')
+      as t(tenant text, id uuid, status text, assignee text, progress real, result text, error text,
+           finished boolean)
+    where x.domain = p_domain and x.tenant = t.tenant and x.id = t.id;
+  insert into task_events (domain, tenant, task, number, kind, body)
+    select p_domain, e.tenant, e.task, e.number, e.kind, e.body::json
+    from jsonb_to_recordset(p_rare -> 'task_events')
+      as e(tenant text, task uuid, number int, kind text, body text);
+end $$;
+CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_turn integer[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb) RETURNS bigint[]
+    LANGUAGE plpgsql
+    AS $$
+declare
+  c_seq bigint[] := array_remove(t_seq, null);
+  changed bigint;
+  updated bigint;
+  numbers bigint[];
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  if cardinality(t_tenant) = 1 then
+    t_tenant := array_fill(t_tenant[1], array[cardinality(t_agent)]);
+  end if;
+  -- Rows are looked up one by one and written by their place. As a join, the plan depends on statistics, which
+  -- lag behind tables that fill and empty a thousand times a second: it then reads all of the domain's mail.
+  delete from mailbox where ctid = any (array(
+    select (select m.ctid from mailbox m
+            where m.domain = p_domain and m.tenant = t.tenant and m.partition = t.partition
+              and m.agent = t.agent and m.seq = t.seq)
+    from unnest(t_tenant, t_partition, t_agent, t_seq) as t(tenant, partition, agent, seq)
+    where t.seq is not null));
+  get diagnostics changed = row_count;
+  if changed <> cardinality(c_seq) then
+    raise exception '% of % messages were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
+  end if;
+  update agents a
+    set version = t_version[s.turn], schema_version = coalesce(s.schema, s_schema[1]),
+        lifecycle = coalesce(s.lifecycle, s_lifecycle[1]), state = s.state::json, hash = t_hash[s.turn],
+        updated_at = now()
+    from (
+      select u.*, (select k.ctid from agents k
+                   where k.domain = p_domain and k.tenant = t_tenant[u.turn] and k.agent = t_agent[u.turn]) as place
+      from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as u(turn, since, schema, lifecycle, state)
+      where u.since > 0 offset 0  -- keeps the look-up apart from the join
+    ) s
+    where a.ctid = s.place and a.version = s.since;
+  get diagnostics updated = row_count;
+  if updated < cardinality(s_turn) then
+    insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
+      select p_domain, t_tenant[s.turn], t_agent[s.turn], t_partition[s.turn], t_version[s.turn],
+             coalesce(s.schema, s_schema[1]), coalesce(s.lifecycle, s_lifecycle[1]), s.state::json, t_hash[s.turn]
+      from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as s(turn, since, schema, lifecycle, state)
+      where s.since = 0
+      on conflict do nothing;
+    get diagnostics changed = row_count;
+    if updated + changed <> cardinality(s_turn) then
+      raise exception '% of % states were at the expected version', updated + changed, cardinality(s_turn)
+        using errcode = 'CB002';
+    end if;
+  end if;
+  insert into transitions (domain, tenant, agent, version, body, prev, hash)
+    select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
+    from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
+  if cardinality(o_turn) > 0 then
+    select array_agg(nextval('mailbox_seq')) into numbers from generate_series(1, cardinality(o_turn));
+    insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent,
+             case when coalesce(o.control, o_control[1]) then o.seq - 4611686018427387904 else o.seq end,
+             o.id, o.header::json, o.payload::json
+      from unnest(o_turn, o_domain, o_partition, o_agent, o_control, o_id, o_header, o_payload, numbers)
+        as o(turn, domain, partition, agent, control, id, header, payload, seq);
+  end if;
+  if p_rare is not null then
+    perform commit_rare(p_domain, p_rare);
+  end if;
+  return numbers;
+end $$;
+CREATE FUNCTION callboard.ensure_transition_months(p_ahead integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+  first date := date_trunc('month', now());
+  month date;
+  name text;
+begin
+  for i in 0 .. p_ahead loop
+    month := (first + make_interval(months => i))::date;
+    name := 'transitions_' || to_char(month, 'YYYYMM');
+    if to_regclass(name) is null then
+      execute format('create table %I partition of transitions for values from (%L) to (%L)',
+                     name, month, (month + interval '1 month')::date);
+    end if;
+  end loop;
+end $$;
+CREATE FUNCTION callboard.fire_timers(p_domain text, p_epoch bigint, p_partitions integer[], p_limit integer) RETURNS SETOF callboard.mailbox
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  return query
+    with due as (
+      delete from timers t using (
+        select tenant, seq from timers
+        where domain = p_domain and partition = any (p_partitions) and due_at <= now()
+        order by due_at, seq limit p_limit
+      ) d
+      where t.domain = p_domain and t.tenant = d.tenant and t.seq = d.seq
+      returning t.*
+    ), ordered as (select * from due order by due_at, seq)
+    insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+      select domain, tenant, partition, agent, nextval('mailbox_seq'), id, header, payload from ordered
+      returning *;
+end $$;
+CREATE FUNCTION callboard.require_fence(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform 1 from hosts
+    where domain = p_domain and epoch = p_epoch and ended_at is null and owned @> p_partitions
+    for share;
+  if not found then
+    raise exception 'epoch % of % no longer owns all of %', p_epoch, p_domain, p_partitions using errcode = 'CB001';
+  end if;
+end $$;
+CREATE TABLE callboard.agents (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    agent text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    version bigint NOT NULL,
+    schema_version integer NOT NULL,
+    lifecycle text NOT NULL,
+    state json,
+    hash bytea NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_cost_delay='0', vacuum_truncate=off);
+CREATE TABLE callboard.blobs (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    digest text NOT NULL COLLATE pg_catalog."C",
+    bytes bytea NOT NULL,
+    touched_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE callboard.coordinators (
+    name text NOT NULL COLLATE pg_catalog."C",
+    epoch bigint NOT NULL,
+    node text NOT NULL,
+    pid integer NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    state json
+)
+WITH (fillfactor='50');
+CREATE TABLE callboard.dead_letters (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    id bigint NOT NULL,
+    partition integer NOT NULL,
+    agent text NOT NULL COLLATE pg_catalog."C",
+    message uuid NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    reason text NOT NULL,
+    error text NOT NULL,
+    failures integer NOT NULL,
+    header json NOT NULL,
+    payload json NOT NULL
+);
+ALTER TABLE callboard.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME callboard.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE callboard.domain_code (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    digest text NOT NULL COLLATE pg_catalog."C",
+    bundle bytea NOT NULL,
+    added_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE callboard.domains (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    partitions integer NOT NULL,
+    hash text DEFAULT 'blake2b-64'::text NOT NULL,
+    spec json NOT NULL,
+    kinds text[] NOT NULL,
+    home text NOT NULL,
+    code text NOT NULL,
+    hosts integer DEFAULT 0 NOT NULL,
+    suspect integer[] DEFAULT '{}'::integer[] NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT domains_partitions_check CHECK (((partitions >= 1) AND (partitions <= 4096)))
+);
+CREATE SEQUENCE callboard.epochs
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+CREATE TABLE callboard.event_cursors (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    incarnation text NOT NULL,
+    seq bigint NOT NULL
+)
+WITH (fillfactor='50');
+CREATE UNLOGGED TABLE callboard.heartbeats (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    epoch bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    lag_ms real DEFAULT 0 NOT NULL,
+    blocked_by text,
+    backlog bigint DEFAULT 0 NOT NULL,
+    agents bigint DEFAULT 0 NOT NULL,
+    turns bigint DEFAULT 0 NOT NULL,
+    rss_bytes bigint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='50');
+CREATE TABLE callboard.hosts (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    epoch bigint DEFAULT nextval('callboard.epochs'::regclass) NOT NULL,
+    host text NOT NULL,
+    node text NOT NULL,
+    pid integer NOT NULL,
+    owned integer[] DEFAULT '{}'::integer[] NOT NULL,
+    wanted integer[] DEFAULT '{}'::integer[] NOT NULL,
+    suspect integer[] DEFAULT '{}'::integer[] NOT NULL,
+    draining boolean DEFAULT false NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    ready_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    ended_why text
+)
+WITH (fillfactor='50');
+CREATE SEQUENCE callboard.mailbox_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+CREATE TABLE callboard.migrations (
+    number integer NOT NULL,
+    name text NOT NULL,
+    digest text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE callboard.seen (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    key text NOT NULL COLLATE pg_catalog."C",
+    expires_at timestamp with time zone NOT NULL
+);
+CREATE TABLE callboard.task_events (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    task uuid NOT NULL,
+    number integer NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    kind text NOT NULL,
+    body json NOT NULL
+);
+CREATE TABLE callboard.tasks (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    id uuid NOT NULL,
+    status text NOT NULL,
+    goal text NOT NULL,
+    input json NOT NULL,
+    priority smallint NOT NULL,
+    policy text,
+    assignee text,
+    progress real DEFAULT 0 NOT NULL,
+    result json,
+    error json,
+    deadline timestamp with time zone,
+    request_key text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    finished_at timestamp with time zone,
+    CONSTRAINT tasks_priority_check CHECK (((priority >= 0) AND (priority <= 10)))
+);
+CREATE TABLE callboard.timers (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    agent text NOT NULL COLLATE pg_catalog."C",
+    seq bigint NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    id uuid NOT NULL,
+    header json NOT NULL,
+    payload json NOT NULL
+);
+CREATE TABLE callboard.transitions (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    agent text NOT NULL COLLATE pg_catalog."C",
+    version bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    body json NOT NULL,
+    prev bytea NOT NULL,
+    hash bytea NOT NULL
+)
+PARTITION BY RANGE (at);
+CREATE TABLE callboard.transitions_default (
+    domain text CONSTRAINT transitions_domain_not_null NOT NULL COLLATE pg_catalog."C",
+    tenant text CONSTRAINT transitions_tenant_not_null NOT NULL COLLATE pg_catalog."C",
+    agent text CONSTRAINT transitions_agent_not_null NOT NULL COLLATE pg_catalog."C",
+    version bigint CONSTRAINT transitions_version_not_null NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT transitions_at_not_null NOT NULL,
+    body json CONSTRAINT transitions_body_not_null NOT NULL,
+    prev bytea CONSTRAINT transitions_prev_not_null NOT NULL,
+    hash bytea CONSTRAINT transitions_hash_not_null NOT NULL
+);
+ALTER TABLE ONLY callboard.transitions ATTACH PARTITION callboard.transitions_default DEFAULT;
+ALTER TABLE ONLY callboard.agents
+    ADD CONSTRAINT agents_pkey PRIMARY KEY (domain, tenant, agent);
+ALTER TABLE ONLY callboard.blobs
+    ADD CONSTRAINT blobs_pkey PRIMARY KEY (domain, tenant, digest);
+ALTER TABLE ONLY callboard.coordinators
+    ADD CONSTRAINT coordinators_pkey PRIMARY KEY (name);
+ALTER TABLE ONLY callboard.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (domain, tenant, id);
+ALTER TABLE ONLY callboard.domain_code
+    ADD CONSTRAINT domain_code_pkey PRIMARY KEY (domain, digest);
+ALTER TABLE ONLY callboard.domains
+    ADD CONSTRAINT domains_pkey PRIMARY KEY (domain);
+ALTER TABLE ONLY callboard.event_cursors
+    ADD CONSTRAINT event_cursors_pkey PRIMARY KEY (domain);
+ALTER TABLE ONLY callboard.heartbeats
+    ADD CONSTRAINT heartbeats_pkey PRIMARY KEY (domain, epoch);
+ALTER TABLE ONLY callboard.hosts
+    ADD CONSTRAINT hosts_pkey PRIMARY KEY (domain, epoch);
+ALTER TABLE ONLY callboard.mailbox
+    ADD CONSTRAINT mailbox_pkey PRIMARY KEY (domain, tenant, partition, agent, seq);
+ALTER TABLE ONLY callboard.migrations
+    ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
+ALTER TABLE ONLY callboard.seen
+    ADD CONSTRAINT seen_pkey PRIMARY KEY (domain, tenant, key);
+ALTER TABLE ONLY callboard.task_events
+    ADD CONSTRAINT task_events_pkey PRIMARY KEY (domain, tenant, task, number);
+ALTER TABLE ONLY callboard.tasks
+    ADD CONSTRAINT tasks_pkey PRIMARY KEY (domain, tenant, id);
+ALTER TABLE ONLY callboard.timers
+    ADD CONSTRAINT timers_pkey PRIMARY KEY (domain, tenant, seq);
+CREATE INDEX hosts_live ON callboard.hosts USING btree (domain) WHERE (ended_at IS NULL);
+CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
+CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);
+CREATE UNIQUE INDEX tasks_request ON callboard.tasks USING btree (domain, tenant, request_key) WHERE (request_key IS NOT NULL);
+CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE (status = 'submitted'::text);
+CREATE INDEX timers_due ON callboard.timers USING btree (domain, partition, due_at);
+CREATE INDEX transitions_agent ON ONLY callboard.transitions USING btree (domain, tenant, agent, version);
+CREATE INDEX transitions_default_domain_tenant_agent_version_idx ON callboard.transitions_default USING btree (domain, tenant, agent, version);
+ALTER INDEX callboard.transitions_agent ATTACH PARTITION callboard.transitions_default_domain_tenant_agent_version_idx;
