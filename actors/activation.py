@@ -26,7 +26,7 @@ class Activation:
     __slots__ = (
         "agent", "alive", "apart", "blocked_until", "hash", "held", "instance", "lifecycle", "loaded", "more", "partition",
         "queue", "refilling", "running", "scheduled", "schema_version", "state_json", "tenant", "type",
-        "uncommitted", "used_at", "version",
+        "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
 
     def __init__(self, tenant: str, agent: str, partition: int, type_: AgentType) -> None:
@@ -37,6 +37,7 @@ class Activation:
         self.queue: deque[Envelope] = deque()
         self.held: list[Envelope] = []  # arrived while the mailbox was being read again
         self.apart: set[int] = set()  # numbers of its messages that run now or wait apart from the queue
+        self.undead: set[int] = set()  # the dead letters that its turns have taken back
         self.more = False  # Postgres holds messages that are not in the queue
         self.refilling = False
         self.alive = True

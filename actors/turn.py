@@ -240,6 +240,7 @@ class TurnRunner:
             tasks=tuple(ctx._tasks),
             task_events=tuple(ctx._task_events),
         )
+        activation.undead.update(ctx._undead)
         activation.version = version
         activation.hash = record.hash
         activation.state_json = state
@@ -268,7 +269,7 @@ class TurnRunner:
                 ctx.destroy()
                 return await self._succeed(activation, envelope, ctx, "destroyed")
             case control.RetryDeadLetter():
-                found = await self._storage.read_dead_letter(self._scope.domain, envelope.tenant, message.id)
+                found = await self._find_dead(activation, message.id)
                 if found is not None:
                     ctx._undead.append(message.id)
                     ctx._sends.append(self._again(activation, *found))
@@ -277,7 +278,7 @@ class TurnRunner:
                     activation, envelope, ctx, "dead_letter_retried", activation.lifecycle
                 )
             case control.DropDeadLetter():
-                found = await self._storage.read_dead_letter(self._scope.domain, envelope.tenant, message.id)
+                found = await self._find_dead(activation, message.id)
                 if found is not None:
                     ctx._undead.append(message.id)
                 ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
@@ -286,6 +287,12 @@ class TurnRunner:
                 )
             case _:
                 raise NoHandler(f"{envelope.header.type} is not a control message.")
+
+    async def _find_dead(self, activation: Activation, number: int) -> tuple[str, str] | None:
+        """Header and payload of a dead letter, unless a turn that is about to commit has taken it back."""
+        if number in activation.undead:
+            return None
+        return await self._storage.read_dead_letter(self._scope.domain, activation.tenant, number)
 
     def _again(self, activation: Activation, header_json: str, payload: str) -> Outgoing:
         header = msgspec.structs.replace(header_from_json(header_json), deadline=None)

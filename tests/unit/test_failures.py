@@ -346,6 +346,35 @@ async def test_a_dead_letter_that_is_gone_already_is_dropped_in_peace() -> None:
         assert kit.history(AT)[-2].notes[0]["found"] is False
 
 
+async def test_a_dead_letter_that_two_people_retry_at_once_is_handled_once() -> None:
+    broken = True
+
+    class Mended(Agent):
+        kind = "mended"
+
+        class State(BaseModel):
+            notes: list[str] = []
+
+        state: State
+
+        @handler(retry=NO_RETRY)
+        async def on_note(self, note: Note, ctx: Context) -> None:
+            if broken:
+                raise ValueError("not yet")
+            self.state.notes.append(note.text)
+
+    async with TestKit([Mended]) as kit:
+        await kit.send("test/mended/m", Note(text="once"))
+        await kit.quiet()
+        [letter] = kit.dead_letters()
+        broken = False
+        await kit.retry_dead_letter(letter.id)
+        await kit.retry_dead_letter(letter.id)
+        await kit.drop_dead_letter(letter.id)
+        await kit.quiet()
+        assert kit.state("test/mended/m").notes == ["once"]
+
+
 # -- supervision and control -------------------------------------------------------------------------
 
 

@@ -129,6 +129,24 @@ async def test_more_than_can_be_held_is_read_instead() -> None:
     assert box.delivered == box.committed
 
 
+async def test_what_could_not_be_held_is_read_even_if_nothing_more_comes_from_its_source() -> None:
+    box = Mailbox()
+    box.inbox.take(parcel(8, 1))
+    box.inbox.take(parcel(7, 1))
+    await box.settled()
+    box.gate = asyncio.Event()
+    box.inbox.read_again()
+    await box.settled()
+    for number in range(2, MAX_HELD + 2):
+        box.committed.append(number)
+        box.inbox.take(parcel(8, number, number))
+    box.committed.append(10_000)
+    box.inbox.take(parcel(7, 2, 10_000))  # one too many: what source 8 has sent is let go
+    box.gate.set()
+    await box.settled()
+    assert sorted(box.delivered) == box.committed
+
+
 async def test_noise_on_the_subject_is_ignored() -> None:
     box = Mailbox()
     for noise in (b"", b"hello", b"\xff\xff", encode_parcel(parcel(7, 1, 5, partition=3))):
