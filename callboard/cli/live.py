@@ -72,11 +72,19 @@ def _hosts(snapshot: Snapshot) -> Any:
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1))
-    made.add_column("host", no_wrap=True, overflow="ellipsis", max_width=24)
-    made.add_column("state", no_wrap=True, overflow="ellipsis")
-    for name in ("partitions", "backlog", "turns", "memory"):
-        made.add_column(name, justify="right", no_wrap=True)
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        header_style="dim",
+        show_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+    )
+    # Where it is narrow, the name and the state are cut short: figures are shown whole or not at all.
+    made.add_column("host", no_wrap=True, overflow="ellipsis", min_width=13, max_width=16)
+    made.add_column("state", no_wrap=True, overflow="ellipsis", max_width=20)
+    for name, width in (("partitions", 10), ("backlog", 8), ("turns", 9), ("memory", 7)):
+        made.add_column(name, justify="right", no_wrap=True, min_width=width)
     for host in snapshot.hosts[:_MOST_HOSTS]:
         made.add_row(
             plain(host.host),

@@ -1,0 +1,51 @@
+"""What the doctor says of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from callboard.doctor import GOOD, examine_machine
+from callboard.doctor.machine import _fits
+from callboard.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "fits"),
+    [
+        ("2.60.0", ">=2.60,<3", True),
+        ("3.0.0", ">=2.60,<3", False),
+        ("2.9", ">=2.60", False),
+        ("0.32.0", "<0.33,>=0.32", True),
+        ("2.16.0rc1", ">=2.16", True),
+        ("1", "", True),
+    ],
+)
+def test_versions_are_compared_as_numbers(version: str, wanted: str, fits: bool) -> None:
+    assert _fits(version, wanted) is fits
+
+
+def test_this_installation_is_in_order(tmp_path: Path) -> None:
+    found = {finding.check: finding for finding in examine_machine(Settings(home=tmp_path / "home"), None)}
+    for check in ("versions", "private files", "listening", "ray"):
+        assert found[check].status == GOOD, found[check]
+
+
+def test_a_password_file_that_others_can_read_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").write_text("{}")
+    (tmp_path / "credentials.json").chmod(0o644)
+    found = {finding.check: finding for finding in examine_machine(Settings(home=tmp_path), None)}
+    assert found["private files"].status == "fail"
+    assert "chmod 600" in found["private files"].mend
+
+
+@pytest.mark.parametrize(("mode", "status"), [("token", "good"), ("", "warn")])
+def test_a_ray_of_somebody_elses_needs_a_token(
+    mode: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    settings = Settings(home=tmp_path, ray_address="127.0.0.1:6379")
+    found = {finding.check: finding for finding in examine_machine(settings, None)}
+    assert found["ray token"].status == status

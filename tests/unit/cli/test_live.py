@@ -1,0 +1,75 @@
+"""The live view stays readable at 80 columns and within the terminal's height."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from callboard.cli.follow import Rate, Snapshot
+from callboard.cli.live import plain_line, view
+from storage.inspect import HostView, TaskEventView, TaskView
+
+NOW = datetime.now(UTC)
+TASK = TaskView(
+    domain="desk", tenant="default", id="0" * 36, status="running", goal="g" * 200, priority=5, policy="direct",
+    assignee="desk/clerk/1", progress=0.62, deadline=None, created_at=NOW, updated_at=NOW, finished_at=None,
+)  # fmt: skip
+HOST = HostView(
+    domain="desk", epoch=1, host="desk-da15d3fb", node="n", pid=1, owned=list(range(64)), wanted=[], suspect=[],
+    draining=False, started_at=NOW, ready=True, ended_at=None, ended_why=None, silent_s=0.1, lag_ms=1.0,
+    blocked_by=None, backlog=12_345, agents=300, turns=2_031_100, rss_bytes=120 * 2**20,
+)  # fmt: skip
+
+
+def host(epoch: int, **changed: Any) -> HostView:
+    return msgspec.structs.replace(HOST, epoch=epoch, **changed)
+
+
+def snapshot(hosts: list[HostView], events: int) -> Snapshot:
+    body = json.dumps({"note": "a note " * 30, "by": "\x1b[2J"})
+    log = [TaskEventView(number=n, at=NOW, kind="progress", body=body) for n in range(1, events + 1)]
+    return Snapshot(task=TASK, hosts=hosts, fresh=[], log=log, turns_per_s=8210.0, elapsed_s=3.0)
+
+
+def lines(shown: Snapshot, width: int, height: int) -> list[str]:
+    text = io.StringIO()
+    Console(file=text, width=width, height=height, markup=False, highlight=False).print(view(shown, height))
+    return text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("hosts", [0, 1, 40])
+def test_a_frame_fits_the_terminal(width: int, hosts: int) -> None:
+    frame = lines(snapshot([host(n) for n in range(hosts)], 500), width, 30)
+    assert len(frame) <= 30
+    assert max(len(line) for line in frame) <= width
+    assert any("earlier" in line for line in frame)
+    assert not any("\x1b[2J" in line for line in frame)
+
+
+def test_figures_are_whole_at_80_columns_whatever_a_host_says() -> None:
+    trouble = [host(1, silent_s=9.0), host(2, blocked_by="a_very_long_handler_name (agents.py:42)"), host(3)]
+    text = "\n".join(lines(snapshot(trouble, 1), 80, 30))
+    assert text.count("12,345") == 3
+    assert text.count("2,031,100") == 3
+    assert text.count("120 MiB") == 3
+    assert "silent" in text
+    assert "blocked by" in text
+
+
+def test_without_a_terminal_it_is_one_line() -> None:
+    assert plain_line(snapshot([HOST], 1)) == "62% running, 1 hosts, backlog 12,345, 8,210 turns/s"
+
+
+def test_the_rate_counts_what_hosts_add_and_survives_their_restart() -> None:
+    rate = Rate()
+    assert rate.update([host(1, turns=1_000)], 0.0) == 0.0
+    assert rate.update([host(1, turns=1_500)], 1.0) == 500.0
+    assert rate.update([host(1, turns=1_500), host(2, turns=0)], 2.0) == 250.0
+    assert rate.update([host(2, turns=300)], 3.0) == 150.0
