@@ -31,25 +31,26 @@ class TaskReports:
     """Each method sends one message to the task's agent when the turn commits.
 
     A report goes to the agent `task/<task id>` of the reporting agent's own domain and has no deadline, so
-    that even a late one is on record. All raise InvalidMessage when the message being handled is part of no
-    task, or when an argument is out of range.
+    that even a late one is on record. An agent that works for several tasks at once, so that the message being
+    handled may be part of another one, names the task that it means. All raise InvalidMessage when the message
+    being handled is part of no task and none is named, or when an argument is out of range.
     """
 
     __slots__ = ()
 
-    def progress(self, fraction: float, note: str = "") -> None:
+    def progress(self, fraction: float, note: str = "", *, task: str | None = None) -> None:
         """Say how much of the task is done, from 0 to 1."""
         if not 0 <= fraction <= 1:  # NaN is neither
             raise InvalidMessage(f"A progress of {fraction} is not between 0 and 1.")
-        self._report(TaskProgress(progress=fraction, note=_cut(note)))
+        self._report(TaskProgress(progress=fraction, note=_cut(note)), task)
 
-    def complete(self, result: Any = None) -> None:
+    def complete(self, result: Any = None, *, task: str | None = None) -> None:
         """End the task with its result: any JSON value, or a pydantic model. The first end counts."""
-        self._report(TaskCompleted(result=result))
+        self._report(TaskCompleted(result=result), task)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, *, task: str | None = None) -> None:
         """End the task as failed; raise an error instead to have the message tried again."""
-        self._report(TaskFailure(reason=_cut(reason)))
+        self._report(TaskFailure(reason=_cut(reason)), task)
 
     def split(self, parts: int) -> None:
         """Let the task complete by itself when so many parts (at most 1,000) have reported their results.
@@ -90,13 +91,14 @@ class TaskReports:
             with contextlib.suppress(CallboardError):
                 self._report(TaskTrouble(type=wire_name, id=message_id, reason=reason, error=_cut(error)))
 
-    def _report(self, message: BaseModel) -> None:
-        if self.task is None:
+    def _report(self, message: BaseModel, task: str | None = None) -> None:
+        meant = task if task is not None else self.task
+        if meant is None:
             raise InvalidMessage(
                 "The message being handled is part of no task.",
-                fix="Report from the turn that handles TaskWork, or from one that descends from it.",
+                fix="Report from the turn that handles TaskWork, from one that descends from it, or name the task.",
             )
-        self._send_report(task_agent(self.task), message)
+        self._send_report(task_agent(meant), message)
 
     # -- what Context brings -------------------------------------------------------------------------
 
