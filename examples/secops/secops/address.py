@@ -14,7 +14,7 @@ SWEEP_PREFIX = {4: 24, 6: 64}
 
 # A host name needs a letter, or a mistyped address would pass for one; 253 is RFC 1035's limit.
 _NAME = re.compile(r"(?=[^a-z]*[a-z])[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
-_LONGEST = 300
+_LONGEST_BYTES = 300  # an agent's key has room for 512
 
 
 def normalise(text: str) -> str | None:
@@ -25,7 +25,7 @@ def normalise(text: str) -> str | None:
     a trailing dot. sshd's `UNKNOWN` is nobody.
     """
     text = text.strip("[]")
-    if len(text) > _LONGEST:
+    if len(text.encode()) > _LONGEST_BYTES:
         return None
     address = parse(text)
     if address is not None:

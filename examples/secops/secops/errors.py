@@ -6,6 +6,7 @@ CallboardError
 │   ├── EmptyInput         holds no byte of log
 │   ├── BinaryInput        is not text
 │   └── InputTooLarge      is longer than the limit, once decompressed
+├── LinesMissing           lines came before the ones that precede them
 └── PolicyError            policy.yaml is missing, unreadable or wrong
 """
 
@@ -40,6 +41,12 @@ class InputTooLarge(InputError):
     """The log is longer than the limit, once decompressed."""
 
     fix = "Split it by day (`split -l`), or raise the limit."
+
+
+class LinesMissing(CallboardError):
+    """Lines came before the ones that precede them: a feed was cut off, and is being repeated."""
+
+    fix = "Feed the file again; then put these lines back with `callboard dead-letters retry ID`."
 
 
 class PolicyError(CallboardError):

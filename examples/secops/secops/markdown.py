@@ -62,12 +62,15 @@ def _facts(report: IncidentReport) -> str:
     period = (
         f"{_time(log.period.first, log.period.has_year)} to {_time(log.period.last, log.period.has_year)}"
     )
+    left_out = (
+        f"\n- **Left out** at most {plural(report.left_out, 'further source')}: more than a report can hold"
+    )
     return "\n".join(
         (
             f"- **Log** {code(log.name)}, SHA-256 {code(log.digest)}",
             f"- **Period** {period}{years}",
             f"- **Lines** {log.lines.total}, by sshd {log.lines.sshd}; {log.lines.failures} tell of a failure"
-            f"{unclear}, {plural(log.lines.accepted, 'accepted login')}",
+            f"{unclear}, {plural(log.lines.accepted, 'accepted login')}{left_out if report.left_out else ''}",
         )
     )
 

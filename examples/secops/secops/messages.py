@@ -1,100 +1,201 @@
-"""What the agents tell each other. Wire names stand beside each model; `log` is always the file's digest."""
+"""What the agents tell each other. `log` is always the file's digest, SHA-256 in hex."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from callboard import message
 
 from .finding import Finding
-from .report import IncidentReport, LogFacts
+from .report import LogFacts
 from .rules import Judgement
+from .sweep import Suspect
 from .watch import Sighting, Watch
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+TaskId = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SshLine(_Message):
-    """`ssh.line.v1`: one line of a log, an event from outside; its identity is digest and number."""
-
-    log: str
-    number: int
-    text: str
-
-    @property
-    def identity(self) -> str:
-        return f"{self.log}:{self.number}"
+# -- from outside ------------------------------------------------------------------------------------
 
 
+@message("ssh.lines.v1")
 class SshLines(_Message):
-    """`ssh.lines.v1`: consecutive lines of a log in one event; its identity is the first line's."""
+    """Consecutive lines of a log, `first` the number of the first one. Its identity is digest and lines."""
 
-    log: str
-    first: int
-    texts: tuple[str, ...]
+    log: Digest
+    first: int = Field(ge=1)
+    texts: tuple[str, ...] = Field(min_length=1, max_length=1_000)
 
     @property
     def identity(self) -> str:
-        return f"{self.log}:{self.first}"
+        return f"{self.log}:{self.first}-{self.first + len(self.texts) - 1}"
 
 
+@message("ssh.log_ended.v1")
 class LogEnded(_Message):
-    """`ssh.log_ended.v1`: the last line has been sent; how many there were."""
+    """There is no line after number `lines`."""
 
-    log: str
-    name: str
-    lines: int
+    log: Digest
+    lines: int = Field(ge=0)
 
     @property
     def identity(self) -> str:
         return f"{self.log}:end"
 
 
+class CaseInput(_Message):
+    """The input of a triage task: which log, under which name it is reported, how many lines it has."""
+
+    log: Digest
+    name: str = Field(min_length=1, max_length=1_000)
+    lines: int = Field(ge=0)
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+@message("ssh.follow.v1")
+class Follow(_Message):
+    """Desk to reader: tell me each time when so many more lines were read, and have all judged at the end."""
+
+    task: TaskId
+    every: int = Field(ge=1)
+
+
+@message("ssh.lines_read.v1")
+class LinesRead(_Message):
+    """Reader to desk."""
+
+    lines: int
+
+
+@message("ssh.log_read.v1")
+class LogRead(_Message):
+    """Reader to desk: that was all; so many rosters will report."""
+
+    facts: LogFacts
+    rosters: int
+
+
+@message("ssh.not_followed.v1")
+class NotFollowed(_Message):
+    """Reader to desk: too many tasks wait for this log."""
+
+    limit: int
+
+
+@message("ssh.seen.v1")
 class Seen(_Message):
-    """`ssh.seen.v1`: to a watchman: one line about its source."""
+    """Reader to watchman: what the log says of its source, in the order of its lines."""
 
-    log: str
-    sighting: Sighting
+    log: Digest
+    sightings: tuple[Sighting, ...]
 
 
+@message("ssh.enrolled.v1")
+class Enrolled(_Message):
+    """Reader to roster: sources that the log names, again or for the first time."""
+
+    log: Digest
+    sources: tuple[str, ...]
+
+
+# -- judging -----------------------------------------------------------------------------------------
+
+
+@message("ssh.wanted.v1")
+class Wanted(_Message):
+    """Reader to roster: the log is read, these tasks want the findings."""
+
+    log: Digest
+    tasks: tuple[TaskId, ...]
+
+
+@message("ssh.seal.v1")
 class Seal(_Message):
-    """`ssh.seal.v1`: to a watchman: nothing more comes from this log; say what you know."""
+    """Roster to watchman: nothing more comes from this log. `peers` sources of its network are asked."""
 
-    log: str
-
-
-class Watched(_Message):
-    """`ssh.watched.v1`: a watchman's answer to the seal, to the investigator of its network."""
-
-    log: str
-    watch: Watch
+    log: Digest
+    peers: int = Field(ge=1)
 
 
+@message("ssh.suspected.v1")
+class Suspected(_Message):
+    """Watchman to investigator: what its source is by itself; None when it no longer remembers the log."""
+
+    log: Digest
+    source: str
+    suspect: Suspect | None
+    peers: int = Field(ge=1)
+
+
+@message("ssh.ruled.v1")
+class Ruled(_Message):
+    """Investigator to watchman: the sweep that its source took part in, if any."""
+
+    log: Digest
+    sweep: Judgement | None = None
+    network: str | None = None
+
+
+@message("ssh.judged.v1")
 class Judged(_Message):
-    """`ssh.judged.v1`: to the responder: one source, judged alone and among its neighbours."""
+    """Watchman to responder: one source, judged alone and among its neighbours."""
 
-    log: str
+    log: Digest
     watch: Watch
     judgement: Judgement
     network: str | None = None
 
 
+@message("ssh.found.v1")
 class Found(_Message):
-    """`ssh.found.v1`: to the reporter: a finding with its proposed action."""
+    """Responder to roster: a finding with its proposed action."""
 
-    log: str
+    log: Digest
     finding: Finding
 
 
+@message("ssh.forgotten.v1")
+class Forgotten(_Message):
+    """Watchman to roster: too many logs ago."""
+
+    log: Digest
+    source: str
+
+
+# -- reporting ---------------------------------------------------------------------------------------
+
+
+@message("ssh.findings.v1")
+class Findings(_Message):
+    """Roster to reporter: all of its findings; at most `left_out` more sources were seen."""
+
+    roster: int
+    findings: tuple[Finding, ...]
+    left_out: int = 0
+
+
+@message("ssh.expect.v1")
 class Expect(_Message):
-    """`ssh.expect.v1`: to the reporter: the log's facts, and how many findings will come."""
+    """Desk to reporter: the log's facts, and how many rosters will report."""
 
     facts: LogFacts
-    findings: int
+    rosters: int
 
 
+@message("ssh.reported.v1")
 class Reported(_Message):
-    """`ssh.reported.v1`: the result of the task."""
+    """Reporter to desk: the task is done."""
 
-    report: IncidentReport
-    markdown: str
+
+@message("ssh.look.v1")
+class Look(_Message):
+    """Desk to itself, by timer: does the case still move?"""

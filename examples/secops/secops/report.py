@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import accumulate
 
 from pydantic import BaseModel, ConfigDict
 
 from .address import sort_key
 from .finding import Finding
 from .verdict import Severity, Verdict
+
+# A message carries 16 MiB, and the page made of the same findings takes as much again; about 8,000 of them.
+MAX_LISTED_BYTES = 6 * 1024 * 1024
 
 
 class Period(BaseModel):
@@ -49,7 +53,11 @@ class LogFacts(BaseModel):
 
 
 class IncidentReport(BaseModel):
-    """Two reports on the same log differ in `id` and `generated_at` only."""
+    """Two reports on the same log differ in `id` and `generated_at` only.
+
+    `failures` and `verdicts` count every finding. A finding that is no longer listed, because `addresses` is
+    full, is among the least grave; `left_out` says of how many sources, at most, the report says nothing more.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,27 +68,63 @@ class IncidentReport(BaseModel):
     failures: int
     verdicts: dict[Verdict, int]
     addresses: tuple[Finding, ...]
+    left_out: int = 0
+
+
+class Docket(BaseModel):
+    """Findings on their way to a report: the gravest ones that fit into it, and exact figures about all.
+
+    What it holds does not depend on the order in which findings are added.
+    """
+
+    findings: list[Finding] = []
+    sizes: list[int] = []
+    """Bytes of each finding's JSON."""
+    failures: int = 0
+    verdicts: dict[Verdict, int] = {}
+    highest: Severity = Severity.LOW
+    left_out: int = 0
+
+    def add(self, findings: Iterable[Finding], *, limit: int = MAX_LISTED_BYTES) -> None:
+        kept = list(zip(self.findings, self.sizes, strict=True))
+        for each in findings:
+            kept.append((each, len(each.model_dump_json().encode())))
+            self.failures += each.failures
+            self.verdicts[each.verdict] = self.verdicts.get(each.verdict, 0) + 1
+            self.highest = max(self.highest, each.severity, key=lambda severity: severity.rank)
+        kept.sort(key=lambda entry: _gravity(entry[0]))
+        # Only a prefix is kept, and later additions can only shorten it: so the order of additions is no matter.
+        fits = sum(1 for total in accumulate(size for _, size in kept) if total <= limit)
+        self.left_out += len(kept) - fits
+        self.findings = [each for each, _ in kept[:fits]]
+        self.sizes = [size for _, size in kept[:fits]]
+
+    def report(self, facts: LogFacts, *, report_id: str, generated_at: datetime) -> IncidentReport:
+        return IncidentReport(
+            id=report_id,
+            generated_at=generated_at,
+            log=facts,
+            highest=self.highest,
+            failures=self.failures,
+            verdicts={verdict: self.verdicts.get(verdict, 0) for verdict in Verdict},
+            addresses=tuple(self.findings),
+            left_out=self.left_out,
+        )
 
 
 def build_report(
     facts: LogFacts, findings: Iterable[Finding], *, report_id: str, generated_at: datetime
 ) -> IncidentReport:
     """Aggregate findings, whatever their order, the gravest first."""
-    ordered = sorted(
-        findings,
-        key=lambda each: (
-            -each.severity.rank,
-            list(Verdict).index(each.verdict),
-            -each.failures,
-            sort_key(each.address),
-        ),
-    )
-    return IncidentReport(
-        id=report_id,
-        generated_at=generated_at,
-        log=facts,
-        highest=max((each.severity for each in ordered), key=lambda each: each.rank, default=Severity.LOW),
-        failures=sum(each.failures for each in ordered),
-        verdicts={verdict: sum(each.verdict is verdict for each in ordered) for verdict in Verdict},
-        addresses=tuple(ordered),
+    docket = Docket()
+    docket.add(findings)
+    return docket.report(facts, report_id=report_id, generated_at=generated_at)
+
+
+def _gravity(finding: Finding) -> tuple[int, int, int, tuple[int, int, str]]:
+    return (
+        -finding.severity.rank,
+        list(Verdict).index(finding.verdict),
+        -finding.failures,
+        sort_key(finding.address),
     )

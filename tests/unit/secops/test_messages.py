@@ -1,4 +1,4 @@
-"""Messages: each survives the wire, and has one identity however often it is fed."""
+"""Messages: each survives the wire under its name, and events have one identity however often they are fed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,32 @@ import inspect
 import pytest
 from pydantic import BaseModel, ValidationError
 from secops import messages
-from secops.messages import LogEnded, SshLine, SshLines
+from secops.messages import LogEnded, SshLines
+
+from bus.registry import wire_name_of
+
+DIGEST = "ab" * 32
 
 
-def test_an_events_identity_is_digest_and_line() -> None:
-    assert SshLine(log="ab", number=7, text="x").identity == "ab:7"
-    assert SshLines(log="ab", first=7, texts=("x", "y")).identity == "ab:7"
-    assert LogEnded(log="ab", name="auth.log", lines=2).identity == "ab:end"
+def test_an_events_identity_is_digest_and_lines() -> None:
+    assert SshLines(log=DIGEST, first=7, texts=("x", "y")).identity == f"{DIGEST}:7-8"
+    assert LogEnded(log=DIGEST, lines=2).identity == f"{DIGEST}:end"
 
 
-def test_unknown_fields_are_refused() -> None:
+@pytest.mark.parametrize(
+    "more", [{"more": 1}, {"log": "x"}, {"first": 0}, {"texts": ()}, {"texts": ("x",) * 1001}]
+)
+def test_what_an_event_does_not_say_is_refused(more: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        SshLine.model_validate({"log": "ab", "number": 1, "text": "x", "more": 1})
+        SshLines.model_validate({"log": DIGEST, "first": 1, "texts": ("x",), **more})
 
 
-def test_every_message_names_its_wire_name() -> None:
-    for name, each in inspect.getmembers(messages, inspect.isclass):
-        if each.__module__ == messages.__name__ and issubclass(each, BaseModel) and not name.startswith("_"):
-            assert (each.__doc__ or "").startswith("`ssh."), name
+def test_every_message_has_a_wire_name_of_its_own() -> None:
+    declared = [
+        each
+        for name, each in inspect.getmembers(messages, inspect.isclass)
+        if each.__module__ == messages.__name__ and issubclass(each, BaseModel) and not name.startswith("_")
+    ]
+    names = [wire_name_of(each) for each in declared if each is not messages.CaseInput]
+    assert len(set(names)) == len(names) > 15
+    assert all(name.startswith("ssh.") for name in names)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secops.escape import code, visible
 from secops.finding import Finding
 from secops.markdown import render
-from secops.report import IncidentReport, LineCounts, LogFacts, Period, build_report
+from secops.report import Docket, IncidentReport, LineCounts, LogFacts, Period, build_report
 from secops.verdict import Severity, Verdict
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)
@@ -112,6 +112,25 @@ def test_the_gravest_comes_first_whatever_the_order() -> None:
     for seed in range(5):
         shuffled = random.Random(seed).sample(findings, len(findings))
         assert [each.address for each in report(*shuffled).addresses] == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_full_report_keeps_the_gravest_whatever_the_order(seed: int) -> None:
+    rng = random.Random(seed)
+    findings = [
+        finding(f"203.0.113.{number}", failures=number, users=("u" * rng.randrange(300),))
+        for number in range(1, 60)
+    ]
+    docket = Docket()
+    for each in rng.sample(findings, len(findings)):
+        docket.add([each], limit=10_000)
+    at_once = Docket()
+    at_once.add(findings, limit=10_000)
+    assert docket == at_once
+    assert [each.failures for each in docket.findings] == list(range(59, 59 - len(docket.findings), -1))
+    assert 0 < docket.left_out == len(findings) - len(docket.findings)
+    assert docket.failures == sum(range(1, 60))
+    assert sum(docket.sizes) <= 10_000
 
 
 def test_the_json_has_the_promised_keys() -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from secops.rules import judge
-from secops.sweep import find_sweep, find_sweeps
+from secops.sweep import Suspect, Sweep, find_sweep, find_sweeps
 from secops.thresholds import Thresholds
 from secops.verdict import Severity, Verdict
 from secops.watch import Login, Watch
@@ -73,6 +73,10 @@ def test_a_login_after_failures_is_a_compromise(
     assert (judgement.verdict, judgement.severity) == expected
 
 
+def sweep_of(watches: list[Watch]) -> Sweep | None:
+    return find_sweep("192.0.2.0/24", [Suspect.of(each, LIMITS) for each in watches], LIMITS)
+
+
 def sources(count: int, gap_h: float = 0.1) -> list[Watch]:
     return [watch(1, source=f"192.0.2.{number}", began_h=number * gap_h) for number in range(1, count + 1)]
 
@@ -81,26 +85,26 @@ def sources(count: int, gap_h: float = 0.1) -> list[Watch]:
     ("count", "severity"), [(3, Severity.LOW), (5, Severity.MEDIUM), (16, Severity.HIGH)]
 )
 def test_quiet_neighbours_make_a_sweep(count: int, severity: Severity) -> None:
-    sweep = find_sweep("192.0.2.0/24", sources(count), LIMITS)
+    sweep = sweep_of(sources(count))
     assert sweep is not None
     assert (len(sweep.members), sweep.failures, sweep.judgement.severity) == (count, count, severity)
 
 
 def test_two_neighbours_are_no_sweep() -> None:
-    assert find_sweep("192.0.2.0/24", sources(2), LIMITS) is None
+    assert sweep_of(sources(2)) is None
 
 
 def test_neighbours_far_apart_in_time_are_no_sweep() -> None:
-    assert find_sweep("192.0.2.0/24", sources(9, gap_h=3.5), LIMITS) is None
+    assert sweep_of(sources(9, gap_h=3.5)) is None
     late = [*sources(3), watch(1, source="192.0.2.99", began_h=50)]
-    sweep = find_sweep("192.0.2.0/24", late, LIMITS)
+    sweep = sweep_of(late)
     assert sweep is not None
     assert "192.0.2.99" not in sweep.members
 
 
 def test_loud_and_clean_neighbours_are_not_counted() -> None:
     others = [watch(50, peak=50, source="192.0.2.50"), watch(source="192.0.2.51")]
-    assert find_sweep("192.0.2.0/24", [*sources(2), *others], LIMITS) is None
+    assert sweep_of([*sources(2), *others]) is None
 
 
 def test_the_order_of_neighbours_does_not_matter() -> None:

@@ -1,0 +1,1 @@
+"""The agents of the secops domain, one in each file."""

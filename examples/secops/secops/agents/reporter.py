@@ -1,0 +1,70 @@
+"""The reporter: one incident report for one task."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, Field
+
+from callboard import Agent, Context, handler
+from secops.markdown import render
+from secops.messages import Expect, Findings, Reported
+from secops.places import desk
+from secops.progress import ALL_READ
+from secops.report import Docket, LogFacts
+
+_TELL = 4  # so often at most while findings come in
+
+
+class Reporter(Agent):
+    """Gathers the findings of every roster and completes the task. Its key is the task's id.
+
+    The result is the report (see IncidentReport) with its page under `markdown`.
+    """
+
+    kind = "reporter"
+
+    class State(BaseModel):
+        docket: Docket = Field(default_factory=Docket)
+        facts: LogFacts | None = None
+        rosters: int = 0
+        came: list[int] = []
+        done: bool = False
+
+    state: State
+
+    @handler
+    async def on_expect(self, expect: Expect, ctx: Context) -> None:
+        self.state.facts, self.state.rosters = expect.facts, expect.rosters
+        self._report_if_complete(ctx)
+
+    @handler
+    async def on_findings(self, findings: Findings, ctx: Context) -> None:
+        state = self.state
+        if findings.roster in state.came:
+            return
+        state.came.append(findings.roster)
+        state.docket.add(findings.findings)
+        state.docket.left_out += findings.left_out
+        self._tell(ctx)
+        self._report_if_complete(ctx)
+
+    def _tell(self, ctx: Context) -> None:
+        state = self.state
+        came, of = len(state.came), state.rosters
+        if 0 < came < of and came * _TELL // of > (came - 1) * _TELL // of:
+            judged = sum(state.docket.verdicts.values())
+            share = ALL_READ + (1 - ALL_READ) * came / of
+            ctx.progress(share, f"{judged:,} sources judged", task=ctx.address.key)
+
+    def _report_if_complete(self, ctx: Context) -> None:
+        state = self.state
+        if state.done or state.facts is None or len(state.came) < state.rosters:
+            return
+        task = ctx.address.key
+        report = state.docket.report(
+            state.facts, report_id=task, generated_at=datetime.fromtimestamp(ctx.now, UTC)
+        )
+        ctx.complete(report.model_dump(mode="json") | {"markdown": render(report)}, task=task)
+        ctx.send(desk(task), Reported())
+        state.done, state.docket = True, Docket()
