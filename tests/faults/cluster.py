@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Cluster:
         self.nats_url = services.endpoints.nats_url
         self.coordinator: subprocess.Popen[bytes] | None = None
         self.did: list[str] = []  # what the test did to it, for the report of a failure
+        self.extra_turns: Counter[str] = Counter()  # by agent, beyond those of the program
         self.busy: asyncio.Task[None] | None = None  # whoever makes the load; its failure ends every wait
         self._coordinators = 0
         self._free: list[asyncpg.Connection[Any]] = []
@@ -139,6 +141,15 @@ class Cluster:
         found: list[HostRow] = await self.until(look, "the hosts to own their shares", timeout_s)
         return found
 
+    async def order(self, pid: int, **orders: Any) -> None:
+        """Tell a process what to do from now on, once it listens."""
+
+        async def look() -> bool:
+            return self.folder.listens(pid)
+
+        await self.until(look, f"process {pid} to listen", 20)
+        self.folder.order(pid, **orders)
+
     def signal_host(self, host: HostRow, what: signal.Signals) -> None:
         if not self.folder.is_ours(host.pid):
             raise Void(f"host {host.host} (pid {host.pid}) is gone already")
@@ -183,7 +194,11 @@ class Cluster:
     # -- services ------------------------------------------------------------------------------------
 
     async def crash_postgres(self) -> None:
-        """What `pg_ctl stop -m immediate` does: SIGQUIT to the postmaster; then start it again."""
+        await self.stop_postgres()
+        await self.postgres.start()
+
+    async def stop_postgres(self) -> None:
+        """What `pg_ctl stop -m immediate` does: SIGQUIT to the postmaster, no shutdown checkpoint."""
         pid = self.postgres.running()
         if pid is None:
             raise Void("Postgres does not run")
@@ -193,7 +208,6 @@ class Cluster:
             return self.postgres.running() is None
 
         await self.until(look, "Postgres to be gone", 20)
-        await self.postgres.start()
 
     async def kill_nats(self) -> None:
         pid = self.nats.running()

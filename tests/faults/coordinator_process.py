@@ -12,13 +12,13 @@ from coordinators.domain import DomainCoordinator
 from storage.connect import create_pool
 from storage.placement import claim_coordinator
 from tests.faults.folder import Folder
-from tests.faults.host_process import Losses, listen_for_orders
+from tests.faults.host_process import Losses, LostAnswers, listen_for_orders
 from tests.faults.launcher import ProcessLauncher
 
 
 async def _main(folder: Folder) -> None:
     config = folder.config()
-    listen_for_orders(folder, Losses())
+    listen_for_orders(folder, Losses(), LostAnswers())
     pool = await create_pool(config["postgres_url"], application="callboard-coordinator")
     transport = await NatsTransport.connect(config["nats_url"], name="coordinator")
     epoch = await claim_coordinator(pool, config["domain"], "local")

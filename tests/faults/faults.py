@@ -6,10 +6,13 @@ import asyncio
 import signal
 from random import Random
 
+from bus.envelope import new_id
+from bus.nats import NatsTransport
 from storage.placement import HostRow
 from storage.queries import query
 from tests.faults.chaos_run import Fault
 from tests.faults.cluster import DOMAIN, Cluster, Void
+from tests.faults.feed import accept, nudge, outside
 
 TAKEN_OVER_WITHIN_S = 15.0
 EXITS_WITHIN_S = 15.0
@@ -100,7 +103,7 @@ async def _fired(cluster: Cluster, point: str, before: int, timeout_s: float = 3
 async def _kill_at_commit(cluster: Cluster, rng: Random, point: str) -> None:
     host = await _a_host(cluster, rng)
     before = cluster.folder.fired().count(point)
-    cluster.folder.order(host.pid, faults=f"{point}=kill@{rng.randint(1, 20)}")
+    await cluster.order(host.pid, faults=f"{point}=kill@{rng.randint(1, 20)}")
     await _fired(cluster, point, before)
     await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
 
@@ -118,7 +121,7 @@ async def stop_before_commit(cluster: Cluster, rng: Random) -> None:
     point = "commit.before"
     host = await _a_host(cluster, rng)
     before = cluster.folder.fired().count(point)
-    cluster.folder.order(host.pid, faults=f"{point}=stop@{rng.randint(1, 10)}")
+    await cluster.order(host.pid, faults=f"{point}=stop@{rng.randint(1, 10)}")
     await _fired(cluster, point, before)
     why = await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
     cluster.signal_host(host, signal.SIGCONT)
@@ -131,7 +134,7 @@ async def stop_between_fence_and_commit(cluster: Cluster, rng: Random) -> None:
     point = "commit.between_fence_and_commit"
     host = await _a_host(cluster, rng)
     before = cluster.folder.fired().count(point)
-    cluster.folder.order(host.pid, faults=f"{point}=stop@{rng.randint(1, 10)}")
+    await cluster.order(host.pid, faults=f"{point}=stop@{rng.randint(1, 10)}")
     await _fired(cluster, point, before)
     why = await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
     await cluster.progress(50)
@@ -144,7 +147,7 @@ async def kill_in_handover(cluster: Cluster, rng: Random) -> None:
     """A host dies after it emptied its cache of a partition and before it gave the partition back."""
     host = await _a_host(cluster, rng)
     before = cluster.folder.fired().count("handover.middle")
-    cluster.folder.order(host.pid, faults="handover.middle=kill@1")
+    await cluster.order(host.pid, faults="handover.middle=kill@1")
     target = await cluster.value("select hosts from domains")
     await cluster.set_hosts(target + 1)
     await _fired(cluster, "handover.middle", before)
@@ -157,7 +160,7 @@ async def kill_in_acquire(cluster: Cluster, rng: Random) -> None:
     hosts = await cluster.settled()
     victim, heir = rng.sample(hosts, 2)
     before = cluster.folder.fired().count("acquire.middle")
-    cluster.folder.order(heir.pid, faults="acquire.middle=kill@1")
+    await cluster.order(heir.pid, faults="acquire.middle=kill@1")
     cluster.signal_host(victim, signal.SIGKILL)
     await _fired(cluster, "acquire.middle", before)
     await cluster.ended(heir.epoch, TAKEN_OVER_WITHIN_S)
@@ -168,7 +171,7 @@ async def kill_before_trial(cluster: Cluster, rng: Random) -> None:
     hosts = await cluster.settled()
     victim, heir = rng.sample(hosts, 2)
     before = cluster.folder.fired().count("trial.before")
-    cluster.folder.order(heir.pid, faults="trial.before=kill@1")
+    await cluster.order(heir.pid, faults="trial.before=kill@1")
     cluster.signal_host(victim, signal.SIGKILL)
     await _fired(cluster, "trial.before", before)
     await cluster.ended(heir.epoch, TAKEN_OVER_WITHIN_S)
@@ -179,8 +182,9 @@ async def kill_in_takeover(cluster: Cluster, rng: Random) -> None:
     host = await _a_host(cluster, rng)
     before = cluster.folder.fired().count("takeover.middle")
     assert cluster.coordinator is not None
+    await cluster.order(cluster.coordinator.pid)
     cluster.signal_host(host, signal.SIGKILL)
-    cluster.folder.order(cluster.coordinator.pid, faults="takeover.middle=kill@1")
+    await cluster.order(cluster.coordinator.pid, faults="takeover.middle=kill@1")
     await _fired(cluster, "takeover.middle", before)
     await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
 
@@ -191,8 +195,9 @@ async def stop_in_takeover(cluster: Cluster, rng: Random) -> None:
     before = cluster.folder.fired().count("takeover.middle")
     frozen = cluster.coordinator
     assert frozen is not None
+    await cluster.order(frozen.pid)
     cluster.signal_host(host, signal.SIGKILL)
-    cluster.folder.order(frozen.pid, faults="takeover.middle=stop@1")
+    await cluster.order(frozen.pid, faults="takeover.middle=stop@1")
     await _fired(cluster, "takeover.middle", before)
     cluster.start_coordinator()
     await cluster.progress(200)
@@ -236,6 +241,40 @@ async def one_more_and_one_less(cluster: Cluster, rng: Random) -> None:
         await cluster.progress(rng.randint(50, 200))
 
 
+# -- agents ------------------------------------------------------------------------------------------
+
+
+async def pause_and_resume(cluster: Cluster, rng: Random) -> None:
+    """Some agents are paused, their partitions move, and they are resumed: what came meanwhile comes in order."""
+    known = [r["agent"] for r in await cluster.sql("select agent from agents where agent like 'walker/%'")]
+    chosen = rng.sample(sorted(known), min(10, len(known)))
+    await _control(cluster, chosen, "callboard.pause.v1", {"reason": "a test"})
+    await cluster.until(lambda: _lifecycle(cluster, chosen, "paused"), f"{chosen} to be paused", 30)
+    await rng.choice((kill_host, hand_back_and_forth, restart_nats))(cluster, rng)
+    await cluster.progress(100)
+    await _control(cluster, chosen, "callboard.resume.v1", {})
+    await cluster.until(lambda: _lifecycle(cluster, chosen, "running"), f"{chosen} to be resumed", 30)
+    cluster.note(f"{chosen} paused and resumed")
+
+
+async def _control(cluster: Cluster, agents: list[str], type_: str, payload: dict[str, str]) -> None:
+    partitions = int(await cluster.value("select partitions from domains"))
+    rows = [outside(new_id(), agent, type_, payload, partitions, control=True) for agent in agents]
+    await accept(cluster, rows)
+    cluster.extra_turns.update(agents)
+    transport = await NatsTransport.connect(cluster.nats_url, name="operator")
+    nudge(transport, {row[3] for row in rows})
+    await transport.flush()
+    await transport.close()
+
+
+async def _lifecycle(cluster: Cluster, agents: list[str], lifecycle: str) -> bool:
+    there = await cluster.value(
+        "select count(*) from agents where agent = any ($1) and lifecycle = $2", agents, lifecycle
+    )
+    return bool(there == len(agents))
+
+
 # -- services ----------------------------------------------------------------------------------------
 
 
@@ -243,6 +282,40 @@ async def crash_postgres(cluster: Cluster, rng: Random) -> None:
     await cluster.crash_postgres()
     cluster.note("Postgres crashed and is back")
     await cluster.progress(50, timeout_s=45)
+
+
+async def kill_host_while_postgres_is_away(cluster: Cluster, rng: Random) -> None:
+    host = await _a_host(cluster, rng)
+    await cluster.stop_postgres()
+    cluster.signal_host(host, signal.SIGKILL)
+    await cluster.postgres.start()
+    await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
+    cluster.note(f"epoch {host.epoch} killed while Postgres was away")
+
+
+async def kill_host_while_nats_is_away(cluster: Cluster, rng: Random) -> None:
+    """The takeover and its aftermath go without the bus; the new host cannot start before it is back."""
+    host = await _a_host(cluster, rng)
+    await cluster.kill_nats()
+    cluster.signal_host(host, signal.SIGKILL)
+    await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
+    await cluster.progress(50)
+    await cluster.start_nats()
+    cluster.note(f"epoch {host.epoch} killed while NATS was away")
+
+
+async def lose_answers(cluster: Cluster, rng: Random) -> None:
+    """Some commits are not written, others are, and their host gets no answer either way."""
+    host = await _a_host(cluster, rng)
+    before = cluster.folder.fired().count("lost")
+    await cluster.order(host.pid, lose=rng.getrandbits(32))
+    await cluster.until(lambda: _more_fired(cluster, "lost", before + 10), "ten answers to be lost", 30)
+    await cluster.order(host.pid)
+    cluster.note(f"epoch {host.epoch} got no answers for a while")
+
+
+async def _more_fired(cluster: Cluster, fault: str, than: int) -> bool:
+    return cluster.folder.fired().count(fault) > than
 
 
 async def cut_connections(cluster: Cluster, rng: Random) -> None:
@@ -276,11 +349,11 @@ async def drop_deliveries(cluster: Cluster, rng: Random) -> None:
     hosts = await cluster.settled()
     deaf = [host for host in hosts if rng.random() < 0.7] or hosts
     for host in deaf:
-        cluster.folder.order(host.pid, drop=True)
+        await cluster.order(host.pid, drop=True)
     await cluster.progress(rng.randint(50, 200))
     before = cluster.folder.fired().count("dropped")
     for host in deaf:
-        cluster.folder.order(host.pid, drop=False)
+        await cluster.order(host.pid, drop=False)
 
     async def look() -> bool:
         return cluster.folder.fired().count("dropped") == before + len(deaf)
@@ -295,6 +368,7 @@ ALL: tuple[Fault, ...] = (
     kill_host, kill_all_hosts, kill_coordinator, kill_coordinator_and_host, stop_host_past_its_takeover,
     stop_coordinator, kill_before_commit, kill_after_commit, stop_before_commit, stop_between_fence_and_commit, kill_in_handover,
     kill_in_acquire, kill_before_trial, kill_in_takeover, stop_in_takeover, hand_back_and_forth,
-    one_more_and_one_less, crash_postgres, cut_connections, restart_nats, drop_deliveries,
+    one_more_and_one_less, pause_and_resume, kill_host_while_postgres_is_away, kill_host_while_nats_is_away,
+    lose_answers, crash_postgres, cut_connections, restart_nats, drop_deliveries,
 )  # fmt: skip
 BY_NAME: dict[str, Fault] = {fault.__name__: fault for fault in ALL}

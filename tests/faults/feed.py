@@ -69,13 +69,20 @@ class Feeder:
 
 
 def outside(
-    key: str, agent: str, type_: str, payload: dict[str, Any], partitions: int, priority: int = 1
+    key: str,
+    agent: str,
+    type_: str,
+    payload: dict[str, Any],
+    partitions: int,
+    *,
+    priority: int = 1,
+    control: bool = False,
 ) -> tuple[object, ...]:
     """A message from outside, as a row for `accept`."""
     header = Header(id=new_id(), type=type_, sender=FEEDER, sent_at=time.time(), priority=priority)
     partition = partition_of(DEFAULT_TENANT, agent, partitions)
     return (
-        key, DOMAIN, DEFAULT_TENANT, partition, agent, False, header.id, header_to_json(header), json.dumps(payload)
+        key, DOMAIN, DEFAULT_TENANT, partition, agent, control, header.id, header_to_json(header), json.dumps(payload)
     )  # fmt: skip
 
 

@@ -35,6 +35,14 @@ class Folder:
     def orders(self, pid: int) -> Path:
         return self.path / "orders" / str(pid)
 
+    def listens(self, pid: int) -> bool:
+        """Whether the process can be given orders; before, the signal would end it."""
+        return self.orders(pid).exists()
+
+    def note_listening(self) -> None:
+        """Called by each process for itself."""
+        self.orders(os.getpid()).write_text("{}")
+
     def order(self, pid: int, **orders: Any) -> None:
         """Tell a process what to do from now on."""
         self.orders(pid).write_text(json.dumps(orders))
@@ -62,7 +70,7 @@ class Folder:
         """Have every process log where its tasks stand: for whoever has to find out why a run stands still."""
         for entry in (self.path / "pids").iterdir():
             pid = int(entry.name)
-            if self.is_ours(pid):
+            if self.is_ours(pid) and self.listens(pid):
                 os.kill(pid, signal.SIGUSR2)
 
     def fired(self) -> list[str]:

@@ -13,14 +13,17 @@ import os
 import signal
 import sys
 from pathlib import Path
+from random import Random
 
 import uvloop
 
 from actors.host import Host
 from actors.incarnation import HostSettings, run_incarnation
 from bus import faultpoints
+from bus.errors import StorageUnavailable
 from bus.nats import NatsTransport
 from bus.transport import Receive
+from storage.postgres import PostgresStore
 from tests.faults import planted
 from tests.faults.folder import Folder
 
@@ -49,7 +52,30 @@ class Losses:
         NatsTransport.subscribe = lossy  # type: ignore[method-assign]
 
 
-def listen_for_orders(folder: Folder, losses: Losses) -> None:
+class LostAnswers:
+    """Makes commits fail as if the connection had been lost: before they were written, or after."""
+
+    def __init__(self) -> None:
+        self.rng: Random | None = None
+
+    def install(self) -> None:
+        commit = PostgresStore.commit
+
+        async def lossy(store: PostgresStore, fence, turns, marks):  # type: ignore[no-untyped-def]
+            draw = self.rng.random() if self.rng is not None else 1.0
+            if draw < 0.15:
+                sys.stderr.write("fault fired: lost request\n")
+                raise StorageUnavailable("The request was lost.")
+            numbers = await commit(store, fence, turns, marks)
+            if draw < 0.5:
+                sys.stderr.write("fault fired: lost answer\n")
+                raise StorageUnavailable("The answer was lost.")
+            return numbers
+
+        PostgresStore.commit = lossy  # type: ignore[method-assign]
+
+
+def listen_for_orders(folder: Folder, losses: Losses, answers: LostAnswers) -> None:
     """Obey `orders/PID` at each SIGUSR1."""
 
     def obey() -> None:
@@ -59,6 +85,7 @@ def listen_for_orders(folder: Folder, losses: Losses) -> None:
             sys.stderr.write(f"fault fired: dropped {losses.dropped} deliveries\n")
             losses.dropped = 0
         losses.on = orders.get("drop", False)
+        answers.rng = Random(orders["lose"]) if "lose" in orders else None
         sys.stderr.write(f"orders: {orders}\n")
 
     def tell() -> None:
@@ -67,14 +94,16 @@ def listen_for_orders(folder: Folder, losses: Losses) -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, obey)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, tell)
+    folder.note_listening()
 
 
 async def _main(folder: Folder, name: str) -> None:
     config = folder.config()
-    losses = Losses()
-    losses.install()
-    listen_for_orders(folder, losses)
+    losses, answers = Losses(), LostAnswers()
     planted.plant(config["planted"])
+    losses.install()
+    answers.install()
+    listen_for_orders(folder, losses, answers)
     settings = HostSettings(
         domain=config["domain"], host=name, postgres_url=config["postgres_url"], nats_url=config["nats_url"]
     )

@@ -18,6 +18,8 @@ SHOWN = 12  # complaints shown of a red run; the first ones tell
 async def complaints(cluster: Cluster, seed: int, agents: int, roots: int) -> list[str]:
     """Everything that is not as it must be at the end; empty when the run is green."""
     model = run_model(seed, agents, roots)
+    for agent, turns in cluster.extra_turns.items():
+        model[agent].turns += turns
     found = await wrongs(cluster)
     found += await _left_over(cluster)
     dead = await _dead_letters(cluster)
@@ -117,9 +119,8 @@ async def broken_chains(cluster: Cluster) -> list[str]:
     """Agents whose history has a gap or does not hash to what its chain says."""
     found = []
     last: dict[str, tuple[int, bytes]] = {}
-    for row in await cluster.sql(
-        "select agent, version, body::text as body, prev, hash from transitions order by agent, version"
-    ):
+    history, stored = await cluster.retried(_history_and_heads)
+    for row in history:
         agent = row["agent"]
         version, previous = last.get(agent, (0, GENESIS))
         if row["version"] != version + 1 or row["prev"] != previous:
@@ -127,6 +128,16 @@ async def broken_chains(cluster: Cluster) -> list[str]:
         if sha256(row["prev"] + row["body"].encode()).digest() != row["hash"]:
             found.append(f"{agent}: version {row['version']} does not hash to its chain")
         last[agent] = (row["version"], row["hash"])
-    stored = await cluster.sql("select agent, version, hash from agents")
     elsewhere = [row["agent"] for row in stored if last.get(row["agent"]) != (row["version"], row["hash"])]
     return found + [f"{agent}: the history ends elsewhere than its state" for agent in elsewhere]
+
+
+async def _history_and_heads(db: Any) -> tuple[list[Any], list[Any]]:
+    """Of one moment, since turns may go on."""
+    async with db.transaction(isolation="repeatable_read"):
+        return (
+            await db.fetch(
+                "select agent, version, body::text as body, prev, hash from transitions order by agent, version"
+            ),
+            await db.fetch("select agent, version, hash from agents"),
+        )

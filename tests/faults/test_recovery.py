@@ -1,0 +1,25 @@
+"""A dead host's work is done elsewhere soon. The figures that are published come from `recovery.py` itself."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from callboard.services import Services
+from tests.faults.chaos_run import seed_of
+from tests.faults.recovery import measure
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("how", "first_s"), [(signal.SIGKILL, 2.0), (signal.SIGSTOP, 4.0)])
+async def test_a_dead_hosts_work_is_done_elsewhere_soon(
+    own_services: Services, tmp_path: Path, how: signal.Signals, first_s: float
+) -> None:
+    seen = await measure(own_services, tmp_path / "run", kills=5, chains=1_000, how=how, seed=seed_of(1))
+    assert seen["lost"] == 0
+    assert seen["first_p95_s"] <= first_s
+    assert seen["waited_p95_s"] <= 5.0
+    assert seen["rate_p95_s"] <= 10.0
