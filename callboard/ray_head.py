@@ -23,7 +23,7 @@ from callboard.services.home import write_private
 
 _logger = logging.getLogger("callboard.ray")
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 4.0
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # agents pass nothing through it
 
