@@ -182,7 +182,7 @@ class TestKit:
 
     # -- letting it happen ---------------------------------------------------------------------------
 
-    async def quiet(self, *, timeout_s: float = 10.0) -> None:
+    async def quiet(self, *, timeout_s: float = 30.0) -> None:
         """Wait until nothing is left to do at this moment; what waits for a later time keeps waiting.
 
         Raises CallboardError when a host has ended by itself, or when agents are still at work after

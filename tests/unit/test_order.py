@@ -209,12 +209,12 @@ async def test_a_burst_from_agents_beyond_the_whole_cache_is_handled(gates: None
     async with TestKit([Keeper], limits=limits) as kit:
         for sender in range(3):
             await kit.send(
-                f"test/keeper/{sender}", Forward(to="test/keeper/sink", text=f"{sender}.", times=900)
+                f"test/keeper/{sender}", Forward(to="test/keeper/sink", text=f"{sender}.", times=400)
             )
         await kit.quiet()
         notes = kit.state("test/keeper/sink").notes
         for sender in range(3):
-            assert [n for n in notes if n.startswith(f"{sender}.")] == [f"{sender}.{i}" for i in range(900)]
+            assert [n for n in notes if n.startswith(f"{sender}.")] == [f"{sender}.{i}" for i in range(400)]
 
 
 class _HeldStore(MemoryStore):
@@ -278,6 +278,43 @@ async def test_what_arrives_in_a_flood_while_a_mailbox_is_read_is_read_again_in_
         await at_rest(mailboxes)
     loading.cancel()
     assert handled == [*flood, last]
+
+
+async def test_a_late_copy_is_known_whether_the_message_is_queued_running_or_handled() -> None:
+    async with TestKit([Keeper]) as kit:
+        scope: Scope = kit._scope
+    mailboxes = Mailboxes(scope, MemoryStore(), ReadyQueue())
+    item = Item(7, "default", "keeper/k", header_to_json(envelope(7).header), "{}")
+    copies = [item, item]
+    mailboxes.deliver(0, copies)
+    activation = mailboxes.find("default", "keeper/k")
+    assert activation is not None
+    assert [e.seq for e in activation.queue] == [7]
+    running = mailboxes.take_head(activation)
+    mailboxes.deliver(0, copies)
+    mailboxes.arrive(0, running)
+    activation.apart.discard(7)
+    mailboxes.handled(activation, 7)
+    mailboxes.deliver(0, copies)
+    mailboxes.merge(0, [running], set())
+    assert (len(activation.queue), mailboxes.backlog) == (0, 0)
+
+
+async def test_after_a_turn_that_did_not_commit_the_message_is_welcome_again() -> None:
+    async with TestKit([Keeper]) as kit:
+        scope: Scope = kit._scope
+    mailboxes = Mailboxes(scope, MemoryStore(), ReadyQueue())
+    mailboxes.arrive(0, envelope(7))
+    mailboxes.arrive(0, envelope(8))
+    activation = mailboxes.find("default", "keeper/k")
+    assert activation is not None
+    running = mailboxes.take_head(activation)
+    mailboxes.drop(activation)
+    assert (mailboxes.find("default", "keeper/k"), mailboxes.backlog) == (None, 0)
+    mailboxes.merge(0, [running, envelope(8)], set())
+    successor = mailboxes.find("default", "keeper/k")
+    assert successor is not None
+    assert [e.seq for e in successor.queue] == [7, 8]
 
 
 async def test_idle_agents_leave_when_there_are_more_than_the_limit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from pydantic import BaseModel
@@ -10,8 +11,10 @@ from pydantic import BaseModel
 from bus import subjects
 from bus.address import parse_address
 from bus.errors import CallboardError, StorageUnavailable
+from bus.wire import Parcel
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
+from storage.records import Fence
 from tests.unit.agents import Forward, Keeper, Note
 
 
@@ -239,6 +242,28 @@ async def test_a_turn_that_outlasts_the_hand_over_runs_again_at_the_new_owner() 
         Worker.hold.set()
         await kit.quiet()
         assert (kit.state(AT).done, kit.state(SINK).notes) == (["hold"], ["hold"])
+
+
+async def test_what_is_committed_for_a_partition_on_its_way_out_travels_on() -> None:
+    async with TestKit([Keeper], hosts=2) as kit:
+        giver = kit._running[0].host
+        leaving = min(kit._running[0].partitions)
+        asked, answer, release = asyncio.Event(), asyncio.Event(), kit.store.release
+
+        async def slowly(fence: Fence, partitions: Sequence[int]) -> None:
+            await release(fence, partitions)
+            asked.set()
+            await answer.wait()
+
+        kit.store.release = slowly  # type: ignore[method-assign]
+        parcel = Parcel(giver.fence.epoch, leaving, 1, [])
+        assert giver.holdings.take(parcel)
+        kit.store.set_wanted(giver.fence, kit._running[0].partitions - {leaving})
+        await giver.holdings.refresh()
+        await asked.wait()
+        assert not giver.holdings.take(parcel)
+        answer.set()
+        await until(lambda: not giver.holdings.owns(leaving))
 
 
 async def test_partitions_that_leave_while_they_open_do_not_keep_the_others_from_opening() -> None:
