@@ -9,16 +9,22 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
-from uuid import UUID
-
-import msgspec
 
 from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn
 from storage.batch import SEEN_WINDOW, fold_marks
 from storage.chain import Transition
+from storage.memory_rows import (
+    DeadLetterRow,
+    HostRow,
+    MailRow,
+    TimerRow,
+    check_dead,
+    check_outgoing,
+    check_text,
+    check_turn,
+)
 from storage.records import (
-    DeadEvent,
     EventBatch,
     Fence,
     Mark,
@@ -30,58 +36,6 @@ from storage.records import (
 )
 
 CONTROL_OFFSET = 2**62  # what is taken off a control message's number
-_NO_PARTITIONS: frozenset[int] = frozenset()
-
-
-class HostRow(msgspec.Struct, kw_only=True):
-    """One incarnation of a host."""
-
-    owned: frozenset[int] = _NO_PARTITIONS
-    wanted: frozenset[int] = _NO_PARTITIONS
-    suspect: frozenset[int] = _NO_PARTITIONS
-    draining: bool = False
-    ready: bool = False
-    ended_why: str | None = None
-
-    @property
-    def is_live(self) -> bool:
-        return self.ended_why is None
-
-
-class MailRow(msgspec.Struct, kw_only=True):
-    """One message in a mailbox."""
-
-    seq: int
-    id: str
-    header_json: str
-    payload: str
-    failures: int = 0
-    trials: int = 0
-    retry_at: float | None = None
-    last_error: str | None = None
-
-
-class TimerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One message that is due later."""
-
-    seq: int
-    due_at: float
-    message: Outgoing
-
-
-class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One message that was given up."""
-
-    id: int
-    tenant: str
-    partition: int
-    agent: str
-    message_id: str
-    reason: str
-    error: str
-    failures: int
-    header_json: str
-    payload: str
 
 
 Mailbox = tuple[str, str, int, str]  # domain, tenant, partition, agent
@@ -165,9 +119,9 @@ class MemoryStore:
         if len(set(events)) < len(events) or not self.task_events.keys().isdisjoint(events):
             raise InvalidData("A task event's number is taken.")
         for turn in turns:
-            _check_turn(turn)
+            check_turn(turn)
         for mark in marks:
-            _check_text(mark.error or "")
+            check_text(mark.error or "")
 
     def _apply(self, domain: str, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
         for turn in turns:
@@ -293,9 +247,9 @@ class MemoryStore:
         if before is not None and before[0] == incarnation and before[1] >= upto:
             raise StaleTurn(f"Events up to {upto} were accepted before.")
         for message in batch.messages:
-            _check_outgoing(message)
+            check_outgoing(message)
         for dead in batch.dead:
-            _check_dead(dead)
+            check_dead(dead)
         self.event_cursors[fence.domain] = cursor
         for dead in batch.dead:
             self._bury(
@@ -364,7 +318,7 @@ class MemoryStore:
         self, message: Outgoing, *, key: str | None = None, window_s: float = 86_400
     ) -> Envelope | None:
         """Put a message from outside into its mailbox; None when its key was seen within the window."""
-        _check_outgoing(message)
+        check_outgoing(message)
         if key is not None:
             place = (message.domain, message.tenant, key)
             if self.seen.get(place, float("-inf")) >= self.now():
@@ -398,53 +352,3 @@ def _envelope(box: Mailbox, row: MailRow) -> Envelope:
         header_json=row.header_json, payload=row.payload, failures=row.failures, trials=row.trials,
         retry_at=row.retry_at,
     )  # fmt: skip
-
-
-def _check_turn(turn: TurnRecord) -> None:
-    for text in (turn.body, turn.state, *(event.body for event in turn.task_events)):
-        _check_json(text)
-    for write in turn.tasks:
-        _check_json(write.result)
-        _check_json(write.error)
-    if turn.dead is not None:
-        _check_text(turn.dead.error)
-        _check_json(turn.header_json)
-        _check_json(turn.payload)
-    for send in turn.sends:
-        _check_outgoing(send)
-
-
-def _check_dead(dead: DeadEvent) -> None:
-    _check_text(dead.error)
-    _check_json(dead.header)
-    _check_json(dead.payload)
-
-
-def _check_outgoing(message: Outgoing) -> None:
-    _check_json(message.header_json)
-    _check_json(message.payload)
-    try:
-        UUID(message.header.id)
-    except ValueError:
-        raise InvalidData(f"{message.header.id!r} is no UUID.") from None
-
-
-def _check_text(text: str) -> None:
-    """What a text column takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidData("Text with a lone surrogate cannot be stored.") from None
-    if "\0" in text:
-        raise InvalidData("Text with NUL cannot be stored.")
-
-
-def _check_json(text: str | None) -> None:
-    """What a json column takes: valid JSON, with `\\u0000` in it or not."""
-    if text is None:
-        return
-    _check_text(text)
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidData(f"That is not JSON: {error}.") from None

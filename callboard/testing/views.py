@@ -12,7 +12,7 @@ from bus.envelope import Header, header_from_json
 from bus.errors import InvalidMessage
 from bus.registry import decode_payload
 from storage.chain import Transition
-from storage.memory import DeadLetterRow, MailRow
+from storage.memory_rows import DeadLetterRow, MailRow
 
 
 @dataclass(frozen=True, kw_only=True)
