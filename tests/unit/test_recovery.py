@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 from pydantic import BaseModel
@@ -54,6 +55,10 @@ async def until(condition: Callable[[], object]) -> None:
     """Let the event loop run until the condition holds; the test's time limit ends a hopeless wait."""
     while not condition():  # noqa: ASYNC110  (of many things, none signals)
         await asyncio.sleep(0)
+
+
+def begun_so_often(name: str, times: int) -> bool:
+    return Worker.begun.get(name, 0) == times
 
 
 AT, SINK = "test/worker/w", "test/keeper/sink"
@@ -147,7 +152,7 @@ async def test_a_message_that_kills_its_host_again_and_again_becomes_a_dead_lett
         await kit.send(AT, Work(name="hold"))
         await kit.send(AT, Work(name="next"))
         for deaths in range(1, 6):
-            await until(lambda deaths=deaths: Worker.begun.get("hold", 0) == deaths)
+            await until(partial(begun_so_often, "hold", deaths))
             await kit.crash()
             kit.store.end_host(kit._running[0].host.fence, "it crashed")
             everything = kit._running[0].partitions
