@@ -87,6 +87,7 @@ class Committer:
         self._idle.set()
         self._room = asyncio.Event()
         self._room.set()
+        self._stale = 0  # groups in a row that were out of date
         self.commits = 0
         self.turns = 0
 
@@ -164,6 +165,10 @@ class Committer:
                     "%s The agents of this group start again from committed state.", error.message
                 )
                 self._events.discarded(group, perhaps_committed=ambiguous)
+                self._stale += 1
+                await asyncio.sleep(
+                    _RETRY_S[min(self._stale, len(_RETRY_S)) - 1]
+                )  # not a hot loop, whatever the cause
                 return True
             except InvalidData as error:
                 if len(group) == 1:
@@ -190,6 +195,7 @@ class Committer:
                 return True
             faultpoints.reached("commit.after")
             self.commits += 1
+            self._stale = 0
             self.turns += len(turns)
             self._events.committed(group, numbers)
             return True

@@ -101,7 +101,6 @@ class LimitSpec(_Strict):
 
     hops: int = Field(default=10_000, ge=1)
     sends_per_turn: int = Field(default=10_000, ge=1)
-    fan_out: int = Field(default=10_000, ge=1)
     claim_check_bytes: int = Field(default=256 * 1024, ge=1024)
     payload_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     state_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)

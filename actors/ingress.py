@@ -102,7 +102,7 @@ class Ingress:
                 if isinstance(error, StorageUnavailable):
                     raise
                 _logger.warning("an event on %s is a dead letter: %s", event.name, error.message)
-                batch.dead.append(_dead(event, error))
+                batch.dead.append(_dead(event, error, host.partitions))
                 continue
             batch.keys.append(f"event:{key}")
             batch.messages.append(message)
@@ -177,7 +177,8 @@ def _text(data: bytes) -> str:
         raise InvalidPayload("An event's data is not UTF-8.", fix="Publish JSON in UTF-8.") from None
 
 
-def _dead(event: Event, error: CallboardError) -> DeadEvent:
+def _dead(event: Event, error: CallboardError, partitions: int) -> DeadEvent:
+    agent = f"events/{event.name}"
     header = Header(
         id=new_id(),
         type=event.headers.get(TYPE_HEADER, event.name)[:200],
@@ -186,6 +187,8 @@ def _dead(event: Event, error: CallboardError) -> DeadEvent:
     )
     return DeadEvent(
         tenant=DEFAULT_TENANT,
+        partition=partition_of(DEFAULT_TENANT, agent, partitions),
+        agent=agent,
         message=header.id,
         reason="invalid_event",
         error=str(error).replace("\0", ""),

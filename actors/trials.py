@@ -1,4 +1,8 @@
-"""After a host has died: what it may have died of is tried alone, with each attempt committed first."""
+"""After a host has died: what it may have died of is tried with each attempt committed first.
+
+The first attempts are made together: most hosts die of something else, and a head may take minutes (it calls a
+model). What was under way in an attempt when its host died again is tried alone from then on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,8 @@ RunTurn = Callable[[Activation, Envelope], Awaitable[Entry | None]]
 
 
 class Trials:
-    """Runs the heads of suspect mailboxes one after another, while every other turn of the host waits.
+    """Runs the heads of suspect mailboxes that were tried before one after another, while every other turn of
+    the host waits.
 
     The attempt on the next head is committed together with the turn before it, so one head costs one commit.
     """
@@ -39,13 +44,31 @@ class Trials:
         self._run_turn = run_turn
 
     async def run(self, suspects: list[Activation], quiet: Callable[[], Awaitable[None]]) -> None:
-        """Try the head of each; returns when each has succeeded, failed in the ordinary way, or is given up.
+        """Returns when the head of each may run like any other, has succeeded, failed in the ordinary way, or
+        is given up.
 
         `quiet` returns when no other turn runs, or when the wait for that has been long enough.
         """
-        if not suspects:
-            return
-        _logger.info("trying %d messages alone, because their host died", len(suspects))
+        suspects = [activation for activation in suspects if self._can_run(activation)]
+        tried_before = [activation for activation in suspects if activation.queue[0].trials]
+        await self._attempt_together([a for a in suspects if not a.queue[0].trials])
+        if tried_before:
+            await self._try_alone(tried_before, quiet)
+
+    async def _attempt_together(self, suspects: list[Activation]) -> None:
+        """Commit the first attempt on each; they run when their partition opens."""
+        waiting = []
+        for activation in suspects:
+            tried, entry = self._tried(activation, activation.queue[0])
+            activation.queue[0] = tried
+            self._committer.submit(entry)
+            waiting.append(entry.done)
+        await asyncio.gather(*(done for done in waiting if done is not None))
+        if suspects:
+            faultpoints.reached("trial.before")
+
+    async def _try_alone(self, suspects: list[Activation], quiet: Callable[[], Awaitable[None]]) -> None:
+        _logger.warning("trying %d messages alone, because their host died again", len(suspects))
         self._ready.close_gate()
         try:
             await quiet()
@@ -78,19 +101,23 @@ class Trials:
             if not self._can_run(activation):
                 continue
             activation.running = True
-            envelope = self._mailboxes.take_head(activation)
-            mark = Mark(
-                tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
-                seq=envelope.seq, tried=1,
-            )  # fmt: skip
-            tried = msgspec.structs.replace(envelope, trials=envelope.trials + 1)
-            done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            self._committer.submit(Entry(activation, tried, mark, done))
-            committed = await done
+            tried, entry = self._tried(activation, self._mailboxes.take_head(activation))
+            assert entry.done is not None
+            self._committer.submit(entry)
+            committed = await entry.done
             if committed and activation.alive:
                 return activation, tried
             activation.running = False  # dropped meanwhile: it comes back from committed state, and untried
         return None
+
+    def _tried(self, activation: Activation, envelope: Envelope) -> tuple[Envelope, Entry]:
+        """The message with one attempt more, and the entry that commits the attempt."""
+        mark = Mark(
+            tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
+            seq=envelope.seq, tried=1,
+        )  # fmt: skip
+        tried = msgspec.structs.replace(envelope, trials=envelope.trials + 1)
+        return tried, Entry(activation, tried, mark, asyncio.get_running_loop().create_future())
 
     def _can_run(self, activation: Activation) -> bool:
         return bool(activation.alive and activation.queue and activation.loaded and not activation.running)

@@ -44,7 +44,9 @@ class BlobStore(Protocol):
 
 
 class DeadLetterReader(Protocol):
-    async def read_dead_letter(self, domain: str, tenant: str, number: int) -> tuple[str, str] | None:
+    async def read_dead_letter(
+        self, domain: str, tenant: str, agent: str, number: int
+    ) -> tuple[str, str] | None:
         """Header and payload JSON of a dead letter."""
         ...
 
@@ -143,11 +145,13 @@ class TurnRunner:
         lifecycle: str = RUNNING,
     ) -> TurnRecord:
         kind = activation.type
+        schema_version = kind.cls.schema_version
         state: str | None = None
         if ctx._destroyed:
             activation.instance, lifecycle = None, DESTROYED
+        elif activation.instance is None:  # obeyed without its class: what is stored stays
+            state, schema_version = activation.state_json, activation.schema_version
         else:
-            assert activation.instance is not None
             state = kind.dump_state(activation.instance.state)
             if len(state) > self._scope.limits.state_bytes:
                 raise PayloadTooLarge(
@@ -158,7 +162,7 @@ class TurnRunner:
             refuse_nul(state)
         for tenant, digest, data in ctx._blobs:
             await self._storage.put_blob(self._scope.domain, tenant, digest, data)
-        return self._record(activation, envelope, ctx, decision, state, kind.cls.schema_version, lifecycle)
+        return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
 
     def _give_up(
         self, activation: Activation, envelope: Envelope, ctx: Context, reason: str, error: str
@@ -252,20 +256,21 @@ class TurnRunner:
 
     async def _control(self, activation: Activation, envelope: Envelope, ctx: Context) -> TurnRecord:
         message = decode_payload(envelope.header.type, envelope.payload)
-        agent = activation.instance or await self._activate(activation)
-        if activation.state_json is None:
-            await agent.on_created(ctx)
+        agent = await self._activate_for_control(activation, ctx)
         match message:
             case control.Pause():
                 ctx.explain("pause", reason=message.reason)
-                await agent.on_paused(ctx)
+                if agent is not None:
+                    await agent.on_paused(ctx)
                 return await self._succeed(activation, envelope, ctx, "paused", PAUSED)
             case control.Resume():
                 activation.more = True  # what came while it was paused is on disk
-                await agent.on_resumed(ctx)
+                if agent is not None:
+                    await agent.on_resumed(ctx)
                 return await self._succeed(activation, envelope, ctx, "resumed")
             case control.Destroy():
-                await agent.on_destroyed(ctx)
+                if agent is not None:
+                    await agent.on_destroyed(ctx)
                 ctx.destroy()
                 return await self._succeed(activation, envelope, ctx, "destroyed")
             case control.RetryDeadLetter():
@@ -288,11 +293,24 @@ class TurnRunner:
             case _:
                 raise NoHandler(f"{envelope.header.type} is not a control message.")
 
+    async def _activate_for_control(self, activation: Activation, ctx: Context) -> Agent | None:
+        """The agent, or None when its stored state does not fit its class: it obeys all the same, without hooks."""
+        try:
+            agent = activation.instance or await self._activate(activation)
+        except InvalidPayload as error:
+            ctx.explain("state_does_not_fit", error=error.message)
+            return None
+        if activation.state_json is None:
+            await agent.on_created(ctx)
+        return agent
+
     async def _find_dead(self, activation: Activation, number: int) -> tuple[str, str] | None:
         """Header and payload of a dead letter, unless a turn that is about to commit has taken it back."""
         if number in activation.undead:
             return None
-        return await self._storage.read_dead_letter(self._scope.domain, activation.tenant, number)
+        return await self._storage.read_dead_letter(
+            self._scope.domain, activation.tenant, activation.agent, number
+        )
 
     def _again(self, activation: Activation, header_json: str, payload: str) -> Outgoing:
         header = msgspec.structs.replace(header_from_json(header_json), deadline=None)

@@ -63,7 +63,7 @@ def event_arguments(fence: Fence, cursor: tuple[str, int], batch: EventBatch) ->
     messages = batch.messages
     dead = [
         {
-            "tenant": d.tenant, "partition": 0, "agent": "", "message": d.message, "reason": d.reason,
+            "tenant": d.tenant, "partition": d.partition, "agent": d.agent, "message": d.message, "reason": d.reason,
             "error": d.error, "failures": 0, "header": d.header, "payload": d.payload,
         }
         for d in batch.dead

@@ -231,9 +231,11 @@ class MemoryStore:
         except KeyError:
             raise InvalidPayload(f"The blob {digest[:12]}... is not in storage.") from None
 
-    async def read_dead_letter(self, domain: str, tenant: str, number: int) -> tuple[str, str] | None:
+    async def read_dead_letter(
+        self, domain: str, tenant: str, agent: str, number: int
+    ) -> tuple[str, str] | None:
         row = self.dead_letters.get((tenant, number))
-        return (row.header_json, row.payload) if row is not None else None
+        return (row.header_json, row.payload) if row is not None and row.agent == agent else None
 
     # -- events --------------------------------------------------------------------------------------
 
@@ -253,7 +255,7 @@ class MemoryStore:
         self.event_cursors[fence.domain] = cursor
         for dead in batch.dead:
             self._bury(
-                tenant=dead.tenant, partition=0, agent="", message_id=dead.message, reason=dead.reason,
+                tenant=dead.tenant, partition=dead.partition, agent=dead.agent, message_id=dead.message, reason=dead.reason,
                 error=dead.error, failures=0, header_json=dead.header, payload=dead.payload,
             )  # fmt: skip
         taken = [

@@ -158,9 +158,11 @@ class PostgresStore:
             )
         return bytes(data)
 
-    async def read_dead_letter(self, domain: str, tenant: str, number: int) -> tuple[str, str] | None:
+    async def read_dead_letter(
+        self, domain: str, tenant: str, agent: str, number: int
+    ) -> tuple[str, str] | None:
         async with self._reader() as connection:
-            row = await connection.fetchrow(query("read_dead_letter"), domain, tenant, number)
+            row = await connection.fetchrow(query("read_dead_letter"), domain, tenant, agent, number)
         return (row["header"], row["payload"]) if row is not None else None
 
     # -- events --------------------------------------------------------------------------------------

@@ -99,9 +99,11 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An event that no agent can be given; JSON fields are text."""
+    """An event that no agent can be given; JSON fields are text. It stands under `events/<its name>`."""
 
     tenant: str
+    partition: int
+    agent: str
     message: str
     reason: str
     error: str

@@ -54,7 +54,9 @@ class MailboxStore(Protocol):
         """Raises InvalidPayload when no blob has that digest."""
         ...
 
-    async def read_dead_letter(self, domain: str, tenant: str, number: int) -> tuple[str, str] | None:
+    async def read_dead_letter(
+        self, domain: str, tenant: str, agent: str, number: int
+    ) -> tuple[str, str] | None:
         """Header and payload (JSON) of a dead letter."""
         ...
 

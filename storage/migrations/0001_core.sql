@@ -434,7 +434,8 @@ create function accept_messages(
 $$;
 
 -- Accepts events under the fence of the host that owns the first partition, together with the place in the
--- stream that has then been read. Events that no agent can be given are dead letters of the agent ''.
+-- stream that has then been read. Events that no agent can be given are dead letters of
+-- `events/<name>`.
 create function accept_events(
   p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_keys text[], p_window interval,
   o_domain text[], o_tenant text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],

@@ -72,7 +72,8 @@ on conflict (domain, tenant, digest) do update set touched_at = now()
 select bytes from blobs where domain = $1 and tenant = $2 and digest = $3
 
 -- name: read_dead_letter
-select header::text as header, payload::text as payload from dead_letters where domain = $1 and tenant = $2 and id = $3
+select header::text as header, payload::text as payload from dead_letters
+where domain = $1 and tenant = $2 and agent = $3 and id = $4
 
 -- name: accept_messages
 select domain, tenant, partition, agent, seq, header::text as header, payload::text as payload

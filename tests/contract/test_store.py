@@ -251,8 +251,9 @@ async def test_a_dead_letter_goes_in_can_be_read_and_comes_out_once(rig: Rig) ->
     await rig.store.commit(fence, [given_up], [])
     [(number, *rest)] = await rig.dead_letters()
     assert rest == ["order/1", "failed", "ValueError: ünfit", 3]
-    assert await rig.store.read_dead_letter(DOMAIN, "default", number) == ('{"h": 1}', '{"p":  2}')
-    assert await rig.store.read_dead_letter(DOMAIN, "other", number) is None
+    assert await rig.store.read_dead_letter(DOMAIN, "default", "order/1", number) == ('{"h": 1}', '{"p":  2}')
+    assert await rig.store.read_dead_letter(DOMAIN, "other", "order/1", number) is None
+    assert await rig.store.read_dead_letter(DOMAIN, "default", "order/2", number) is None
     await rig.store.commit(fence, [turn(b, 2, undead=(number,), sends=(letter(),))], [])
     assert await rig.dead_letters() == []
     with pytest.raises(StaleTurn):
@@ -544,13 +545,22 @@ async def test_events_are_accepted_with_their_place_in_the_stream(rig: Rig) -> N
     assert await rig.store.event_cursor(DOMAIN) is None
     a, b, again = letter("order/1"), letter("order/2", partition=1), letter("order/1")
     dead = DeadEvent(
-        tenant="default", message=new_id(), reason="invalid_event", error="no", header='{"h":1}', payload="{}"
+        partition=0,
+        agent="events/x",
+        tenant="default",
+        message=new_id(),
+        reason="invalid_event",
+        error="no",
+        header='{"h":1}',
+        payload="{}",
     )
     batch = EventBatch(keys=["e1", "e2", "e1"], messages=[a, b, again], dead=[dead])
     numbers = await rig.store.accept_events(fence, ("monday", 3), batch)
     assert sorted(numbers) == sorted([a.header.id, b.header.id])
     assert [m.seq for m in await rig.mail("order/1")] == [numbers[a.header.id]]
-    assert [(agent, reason) for _, agent, reason, _, _ in await rig.dead_letters()] == [("", "invalid_event")]
+    assert [(agent, reason) for _, agent, reason, _, _ in await rig.dead_letters()] == [
+        ("events/x", "invalid_event")
+    ]
     assert await rig.store.event_cursor(DOMAIN) == ("monday", 3)
     with pytest.raises(StaleTurn):
         await rig.store.accept_events(fence, ("monday", 3), batch)

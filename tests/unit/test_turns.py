@@ -348,6 +348,22 @@ async def test_a_state_that_no_longer_fits_is_kept_and_the_message_is_a_dead_let
             assert stored.state == '{"count":1}'
 
 
+async def test_an_agent_whose_state_no_longer_fits_can_be_paused_and_destroyed() -> None:
+    async with TestKit([TallyOne]) as old:
+        await old.send("test/tally/t", Note(text="a"))
+        await old.quiet()
+        async with TestKit([TallyWithoutUpcast]) as new:
+            new.store.agents.update(old.store.agents)
+            await new.pause("test/tally/t")
+            await new.quiet()
+            paused = new.store.agents[("test", "default", "tally/t")]
+            assert (paused.lifecycle, paused.state, paused.schema_version) == ("paused", '{"count":1}', 1)
+            await new.destroy("test/tally/t")
+            await new.quiet()
+            assert new.store.agents[("test", "default", "tally/t")].lifecycle == "destroyed"
+            assert new.dead_letters() == []
+
+
 # -- history -----------------------------------------------------------------------------------------
 
 
