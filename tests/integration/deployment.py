@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import asyncpg
+import pytest
 
 from actors.domain import Domain, load_domain, read_domain
 from actors.host import Host
@@ -41,8 +42,7 @@ class LoopHost:
 
     async def kill(self) -> None:
         """Stop at once: nothing that has not committed will be."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancelled(self._task)
 
 
 class LoopLauncher:
@@ -119,8 +119,7 @@ class Deployment:
     async def forsake(self) -> None:
         """The coordinator dies."""
         if self._coordinator is not None:
-            self._coordinator.cancel()
-            await asyncio.gather(self._coordinator, return_exceptions=True)
+            await cancelled(self._coordinator)
             self._coordinator = None
 
     async def submit(self, input: Any = None, **options: Any) -> str:
@@ -134,3 +133,23 @@ class Deployment:
 
     async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
         return [tuple(row) for row in await self.pool.fetch(sql, *arguments)]
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end; a task that goes on all the same fails the test, with its place."""
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    if not task.done():
+        pytest.fail(f"a cancelled task goes on at {place_of(task)}")
+
+
+def place_of(task: asyncio.Task[Any]) -> str:
+    """The innermost lines that a task waits in."""
+    lines: list[str] = []
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
+        if frame is not None:
+            lines.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}")
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
+    return " < ".join(reversed(lines))
