@@ -128,11 +128,13 @@ async def running_cluster(
     services: Services | None = None
     try:
         starting_ray = asyncio.create_task(_ray_address(settings, head))
+        loading = asyncio.create_task(asyncio.to_thread(_load_ray, settings, head))
         try:
             services = await ensure_services(settings)
             progress("applying migrations")
             await migrate(services.endpoints.postgres_url)
             address = await starting_ray
+            await loading
         finally:
             if not starting_ray.done():
                 starting_ray.cancel()
@@ -153,7 +155,6 @@ async def running_cluster(
     finally:
         if not detach:
             if started_ray:
-                await asyncio.to_thread(_disconnect_ray)
                 await head.stop()
             if services is not None:
                 await services.stop()
@@ -193,9 +194,14 @@ async def _ray_address(settings: Settings, head: RayHead) -> str:
     return settings.ray_address if settings.ray_address is not None else await head.start()
 
 
-def _start_master(settings: Settings, endpoints: Endpoints, address: str) -> None:
+def _load_ray(settings: Settings, head: RayHead) -> None:
+    """Importing Ray takes seconds, which pass while its head starts; its token must be known before."""
     if settings.ray_address is None:
-        ray_head(settings).authenticate()
+        head.authenticate()
+    import coordinators.ray_actors  # noqa: F401
+
+
+def _start_master(settings: Settings, endpoints: Endpoints, address: str) -> None:
     import ray
 
     from coordinators.ray_actors import NAMESPACE, ClusterSettings, start_master
@@ -208,17 +214,14 @@ def _start_master(settings: Settings, endpoints: Endpoints, address: str) -> Non
             logging_level=logging.ERROR,
             configure_logging=False,
         )
-    start_master(
-        ClusterSettings(
-            postgres_url=endpoints.postgres_url, nats_url=endpoints.nats_url, log_level=settings.log_level
+    try:
+        start_master(
+            ClusterSettings(
+                postgres_url=endpoints.postgres_url, nats_url=endpoints.nats_url, log_level=settings.log_level
+            )
         )
-    )
-
-
-def _disconnect_ray() -> None:
-    import ray
-
-    ray.shutdown()
+    finally:
+        ray.shutdown()  # a command needs no more of Ray; what it started goes on
 
 
 async def _leave_cleanly(cluster: Cluster) -> None:

@@ -30,6 +30,7 @@ _logger = logging.getLogger("callboard.coordinator")
 
 NAMESPACE = "callboard"
 MASTER = "master"
+START_TIMEOUT_S = 60.0
 _RESTART_PAUSE_S = 0.5
 
 
@@ -152,8 +153,9 @@ class _RayHost:
 
 
 def start_master(settings: ClusterSettings) -> None:
-    """Start the master coordinator unless it runs."""
-    _start(MasterCoordinator, "coordinator:master", settings)
+    """Start the master coordinator unless it runs; return when it does."""
+    master = _start(MasterCoordinator, "coordinator:master", settings)
+    ray.get(master.pid.remote(), timeout=START_TIMEOUT_S)
 
 
 def start_domain_coordinator(settings: ClusterSettings, domain: str) -> None:
@@ -161,17 +163,21 @@ def start_domain_coordinator(settings: ClusterSettings, domain: str) -> None:
     _start(DomainCoordinator, f"coordinator:{domain}", settings, domain)
 
 
-def _start(cls: type[_Lead], name: str, *arguments: Any) -> None:
-    ray.remote(cls).options(
-        name=name,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        max_task_retries=0,
-        num_cpus=0,
-        max_concurrency=2,
-    ).remote(*arguments)
+def _start(cls: type[_Lead], name: str, *arguments: Any) -> Any:
+    return (
+        ray.remote(cls)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_task_retries=0,
+            num_cpus=0,
+            max_concurrency=2,
+        )
+        .remote(*arguments)
+    )
 
 
 def _host_name(host: str) -> str:

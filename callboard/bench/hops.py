@@ -22,6 +22,8 @@ import msgspec
 import psutil
 import yaml
 
+from bus.address import DEFAULT_TENANT, partition_of
+from bus.envelope import Header, header_to_json, new_id
 from bus.errors import ServiceUnavailable
 from callboard.runtime import Cluster, running_cluster
 from callboard.settings import load_settings
@@ -37,18 +39,23 @@ DOMAIN = "hops"
 MESSAGE_CHARACTERS = 200
 WARM_UP_HOPS = 2_000
 WARM_UP_LOG_MB = 512  # as in benchmarks/limit.py, so that both are measured alike
+WAITING_EACH = 1_000
 _ACCEPT_AT_ONCE = 1_000
 _LOOK_EVERY_S = 0.1
 _STALLED_S = 30.0
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What is run: chains of messages (`inflight`) over agents, `hops` in all."""
+    """What is run: chains of messages (`inflight`) over agents, `hops` in all.
+
+    `waiting` messages lie in the mailboxes of other agents, which are paused.
+    """
 
     hosts: int
     agents: int
     inflight: int
     hops: int
+    waiting: int = 0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +71,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     hosts: int
     agents: int
     inflight: int
+    waiting: int
     host_mib: int
     ready_s: float
     processors: int
@@ -87,6 +95,9 @@ async def measure(load: Load, progress: Callable[[str], None]) -> Report:
             progress("warming up")
             if cluster.endpoints.embedded_postgres:
                 await warm_up_log(cluster)
+            if load.waiting:
+                progress(f"putting {load.waiting:,} messages into other mailboxes")
+                await _fill_mailboxes(cluster, load.waiting)
             await _drive(cluster, load.agents, min(load.inflight, WARM_UP_HOPS), WARM_UP_HOPS)
             progress(f"{load.hops:,} hops of {load.inflight:,} chains over {load.agents:,} agents")
             start, hops = await _drive(cluster, load.agents, load.inflight, load.hops)
@@ -98,6 +109,20 @@ async def warm_up_log(cluster: Cluster) -> None:
     with translated():
         await cluster.postgres.execute(query("bench_fill_log"), WARM_UP_LOG_MB)
         await cluster.postgres.execute("checkpoint")
+
+
+async def _fill_mailboxes(cluster: Cluster, waiting: int) -> None:
+    """Leave messages with paused agents, a thousand each."""
+    agents = [f"runner/paused-{number}" for number in range(-(-waiting // WAITING_EACH))]
+    with translated():
+        partitions = await cluster.postgres.fetchval(query("partition_count"), DOMAIN)
+        header = Header(id=new_id(), type="hops.hop.v1", sender="external/bench", sent_at=time.time())
+        await cluster.postgres.execute(
+            query("bench_waiting"), DOMAIN, agents,
+            [partition_of(DEFAULT_TENANT, agent, partitions) for agent in agents],
+            min(WAITING_EACH, waiting), header_to_json(header), _hop(0, 1, 1).model_dump_json(),
+            timeout=600,
+        )  # fmt: skip
 
 
 def _domain_folder(folder: Path, hosts: int) -> Path:
@@ -177,6 +202,7 @@ async def _report(cluster: Cluster, load: Load, start: Any, hops: int, ready_s: 
         hosts=len(hosts),
         agents=load.agents,
         inflight=load.inflight,
+        waiting=load.waiting,
         host_mib=max((host.rss_bytes for host in hosts), default=0) // 2**20,
         ready_s=round(ready_s, 2),
         processors=psutil.cpu_count() or 1,

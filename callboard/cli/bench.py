@@ -25,6 +25,7 @@ async def hops(
     agents: Annotated[int, typer.Option(min=1, help="Agents that the messages wander through.")] = 1_000,
     inflight: Annotated[int, typer.Option(min=1, help="Chains of messages at once.")] = 100,
     count: Annotated[int, typer.Option("--hops", min=1, help="Hops in all.")] = 50_000,
+    waiting: Annotated[int, typer.Option(min=0, help="Messages that wait in other mailboxes meanwhile.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Durable hops a second: receive, change state, commit, send on. In a deployment of its own."""
@@ -32,7 +33,7 @@ async def hops(
 
     from callboard.bench.hops import Load, measure
 
-    load = Load(hosts=hosts, agents=agents, inflight=min(inflight, count), hops=count)
+    load = Load(hosts=hosts, agents=agents, inflight=min(inflight, count), hops=count, waiting=waiting)
     report = await measure(load, note)
     if as_json:
         emit(report)

@@ -18,3 +18,15 @@ from measured
 
 -- name: bench_fill_log
 select pg_logical_emit_message(false, 'warm-up', repeat('x', 1 << 20)) from generate_series(1, $1)
+
+-- name: bench_waiting
+-- Each of the agents $2 (in the partitions $3) is paused and has $4 messages waiting.
+with paused as (
+  insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
+    select $1, 'default', a.agent, a.partition, 1, 1, 'paused', '{"hops":0}', sha256('')
+    from unnest($2::text[], $3::int[]) as a(agent, partition)
+    returning agent, partition
+)
+insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+  select $1, 'default', p.partition, p.agent, nextval('mailbox_seq'), gen_random_uuid(), $5::json, $6::json
+  from paused p, generate_series(1, $4::int)
