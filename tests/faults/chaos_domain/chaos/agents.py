@@ -87,6 +87,13 @@ class Count(BaseModel):
     """Adds one."""
 
 
+@message("chaos.wait.v1")
+class Wait(BaseModel):
+    """Takes its time, as a call of a model does."""
+
+    seconds: float
+
+
 class Poisoned(Agent):
     kind = "poisoned"
 
@@ -96,6 +103,11 @@ class Poisoned(Agent):
     @handler
     async def poison(self, poison: Poison, ctx: Context) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+    @handler
+    async def wait(self, wait: Wait, ctx: Context) -> None:
+        await asyncio.sleep(wait.seconds)
+        self.state.count += 1
 
     @handler
     async def add(self, count: Count, ctx: Context) -> None:
