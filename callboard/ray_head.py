@@ -134,7 +134,7 @@ class RayHead:
                     "--include-dashboard=true",
                     "--dashboard-host=127.0.0.1",
                     f"--dashboard-port={port}",
-                    f"--num-cpus={max(8, os.cpu_count() or 1)}",
+                    f"--num-cpus={os.cpu_count() or 1}",
                     f"--object-store-memory={OBJECT_STORE_BYTES}",
                     "--disable-usage-stats",
                 ],
@@ -143,6 +143,8 @@ class RayHead:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self.folder,
+                # Ray would start a spare worker for each core with the first command; ours are actors.
+                env={**os.environ, "RAY_prestart_worker_first_driver": "0"},
             )
         self._port_file.write_text(str(port))
         self._pid_file.write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")

@@ -206,6 +206,7 @@ def _start_master(settings: Settings, endpoints: Endpoints, address: str) -> Non
 
     from coordinators.ray_actors import NAMESPACE, ClusterSettings, start_master
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of being started from a thread
     if not ray.is_initialized():
         ray.init(
             address=address,
