@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -23,7 +25,8 @@ from bus.errors import (
     UnknownDomain,
     UnknownTask,
 )
-from callboard.services import Endpoints
+from callboard.services import Endpoints, ensure_services, find_instance, stop_instance
+from callboard.settings import Settings
 from coordinators.tasks.assign import TaskAssigner
 from coordinators.tasks.client import TaskClient
 from storage.inspect import TaskEventView
@@ -56,7 +59,7 @@ async def kinds(at: Deployment, task: str) -> list[str]:
 
 async def rows_until(at: Deployment, sql: str, expected: list[Any]) -> None:
     async with asyncio.timeout(SOON_S):
-        while await at.fetch(sql) != expected:
+        while await at.fetch(sql) != expected:  # noqa: ASYNC110 - Postgres sets no event
             await asyncio.sleep(0.02)
 
 
@@ -419,6 +422,30 @@ async def test_following_misses_nothing_without_nats(deployed: Open, loses: str)
         async with asyncio.timeout(SOON_S):
             events = [event.number async for event in client.events(task)]
         assert events == list(range(1, 8))
+
+
+async def test_following_and_the_task_go_on_when_nats_is_killed_and_started_again(home: Path) -> None:
+    settings = Settings(home=home)
+    try:
+        urls = (await ensure_services(settings)).endpoints
+        async with Deployment.open(EXAMPLES / "least_loaded", urls.postgres_url, urls.nats_url) as at:
+            await at.coordinate()
+            task = await at.submit({"photo": "x", "seconds": 1})
+            seen: list[str] = []
+            async with asyncio.timeout(SOON_S):
+                async for event in at.client.events(task):
+                    seen.append(event.kind)
+                    if event.kind == "progress":
+                        instance = find_instance(settings)
+                        assert instance is not None
+                        assert instance.nats_pid is not None
+                        os.kill(instance.nats_pid, signal.SIGKILL)
+                        await ensure_services(settings)
+            assert seen == ["submitted", "assigned", "running", "progress", "completed"]
+            again = await at.submit({"photo": "y", "seconds": 0})
+            assert (await at.client.result(again, timeout_s=SOON_S))["photo"] == "y"
+    finally:
+        await stop_instance(settings)
 
 
 async def test_following_from_the_middle_or_after_the_end_ends(deployed: Open) -> None:

@@ -13,7 +13,8 @@ from callboard import Agent, CallForBids, Context, InvalidMessage, RetryPolicy, 
 from callboard.testing import TestKit
 from coordinators.tasks.agent import MAX_ASIDES, TaskAgent
 from coordinators.tasks.messages import TaskAssigned
-from storage.records import TaskWrite
+from storage.batch import commit_arguments
+from storage.records import Fence, TaskWrite, TurnRecord
 
 TASK = "0190aaaa-0000-7000-8000-000000000001"
 
@@ -210,6 +211,25 @@ async def test_a_report_that_the_task_agent_cannot_read_fails_the_task_and_does_
     assert "task_completed" in desk.error["message"]
 
 
+async def test_of_the_rows_that_one_commit_has_for_a_task_the_last_is_written() -> None:
+    """One update takes any one of several rows for a task, so the batch holds one."""
+
+    def write(status: str) -> TaskWrite:
+        return TaskWrite(
+            id=TASK, status=status, assignee=None, progress=0, result=None, error=None, finished=False
+        )
+
+    def turn(version: int, *writes: TaskWrite) -> TurnRecord:
+        return TurnRecord(
+            tenant="default", agent=f"task/{TASK}", partition=0, seq=version, version=version,
+            schema_version=1, lifecycle="running", state="{}", body="{}", prev=b"", hash=b"", tasks=writes,
+        )  # fmt: skip
+
+    turns = [turn(1, write("assigned")), turn(2, write("running"), write("completed"))]
+    rare = json.loads(commit_arguments(Fence(domain="test", epoch=1), turns, [])[-1])
+    assert [row["status"] for row in rare["tasks"]] == ["completed"]
+
+
 # -- the end is the end ------------------------------------------------------------------------------
 
 
@@ -259,8 +279,11 @@ async def test_the_deadline_of_a_completed_task_passes_unnoticed(desk: Desk) -> 
 
 
 async def test_a_report_that_comes_after_the_deadline_is_on_record(desk: Desk) -> None:
-    """Reports have no deadline of their own: else they would become dead letters."""
-    await desk.assign(deadline=desk.kit.clock.now() + 60)
+    """Reports do not inherit the work's deadline: else they would become dead letters."""
+    await desk.assign(["progress", 0.5], deadline=desk.kit.clock.now() + 60)
+    deadlines = {sent.header.type: sent.header.deadline for sent in desk.kit.store.sent}
+    assert deadlines["callboard.task.v1"] == desk.kit.clock.now() + 60
+    assert deadlines["callboard.task_progress.v1"] is None
     await desk.kit.advance(seconds=61)
     await desk.say("complete", 1)
     assert desk.error["code"] == "deadline"
