@@ -149,11 +149,12 @@ class Mailboxes:
         """Make the agent ready if its head may run now; otherwise see to it that it will."""
         if not activation.alive or not activation.queue or not activation.loaded:
             return
+        if activation.lifecycle == PAUSED and not activation.queue[-1].is_control:
+            self._shelve(activation)
+            if not activation.queue:
+                return
         head = activation.queue[0]
         if not head.is_control:
-            if activation.lifecycle == PAUSED:
-                self._shelve(activation)
-                return
             now, until = self._scope.clock.now(), _may_run_at(activation, head)
             if until > now:
                 self._scope.clock.call_at(min(until, now + _LONGEST_WAIT_S), self.schedule, activation)
@@ -228,11 +229,10 @@ class Mailboxes:
         self.schedule(activation)
 
     def _shelve(self, activation: Activation) -> None:
-        """The agent is paused: its messages stay on disk."""
-        for envelope in activation.queue:
-            del self._seen[envelope.seq]
-        self._cached -= len(activation.queue)
-        activation.queue.clear()
+        """The agent is paused: its messages stay on disk, where older ones may be that are not in the queue."""
+        while activation.queue and not activation.queue[-1].is_control:
+            del self._seen[activation.queue.pop().seq]
+            self._cached -= 1
         activation.more = True
 
     # -- coming and going ----------------------------------------------------------------------------

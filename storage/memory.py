@@ -200,7 +200,7 @@ class MemoryStore:
         found: list[Envelope] = []
         more = set()
         for tenant, agent in page:
-            messages = self._first(domain, partition, tenant, agent, each)
+            messages = self._first(domain, partition, tenant, agent, each, of_paused=False)
             found += messages
             if len(messages) >= each:
                 more.add((tenant, agent))
@@ -209,12 +209,14 @@ class MemoryStore:
     async def load_agent(
         self, domain: str, partition: int, tenant: str, agent: str, each: int
     ) -> list[Envelope]:
-        return self._first(domain, partition, tenant, agent, each)
+        return self._first(domain, partition, tenant, agent, each, of_paused=True)
 
-    def _first(self, domain: str, partition: int, tenant: str, agent: str, each: int) -> list[Envelope]:
+    def _first(
+        self, domain: str, partition: int, tenant: str, agent: str, each: int, *, of_paused: bool
+    ) -> list[Envelope]:
         box = (domain, tenant, partition, agent)
         stored = self.agents.get((domain, tenant, agent))
-        paused = stored is not None and stored.lifecycle == "paused"
+        paused = not of_paused and stored is not None and stored.lifecycle == "paused"
         rows = sorted(self.mail.get(box, {}).items())
         return [_envelope(box, row) for seq, row in rows if seq < 0 or not paused][:each]
 

@@ -35,13 +35,16 @@ class MailboxStore(Protocol):
     async def load_partition(
         self, domain: str, partition: int, *, after: tuple[str, str], agents: int, each: int
     ) -> tuple[list[Envelope], set[tuple[str, str]], tuple[str, str] | None]:
-        """One page of a partition: messages, the agents that have more than `each`, the next page's start."""
+        """One page of a partition: messages, the agents that have more than `each`, the next page's start.
+
+        Of a paused agent only its control messages.
+        """
         ...
 
     async def load_agent(
         self, domain: str, partition: int, tenant: str, agent: str, each: int
     ) -> list[Envelope]:
-        """The first messages of one agent's mailbox."""
+        """The first messages of one agent's mailbox, paused or not."""
         ...
 
     async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:

@@ -46,12 +46,11 @@ left join lateral (
 order by page.agent, m.seq
 
 -- name: load_agent_mail
+-- Paused or not: its owner knows better than the table, which says "paused" until a resumption has committed.
 select m.agent, m.seq, m.failures, m.trials,
        extract(epoch from m.retry_at)::float8 as retry_at, m.header::text as header, m.payload::text as payload
 from mailbox m
-left join agents s on s.domain = $1 and s.tenant = $2 and s.agent = $4
 where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent = $4
-  and (m.seq < 0 or s.lifecycle is distinct from 'paused')
 order by m.seq limit $5
 
 -- name: load_states

@@ -347,16 +347,17 @@ async def test_an_agent_with_more_than_its_share_is_named(rig: Rig) -> None:
     assert [e.seq for e in await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 4)] == numbers[:4]
 
 
-async def test_of_a_paused_agent_only_control_messages_are_loaded(rig: Rig) -> None:
+async def test_of_a_paused_agent_only_control_messages_are_loaded_with_its_partition(rig: Rig) -> None:
     fence = await rig.host(0)
-    [seq, _, other] = await given(rig, "order/1", "order/1", "order/2")
+    [seq, waiting, other] = await given(rig, "order/1", "order/1", "order/2")
     await rig.store.commit(fence, [turn(seq, lifecycle="paused")], [])
     assert [e.seq for e in (await load_all(rig, 0, 1, 10))[0]] == [other]
-    assert await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10) == []
+    assert [e.seq for e in await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)] == [waiting]
     control = await rig.accept(letter("order/1", control=True))
     found, more = await load_all(rig, 0, 1, 10)
     assert ([e.seq for e in found], more) == ([control, other], set())
-    assert [e.seq for e in await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)] == [control]
+    own = await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)
+    assert [e.seq for e in own] == [control, waiting]
 
 
 async def test_nothing_is_loaded_from_an_empty_partition(rig: Rig) -> None:

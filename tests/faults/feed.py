@@ -20,6 +20,10 @@ from storage.queries import query
 from tests.faults.chaos_domain.chaos.programs import FEEDER, name, root
 from tests.faults.cluster import DOMAIN, Cluster
 
+_BACKLOG = """
+select count(*) from mailbox m left join agents a using (domain, tenant, agent)
+where a.lifecycle is distinct from 'paused'
+"""
 BATCH = 10
 PACE_S = 0.02
 
@@ -45,7 +49,7 @@ class Feeder:
         partitions = int(await self._cluster.value("select partitions from domains"))
         try:
             while not self._stop.is_set():
-                if await self._cluster.waiting() < self._backlog:
+                if await self._cluster.value(_BACKLOG) < self._backlog:
                     rows = [self._row(self.roots + i, partitions) for i in range(BATCH)]
                     self.roots += BATCH
                     for _ in range(2 if self._rng.random() < 0.2 else 1):
