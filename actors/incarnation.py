@@ -63,7 +63,7 @@ async def run_incarnation(
         domain = load_domain(DomainSpec.from_json(row.spec), folder, system_kinds=system_kinds)
         with translated():
             epoch = await control.fetchval(
-                query("register_host"), settings.domain, settings.host, settings.node, os.getpid()
+                query("register_host"), settings.domain, settings.host, settings.node, os.getpid(), row.code
             )
         fence = Fence(domain=settings.domain, epoch=epoch)
         store = await PostgresStore.open(settings.postgres_url, fence)

@@ -111,7 +111,7 @@ class RayHead:
             _signal(process, "kill")
         await asyncio.to_thread(psutil.wait_procs, alive, STOP_TIMEOUT_S)
         self._pid_file.unlink(missing_ok=True)
-        await asyncio.to_thread(_remove_old_sessions, self._temp)
+        await asyncio.to_thread(_keep_logs, self._temp, self.folder)
 
     def _launch(self) -> None:
         self.authenticate()
@@ -175,8 +175,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _remove_old_sessions(temp: Path) -> None:
-    """Keep the logs of the newest session, for whoever asks why."""
-    sessions = sorted(path for path in temp.glob("session_2*") if path.is_dir() and not path.is_symlink())
-    for path in sessions[:-1]:
-        shutil.rmtree(path, ignore_errors=True)
+def _keep_logs(temp: Path, folder: Path) -> None:
+    """Move the logs of the session that has ended into our own folder, and remove the rest of it."""
+    kept = folder / "last-logs"
+    newest = temp / "session_latest"
+    if newest.exists():
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.move(newest.resolve() / "logs", kept)
+    shutil.rmtree(temp, ignore_errors=True)

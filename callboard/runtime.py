@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from actors.domain import Domain, load_domain, read_domain
-from bus.errors import ServiceUnavailable
+from bus.errors import ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
 from callboard.ray_head import RayHead
@@ -72,14 +72,18 @@ class Cluster:
         return domain
 
     async def ready(self, domain: str, *, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until every partition of a domain has an owner that is ready; raises ServiceUnavailable."""
+        """Wait until every partition of a domain has an owner that is ready and runs the domain's newest code.
+
+        Raises UnknownDomain, or ServiceUnavailable when it takes too long.
+        """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with translated():
-                partitions = await self.postgres.fetchval(query("partition_count"), domain)
-            hosts = [host for host in await live_hosts(self.postgres, domain) if host.ready]
-            owned = frozenset[int]().union(*(host.owned for host in hosts))
-            if partitions is not None and len(owned) == partitions:
+                row = await self.postgres.fetchrow(query("partition_count"), domain)
+            if row is None:
+                raise UnknownDomain(f"There is no domain {domain!r}.")
+            hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
+            if len(hosts) >= row["hosts"] > 0 and sum(len(h.owned) for h in hosts) == row["partitions"]:
                 return
             await asyncio.sleep(0.05)
         raise ServiceUnavailable(

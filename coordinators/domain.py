@@ -178,9 +178,10 @@ class DomainCoordinator:
         domain = await placement.domain()
         hosts = await placement.hosts()
         result = _Round()
-        staying = self._staying(hosts, domain.hosts)
-        result.start = max(0, domain.hosts - len(staying) - self._starting({host.host for host in hosts}))
-        ready = [host for host in staying if host.ready]
+        staying = self._staying(hosts, domain.hosts, domain.code)
+        current = sum(1 for host in staying if host.code == domain.code)
+        result.start = max(0, domain.hosts - current - self._starting({host.host for host in hosts}))
+        ready = self._serving(staying, domain.hosts, domain.code)
         plan = plan_partitions(
             domain.partitions, [h.epoch for h in ready], {h.epoch: h.wanted for h in ready}
         )
@@ -206,10 +207,23 @@ class DomainCoordinator:
                 self._ended[host.host] = time.monotonic()
         return result
 
-    def _staying(self, hosts: list[HostRow], target: int) -> list[HostRow]:
-        """The hosts that remain: those drained already do not come back, the newest are drained first."""
-        candidates = [host for host in hosts if not host.draining]
-        return sorted(candidates, key=lambda h: (not h.ready, h.epoch))[:target]
+    def _staying(self, hosts: list[HostRow], target: int, code: str) -> list[HostRow]:
+        """The hosts that remain: those drained already do not come back, the newest are drained first.
+
+        Hosts that run older code of the domain remain until enough with the newest are ready.
+        """
+        candidates = sorted((h for h in hosts if not h.draining), key=lambda h: (not h.ready, h.epoch))
+        current = [host for host in candidates if host.code == code][:target]
+        if sum(host.ready for host in current) >= target:
+            return current
+        return current + [host for host in candidates if host.code != code][:target]
+
+    def _serving(self, staying: list[HostRow], target: int, code: str) -> list[HostRow]:
+        """The hosts that own partitions: all with the newest code, or all with older, so that each partition
+        moves once."""
+        current = [host for host in staying if host.ready and host.code == code]
+        older = [host for host in staying if host.ready and host.code != code]
+        return older if older and len(current) < target else current
 
     def _starting(self, registered: set[str]) -> int:
         """How many processes are on their way to a row. One whose epoch has ended is not, though it may still

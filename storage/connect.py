@@ -25,7 +25,9 @@ _BY_KEY = {
 
 def host_application(domain: str, epoch: int) -> str:
     """The application_name of all connections of one incarnation; a takeover ends them by it."""
-    return f"callboard-host {domain} {epoch}"[:63]
+    return f"callboard-host {epoch} {domain}"[
+        :63
+    ]  # Postgres cuts it there: the epoch must not be what is lost
 
 
 async def connect(url: str, *, application: str, by_key: bool = False) -> asyncpg.Connection[Any]:

@@ -30,6 +30,7 @@ class HostRow:
     host: str
     node: str
     pid: int
+    code: str
     owned: frozenset[int]
     wanted: frozenset[int]
     suspect: frozenset[int]
@@ -52,6 +53,7 @@ class DomainPlacement:
     partitions: int
     suspect: frozenset[int]
     hosts: int
+    code: str
     spec: str
 
 

@@ -323,6 +323,7 @@ CREATE TABLE callboard.hosts (
     host text NOT NULL,
     node text NOT NULL,
     pid integer NOT NULL,
+    code text NOT NULL,
     owned integer[] DEFAULT '{}'::integer[] NOT NULL,
     wanted integer[] DEFAULT '{}'::integer[] NOT NULL,
     suspect integer[] DEFAULT '{}'::integer[] NOT NULL,

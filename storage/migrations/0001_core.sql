@@ -33,6 +33,7 @@ create table hosts (
   host       text not null,
   node       text not null,
   pid        int not null,
+  code       text not null,                 -- the digest of the domain's code that it runs
   owned      int[] not null default '{}',
   wanted     int[] not null default '{}',
   suspect    int[] not null default '{}',

@@ -1,7 +1,7 @@
 -- Hosts, their partitions and the coordinators that place them.
 
 -- name: register_host
-insert into hosts (domain, host, node, pid) values ($1, $2, $3, $4) returning epoch
+insert into hosts (domain, host, node, pid, code) values ($1, $2, $3, $4, $5) returning epoch
 
 -- name: host_ready
 update hosts set ready_at = coalesce(ready_at, now()) where domain = $1 and epoch = $2 and ended_at is null
@@ -46,7 +46,7 @@ returning epoch
 select epoch = $2 as mine from coordinators where name = $1 for update
 
 -- name: live_hosts
-select h.epoch, h.host, h.node, h.pid, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
+select h.epoch, h.host, h.node, h.pid, h.code, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
        extract(epoch from now() - h.started_at)::float8 as age_s,
        extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
        b.lag_ms, b.blocked_by, coalesce(b.backlog, 0) as backlog, coalesce(b.agents, 0) as agents,
@@ -68,11 +68,11 @@ where domain = $1 and epoch = $2 and ended_at is null
 returning epoch
 
 -- name: terminate_backends
-select count(pg_terminate_backend(pid)) from pg_stat_activity 
-where application_name in ($1, left($1 || ' settle', 63)) and pid <> pg_backend_pid()
+select count(pg_terminate_backend(pid)) from pg_stat_activity
+where datname = current_database() and application_name in ($1, left($1 || ' settle', 63)) and pid <> pg_backend_pid()
 
 -- name: lock_domain
-select partitions, suspect, hosts, spec::text as spec from domains where domain = $1 for update
+select partitions, suspect, hosts, code, spec::text as spec from domains where domain = $1 for update
 
 -- name: set_suspects
 update domains set suspect = array(select distinct p from unnest($2::int[]) p order by p) where domain = $1
@@ -95,7 +95,7 @@ insert into domain_code (domain, digest, bundle) values ($1, $2, $3) on conflict
 select bundle from domain_code where domain = $1 and digest = $2
 
 -- name: partition_count
-select partitions from domains where domain = $1
+select partitions, code, hosts from domains where domain = $1
 
 -- name: end_coordinators
 update coordinators set epoch = nextval('epochs')
