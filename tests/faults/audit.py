@@ -8,11 +8,11 @@ declare
   writer text[] := string_to_array(current_setting('application_name'), ' ');
 begin
   insert into intrusions (epoch, agent)
-    select writer[3]::bigint, t.agent
+    select writer[2]::bigint, t.agent
     from written t join agents a using (domain, tenant, agent)
     where not exists (
       select from hosts h
-      where h.domain = t.domain and h.epoch = writer[3]::bigint and h.ended_at is null and a.partition = any (h.owned)
+      where h.domain = t.domain and h.epoch = writer[2]::bigint and h.ended_at is null and a.partition = any (h.owned)
     );
   return null;
 end $$;

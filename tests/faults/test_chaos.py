@@ -46,5 +46,7 @@ async def test_any_faults_in_any_order(own_services: Services, tmp_path: Path, s
 @pytest.mark.parametrize("name", sorted(faults.BY_NAME))
 async def test_one_fault_again_and_again(own_services: Services, tmp_path: Path, name: str) -> None:
     seed = seed_of(sum(name.encode()))
-    outcome = await chaos_run(own_services, tmp_path / "run", [faults.BY_NAME[name]] * 8, seed=seed)
+    outcome = await chaos_run(
+        own_services, tmp_path / "run", [faults.BY_NAME[name]] * 8, seed=seed, agents=60
+    )
     assert not outcome.complaints, outcome.report(seed)
