@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-PROGRAM = Path(sys.executable).with_name("callboard")
+from tests.acceptance.program import PROGRAM, Program
+
 DESK = Path(__file__).parents[1] / "integration" / "desk"
 
 pytestmark = pytest.mark.timeout(300)
-
-
-class Program:
-    def __init__(self, home: Path) -> None:
-        self.environment = {**os.environ, "CALLBOARD_HOME": str(home)}
-        self.home = home
-
-    def __call__(self, *words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        ran = subprocess.run(
-            [PROGRAM, *words],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert ran.returncode == code, ran.stderr
-        return ran
-
-    def survivors(self) -> list[str]:
-        """Processes that were started for this home and still run."""
-        return [
-            " ".join(process.info["cmdline"])
-            for process in psutil.process_iter(["cmdline"])
-            if str(self.home) in " ".join(process.info["cmdline"] or ())
-        ]
-
-
-@pytest.fixture(scope="module")
-def program() -> Iterator[Program]:
-    """One running Callboard for all tests of this file."""
-    folder = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
-    folder.chmod(0o711)
-    program = Program(folder / "home")
-    program("up", "--detach", DESK)
-    yield program
-    program("down")
-    assert program.survivors() == []
-    shutil.rmtree(folder)
 
 
 def test_up_joins_what_runs(program: Program) -> None:

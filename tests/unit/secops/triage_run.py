@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from coordinators.tasks.agent import TaskAgent
 from coordinators.tasks.messages import TaskAssigned
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "secops"
+sys.path.insert(0, str(EXAMPLE))
 SAMPLE = EXAMPLE / "sample" / "auth.log"
 
 

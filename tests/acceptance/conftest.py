@@ -1,0 +1,26 @@
+"""One running Callboard, with Ray, for all tests of this folder: it takes seconds to start."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.program import Program
+
+DESK = Path(__file__).parents[1] / "integration" / "desk"
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Program]:
+    folder = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
+    folder.chmod(0o711)
+    program = Program(folder / "home")
+    program("up", "--detach", DESK)
+    yield program
+    program("down")
+    assert program.survivors() == []
+    shutil.rmtree(folder)
