@@ -16,6 +16,6 @@ Run it under anyio's pytest plugin, or from a plain test with `asyncio.run(...)`
 
 from callboard.testing.clock import VirtualClock
 from callboard.testing.kit import TestKit
-from callboard.testing.views import DeadMessage, Step, WaitingMessage
+from callboard.testing.views import DeadMessage, Step, TaskState, WaitingMessage
 
-__all__ = ["DeadMessage", "Step", "TestKit", "VirtualClock", "WaitingMessage"]
+__all__ = ["DeadMessage", "Step", "TaskState", "TestKit", "VirtualClock", "WaitingMessage"]

@@ -28,6 +28,8 @@ from bus.transport import LoopbackTransport
 from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
 from callboard.testing import views
 from callboard.testing.clock import START, VirtualClock
+from coordinators.equipment import SYSTEM_KINDS
+from coordinators.tasks.messages import TaskAssigned
 from storage.chain import verify_chain
 from storage.memory import MemoryStore
 from storage.records import Fence, StoredState
@@ -73,7 +75,7 @@ class TestKit:
         topics: Mapping[str, tuple[str, ...]] | None = None,
         limits: LimitSpec | None = None,
         start: float = START,
-        system_kinds: tuple[type[Agent], ...] = (),
+        system_kinds: tuple[type[Agent], ...] = SYSTEM_KINDS,
     ) -> None:
         if isinstance(domain_folder_or_kinds, (str, Path)):
             folder = Path(domain_folder_or_kinds)
@@ -137,6 +139,23 @@ class TestKit:
         """
         outgoing = await self._outgoing(address, message, sender, priority, deadline, task)
         return self._accept(outgoing, key)
+
+    async def give_task(
+        self, address: str | Address, *, goal: str = "", input: Any = None, priority: int = 5
+    ) -> str:
+        """Give an agent a task, as its domain's coordinator would; return its id, for `task`."""
+        task = new_id()
+        self.store.add_task(self.domain.name, self.tenant, task)
+        assigned = TaskAssigned(
+            id=task,
+            goal=goal,
+            input=input,
+            priority=priority,
+            policy="direct",
+            assignee=str(_parsed(address)),
+        )
+        await self.send(f"{self.domain.name}/task/{task}", assigned, task=task)
+        return task
 
     async def send_json(self, address: str | Address, wire_name: str, payload: str) -> str | None:
         """Put any payload under any wire name into a mailbox, as a sender of another release might."""
@@ -274,6 +293,10 @@ class TestKit:
         transitions = self.store.transitions.get((to.domain, self.tenant, to.agent), [])
         verify_chain(str(to), transitions, self._stored(to))
         return [views.step(transition, self._blobs()) for transition in transitions]
+
+    def task(self, task: str) -> views.TaskState:
+        """A task that was given: its status, and its result or error."""
+        return views.task_state(self.store.tasks[(self.domain.name, self.tenant, task)])
 
     def mailbox(self, address: str | Address) -> list[views.WaitingMessage]:
         """What waits for the agent, in the order in which it will be handled."""

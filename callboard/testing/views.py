@@ -13,6 +13,7 @@ from bus.errors import InvalidMessage
 from bus.registry import decode_payload
 from storage.chain import Transition
 from storage.memory_rows import DeadLetterRow, MailRow
+from storage.records import TaskWrite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,3 +109,24 @@ def open_message(header: Header, payload: str, blobs: dict[str, bytes]) -> BaseM
         return decode_payload(header.type, payload)
     except InvalidMessage:
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskState:
+    """A task as its task agent has last committed it. `progress` goes from 0 to 1."""
+
+    status: str
+    assignee: str | None
+    progress: float
+    result: Any
+    error: dict[str, Any] | None
+
+
+def task_state(row: TaskWrite) -> TaskState:
+    return TaskState(
+        status=row.status,
+        assignee=row.assignee,
+        progress=row.progress,
+        result=None if row.result is None else json.loads(row.result),
+        error=None if row.error is None else json.loads(row.error),
+    )

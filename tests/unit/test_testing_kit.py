@@ -8,7 +8,16 @@ import time
 import pytest
 from pydantic import BaseModel
 
-from callboard import Agent, CallboardError, Context, InvalidAddress, UnknownDomain, UnknownKind, handler
+from callboard import (
+    Agent,
+    CallboardError,
+    Context,
+    InvalidAddress,
+    TaskWork,
+    UnknownDomain,
+    UnknownKind,
+    handler,
+)
 from callboard.testing import TestKit, VirtualClock
 from tests.unit.agents import Forward, Keeper, Note
 
@@ -142,3 +151,25 @@ async def test_the_clock_calls_back_in_the_order_of_its_times() -> None:
     clock.move_to(103.0)
     assert called == ["a", "b", "c", "d"]
     await paused
+
+
+class Clerk(Agent):
+    kind = "clerk"
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        if work.input is None:
+            ctx.fail("there is nothing to do")
+        else:
+            ctx.progress(0.5, "half")
+            ctx.complete({"seen": work.input})
+
+
+async def test_a_task_that_is_given_ends_with_what_its_agent_reports() -> None:
+    async with TestKit([Clerk]) as kit:
+        done = await kit.give_task("test/clerk/a", goal="look", input=[1])
+        failed = await kit.give_task("test/clerk/a", goal="look")
+        await kit.quiet()
+        assert (kit.task(done).status, kit.task(done).result) == ("completed", {"seen": [1]})
+        assert kit.task(failed).status == "failed"
+        assert "nothing to do" in str(kit.task(failed).error)
