@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from callboard import message
 
 from .finding import Finding
-from .report import LogFacts
+from .report import Docket, LogFacts
 from .rules import Judgement
 from .sweep import Suspect
 from .watch import Sighting, Watch
@@ -78,10 +78,10 @@ class LinesRead(_Message):
 
 @message("ssh.log_read.v1")
 class LogRead(_Message):
-    """Reader to desk: that was all; so many rosters will report."""
+    """Reader to desk: that was all; so many clerks will report."""
 
     facts: LogFacts
-    rosters: int
+    clerks: int
 
 
 @message("ssh.not_followed.v1")
@@ -112,10 +112,11 @@ class Enrolled(_Message):
 
 @message("ssh.wanted.v1")
 class Wanted(_Message):
-    """Reader to roster: the log is read, these tasks want the findings."""
+    """Reader to roster: the log is read, these tasks want the findings; `peers` rosters of its clerk are asked."""
 
     log: Digest
     tasks: tuple[TaskId, ...]
+    peers: int = Field(ge=1)
 
 
 @message("ssh.seal.v1")
@@ -176,19 +177,28 @@ class Forgotten(_Message):
 
 @message("ssh.findings.v1")
 class Findings(_Message):
-    """Roster to reporter: all of its findings; at most `left_out` more sources were seen."""
+    """Roster to clerk, of whose rosters `peers` report: all of its findings, and at most `left_out` more sources."""
 
     roster: int
     findings: tuple[Finding, ...]
     left_out: int = 0
+    peers: int = Field(ge=1)
+
+
+@message("ssh.gathered.v1")
+class Gathered(_Message):
+    """Clerk to reporter: what its rosters found."""
+
+    clerk: int
+    docket: Docket
 
 
 @message("ssh.expect.v1")
 class Expect(_Message):
-    """Desk to reporter: the log's facts, and how many rosters will report."""
+    """Desk to reporter: the log's facts, and how many clerks will report."""
 
     facts: LogFacts
-    rosters: int
+    clerks: int
 
 
 @message("ssh.reported.v1")

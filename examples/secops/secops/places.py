@@ -10,6 +10,8 @@ DOMAIN = "secops"
 
 # A log's sources are shared out over so many rosters: 40 on each for a log with 5,000 of them.
 ROSTERS = 128
+# So many rosters report through one clerk: the reporter hears 11 messages, and its state is written as often.
+ROSTERS_PER_CLERK = 12
 
 # A log is read and judged once for all tasks that want it, so that work must not end with one task's deadline.
 NO_DEADLINE = 32_503_680_000.0  # the year 3000, seconds since 1970
@@ -38,6 +40,14 @@ def investigator(source: str) -> str:
 
 def responder(source: str) -> str:
     return f"{DOMAIN}/responder/{source}"
+
+
+def clerk(task: str, number: int) -> str:
+    return f"{DOMAIN}/clerk/{task}/{number}"
+
+
+def clerk_number(roster_number: int) -> int:
+    return roster_number // ROSTERS_PER_CLERK
 
 
 def reporter(task: str) -> str:

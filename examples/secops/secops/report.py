@@ -86,16 +86,25 @@ class Docket(BaseModel):
     left_out: int = 0
 
     def add(self, findings: Iterable[Finding], *, limit: int = MAX_LISTED_BYTES) -> None:
-        kept = list(zip(self.findings, self.sizes, strict=True))
+        added = Docket()
         for each in findings:
-            kept.append((each, len(each.model_dump_json().encode())))
-            self.failures += each.failures
-            self.verdicts[each.verdict] = self.verdicts.get(each.verdict, 0) + 1
-            self.highest = max(self.highest, each.severity, key=lambda severity: severity.rank)
+            added.findings.append(each)
+            added.sizes.append(len(each.model_dump_json().encode()))
+            added.failures += each.failures
+            added.verdicts[each.verdict] = added.verdicts.get(each.verdict, 0) + 1
+            added.highest = max(added.highest, each.severity, key=lambda severity: severity.rank)
+        self.merge(added, limit=limit)
+
+    def merge(self, other: Docket, *, limit: int = MAX_LISTED_BYTES) -> None:
+        kept = [*zip(self.findings, self.sizes, strict=True), *zip(other.findings, other.sizes, strict=True)]
+        self.failures += other.failures
+        for verdict, count in other.verdicts.items():
+            self.verdicts[verdict] = self.verdicts.get(verdict, 0) + count
+        self.highest = max(self.highest, other.highest, key=lambda severity: severity.rank)
         kept.sort(key=lambda entry: _gravity(entry[0]))
         # Only a prefix is kept, and later additions can only shorten it: so the order of additions is no matter.
         fits = sum(1 for total in accumulate(size for _, size in kept) if total <= limit)
-        self.left_out += len(kept) - fits
+        self.left_out += other.left_out + len(kept) - fits
         self.findings = [each for each, _ in kept[:fits]]
         self.sizes = [size for _, size in kept[:fits]]
 

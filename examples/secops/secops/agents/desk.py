@@ -64,7 +64,7 @@ class Desk(Agent):
         total = news.facts.lines.total
         ctx.progress(ALL_READ, f"all {total:,} lines read, judging their sources", task=ctx.address.key)
         facts = news.facts.model_copy(update={"name": case.name})
-        ctx.send(reporter(ctx.address.key), Expect(facts=facts, rosters=news.rosters))
+        ctx.send(reporter(ctx.address.key), Expect(facts=facts, clerks=news.clerks))
 
     @handler
     async def on_not_followed(self, news: NotFollowed, ctx: Context) -> None:

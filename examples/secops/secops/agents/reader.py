@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pydantic import BaseModel, Field
 
 from callboard import Agent, Context, RetryPolicy, handler
@@ -17,7 +19,7 @@ from secops.messages import (
     SshLines,
     Wanted,
 )
-from secops.places import desk, roster, roster_number, watchman
+from secops.places import clerk_number, desk, roster, roster_number, watchman
 from secops.survey import Survey
 from secops.watch import Sighting
 
@@ -118,9 +120,12 @@ class Reader(Agent):
         state = self.state
         if state.read != state.total or not state.followers:
             return
+        clerks = Counter(map(clerk_number, state.rosters))
+        tasks = tuple(state.followers)
         for number in state.rosters:
-            ctx.send(roster(log, number), Wanted(log=log, tasks=tuple(state.followers)))
+            peers = clerks[clerk_number(number)]
+            ctx.send(roster(log, number), Wanted(log=log, tasks=tasks, peers=peers))
         facts = state.survey.facts("", log)
         for task in state.followers:
-            ctx.send(desk(task), LogRead(facts=facts, rosters=len(state.rosters)))
+            ctx.send(desk(task), LogRead(facts=facts, clerks=len(clerks)))
         state.followers = {}

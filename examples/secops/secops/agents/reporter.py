@@ -8,16 +8,14 @@ from pydantic import BaseModel, Field
 
 from callboard import Agent, Context, handler
 from secops.markdown import render
-from secops.messages import Expect, Findings, Reported
+from secops.messages import Expect, Gathered, Reported
 from secops.places import desk
 from secops.progress import ALL_READ
 from secops.report import Docket, LogFacts
 
-_TELL = 4  # so often at most while findings come in
-
 
 class Reporter(Agent):
-    """Gathers the findings of every roster and completes the task. Its key is the task's id.
+    """Merges what the clerks have gathered and completes the task. Its key is the task's id.
 
     The result is the report (see IncidentReport) with its page under `markdown`.
     """
@@ -27,7 +25,7 @@ class Reporter(Agent):
     class State(BaseModel):
         docket: Docket = Field(default_factory=Docket)
         facts: LogFacts | None = None
-        rosters: int = 0
+        clerks: int = 0
         came: list[int] = []
         done: bool = False
 
@@ -35,31 +33,30 @@ class Reporter(Agent):
 
     @handler
     async def on_expect(self, expect: Expect, ctx: Context) -> None:
-        self.state.facts, self.state.rosters = expect.facts, expect.rosters
+        self.state.facts, self.state.clerks = expect.facts, expect.clerks
         self._report_if_complete(ctx)
 
     @handler
-    async def on_findings(self, findings: Findings, ctx: Context) -> None:
+    async def on_gathered(self, gathered: Gathered, ctx: Context) -> None:
         state = self.state
-        if findings.roster in state.came:
+        if gathered.clerk in state.came:
             return
-        state.came.append(findings.roster)
-        state.docket.add(findings.findings)
-        state.docket.left_out += findings.left_out
+        state.came.append(gathered.clerk)
+        state.docket.merge(gathered.docket)
         self._tell(ctx)
         self._report_if_complete(ctx)
 
     def _tell(self, ctx: Context) -> None:
         state = self.state
-        came, of = len(state.came), state.rosters
-        if 0 < came < of and came * _TELL // of > (came - 1) * _TELL // of:
+        came, of = len(state.came), state.clerks
+        if came < of:
             judged = sum(state.docket.verdicts.values())
             share = ALL_READ + (1 - ALL_READ) * came / of
             ctx.progress(share, f"{judged:,} sources judged", task=ctx.address.key)
 
     def _report_if_complete(self, ctx: Context) -> None:
         state = self.state
-        if state.done or state.facts is None or len(state.came) < state.rosters:
+        if state.done or state.facts is None or len(state.came) < state.clerks:
             return
         task = ctx.address.key
         report = state.docket.report(

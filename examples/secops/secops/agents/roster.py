@@ -10,7 +10,7 @@ from callboard import Agent, Context, handler
 from secops.address import network_of
 from secops.finding import Finding
 from secops.messages import Enrolled, Findings, Forgotten, Found, Seal, Wanted
-from secops.places import reporter, watchman
+from secops.places import clerk, clerk_number, watchman
 from secops.rulebook import VERSION
 
 MAX_SOURCES = 500  # 64,000 for a whole log; what comes on top is counted, and the report says so
@@ -33,6 +33,7 @@ class Roster(Agent):
         """Sources that are being judged."""
         rules: str = ""
         waiting: list[str] = []
+        peers: int = 1
 
     state: State
 
@@ -51,6 +52,7 @@ class Roster(Agent):
     async def on_wanted(self, wanted: Wanted, ctx: Context) -> None:
         state = self.state
         state.waiting += wanted.tasks
+        state.peers = wanted.peers
         if state.open:
             return
         if state.rules != VERSION:
@@ -87,5 +89,8 @@ class Roster(Agent):
         left_out = state.refused + len(state.findings) - len(findings)
         number = int(ctx.address.key.rpartition("/")[2])
         for task in state.waiting:
-            ctx.send(reporter(task), Findings(roster=number, findings=findings, left_out=left_out))
+            ctx.send(
+                clerk(task, clerk_number(number)),
+                Findings(roster=number, findings=findings, left_out=left_out, peers=state.peers),
+            )
         state.waiting = []
