@@ -119,9 +119,20 @@ class Wanted(_Message):
     peers: int = Field(ge=1)
 
 
+@message("ssh.seal_all.v1")
+class SealAll(_Message):
+    """Roster to reader: tell the watchmen of these sources; each source with the size of its network."""
+
+    log: Digest
+    peers: dict[str, int]
+
+
 @message("ssh.seal.v1")
 class Seal(_Message):
-    """Roster to watchman: nothing more comes from this log. `peers` sources of its network are asked."""
+    """Reader to watchman: nothing more comes from this log. `peers` sources of its network are asked.
+
+    It comes from the reader, as what was seen does: messages keep their order between two agents only.
+    """
 
     log: Digest
     peers: int = Field(ge=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,20 @@ async def test_hosts_killed_at_any_moment_change_nothing(seed: int) -> None:
         await triage.kit.advance(minutes=5)
         assert triage.report(ONE) == triage.report(TWO) == reference(SAMPLE)
         assert triage.kit.dead_letters() == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_bus_that_loses_messages_changes_nothing(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    (tmp_path / "earlier.log").write_text(SAMPLE.read_text("utf-8") + "x\n", "utf-8")
+    async with Triage() as triage:
+        # Once hosts know each other's streams, they no longer read a mailbox at its first message.
+        await triage.run(tmp_path / "earlier.log", ONE)
+        lost = triage.lose_deliveries(rng, share=(0.3, 0.9)[seed % 2])
+        await triage.submit(TWO, await triage.feed(SAMPLE, TWO))
+        await triage.until_reported(TWO)
+        assert lost, "nothing was lost: the run proves nothing"
+        assert triage.report(TWO) == reference(SAMPLE)
 
 
 async def test_many_sources_are_reported_and_the_reader_stays_small(tmp_path: Path) -> None:
@@ -252,3 +267,12 @@ async def test_watchmen_forget_the_oldest_judged_logs_first(tmp_path: Path) -> N
         digests = [triage.report(task_id(number + 1))["log"]["digest"] for number in range(7)]
         kept = triage.kit.state("secops/watchman/203.0.113.7").logs
         assert list(kept) == digests[-watchman.MAX_JUDGED :]
+
+
+def test_the_readme_lists_what_each_agent_hears() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|", (EXAMPLE / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    told = {kind: sorted(re.findall(r"`([\w.]+)`", hears)) for kind, hears in rows if ".v1`" in hears}
+    kinds = Triage().kit.domain.kinds
+    assert told == {name: sorted(kind.handlers) for name, kind in kinds.items() if name != "task"}

@@ -85,6 +85,26 @@ class Triage:
                 recoveries.create_task(self.kit.recover())
         return at_work
 
+    def lose_deliveries(self, rng: random.Random, share: float) -> list[str]:
+        """Let the bus lose this share of what it carries from now on; return the subjects of what is lost."""
+        lost: list[str] = []
+
+        def lose(subject: str) -> bool:
+            if rng.random() >= share:
+                return False
+            lost.append(subject)
+            return True
+
+        self.kit.transport.lose = lose
+        return lost
+
+    async def until_reported(self, *tasks: str) -> None:
+        """Let time pass in small steps, since a host looks for what was lost at one partition after another."""
+        for _ in range(500):
+            await self.kit.advance(seconds=1)
+            if all(self.completions(task) for task in tasks):
+                return
+
     def completions(self, task: str) -> list[dict[str, Any]]:
         return [each.result for each in self._reports(task, TaskCompleted)]
 

@@ -15,6 +15,8 @@ from secops.messages import (
     LogEnded,
     LogRead,
     NotFollowed,
+    Seal,
+    SealAll,
     Seen,
     SshLines,
     Wanted,
@@ -77,6 +79,11 @@ class Reader(Agent):
         if 0 < state.read != state.total:
             ctx.send(desk(follow.task), LinesRead(lines=state.read))
         self._finish_if_read(ctx.address.key, ctx)
+
+    @handler
+    async def on_seal_all(self, request: SealAll, ctx: Context) -> None:
+        for source, peers in request.peers.items():
+            ctx.send(watchman(source), Seal(log=request.log, peers=peers))
 
     def _read(self, batch: SshLines) -> dict[str, list[Sighting]]:
         """Read what is new in the batch; return what it says, by source."""

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from callboard import Agent, Context, handler
 from secops.address import network_of
 from secops.finding import Finding
-from secops.messages import Enrolled, Findings, Forgotten, Found, Seal, Wanted
-from secops.places import clerk, clerk_number, watchman
+from secops.messages import Enrolled, Findings, Forgotten, Found, SealAll, Wanted
+from secops.places import clerk, clerk_number, reader
 from secops.rulebook import VERSION
 
 MAX_SOURCES = 500  # 64,000 for a whole log; what comes on top is counted, and the report says so
@@ -63,9 +63,10 @@ class Roster(Agent):
     def _have_judged(self, log: str, ctx: Context) -> None:
         state = self.state
         state.rules, state.open = VERSION, list(state.findings)
-        peers = Counter(network_of(source) or source for source in state.open)
-        for source in state.open:
-            ctx.send(watchman(source), Seal(log=log, peers=peers[network_of(source) or source]))
+        networks = {source: network_of(source) or source for source in state.open}
+        sizes = Counter(networks.values())
+        peers = {source: sizes[network] for source, network in networks.items()}
+        ctx.send(reader(log), SealAll(log=log, peers=peers))
 
     @handler
     async def on_found(self, found: Found, ctx: Context) -> None:
