@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 from pydantic import BaseModel
@@ -27,7 +28,7 @@ from bus.errors import CallboardError, InvalidMessage
 MAX_TEXT = 2_000  # characters of a note or a reason; what is longer is cut
 
 
-class TaskReports:
+class TaskReports(ABC):
     """Each method sends one message to the task's agent when the turn commits.
 
     A report goes to the agent `task/<task id>` of the reporting agent's own domain and has no deadline, so
@@ -35,6 +36,8 @@ class TaskReports:
     handled may be part of another one, names the task that it means. All raise InvalidMessage when the message
     being handled is part of no task and none is named, or when an argument is out of range.
     """
+
+    __slots__ = ()
 
     __slots__ = ()
 
@@ -105,12 +108,12 @@ class TaskReports:
     _sends: list[Outgoing]
 
     @property
+    @abstractmethod
     def task(self) -> str | None:
         """The id of the task that this message is part of."""
-        raise NotImplementedError
 
-    def _send_report(self, agent: str, message: BaseModel) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _send_report(self, agent: str, message: BaseModel) -> None: ...
 
 
 def _cut(text: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class ClusterSettings:
     log_level: str = "info"
 
 
-class _Lead:
+class _Lead(ABC):
     """An actor whose work runs in a thread; when that fails, the process ends and Ray starts it again."""
 
     def __init__(self, settings: ClusterSettings) -> None:
@@ -52,8 +53,9 @@ class _Lead:
         self._thread = threading.Thread(target=self._main, name="lead", daemon=True)
         self._thread.start()
 
+    @abstractmethod
     async def _lead(self) -> None:
-        raise NotImplementedError
+        """Claim an epoch and lead; return when another coordinator has taken over."""
 
     def _main(self) -> None:
         try:
