@@ -39,8 +39,6 @@ class TaskReports(ABC):
 
     __slots__ = ()
 
-    __slots__ = ()
-
     def progress(self, fraction: float, note: str = "", *, task: str | None = None) -> None:
         """Say how much of the task is done, from 0 to 1."""
         if not 0 <= fraction <= 1:  # NaN is neither

@@ -20,6 +20,7 @@ from nats.js.api import (
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from bus.address import DEFAULT_TENANT
 from bus.errors import ServiceUnavailable
 from bus.nats import NatsTransport
 from bus.subjects import EVENTS_ALL, EVENTS_STREAM, events
@@ -87,7 +88,8 @@ class EventStream:
         """Publish one event; returns its sequence once the stream has it. Raises ServiceUnavailable."""
         sent = dict(headers)
         if message_id is not None:
-            sent[MSG_ID_HEADER] = message_id
+            # JetStream compares ids over the whole stream, whoever publishes there.
+            sent[MSG_ID_HEADER] = f"{domain}/{sent.get(TENANT_HEADER, DEFAULT_TENANT)}/{message_id}"
         try:
             ack = await self._js.publish(events(domain, name), data, headers=sent or None)
         except (TimeoutError, NatsError, OSError) as error:

@@ -24,7 +24,7 @@ from callboard.services.home import write_private
 _logger = logging.getLogger("callboard.ray")
 
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 4.0
+STOP_TIMEOUT_S = 1.5  # Ray's own processes take long to say goodbye, and keep nothing that is ours
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # agents pass nothing through it
 
 
