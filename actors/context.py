@@ -159,7 +159,7 @@ class Context(TaskReports):
         due: float | None,
     ) -> str:
         scope = self._scope
-        to = address if isinstance(address, Address) else parse_address(address)
+        to = parse_address(str(address))  # an Address may have been made by hand
         partitions = scope.directory.partitions(to.domain, to.kind)
         came = self._envelope.header
         if len(self._sends) >= scope.limits.sends_per_turn:

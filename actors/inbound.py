@@ -96,6 +96,12 @@ class Inbox:
         self._held.append(parcel)
 
     async def _read(self) -> None:
+        try:
+            await self._read_while_asked()
+        finally:
+            self._reading = None  # whatever a read has failed of, the next word starts another
+
+    async def _read_while_asked(self) -> None:
         while self._asked and not self._closed:
             self._asked = False
             covered, self._held = self._held, []
@@ -114,7 +120,6 @@ class Inbox:
                 if self._asked or not self._deliver_next(parcel):
                     self._held.append(parcel)  # one more gap: read once more before going on
                     self._asked = True
-        self._reading = None
 
     def _deliver_next(self, parcel: Parcel) -> bool:
         """Deliver the parcel if it is the next of its stream; False when something before it is missing."""
@@ -122,8 +127,8 @@ class Inbox:
         if last is None or parcel.number > last + 1:
             return False
         if parcel.number == last + 1:
-            self._streams[parcel.source] = parcel.number
             self._deliver(self.partition, parcel.items)
+            self._streams[parcel.source] = parcel.number  # last: what cannot be delivered remains a gap
         return True
 
     def _remember(self, parcel: Parcel) -> None:

@@ -12,6 +12,7 @@ from actors.activation import Activation
 from actors.agent import Agent, Handler
 from actors.context import Context
 from actors.scope import Scope
+from actors.threads import in_thread
 from bus.address import DEFAULT_TENANT, Address, partition_of
 from bus.envelope import Envelope, Header, header_to_json, new_id
 from bus.errors import CallboardError, DeadlineExceeded, InvalidMessage, NoHandler, QueryFailed, UnknownKind
@@ -81,7 +82,7 @@ async def _call(agent: Agent, handler: Handler, question: BaseModel, context: Co
     method = getattr(agent, handler.method)
     if handler.is_async:
         return await method(question, context)
-    return await asyncio.to_thread(method, question, context)
+    return await in_thread(method, question, context)
 
 
 def _envelope(scope: Scope, activation: Activation, wire_name: str) -> Envelope:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from bus.errors import InvalidMessage
 
+MOST_ATTEMPTS = 32_000  # a mailbox counts failures in 16 bits
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """Exponential backoff with jitter. Times are seconds.
 
-    `attempts` counts all tries, the first included. An error that is a `give_up_on` is not tried again; nor
+    `attempts` counts all tries, the first included; above 32,000 it counts as that. An error that is a `give_up_on` is not tried again; nor
     is one that is not a `retry_on`. `jitter` is the share of a delay that is random: 0.2 gives 80% to 100%.
     """
 
@@ -27,14 +29,17 @@ class RetryPolicy:
     def allows(self, error: Exception, failures: int) -> bool:
         """Whether a message that has now failed `failures` times is tried again."""
         return (
-            failures < self.attempts
+            failures < min(self.attempts, MOST_ATTEMPTS)
             and isinstance(error, self.retry_on)
             and not isinstance(error, self.give_up_on)
         )
 
     def delay_s(self, failures: int, rng: random.Random) -> float:
         """How long to wait after the given number of failures (at least 1)."""
-        delay = min(self.max_delay_s, self.first_delay_s * self.factor ** (failures - 1))
+        try:
+            delay = min(self.max_delay_s, self.first_delay_s * self.factor ** (failures - 1))
+        except OverflowError:  # after some hundred failures
+            delay = self.max_delay_s
         return delay * (1 - self.jitter * rng.random())
 
 

@@ -19,6 +19,7 @@ from actors.retry import RetryPolicy
 from actors.scope import Scope
 from actors.supervision import Directive
 from actors.task_messages import TROUBLE, TaskWork
+from actors.threads import in_thread
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import (
     InvalidMessage,
@@ -111,6 +112,11 @@ class TurnRunner:
         except StorageUnavailable:
             activation.instance = None
             raise
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            broken = RuntimeError("something that the handler waited for was cancelled")
+            return self._fail(activation, envelope, ctx, broken, policy)
         except Exception as error:  # whatever a handler raises is its failure, never ours
             return self._fail(activation, envelope, ctx, error, policy)
 
@@ -132,7 +138,7 @@ class TurnRunner:
             coroutine: Coroutine[Any, Any, Any] = function(message, ctx)
             await coroutine
         else:
-            await asyncio.to_thread(function, message, ctx)
+            await in_thread(function, message, ctx)
 
     # -- outcomes ------------------------------------------------------------------------------------
 
@@ -364,6 +370,12 @@ def _state_part(version: int, old: str | None, new: str | None) -> str:
 
 
 _quote = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that was cancelled: its host has ended."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _describe(error: Exception) -> str:

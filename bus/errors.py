@@ -162,7 +162,7 @@ class RowLocked(StorageUnavailable):
 
 
 class InvalidData(StorageError):
-    """Postgres refused the data itself (SQLSTATE class 22 or 23)."""
+    """Postgres refused the data itself (SQLSTATE class 22, 23 or 54)."""
 
 
 class Fenced(StorageError):

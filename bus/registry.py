@@ -123,7 +123,10 @@ def describe_validation(error: ValidationError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    text = str(error).strip()
+    try:
+        text = str(error).strip()
+    except Exception:  # an author's error whose own words fail
+        return "it cannot be put into words"
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 

@@ -44,7 +44,7 @@ def translate(error: asyncpg.PostgresError) -> CallboardError:
         return Fenced(f"Ownership was lost: {text}.")
     if state == _STALE:
         return StaleTurn(f"A turn is out of date: {text}.")
-    if state[:2] in ("22", "23"):
+    if state[:2] in ("22", "23", "54"):  # 54: past a limit, as a key too long for its index
         return InvalidData(
             f"Postgres refused the data: {text}.", fix="Send text that JSON in Postgres can hold."
         )

@@ -87,6 +87,7 @@ def test_no_error_of_the_driver_passes_the_boundary(cls: type[Exception]) -> Non
         (asyncpg.CharacterNotInRepertoireError, InvalidData),
         (asyncpg.InvalidTextRepresentationError, InvalidData),
         (asyncpg.DataError, InvalidData),
+        (asyncpg.ProgramLimitExceededError, InvalidData),
         (asyncpg.QueryCanceledError, StorageUnavailable),
         (asyncpg.AdminShutdownError, StorageUnavailable),
         (asyncpg.CrashShutdownError, StorageUnavailable),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from typing import Literal
 
 import pytest
 from pydantic import BaseModel
 
+from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from actors.supervision import Directive, Supervision
-from callboard import NO_RETRY, Agent, Context, InvalidMessage, handler, message
+from callboard import NO_RETRY, Agent, CallboardError, Context, InvalidMessage, handler, message
 from callboard.testing import TestKit
 from tests.unit.agents import Forward, Keeper, Note
 
@@ -424,6 +427,87 @@ async def test_a_control_message_passes_the_queue_even_while_the_head_waits_for_
         await kit.resume(AT)
         await kit.quiet()
         assert kit.state(AT).done == ["first", "second"]
+
+
+# -- errors that are not like others -----------------------------------------------------------------
+
+
+class Mute(Exception):
+    """An error whose own words fail."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@message("failures.odd.v1")
+class Odd(BaseModel):
+    """Fails in an odd way."""
+
+    way: Literal["cancelled", "mute"]
+
+
+@message("failures.next.v1")
+class Next(BaseModel):
+    """Takes the next of nothing, in a thread."""
+
+
+class Oddity(Agent):
+    kind = "oddity"
+    retry = NO_RETRY
+
+    @handler
+    async def on_odd(self, odd: Odd, ctx: Context) -> None:
+        if odd.way == "mute":
+            raise Mute
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    @handler
+    def on_next(self, _: Next, ctx: Context) -> None:
+        next(iter(()))
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (Odd(way="cancelled"), "RuntimeError: something that the handler waited for was cancelled"),
+        (Odd(way="mute"), "Mute: it cannot be put into words"),
+        (Next(), "RuntimeError: the function raised StopIteration"),
+    ],
+)
+async def test_an_odd_error_fails_its_message_alone(odd: BaseModel, words: str) -> None:
+    async with TestKit([Oddity, Keeper], partitions=1, limits=LimitSpec(concurrent_turns=1)) as kit:
+        await kit.send("test/oddity/o", odd)
+        await kit.send("test/keeper/k", Note(text="next"))
+        await kit.quiet(timeout_s=5)
+        assert [letter.error for letter in kit.dead_letters()] == [words]
+        assert kit.state("test/keeper/k").notes == ["next"]
+
+
+class Rash(Agent):
+    kind = "rash"
+
+    @handler
+    async def on_note(self, note: Note, ctx: Context) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        worker.cancel()
+        await asyncio.sleep(60)
+
+
+async def test_a_handler_that_cancels_its_own_host_ends_it_instead_of_leaving_it_lame() -> None:
+    async with TestKit([Rash]) as kit:
+        await kit.send("test/rash/r", Note(text="x"))
+        with pytest.raises(CallboardError, match="a part of the host was cancelled"):
+            await kit.quiet(timeout_s=5)
+
+
+def test_a_policy_of_countless_attempts_has_a_delay_and_an_end() -> None:
+    policy = RetryPolicy(attempts=1_000_000, jitter=0)
+    assert policy.delay_s(2_000, random.Random()) == policy.max_delay_s
+    assert policy.allows(ValueError(), 31_999)
+    assert not policy.allows(ValueError(), 32_000)  # mailbox.failures is a smallint
 
 
 async def test_a_destroyed_agent_starts_anew_with_what_was_waiting() -> None:

@@ -258,3 +258,40 @@ async def test_every_wait_for_a_closed_inbox_ends(count: int) -> None:
     await box.settled()
     box.inbox.close()
     await asyncio.gather(*waits)
+
+
+async def test_a_parcel_that_cannot_be_delivered_remains_a_gap() -> None:
+    box = Mailbox(committed=[1])
+    box.inbox.take(parcel(7, 1, 1))
+    await box.settled()
+    deliver, box.inbox._deliver = box.inbox._deliver, failing
+    with pytest.raises(ValueError, match="broken"):
+        box.inbox.take(parcel(7, 2, 2))
+    box.inbox._deliver = deliver
+    box.committed = [1, 2]
+    box.inbox.take(parcel(7, 3))
+    await box.settled()
+    assert box.delivered == [1, 2]
+
+
+async def test_a_read_that_fails_in_an_unknown_way_is_not_the_last() -> None:
+    box = Mailbox(committed=[1])
+    deliver, box.inbox._deliver = box.inbox._deliver, failing
+    box.gate = asyncio.Event()
+    box.inbox.take(parcel(7, 1, 1))
+    await box.settled()
+    reading = box.inbox._reading
+    assert reading is not None
+    box.inbox.take(parcel(7, 2, 2))
+    box.gate.set()
+    await asyncio.wait((reading,))
+    assert str(reading.exception()) == "broken"
+    box.inbox._deliver = deliver
+    box.committed = [1, 2]
+    box.inbox.read_again()
+    await box.settled()
+    assert (box.delivered, box.inbox.is_reading) == ([1, 2], False)
+
+
+def failing(partition: int, items: list[Item]) -> None:
+    raise ValueError("broken")

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from actors.domain import EventSpec, LimitSpec
+from bus.address import Address
 from callboard import (
     NO_RETRY,
     Agent,
@@ -145,6 +146,8 @@ async def test_a_tenant_hears_only_its_own() -> None:
         (lambda act, ctx: ctx.send("nowhere/keeper/k", Note()), UnknownDomain),
         (lambda act, ctx: ctx.send("test/nobody/k", Note()), UnknownKind),
         (lambda act, ctx: ctx.send("test/keeper", Note()), InvalidAddress),
+        (lambda act, ctx: ctx.send(Address("test", "keeper", "k" * 513), Note()), InvalidAddress),
+        (lambda act, ctx: ctx.send(Address("test", "keeper", ""), Note()), InvalidAddress),
         (lambda act, ctx: ctx.send("test/keeper/k", Unnamed()), UnknownMessageType),
         (lambda act, ctx: ctx.send("test/keeper/k", Note(text="a\0b")), InvalidPayload),
         (lambda act, ctx: ctx.send("test/keeper/k", Note(text="\ud83d")), InvalidPayload),
