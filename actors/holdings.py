@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +87,12 @@ class Holdings:
         for holding in self._held.values():
             holding.inbox.read_again()
 
-    def merge_one(self, envelope: Envelope) -> None:
-        """Queue a message that this host has just put into a mailbox itself."""
-        partition = partition_of(envelope.tenant, envelope.agent, self._host.partitions)
-        if self.may_run(partition):
-            self._host.mailboxes.arrive(partition, envelope)
+    def read_agents(self, came: Iterable[Envelope]) -> None:
+        """Read the mailboxes into which this host has just put these messages itself."""
+        for tenant, agent in {(envelope.tenant, envelope.agent) for envelope in came}:
+            partition = partition_of(tenant, agent, self._host.partitions)
+            if self.may_run(partition):
+                self._host.mailboxes.read_agent(tenant, agent, partition)
 
     def _after_loss(self) -> None:
         """The bus was away: what others published did not come here, and what we published went nowhere."""

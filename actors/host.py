@@ -63,6 +63,7 @@ class Host:
         self.extra_work: list[Callable[[], Awaitable[None]]] = []
         self.ended_why: str | None = None
         self._stopped = asyncio.Event()
+        self._closing = False
         self._running = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -78,6 +79,7 @@ class Host:
         try:
             await self._stopped.wait()
         finally:
+            self._closing = True
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -111,6 +113,11 @@ class Host:
             await coroutine
         except Fenced as error:
             self.end(error.message)
+        except asyncio.CancelledError:
+            if not self.has_ended and not self._closing:
+                _logger.error("a part of the host was cancelled by what it ran; the incarnation ends")
+                self.end("a part of the host was cancelled")
+            raise
         except Exception:
             _logger.exception("a part of the host failed; the incarnation ends")
             self.end("a part of the host failed")
@@ -274,8 +281,7 @@ class Host:
                     self.holdings.read_again(partition)
                 await asyncio.sleep(1.0)
                 continue
-            for envelope in due:
-                self.holdings.merge_one(envelope)
+            self.holdings.read_agents(due)
 
     async def _sweep(self) -> None:
         """Read every partition's mailbox once in a while: it finds what the bus has lost."""

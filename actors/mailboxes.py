@@ -13,7 +13,7 @@ from actors.agent import Agent, agent_type
 from actors.ready import ReadyQueue
 from actors.scope import Scope
 from bus.envelope import Envelope
-from bus.errors import StorageUnavailable
+from bus.errors import StorageError, StorageUnavailable
 from bus.wire import Item, open_item
 from storage.store import MailboxStore
 
@@ -76,11 +76,6 @@ class Mailboxes:
             if item.seq not in seen:
                 self._arrive(self._activation(item.tenant, item.agent, partition), open_item(item))
 
-    def arrive(self, partition: int, envelope: Envelope) -> None:
-        """Queue a message that this host has itself put into the mailbox."""
-        if envelope.seq not in self._seen:
-            self._arrive(self._activation(envelope.tenant, envelope.agent, partition), envelope)
-
     def merge(self, partition: int, envelopes: Iterable[Envelope], more: set[tuple[str, str]]) -> None:
         """Queue what was read from Postgres; the agents in `more` have further messages there."""
         for envelope in envelopes:
@@ -114,6 +109,14 @@ class Mailboxes:
         finally:
             self._reads -= 1
 
+    def read_agent(self, tenant: str, agent: str, partition: int) -> None:
+        """Read one agent's mailbox, into which this host has itself put something: what was sent before that may
+        still be on its way here."""
+        activation = self._activation(tenant, agent, partition)
+        activation.more = True
+        if len(activation.queue) <= self._limit // 4:
+            self.refill(activation)
+
     def _arrive(self, activation: Activation, envelope: Envelope) -> None:
         if activation.refilling:
             activation.held.append(envelope)
@@ -128,12 +131,14 @@ class Mailboxes:
             self._queue(activation, envelope)
 
     def _takes(self, activation: Activation, envelope: Envelope) -> bool:
+        """Whether there is room for it. One message has room always: agents whose messages wait for their next
+        try may fill the cache for hours, and the others must go on."""
         if envelope.is_control:
             return True
         return (
             activation.lifecycle != PAUSED
             and len(activation.queue) < self._limit
-            and self._cached < self._scope.limits.cached_messages
+            and (self._cached < self._scope.limits.cached_messages or not activation.queue)
         )
 
     def _queue(self, activation: Activation, envelope: Envelope) -> None:
@@ -204,7 +209,8 @@ class Mailboxes:
                         self._scope.domain, activation.partition, activation.tenant, activation.agent, each
                     )
                     break
-                except StorageUnavailable:
+                except StorageError as error:
+                    _logger.warning("a mailbox cannot be read yet: %s", error.message)
                     await asyncio.sleep(_RETRY_S)
             else:
                 return

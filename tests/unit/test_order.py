@@ -13,13 +13,26 @@ from actors.agent import agent_type
 from actors.domain import LimitSpec
 from actors.mailboxes import Mailboxes
 from actors.ready import ReadyQueue
+from actors.retry import RetryPolicy
 from actors.scope import Scope
+from bus.address import parse_address
 from bus.envelope import Envelope, Header, Outgoing, Priority, header_to_json, new_id
 from bus.wire import Item
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
 from storage.memory import MemoryStore
 from tests.unit.agents import Forward, Keeper, Note
+
+
+class Waiter(Agent):
+    """Its messages wait for their next try for a long time."""
+
+    kind = "waiter"
+    retry = RetryPolicy(first_delay_s=3_600, max_delay_s=3_600)
+
+    @handler
+    async def on_note(self, note: Note, ctx: Context) -> None:
+        raise ValueError("not now")
 
 
 @message("order.gate.v1")
@@ -292,7 +305,7 @@ async def test_a_late_copy_is_known_whether_the_message_is_queued_running_or_han
     assert [e.seq for e in activation.queue] == [7]
     running = mailboxes.take_head(activation)
     mailboxes.deliver(0, copies)
-    mailboxes.arrive(0, running)
+    mailboxes.merge(0, [running], set())
     activation.apart.discard(7)
     mailboxes.handled(activation, 7)
     mailboxes.deliver(0, copies)
@@ -304,8 +317,7 @@ async def test_after_a_turn_that_did_not_commit_the_message_is_welcome_again() -
     async with TestKit([Keeper]) as kit:
         scope: Scope = kit._scope
     mailboxes = Mailboxes(scope, MemoryStore(), ReadyQueue())
-    mailboxes.arrive(0, envelope(7))
-    mailboxes.arrive(0, envelope(8))
+    mailboxes.merge(0, [envelope(7), envelope(8)], set())
     activation = mailboxes.find("default", "keeper/k")
     assert activation is not None
     running = mailboxes.take_head(activation)
@@ -315,6 +327,31 @@ async def test_after_a_turn_that_did_not_commit_the_message_is_welcome_again() -
     successor = mailboxes.find("default", "keeper/k")
     assert successor is not None
     assert [e.seq for e in successor.queue] == [7, 8]
+
+
+async def test_a_timer_does_not_overtake_what_its_sender_sent_before_and_the_bus_has_lost() -> None:
+    first, second = "test/keeper/k1", "test/keeper/k0"
+    async with TestKit([Keeper], hosts=2, partitions=2) as kit:
+        assert [kit._partition(parse_address(agent)) for agent in (first, second)] == [0, 1]
+        await kit.send(first, Forward(to=second, text="known"))
+        await kit.quiet()
+        kit.transport.lose = lambda subject: subject.endswith(".1")
+        await kit.send(first, Forward(to=second, text="lost"))
+        await kit.send(first, Forward(to=second, text="timed", delay_s=0.05))
+        await kit.advance(seconds=0.1)
+        assert kit.state(second).notes == ["known", "lost", "timed"]
+
+
+async def test_a_cache_full_of_messages_that_wait_leaves_room_for_others() -> None:
+    limits = LimitSpec(cached_messages=1_000, cached_messages_per_agent=8)
+    async with TestKit([Waiter, Keeper], partitions=1, limits=limits) as kit:
+        for index in range(8 * 130):
+            await kit.send(f"test/waiter/{index % 130}", Note(text="wait"))
+        for index in range(40):
+            await kit.send(f"test/keeper/{index % 20}", Note(text=str(index // 20)))
+        await kit.quiet()
+        assert all(kit.state(f"test/keeper/{index}").notes == ["0", "1"] for index in range(20))
+        assert len(kit.mailbox("test/waiter/0")) == 8
 
 
 async def test_idle_agents_leave_when_there_are_more_than_the_limit() -> None:
