@@ -8,11 +8,12 @@ import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from bus.address import DEFAULT_TENANT, partition_of, require_word
+from bus.address import DEFAULT_TENANT, parse_address, partition_of, require_word
 from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
 from bus.errors import (
     CallboardError,
     Fenced,
+    InvalidData,
     InvalidPayload,
     NoHandler,
     ServiceUnavailable,
@@ -31,7 +32,7 @@ from bus.events import (
     EventStream,
 )
 from bus.nats import NatsTransport
-from bus.registry import decode_payload, refuse_nul
+from bus.registry import decode_payload, first_line, refuse_nul
 from storage.records import DeadEvent, EventBatch
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ _logger = logging.getLogger("callboard.ingress")
 FIRST_PARTITION = 0
 BATCH = 500
 WAIT_S = 1.0
+MAX_WORD = 200  # characters of a header that is kept; a longer Nats-Msg-Id stands as its digest
+MAX_ERROR = 2_000
 _LOOK_EVERY_S = 0.1
 _RETRY_S = 0.5
 _BUSY_SHARE = 0.5  # of the host's cache: above it the stream holds the events for a while
@@ -89,27 +92,51 @@ class Ingress:
             await reader.close()
 
     async def _accept_next(self, reader: EventReader, incarnation: str) -> None:
-        host = self._host
         events = await reader.fetch(BATCH, timeout_s=WAIT_S)
-        if not events:
-            return
+        if events:
+            await self._accept(events, incarnation)
+            await reader.acknowledge()
+
+    async def _accept(
+        self, events: list[Event], incarnation: str, refusal: InvalidData | None = None
+    ) -> None:
+        """Commit events as messages, those that cannot be as dead letters, and move the cursor past them.
+
+        `refusal` is why Postgres has refused the one event that is given.
+        """
+        host = self._host
         batch = EventBatch(keys=[], messages=[], dead=[])
         for event in events:
-            key = event.headers.get(MSG_ID_HEADER) or f"{incarnation}:{event.seq}"
             try:
+                if refusal is not None:
+                    raise refusal
                 message = await self._as_message(event)
-            except CallboardError as error:
-                if isinstance(error, StorageUnavailable):
-                    raise
-                _logger.warning("an event on %s is a dead letter: %s", event.name, error.message)
-                batch.dead.append(_dead(event, error, host.partitions))
+            except StorageUnavailable:
+                raise
+            except Exception as error:  # whatever is wrong with one event, the others go on
+                words = str(error) if isinstance(error, CallboardError) else first_line(error)
+                _logger.warning("an event on %s is a dead letter: %s", event.name, words)
+                batch.dead.append(_dead(event, words, host.partitions))
                 continue
-            batch.keys.append(f"event:{key}")
+            batch.keys.append(f"event:{_key(event, incarnation)}")
             batch.messages.append(message)
-        numbers = await host.store.accept_events(host.fence, (incarnation, events[-1].seq), batch)
+        try:
+            numbers = await host.store.accept_events(host.fence, (incarnation, events[-1].seq), batch)
+        except InvalidData as error:
+            if refusal is not None:
+                raise
+            middle = len(events) // 2
+            if middle:
+                await self._accept(events[:middle], incarnation)
+                await self._accept(events[middle:], incarnation)
+            else:
+                await self._accept(events, incarnation, refusal=error)
+            return
+        except StorageUnavailable:  # perhaps they are there: their owners look
+            host.outbound.skip({(message.domain, message.partition) for message in batch.messages})
+            raise
         fresh = [m for m in batch.messages if m.header.id in numbers]
         host.outbound.publish((m, numbers[m.header.id]) for m in fresh)
-        await reader.acknowledge()
 
     async def _as_message(self, event: Event) -> Outgoing:
         host = self._host
@@ -123,6 +150,7 @@ class Ingress:
             agent = spec.target(fields)
         except (KeyError, TypeError) as error:
             raise InvalidPayload(f"The event {event.name} has no field {error} to route it by.") from None
+        parse_address(f"{host.fence.domain}/{agent}")
         blob = None
         if len(payload) > host.scope.limits.claim_check_bytes:
             blob = sha256(event.data).hexdigest()
@@ -133,9 +161,9 @@ class Ingress:
             type=spec.type,
             sender=f"external/events/{event.name}",
             sent_at=event.time,
-            task=event.headers.get(TASK_HEADER),
+            task=_word(event, TASK_HEADER),
             priority=_priority(event),
-            traceparent=event.headers.get(TRACE_HEADER),
+            traceparent=_word(event, TRACE_HEADER),
             blob=blob,
         )
         return Outgoing(
@@ -163,6 +191,23 @@ class Ingress:
         return fitting[0]
 
 
+def _key(event: Event, incarnation: str) -> str:
+    """What makes the event the only one of its kind; Postgres cannot index a key of any length."""
+    given = event.headers.get(MSG_ID_HEADER)
+    if not given:
+        return f"{incarnation}:{event.seq}"
+    if len(given) <= MAX_WORD and "\0" not in given:
+        return given
+    return f"sha256:{sha256(given.encode()).hexdigest()}"
+
+
+def _word(event: Event, header: str) -> str | None:
+    given = event.headers.get(header)
+    if given is not None and (len(given) > MAX_WORD or "\0" in given):
+        raise InvalidPayload(f"The header {header} has a NUL in it, or more than {MAX_WORD} characters.")
+    return given
+
+
 def _priority(event: Event) -> int:
     given = event.headers.get(PRIORITY_HEADER, str(int(Priority.NORMAL)))
     if given not in ("0", "1", "2"):
@@ -177,12 +222,12 @@ def _text(data: bytes) -> str:
         raise InvalidPayload("An event's data is not UTF-8.", fix="Publish JSON in UTF-8.") from None
 
 
-def _dead(event: Event, error: CallboardError, partitions: int) -> DeadEvent:
-    agent = f"events/{event.name}"
+def _dead(event: Event, words: str, partitions: int) -> DeadEvent:
+    agent = _plain(f"events/{event.name}")
     header = Header(
         id=new_id(),
-        type=event.headers.get(TYPE_HEADER, event.name)[:200],
-        sender=f"external/events/{event.name}",
+        type=_plain(event.headers.get(TYPE_HEADER, event.name))[:MAX_WORD],
+        sender=f"external/{agent}",
         sent_at=event.time,
     )
     return DeadEvent(
@@ -191,9 +236,12 @@ def _dead(event: Event, error: CallboardError, partitions: int) -> DeadEvent:
         agent=agent,
         message=header.id,
         reason="invalid_event",
-        error=str(error).replace("\0", ""),
+        error=_plain(words)[:MAX_ERROR],
         header=header_to_json(header),
-        payload=json.dumps(
-            {"data": event.data.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")}
-        ),
+        payload=json.dumps({"data": _plain(event.data.decode(errors="replace"))}),
     )
+
+
+def _plain(text: str) -> str:
+    """Text that Postgres can store."""
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

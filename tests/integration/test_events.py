@@ -1,0 +1,129 @@
+"""Events from JetStream: each one is accepted or a dead letter, in stream order, whatever it looks like."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator
+
+import pytest
+
+from bus.errors import ServiceUnavailable
+from bus.events import MSG_ID_HEADER, TASK_HEADER, EventStream
+from bus.nats import NatsTransport
+from callboard.services import Endpoints
+from tests.integration.cli import DESK, until
+from tests.integration.deployment import Deployment
+
+
+@pytest.fixture
+async def transport(services: Endpoints) -> AsyncIterator[NatsTransport]:
+    transport = await NatsTransport.connect(services.nats_url, name="test")
+    yield transport
+    await transport.close()
+
+
+@pytest.fixture
+async def stream(transport: NatsTransport) -> EventStream:
+    stream = EventStream(transport)
+    await stream.ensure()
+    return stream
+
+
+@pytest.fixture
+def domain() -> str:
+    """Of this test alone: the stream is shared."""
+    return f"d{secrets.token_hex(6)}"
+
+
+async def test_a_reader_takes_nothing_from_the_one_that_replaced_it(stream: EventStream, domain: str) -> None:
+    """A host that was frozen while its partition went to another one still has its reader."""
+    zombie = await stream.reader(domain, 0)
+    owner = await stream.reader(domain, 0)
+    for number in range(6):
+        await stream.publish(domain, "note", str(number).encode())
+    await zombie.fetch(3, timeout_s=0.5)
+    found = await owner.fetch(10, timeout_s=1)
+    assert [event.data for event in found] == [str(number).encode() for number in range(6)]
+    await zombie.close()
+    await owner.close()
+
+
+async def test_events_that_were_delivered_and_did_not_arrive_are_read_again(
+    stream: EventStream, transport: NatsTransport, domain: str
+) -> None:
+    """As when a connection breaks in the middle of a delivery."""
+    reader = await stream.reader(domain, 0)
+    numbers = [await stream.publish(domain, "note", b"x") for _ in range(6)]
+    arrived = await reader.fetch(2, timeout_s=1)
+    elsewhere = await transport.client.subscribe(transport.client.new_inbox())
+    await transport.client.publish(
+        f"$JS.API.CONSUMER.MSG.NEXT.CALLBOARD_EVENTS.{reader._consumer}", b"1", reply=elsewhere.subject
+    )
+    lost = await elsewhere.next_msg(timeout=2)
+    assert lost.metadata.sequence.stream == numbers[2]
+    with pytest.raises(ServiceUnavailable, match="lost"):
+        await reader.fetch(10, timeout_s=1)
+    await reader.close()
+    successor = await stream.reader(domain, arrived[-1].seq)
+    found = await successor.fetch(10, timeout_s=1)
+    assert [event.seq for event in (*arrived, *found)] == numbers
+    await successor.close()
+
+
+async def test_a_reader_whose_consumer_is_gone_ends(
+    stream: EventStream, transport: NatsTransport, domain: str
+) -> None:
+    reader = await stream.reader(domain, 0)
+    await transport.client.jetstream().delete_consumer("CALLBOARD_EVENTS", reader._consumer)
+    with pytest.raises(ServiceUnavailable, match="ended a reader"):
+        await reader.fetch(10, timeout_s=1)
+    await reader.close()
+
+
+@pytest.mark.parametrize("status", ["404", "408", "409", "503", "100"])
+async def test_an_event_with_a_header_named_status_is_an_event(
+    stream: EventStream, domain: str, status: str
+) -> None:
+    reader = await stream.reader(domain, 0)
+    await stream.publish(domain, "note", b"odd", headers={"Status": status})
+    await stream.publish(domain, "note", b"plain")
+    found = await reader.fetch(2, timeout_s=1)
+    found = found if len(found) == 2 else [*found, *await reader.fetch(2, timeout_s=1)]
+    assert [event.data for event in found] == [b"odd", b"plain"]
+    await reader.close()
+
+
+@pytest.fixture
+async def desk(services: Endpoints, database: str) -> AsyncIterator[Deployment]:
+    async with Deployment.open(DESK, database, services.nats_url) as desk:
+        yield desk
+
+
+async def test_odd_events_end_as_dead_letters_and_the_next_one_is_handled(
+    desk: Deployment, stream: EventStream
+) -> None:
+    await desk.coordinate()
+    key = secrets.token_hex(4)
+
+    def note(task: str, **more: object) -> bytes:
+        return json.dumps({"task": task, "number": 1, "text": "x", **more}).encode()
+
+    long = secrets.token_hex(2_000)
+    odd = [
+        (note(long), {}),  # no agent can have so long a key: Postgres could not index it
+        (note(""), {}),
+        (note("a")[:-1] + b', "more": ' + b"9" * 5_000 + b"}", {}),  # Python reads no such number
+        (note("a"), {TASK_HEADER: "a\0b"}),
+        (note("a") + b"\xff", {}),
+    ]
+    for data, headers in odd:
+        await stream.publish("desk", "note", data, headers=headers)
+    await stream.publish("desk", "note", note(f"id{key}"), message_id=long)
+    await stream.publish("desk", "note", note(f"id{key}"), headers={MSG_ID_HEADER: f"{key}\0"})
+    await stream.publish("desk", "note", note(f"last{key}"))
+    mine = "select state ->> 'notes' from agents where agent = $1"
+    assert await until(lambda: desk.fetch(mine, f"clerk/last{key}")) == [('["x"]',)]
+    assert await until(lambda: desk.fetch(mine, f"clerk/id{key}")) == [('["x","x"]',)]
+    assert [row[0] for row in await desk.fetch("select count(*) from hosts")] == [1]
+    assert (await desk.fetch("select count(*) from dead_letters"))[0][0] >= len(odd)
