@@ -83,7 +83,8 @@ class Heartbeat:
             try:
                 if connection is None or connection.is_closed():
                     connection = await connect(self._url, application=_APPLICATION)
-                    await connection.execute("set synchronous_commit = off")
+                    with translated():
+                        await connection.execute("set synchronous_commit = off")
                 if not await self._beat(connection):
                     self._end("its epoch was ended by the coordinator")
                     break

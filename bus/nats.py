@@ -20,6 +20,9 @@ from bus.transport import Receive, Subscription
 
 _logger = logging.getLogger("callboard.nats")
 
+UNSENT_BYTES = (
+    32 * 1024 * 1024
+)  # published and not sent: past that, a server is too slow and messages are dropped
 PENDING_BYTES = 64 * 1024 * 1024  # a receiver that is further behind loses messages, and reloads
 
 
@@ -46,7 +49,7 @@ class NatsTransport:
                     connect_timeout=2,
                     ping_interval=5,
                     max_outstanding_pings=2,
-                    pending_size=8 * 1024 * 1024,
+                    pending_size=2 * UNSENT_BYTES,
                     skip_subject_validation=True,  # subjects are made here, never from user text
                     error_cb=self._on_error,
                     reconnected_cb=self._on_reconnected,
@@ -68,8 +71,8 @@ class NatsTransport:
         return bool(self.client.is_connected)
 
     def publish(self, subject: str, data: bytes) -> None:
-        if not self.client.is_connected:
-            return
+        if not self.client.is_connected or self.client.pending_data_size > UNSENT_BYTES:
+            return  # whoever would have received it will see the gap
         # Client.publish is a coroutine that only awaits when its buffer is full: run it as far as it goes.
         task = self.client.publish(subject, data)
         try:
@@ -79,7 +82,7 @@ class NatsTransport:
         except (NatsError, OSError) as error:
             _logger.debug("not published to %s: %s", subject, error)
             return
-        task.close()  # the buffer is full: the message is dropped, and its receiver will see the gap
+        task.close()  # the message is in the buffer all the same
 
     async def subscribe(self, subject: str, receive: Receive, on_loss: Callable[[], None]) -> Subscription:
         async def take(message: Msg) -> None:
