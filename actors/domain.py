@@ -106,7 +106,7 @@ class LimitSpec(_Strict):
     state_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     cached_messages_per_agent: int = Field(default=256, ge=8)
     cached_messages: int = Field(default=200_000, ge=1_000)
-    activations: int = Field(default=20_000, ge=100)
+    activations: int = Field(default=60_000, ge=100)
     idle_s: float = Field(default=300.0, gt=0)
     concurrent_turns: int = Field(default=64, ge=1)
     turns_per_commit: int = Field(default=1_000, ge=1)

@@ -185,7 +185,7 @@ class Holdings:
             for holding in holdings.values():
                 await holding.inbox.read_now()
             doubtful = sorted(suspect & holdings.keys())
-            await self._open_now({p: h for p, h in holdings.items() if p not in suspect})
+            self._open_now({p: h for p, h in holdings.items() if p not in suspect})
             if doubtful:
                 await self._try_carefully({p: holdings[p] for p in doubtful})
         except (StorageUnavailable, ServiceUnavailable) as error:
@@ -194,7 +194,7 @@ class Holdings:
                 if self._held.get(partition) is holdings[partition]:
                     self._drop(partition)  # the next look takes them up again
 
-    async def _open_now(self, holdings: dict[int, _Holding]) -> None:
+    def _open_now(self, holdings: dict[int, _Holding]) -> None:
         for partition, holding in holdings.items():
             if self._held.get(partition) is holding:
                 holding.open = True
@@ -208,8 +208,7 @@ class Holdings:
         suspects = [
             a for a in host.mailboxes.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)
         ]
-        await host.trials.run(suspects, lambda: host.quiet(QUIET_S))
-        await self._open_now(holdings)
+        await host.trials.run(suspects, lambda: self._open_now(holdings), lambda: host.quiet(QUIET_S))
         await host.store.clear_suspects(host.fence, sorted(holdings))
 
     async def _give_back(self, partitions: list[int]) -> None:

@@ -104,6 +104,7 @@ class Host:
             not self.ready
             and self.committer.is_idle
             and self.mailboxes.is_at_rest
+            and self.trials.is_at_rest
             and self.holdings.is_at_rest
         )
 

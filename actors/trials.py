@@ -29,8 +29,8 @@ RunTurn = Callable[[Activation, Envelope], Awaitable[Entry | None]]
 
 
 class Trials:
-    """Runs the heads of suspect mailboxes that were tried before one after another, while every other turn of
-    the host waits.
+    """Runs the heads of suspect mailboxes that were tried before one after another. Every other turn of the host
+    waits meanwhile, but for one that takes long not longer than SOLO_S.
 
     The attempt on the next head is committed together with the turn before it, so one head costs one commit.
     """
@@ -42,18 +42,33 @@ class Trials:
         self._ready = ready
         self._committer = committer
         self._run_turn = run_turn
+        self._under_way = 0
 
-    async def run(self, suspects: list[Activation], quiet: Callable[[], Awaitable[None]]) -> None:
+    @property
+    def is_at_rest(self) -> bool:
+        return self._under_way == 0
+
+    async def run(
+        self, suspects: list[Activation], open_: Callable[[], None], quiet: Callable[[], Awaitable[None]]
+    ) -> None:
         """Returns when the head of each may run like any other, has succeeded, failed in the ordinary way, or
         is given up.
 
-        `quiet` returns when no other turn runs, or when the wait for that has been long enough.
+        `open_` opens the partitions of the suspects: their neighbours need not wait for the end. `quiet` returns
+        when no other turn runs, or when the wait for that has been long enough.
         """
         suspects = [activation for activation in suspects if self._can_run(activation)]
         tried_before = [activation for activation in suspects if activation.queue[0].trials]
         await self._attempt_together([a for a in suspects if not a.queue[0].trials])
+        for activation in tried_before:
+            activation.running = True  # set apart: no worker takes it
+        open_()
         if tried_before:
-            await self._try_alone(tried_before, quiet)
+            self._under_way += 1
+            try:
+                await self._try_alone(tried_before, quiet)
+            finally:
+                self._under_way -= 1
 
     async def _attempt_together(self, suspects: list[Activation]) -> None:
         """Commit the first attempt on each; they run when their partition opens."""
@@ -70,9 +85,9 @@ class Trials:
     async def _try_alone(self, suspects: list[Activation], quiet: Callable[[], Awaitable[None]]) -> None:
         _logger.warning("trying %d messages alone, because their host died again", len(suspects))
         self._ready.close_gate()
+        waiting = deque(suspects)
         try:
             await quiet()
-            waiting = deque(suspects)
             head = await self._attempt(waiting)
             while head is not None:
                 activation, envelope = head
@@ -92,13 +107,17 @@ class Trials:
                     await entry.done
                 self._mailboxes.schedule(activation)
         finally:
+            for activation in waiting:
+                activation.running = False
             self._ready.open_gate()
 
     async def _attempt(self, waiting: deque[Activation]) -> tuple[Activation, Envelope] | None:
         """Commit the attempt on the next head that may run, and take it."""
         while waiting:
             activation = waiting.popleft()
+            activation.running = False
             if not self._can_run(activation):
+                self._mailboxes.schedule(activation)
                 continue
             activation.running = True
             tried, entry = self._tried(activation, self._mailboxes.take_head(activation))

@@ -32,15 +32,18 @@ with recursive a as (
           where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent > a.agent
           order by m.agent limit 1)
   from a where a.agent is not null
-), page as (select agent from a where agent is not null limit $5)
+), page as (
+  select agent, (select s.lifecycle from agents s where s.domain = $1 and s.tenant = $2 and s.agent = a.agent)
+  from a where agent is not null limit $5
+)
 select page.agent, m.seq, m.failures, m.trials,
        extract(epoch from m.retry_at)::float8 as retry_at, m.header::text as header, m.payload::text as payload
 from page
-left join agents s on s.domain = $1 and s.tenant = $2 and s.agent = page.agent
 left join lateral (
   select * from mailbox m
   where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent = page.agent
-    and (m.seq < 0 or s.lifecycle is distinct from 'paused')
+    -- a bound that the index can use: a paused agent's million messages are not looked at
+    and m.seq < case when page.lifecycle = 'paused' then 0 else 9223372036854775807 end
   order by m.seq limit $6
 ) m on true
 order by page.agent, m.seq
@@ -56,7 +59,9 @@ order by m.seq limit $5
 -- name: load_states
 select s.tenant, s.agent, s.version, s.schema_version, s.lifecycle, s.state::text as state, s.hash
 from unnest($2::text[], $3::text[]) as k(tenant, agent)
-join agents s on s.domain = $1 and s.tenant = k.tenant and s.agent = k.agent
+cross join lateral (  -- by key, one by one: as a join, it reads the whole table
+  select * from agents a where a.domain = $1 and a.tenant = k.tenant and a.agent = k.agent offset 0
+) s
 
 -- name: fire_timers
 select tenant, agent, partition, seq, failures, trials,
