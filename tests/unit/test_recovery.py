@@ -219,6 +219,29 @@ async def test_partitions_handed_back_and_forth_under_load_keep_order_and_lose_n
             assert [note for note in notes if note[0] == sender] == [f"{sender}{n}" for n in range(40)]
 
 
+async def held(times: int) -> None:
+    """Wait until the work that is held up was begun so many times."""
+    await until(lambda: Worker.begun.get("hold") == times)
+
+
+async def test_a_head_that_is_tried_alone_and_takes_long_does_not_hold_up_its_neighbours() -> None:
+    async with TestKit([Worker, Keeper], partitions=1) as kit:
+        await kit.send(AT, Work(name="hold"))
+        recoveries = []
+        for tries in (1, 2, 3):
+            await held(tries)
+            if tries < 3:
+                await kit.crash()
+                recoveries.append(asyncio.create_task(kit.recover()))
+        assert [row.trials for row in kit.store.mail[("test", "default", 0, "worker/w")].values()] == [2]
+        await kit.send("test/keeper/k", Note(text="next"))
+        await until(lambda: kit.state("test/keeper/k").notes == ["next"])
+        Worker.hold.set()
+        await asyncio.gather(*recoveries)
+        assert (kit.state(AT).done, Worker.begun["hold"]) == (["hold"], 3)
+        assert kit._running[0].host.trials.is_at_rest
+
+
 async def test_a_turn_that_outlasts_the_hand_over_runs_again_at_the_new_owner() -> None:
     async with TestKit([Worker, Keeper], hosts=2) as kit:
         partition = kit._partition(parse_address(AT))
