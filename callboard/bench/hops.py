@@ -123,6 +123,9 @@ async def _fill_mailboxes(cluster: Cluster, waiting: int) -> None:
             min(WAITING_EACH, waiting), header_to_json(header), _hop(0, 1, 1).model_dump_json(),
             timeout=600,
         )  # fmt: skip
+        if cluster.endpoints.embedded_postgres:  # what has waited for long is on disk and vacuumed
+            await cluster.postgres.execute("vacuum (analyze) mailbox", timeout=600)
+            await cluster.postgres.execute("checkpoint", timeout=600)
 
 
 def _domain_folder(folder: Path, hosts: int) -> Path:

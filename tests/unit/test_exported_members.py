@@ -32,7 +32,14 @@ def test_every_error_can_be_imported_from_the_front_door() -> None:
 
 
 def test_the_testing_kit_hands_on_exactly_these_names() -> None:
-    assert callboard.testing.__all__ == ["DeadMessage", "Step", "TestKit", "VirtualClock", "WaitingMessage"]
+    assert callboard.testing.__all__ == [
+        "DeadMessage",
+        "Step",
+        "TaskState",
+        "TestKit",
+        "VirtualClock",
+        "WaitingMessage",
+    ]
 
 
 def test_importing_callboard_brings_in_neither_ray_nor_a_driver() -> None:
