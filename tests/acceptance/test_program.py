@@ -57,6 +57,11 @@ def test_doctor_speaks_of_rays_ports_and_token(program: Program) -> None:
     assert found["partitions"]["status"] == "good"
 
 
+def _heed_ctrl_c() -> None:
+    """A test run that was started in a shell's background ignores SIGINT, and its children would, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("word", ["joining", "submitted"])
 def test_ctrl_c_ends_a_run_cleanly_and_the_task_goes_on(program: Program, tmp_path: Path, word: str) -> None:
     file = tmp_path / "notes.txt"
@@ -68,6 +73,7 @@ def test_ctrl_c_ends_a_run_cleanly_and_the_task_goes_on(program: Program, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_ctrl_c,
     )
     assert process.stderr is not None
     said = ""

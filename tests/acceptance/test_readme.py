@@ -1,0 +1,81 @@
+"""What the README shows is what happens: its first agent runs, its test passes, its commands exist."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from callboard.cli.main import app
+from tests.acceptance.program import Program
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, containing: str) -> str:
+    """The one fenced block of a language that holds a text."""
+    found = [
+        text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text
+    ]
+    assert len(found) == 1, f"{len(found)} {language} blocks hold {containing!r}"
+    return str(found[0])
+
+
+@pytest.fixture
+def hello(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The README's first domain, written as it says."""
+    folder = tmp_path / "hello"
+    folder.mkdir()
+    (folder / "domain.yaml").write_text(block("yaml", "domain: hello"))
+    (folder / "greeter.py").write_text(block("python", "class Greeter"))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "greeter", raising=False)
+    return folder
+
+
+def test_the_first_agent_is_as_short_as_promised(hello: Path) -> None:
+    lines = (hello / "greeter.py").read_text().splitlines()
+    assert sum(1 for line in lines if line.strip()) <= 20
+
+
+def test_the_test_of_the_first_agent_passes(hello: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(block("python", "TestKit"), "README.md", "exec"), names)  # noqa: S102  # our own README
+    asyncio.run(names["test_the_greeter_counts"]())
+
+
+def test_the_first_agent_runs_and_keeps_its_count(program: Program, hello: Path) -> None:
+    given = hello.parent / "name.json"
+    given.write_text('{"name": "Ada"}')
+    first = program("run", hello, "--input", given, "--json")
+    assert json.loads(first.stdout) == {"greeting": "Hello Ada, you are number 1."}
+    second = program("run", hello, "--input", given, "--json")
+    assert json.loads(second.stdout) == {"greeting": "Hello Ada, you are number 2."}
+    agent = json.loads(program("agent", "hello/greeter/main", "--json").stdout)
+    assert agent["state"] == {"greetings": 2}
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    table = README.split("## The commands")[1].split("##")[0]
+    named = {
+        word
+        for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+        for word in re.findall(r"`([a-z-]+)", cell)
+    }
+    assert named
+    assert named <= commands
+    used = set(re.findall(r"(?:bin/)?callboard ([a-z-]+)", README)) - {"run"}
+    assert used <= commands
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
