@@ -277,16 +277,16 @@ class Mailboxes:
 
     def evict_idle(self, *, older_than: float) -> list[Activation]:
         """Remove idle agents: all not used since `older_than`, and the oldest above the limit."""
-        evicted = []
+        evicted: list[Activation] = []
         excess = len(self._activations) - self._scope.limits.activations
-        for activation in list(self._activations.values()):
-            if activation.used_at >= older_than and excess <= 0:
+        for activation in self._activations.values():  # the one not used for longest comes first
+            if activation.used_at >= older_than and len(evicted) >= excess:
                 break
             if activation.is_idle:
-                activation.alive = False
-                del self._activations[activation.key]
                 evicted.append(activation)
-                excess -= 1
+        for activation in evicted:
+            activation.alive = False
+            del self._activations[activation.key]
         return evicted
 
     def touch(self, activation: Activation) -> None:

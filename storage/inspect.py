@@ -15,7 +15,7 @@ import msgspec
 
 from bus.address import Address, partition_of
 from bus.envelope import Header, header_from_json
-from bus.errors import BrokenChain, UnknownDeadLetter, UnknownTask
+from bus.errors import BrokenChain, UnknownDeadLetter, UnknownKind, UnknownTask
 from storage import chain
 from storage.boundary import translated
 from storage.domains import Connection, all_domains, find_domain
@@ -260,7 +260,10 @@ async def list_agents(
 async def view_agent(
     db: Connection, address: Address, *, tenant: str, messages: int = 10, history: int = 10
 ) -> AgentView:
-    """An agent with the head of its mailbox and its newest transitions; raises UnknownDomain."""
+    """An agent with the head of its mailbox and its newest transitions.
+
+    Raises UnknownDomain, or UnknownKind where nothing is stored either: a kind that was removed can be read.
+    """
     domain = await find_domain(db, address.domain)
     partition = partition_of(tenant, address.agent, domain.partitions)
     place = (address.domain, tenant, partition, address.agent)
@@ -270,6 +273,8 @@ async def view_agent(
         size = await db.fetchval(query("inspect_mailbox_size"), *place)
         timers = await db.fetch(query("inspect_timers"), *place, messages)
         owner = await db.fetchrow(query("inspect_owner"), address.domain, partition)
+    if agent is None and not size and domain.kinds and address.kind not in domain.kinds:
+        raise UnknownKind(f"The domain {address.domain!r} has no agent kind {address.kind!r}.")
     return AgentView(
         address=str(address),
         tenant=tenant,

@@ -234,7 +234,7 @@ CREATE TABLE callboard.agents (
     hash bytea NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL
 )
-WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_cost_delay='0', vacuum_truncate=off);
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.5', autovacuum_vacuum_threshold='50000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0.5', autovacuum_analyze_threshold='50000', vacuum_truncate=off);
 CREATE TABLE callboard.blobs (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text NOT NULL COLLATE pg_catalog."C",

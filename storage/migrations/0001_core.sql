@@ -120,7 +120,9 @@ create table agents (
   primary key (domain, tenant, agent)
 ) with (
   fillfactor = 50,  -- room for the next versions beside the row: updates stay on the page and out of the index
-  autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
+  -- Pages prune themselves as they are updated; a vacuum every few seconds would read all agents for little.
+  autovacuum_vacuum_scale_factor = 0.5, autovacuum_vacuum_threshold = 50000, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 50000,
   vacuum_truncate = off
 );
 
