@@ -75,3 +75,5 @@ def configure_logging(level: str) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+    # While Postgres is away, each pool would log a traceback for each connection it tries; we say so in one line.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)

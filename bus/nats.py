@@ -15,7 +15,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 from nats.errors import SlowConsumerError
 
-from bus.errors import ServiceUnavailable
+from bus.errors import ServiceUnavailable, SettingsError
 from bus.transport import Receive, Subscription
 
 _logger = logging.getLogger("callboard.nats")
@@ -36,8 +36,9 @@ class NatsTransport:
 
     @classmethod
     async def connect(cls, url: str, *, name: str, timeout_s: float = 5.0) -> Self:
-        """Raises ServiceUnavailable when the server cannot be reached at first."""
+        """Raises ServiceUnavailable when the server cannot be reached at first, SettingsError for a bad URL."""
         self = cls()
+        place = _place(url)
         try:
             await asyncio.wait_for(
                 self.client.connect(
@@ -59,9 +60,8 @@ class NatsTransport:
         except (TimeoutError, NatsError, OSError) as error:
             with contextlib.suppress(Exception):
                 await self.client.close()
-            where = urlsplit(url)
             raise ServiceUnavailable(
-                f"NATS at {where.hostname}:{where.port} does not answer: {str(error) or type(error).__name__}.",
+                f"NATS at {place} does not answer: {str(error) or type(error).__name__}.",
                 fix="Check CALLBOARD_NATS_URL and that the server runs: `callboard doctor`.",
             ) from None
         return self
@@ -162,3 +162,14 @@ class _Subscribed:
         self._transport.forget(self._subscription)
         with contextlib.suppress(NatsError, OSError):
             await self._subscription.unsubscribe()
+
+
+def _place(url: str) -> str:
+    """Host and port of a NATS URL, or of the first of several; raises SettingsError without quoting it."""
+    try:
+        where = urlsplit(url.split(",")[0])
+        return f"{where.hostname}:{where.port}"
+    except ValueError:
+        raise SettingsError(
+            "The NATS URL cannot be read.", fix="Write it as nats://USER:PASSWORD@HOST:PORT."
+        ) from None

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
+from pydantic import ValidationError
 
 from actors.domain import DomainSpec
 from bus.errors import CallboardError, Fenced, StorageUnavailable
+from bus.registry import describe_validation
 from coordinators.scaling import Load, desired_hosts
 from storage.boundary import translated
 from storage.domains import DomainRow, all_domains
@@ -57,13 +59,19 @@ class Master:
             if not await self._pool.fetchval(query("lock_coordinator"), "master", self._epoch):
                 raise Fenced("Another master coordinator leads now.")
         for row in await all_domains(self._pool):
-            await self._scale(row)
+            try:
+                spec = DomainSpec.from_json(row.spec)
+            except ValidationError as error:  # of another release, say: the other domains go on
+                _logger.error(
+                    "the stored domain.yaml of %s is wrong: %s", row.domain, describe_validation(error)
+                )
+                continue
+            await self._scale(row, spec)
             if time.monotonic() > self._led_until.get(row.domain, 0.0):
                 await self._lead_domain(row.domain)
                 self._led_until[row.domain] = time.monotonic() + LEAD_EVERY_S
 
-    async def _scale(self, row: DomainRow) -> None:
-        spec = DomainSpec.from_json(row.spec)
+    async def _scale(self, row: DomainRow, spec: DomainSpec) -> None:
         hosts = await live_hosts(self._pool, row.domain)
         now = time.monotonic()
         load = Load(

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 import uvloop
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
@@ -146,7 +146,7 @@ class _RayHost:
         """A pending call to an actor without restarts fails as soon as its process is gone."""
         try:
             await self._actor.wait_until_ended.remote()
-        except RayActorError as error:
+        except RayError as error:
             _logger.warning("a host's process has ended: %s", str(error).splitlines()[0])
         await self.kill()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
 
+from bus.errors import SettingsError
 from storage.boundary import translated
 
 SCHEMA = "callboard"
@@ -31,8 +34,8 @@ def host_application(domain: str, epoch: int) -> str:
 
 
 async def connect(url: str, *, application: str, by_key: bool = False) -> asyncpg.Connection[Any]:
-    """One connection with our schema on its search path; raises StorageUnavailable."""
-    with translated():
+    """One connection with our schema on its search path; raises StorageUnavailable or SettingsError."""
+    with _connecting():
         return await asyncpg.connect(
             url,
             timeout=CONNECT_TIMEOUT_S,
@@ -44,8 +47,8 @@ async def connect(url: str, *, application: str, by_key: bool = False) -> asyncp
 async def create_pool(
     url: str, *, application: str, size: int = 4, by_key: bool = False
 ) -> asyncpg.Pool[Any]:
-    """A pool for reads and for the control plane; raises StorageUnavailable."""
-    with translated():
+    """A pool for reads and for the control plane; raises StorageUnavailable or SettingsError."""
+    with _connecting():
         pool = await asyncpg.create_pool(
             url,
             min_size=1,
@@ -56,6 +59,19 @@ async def create_pool(
         )
         assert pool is not None
         return pool
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    """`translated`, and a URL that cannot be read: the driver's words would quote it, password and all."""
+    with translated():
+        try:
+            yield
+        except (asyncpg.ClientConfigurationError, ValueError):
+            raise SettingsError(
+                "The Postgres URL cannot be read.",
+                fix="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
+            ) from None
 
 
 def _settings(application: str, by_key: bool) -> dict[str, str]:
