@@ -42,7 +42,7 @@ class NatsTransport:
         try:
             await asyncio.wait_for(
                 self.client.connect(
-                    url,
+                    url.split(","),
                     name=name,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; it only sleeps so long
