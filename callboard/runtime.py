@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -145,6 +147,7 @@ async def running_cluster(
                 await asyncio.gather(starting_ray, return_exceptions=True)
         progress("starting the coordinators")
         await asyncio.to_thread(_start_master, settings, services.endpoints, address)
+        _take_sigterm_back()
         async with _connected(settings, services.endpoints) as cluster:
             await cluster.events.ensure()
             try:
@@ -227,6 +230,13 @@ def _start_master(settings: Settings, endpoints: Endpoints, address: str) -> Non
         )
     finally:
         ray.shutdown()  # a command needs no more of Ray; what it started goes on
+
+
+def _take_sigterm_back() -> None:
+    """Ray puts its own handler of SIGTERM, which ends the process at once, below Python's: set Python's again."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 async def _leave_cleanly(cluster: Cluster) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
@@ -14,7 +16,7 @@ from callboard.cli.terminal import clean, note
 
 P = ParamSpec("P")
 
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, int]:
@@ -22,9 +24,30 @@ def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Calla
 
     @functools.wraps(command)
     def run(*arguments: P.args, **options: P.kwargs) -> int:
-        return asyncio.run(command(*arguments, **options)) or 0
+        return asyncio.run(_ended_by_sigterm(command(*arguments, **options))) or 0
 
     return run
+
+
+async def _ended_by_sigterm(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """SIGTERM ends a command as Ctrl-C does: the services that it has started are stopped with it."""
+    task = asyncio.current_task()
+    assert task is not None
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    with contextlib.suppress(RuntimeError, ValueError):  # only a main thread can listen to signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not terminated:
+            raise
+        return TERMINATED
 
 
 def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
@@ -36,6 +59,8 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
         sys.stdout.flush()
         if result == INTERRUPTED:  # typer has caught the Ctrl-C
             note("Interrupted.")
+        if result == TERMINATED:
+            note("Terminated.")
         return result if isinstance(result, int) else 0
     except TyperException as error:  # wrong usage; its message names the argument
         if message := error.format_message():

@@ -10,9 +10,8 @@ from callboard.cli.terminal import ago, clean, console, emit, plain, size, span,
 
 if TYPE_CHECKING:
     from callboard.services import Endpoints, Instance
+    from callboard.settings import Settings
     from storage.inspect import DomainView, HostView
-
-_SHOWN_NOTES = ("ray_address", "dashboard")  # what else is noted may be secret
 
 
 @asynchronous
@@ -40,7 +39,7 @@ async def status(as_json: Json = False) -> int:
         coordinators = await inspect.list_coordinators(at.db)
         tables = await inspect.list_tables(at.db)
     instance = find_instance(settings)
-    services = _services(endpoints, instance)
+    services = _services(settings, endpoints, instance)
     if as_json:
         emit(
             {
@@ -79,7 +78,8 @@ async def status(as_json: Json = False) -> int:
     return 0
 
 
-def _services(endpoints: Endpoints, instance: Instance | None) -> dict[str, str | None]:
+def _services(settings: Settings, endpoints: Endpoints, instance: Instance | None) -> dict[str, str | None]:
+    from callboard.ray_head import RayHead
     from callboard.services import redacted
 
     def place(url: str, embedded: bool, pid: int | None) -> str:
@@ -89,13 +89,19 @@ def _services(endpoints: Endpoints, instance: Instance | None) -> dict[str, str 
         return f"{shown} (embedded, process {pid})" if pid else f"{shown} (embedded, not running)"
 
     pid_of = (instance.postgres_pid, instance.nats_pid) if instance else (None, None)
-    found: dict[str, str | None] = {
+    head = RayHead(folder=settings.home / "ray")
+    ray: str | None = f"{settings.ray_address} (external)"
+    dashboard: str | None = None
+    if settings.ray_address is None:
+        pid = head.running()
+        ray = f"{head.address()} (started here, process {pid})" if pid else None
+        dashboard = head.dashboard() if pid else None
+    return {
         "postgres": place(endpoints.postgres_url, endpoints.embedded_postgres, pid_of[0]),
         "nats": place(endpoints.nats_url, endpoints.embedded_nats, pid_of[1]),
+        "ray": ray,
+        "dashboard": dashboard,
     }
-    for name in _SHOWN_NOTES:
-        found[name.removesuffix("_address")] = instance.notes.get(name) if instance else None
-    return found
 
 
 def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:

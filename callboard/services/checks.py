@@ -6,6 +6,7 @@ Used on embedded and external services alike, at every start. No error shows a p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qs, urlsplit
@@ -120,8 +121,9 @@ async def check_nats(url: str) -> None:
         # Without its cause: the driver may quote the URL.
         raise _unavailable("NATS", place, _nats_reason([*heard, error]), "CALLBOARD_NATS_URL") from None
     finally:
-        # Also after a refused login, which leaves the driver's socket open.
-        await client.close()
+        # Also after a refused login, which leaves the driver's socket open; the driver asserts that it has one.
+        with contextlib.suppress(AssertionError):
+            await client.close()
 
 
 def _nats_reason(errors: list[Exception]) -> str:
@@ -130,7 +132,7 @@ def _nats_reason(errors: list[Exception]) -> str:
     for error in errors:
         if isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower():
             return "it refused the user or password"
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError) or "connect url" in str(error).lower():
             return "the URL cannot be read"
     if any(isinstance(error, asyncio.TimeoutError) for error in errors):
         return f"no answer within {CONNECT_TIMEOUT_S} s"

@@ -62,8 +62,17 @@ def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("word", ["joining", "submitted"])
-def test_ctrl_c_ends_a_run_cleanly_and_the_task_goes_on(program: Program, tmp_path: Path, word: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "how", "code", "last"),
+    [
+        ("joining", signal.SIGINT, 130, "Interrupted."),
+        ("submitted", signal.SIGINT, 130, "Interrupted."),
+        ("submitted", signal.SIGTERM, 143, "Terminated."),  # after Ray has set its own handler
+    ],
+)
+def test_a_signal_ends_a_run_cleanly_and_the_task_goes_on(
+    program: Program, tmp_path: Path, word: str, how: signal.Signals, code: int, last: str
+) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("wait\n")
     process = subprocess.Popen(
@@ -79,12 +88,12 @@ def test_ctrl_c_ends_a_run_cleanly_and_the_task_goes_on(program: Program, tmp_pa
     said = ""
     while word not in said:
         said += process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     out, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert out == ""
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "Interrupted."
+    assert rest.splitlines()[-1] == last
     assert json.loads(program("status", "--json").stdout)["running"] is True
     if word == "submitted":
         task = said.split()[-2]

@@ -74,6 +74,7 @@ async def test_an_agent_that_no_message_has_reached_exists_all_the_same(cli: Cli
     assert (shown["lifecycle"], shown["version"], shown["state"]) == ("created", 0, None)
     assert "no turn yet" in await cli("agent", "desk/clerk/nobody")
     assert "There is no domain 'other'" in await cli.error("agent", "other/clerk/x")
+    assert "has no agent kind 'clrek'" in await cli.error("agent", "desk/clrek/a")
 
 
 async def test_an_edited_history_is_found(cli: Cli, desk: Deployment) -> None:

@@ -44,6 +44,7 @@ async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) 
     assert host["owned"] == [0, 1, 2, 3]
     assert [c["name"] for c in found["coordinators"]] == ["desk"]
     assert "transitions" in {table["name"] for table in found["tables"]}
+    assert list(found["services"]) == ["postgres", "nats", "ray", "dashboard"]
     text = await cli("status")
     assert "4/4" in text
     await desk.forsake()

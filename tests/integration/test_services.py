@@ -529,6 +529,13 @@ async def test_a_wrong_nats_address_is_one_line_without_the_password(url: str) -
     _assert_clear(caught.value, "CALLBOARD_NATS_URL")
 
 
+@pytest.mark.parametrize("port", ["99999", "abc"])
+async def test_a_nats_address_that_cannot_be_read_is_one_line_without_the_password(port: str) -> None:
+    with pytest.raises(ServiceUnavailable, match="the URL cannot be read") as caught:
+        await check_nats(f"nats://ada:{SECRET}@127.0.0.1:{port}")
+    _assert_clear(caught.value, "CALLBOARD_NATS_URL")
+
+
 async def test_a_nats_without_jetstream_is_refused() -> None:
     port = _closed_port()
     server = await asyncio.create_subprocess_exec(
