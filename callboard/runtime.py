@@ -32,6 +32,7 @@ from storage.queries import query
 _logger = logging.getLogger("callboard.runtime")
 
 READY_TIMEOUT_S = 60.0
+RAY_ANSWERS_WITHIN_S = 5.0
 Progress = Callable[[str], None]
 
 
@@ -198,7 +199,26 @@ async def _connected(settings: Settings, endpoints: Endpoints) -> AsyncIterator[
 
 
 async def _ray_address(settings: Settings, head: RayHead) -> str:
-    return settings.ray_address if settings.ray_address is not None else await head.start()
+    if settings.ray_address is None:
+        return await head.start()
+    await _check_ray(settings.ray_address)
+    return settings.ray_address
+
+
+async def _check_ray(address: str) -> None:
+    """Raises ServiceUnavailable when nothing listens there: Ray itself would try for a minute."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # a name, such as "auto", that Ray looks up itself
+    try:
+        async with asyncio.timeout(RAY_ANSWERS_WITHIN_S):
+            _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()
+    except (OSError, OverflowError) as error:
+        raise ServiceUnavailable(
+            f"Ray at {address} does not answer: {str(error) or type(error).__name__}.",
+            fix="Check RAY_ADDRESS, or unset it to have Ray started here.",
+        ) from None
 
 
 def _load_ray(settings: Settings, head: RayHead) -> None:

@@ -6,13 +6,17 @@ import asyncio
 import signal
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bus.errors import ServiceUnavailable
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.terminal import console, emit, note, plain
+
+if TYPE_CHECKING:
+    from callboard.runtime import Cluster
 
 
 @asynchronous
@@ -30,6 +34,7 @@ async def up(
     from actors.domain import read_domain
     from callboard.runtime import ray_head, running_cluster
     from callboard.settings import load_settings
+    from storage.domains import all_domains
 
     settings = load_settings()
     for folder in domains or ():
@@ -42,6 +47,9 @@ async def up(
         for name in added:
             note(f"waiting for the hosts of {name}")
             await cluster.ready(name)
+        for row in await all_domains(cluster.postgres):
+            if row.domain not in added:
+                await _wait_for(cluster, row.domain)
         took = time.monotonic() - began
         dashboard = ray_head(settings).dashboard() if settings.ray_address is None else None
         if as_json:
@@ -67,6 +75,15 @@ async def up(
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
+
+
+async def _wait_for(cluster: Cluster, domain: str) -> None:
+    """A domain of earlier days: one that cannot start does not keep the others from being up."""
+    note(f"waiting for the hosts of {domain}")
+    try:
+        await cluster.ready(domain)
+    except ServiceUnavailable as error:
+        note(f"Warning: {error}")
 
 
 @asynchronous

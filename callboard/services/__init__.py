@@ -1,7 +1,7 @@
 """Postgres and NATS: embedded by default, external when their URLs are set."""
 
 from .checks import check_nats, check_postgres_durable, redacted
-from .instance import Endpoints, Instance, find_instance, note_instance
+from .instance import Endpoints, Instance, find_instance
 from .program import client_program
 from .services import Services, ensure_services, stop_instance
 
@@ -14,7 +14,6 @@ __all__ = [
     "client_program",
     "ensure_services",
     "find_instance",
-    "note_instance",
     "redacted",
     "stop_instance",
 ]

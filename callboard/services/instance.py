@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,14 +31,13 @@ class Endpoints:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """A running instance; `notes` are what commands left for each other (`note_instance`)."""
+    """A running instance."""
 
     home: Home
     endpoints: Endpoints
     started_at: float
     postgres_pid: int | None
     nats_pid: int | None
-    notes: Mapping[str, str]
 
 
 def find_instance(settings: Settings) -> Instance | None:
@@ -56,7 +54,7 @@ def read_instance(home: Home) -> Instance | None:
     try:
         found = json.loads(path.read_text())
         endpoints = Endpoints(**found["endpoints"])
-        started_at, notes = float(found["started_at"]), dict(found["notes"])
+        started_at = float(found["started_at"])
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -79,29 +77,16 @@ def read_instance(home: Home) -> Instance | None:
         started_at=started_at,
         postgres_pid=postgres_pid,
         nats_pid=nats_pid,
-        notes=notes,
     )
 
 
 def write_instance(home: Home, endpoints: Endpoints) -> None:
-    """Record where the services are now; what a living instance had noted is kept."""
+    """Record where the services are now; a living instance keeps the time of its start."""
     before = read_instance(home)
-    _write(home, endpoints, before.started_at if before else time.time(), before.notes if before else {})
-
-
-def note_instance(settings: Settings, **notes: str) -> None:
-    """Add facts for other commands to the running instance, such as Ray's address."""
-    instance = find_instance(settings)
-    if instance is None:
-        raise LookupError("no instance runs")
-    _write(instance.home, instance.endpoints, instance.started_at, {**instance.notes, **notes})
+    record = {"endpoints": vars(endpoints), "started_at": before.started_at if before else time.time()}
+    write_private(home / "instance.json", json.dumps(record, indent=1))
 
 
 def forget_instance(home: Home) -> None:
     """Remove the record."""
     (home / "instance.json").unlink(missing_ok=True)
-
-
-def _write(home: Home, endpoints: Endpoints, started_at: float, notes: Mapping[str, str]) -> None:
-    record = {"endpoints": vars(endpoints), "started_at": started_at, "notes": dict(notes)}
-    write_private(home / "instance.json", json.dumps(record, indent=1))

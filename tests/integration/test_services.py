@@ -29,7 +29,6 @@ from callboard.services import (
     client_program,
     ensure_services,
     find_instance,
-    note_instance,
     program,
     stop_instance,
 )
@@ -114,20 +113,6 @@ async def test_of_commands_that_start_at_once_one_starts_and_the_others_join(set
     ]
     answers = await asyncio.gather(*starts)
     assert sorted(answers) == ["False", "False", "True"]
-
-
-async def test_notes_are_seen_by_other_commands_and_end_with_the_instance(settings: Settings) -> None:
-    await ensure_services(settings)
-    note_instance(settings, ray_address="127.0.0.1:6379")
-    await ensure_services(settings)
-    instance = find_instance(settings)
-    assert instance is not None
-    assert instance.notes == {"ray_address": "127.0.0.1:6379"}
-    await stop_instance(settings)
-    await ensure_services(settings)
-    instance = find_instance(settings)
-    assert instance is not None
-    assert instance.notes == {}
 
 
 async def test_external_services_are_used_and_nothing_is_started(services: Endpoints, home: Path) -> None:
