@@ -14,7 +14,7 @@ CREATE TABLE callboard.mailbox (
     header json NOT NULL,
     payload json NOT NULL
 )
-WITH (autovacuum_vacuum_scale_factor='0.2', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
 CREATE FUNCTION callboard.accept_events(p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_keys text[], p_window interval, o_domain text[], o_tenant text[], o_partition integer[], o_agent text[], o_control boolean[], o_id uuid[], o_header text[], o_payload text[], p_dead jsonb) RETURNS SETOF callboard.mailbox
     LANGUAGE plpgsql
     AS $$

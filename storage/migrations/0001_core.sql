@@ -86,7 +86,7 @@ create table mailbox (
   primary key (domain, tenant, partition, agent, seq)
 ) with (
   -- Every few seconds under full load; but a vacuum reads the whole index, so less often where much mail waits.
-  autovacuum_vacuum_scale_factor = 0.2, autovacuum_vacuum_threshold = 20000,
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 20000,
   autovacuum_vacuum_cost_delay = 0,
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
   vacuum_truncate = off  -- giving pages back takes a lock that stops every commit, and they are needed again
