@@ -27,7 +27,7 @@ AGENTS = 1_000
 ENDLESS = 1_000_000_000
 FOLDER = Path(__file__).parents[1] / "callboard" / "bench" / "hops_domain"
 SIZES = """
-  select relname, pg_table_size(c.oid) as table_bytes, pg_indexes_size(c.oid) as index_bytes,
+  select c.relname, pg_table_size(c.oid) as table_bytes, pg_indexes_size(c.oid) as index_bytes,
          coalesce(s.n_dead_tup, 0) as dead, coalesce(s.n_tup_hot_upd, 0) as hot, coalesce(s.n_tup_upd, 0) as updated
   from pg_class c left join pg_stat_user_tables s on s.relid = c.oid
   where c.oid in ('callboard.mailbox'::regclass, 'callboard.agents'::regclass)
