@@ -130,7 +130,10 @@ async def test_a_commit_under_way_delays_the_dropping_of_a_month(desk: Deploymen
     await transaction.start()
     await reader.fetch("select from transitions")
     retention = asyncio.create_task(retain(database, months=3))
-    await asyncio.sleep(1.0)
+    async with asyncio.timeout(20):  # until it stands in line behind the reader
+        while not await desk.pool.fetchval("select exists (select from pg_locks where not granted)"):
+            assert not retention.done()
+            await asyncio.sleep(0.01)
     assert not retention.done()
     await desk.pool.execute("insert into transitions select * from transitions limit 0")  # commits go on
     await transaction.rollback()
