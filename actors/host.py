@@ -56,7 +56,10 @@ class Host:
         self.turns = TurnRunner(scope, store)
         self.committer = Committer(fence, store, self, group_limit=scope.limits.turns_per_commit)
         self.outbound = Outbound(fence.epoch, transport, self._deliver_local)
-        self.trials = Trials(self.mailboxes, self.ready, self.committer, self._run_turn)
+        self.trials = Trials(
+            self.mailboxes, self.ready, self.committer, self._run_turn,
+            most_beside=scope.limits.concurrent_turns,
+        )  # fmt: skip
         self.holdings = Holdings(self, transport)
         self.mailboxes.may_run = self.holdings.may_run
         self.on_task_events: Callable[[TurnRecord], None] = lambda turn: None

@@ -1,15 +1,17 @@
-"""After a host has died: what it may have died of is tried with each attempt committed first.
+"""After a host has died: what it may have died of is tried one message at a time, each attempt committed first.
 
-The first attempts are made together: most hosts die of something else, and a head may take minutes (it calls a
-model). What was under way in an attempt when its host died again is tried alone from then on.
+Nearly every host dies of something else, and the head of a mailbox may take minutes (it calls a model). So a
+head is alone for a moment only, then what takes longer goes on beside the next one, its attempt on record. What
+was under way in an attempt when its host died again is tried before all others, and nothing else is begun until
+it has ended or had SOLO_S.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, nullcontext
 
 import msgspec
 
@@ -24,119 +26,141 @@ from storage.records import Mark
 _logger = logging.getLogger("callboard.trials")
 
 SOLO_S = 0.25  # a message that has run this long without killing its process no longer runs alone
+STANDSTILL_S = 1.0  # about how long all first attempts together may hold up the host's other turns
+CHUNK = 64  # first attempts committed together; so many may be tried alone later for one that kills
 
 RunTurn = Callable[[Activation, Envelope], Awaitable[Entry | None]]
+Quiet = Callable[[], Awaitable[None]]
 
 
 class Trials:
-    """Runs the heads of suspect mailboxes that were tried before one after another. Every other turn of the host
-    waits meanwhile, but for one that takes long not longer than SOLO_S.
-
-    The attempt on the next head is committed together with the turn before it, so one head costs one commit.
-    """
+    """Runs the heads of suspect mailboxes one after another, while every other turn of the host waits."""
 
     def __init__(
-        self, mailboxes: Mailboxes, ready: ReadyQueue, committer: Committer, run_turn: RunTurn
+        self,
+        mailboxes: Mailboxes,
+        ready: ReadyQueue,
+        committer: Committer,
+        run_turn: RunTurn,
+        *,
+        most_beside: int,
     ) -> None:
         self._mailboxes = mailboxes
         self._ready = ready
         self._committer = committer
         self._run_turn = run_turn
+        self._most_beside = most_beside
+        self._one = asyncio.Lock()  # two takeovers at once try their messages in turns
         self._under_way = 0
 
     @property
     def is_at_rest(self) -> bool:
         return self._under_way == 0
 
-    async def run(
-        self, suspects: list[Activation], open_: Callable[[], None], quiet: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Returns when the head of each may run like any other, has succeeded, failed in the ordinary way, or
-        is given up.
+    async def run(self, suspects: list[Activation], open_: Callable[[], None], quiet: Quiet) -> None:
+        """Returns when the head of each has succeeded, failed in the ordinary way, or is given up.
 
         `open_` opens the partitions of the suspects: their neighbours need not wait for the end. `quiet` returns
         when no other turn runs, or when the wait for that has been long enough.
         """
         suspects = [activation for activation in suspects if self._can_run(activation)]
-        tried_before = [activation for activation in suspects if activation.queue[0].trials]
-        await self._attempt_together([a for a in suspects if not a.queue[0].trials])
-        for activation in tried_before:
-            activation.running = True  # set apart: no worker takes it
-        open_()
-        if tried_before:
-            self._under_way += 1
-            try:
-                await self._try_alone(tried_before, quiet)
-            finally:
-                self._under_way -= 1
-
-    async def _attempt_together(self, suspects: list[Activation]) -> None:
-        """Commit the first attempt on each; they run when their partition opens."""
-        waiting = []
         for activation in suspects:
-            tried, entry = self._tried(activation, activation.queue[0])
-            activation.queue[0] = tried
-            self._committer.submit(entry)
-            waiting.append(entry.done)
-        await asyncio.gather(*(done for done in waiting if done is not None))
-        if suspects:
-            faultpoints.reached("trial.before")
-
-    async def _try_alone(self, suspects: list[Activation], quiet: Callable[[], Awaitable[None]]) -> None:
-        _logger.warning("trying %d messages alone, because their host died again", len(suspects))
-        self._ready.close_gate()
-        waiting = deque(suspects)
+            activation.running = True  # set apart: no worker takes it
+        untried = dict.fromkeys(suspects)
+        self._under_way += 1
+        open_()
         try:
-            await quiet()
-            head = await self._attempt(waiting)
-            while head is not None:
-                activation, envelope = head
-                faultpoints.reached("trial.before")
-                turn = asyncio.ensure_future(self._run_turn(activation, envelope))
-                done, _ = await asyncio.wait((turn,), timeout=SOLO_S)
-                if not done:
-                    self._ready.open_gate()  # it waits for something; let the others go on beside it
-                entry = await turn
-                if entry is not None:
-                    entry.done = asyncio.get_running_loop().create_future()
-                    self._committer.submit(entry)
-                if not done:
-                    self._ready.close_gate()
-                head = await self._attempt(waiting)
-                if entry is not None and entry.done is not None:
-                    await entry.done
-                self._mailboxes.schedule(activation)
+            for activation in [a for a in suspects if a.queue[0].trials]:
+                del untried[activation]
+                await self._try_again(activation, quiet)
+            async with asyncio.TaskGroup() as turns:
+                await self._try_first(untried, turns, quiet)
         finally:
-            for activation in waiting:
+            self._under_way -= 1
+            for activation in untried:
                 activation.running = False
-            self._ready.open_gate()
 
-    async def _attempt(self, waiting: deque[Activation]) -> tuple[Activation, Envelope] | None:
-        """Commit the attempt on the next head that may run, and take it."""
-        while waiting:
-            activation = waiting.popleft()
+    async def _try_again(self, activation: Activation, quiet: Quiet) -> None:
+        """A message that was under way when its host died again."""
+        async with asyncio.TaskGroup() as turns, self._alone(quiet):
+            for head in await self._attempt([activation]):
+                _logger.warning("trying a message of %s alone: its host has died again", activation.agent)
+                await self._begin(head, turns, SOLO_S)
+
+    async def _try_first(
+        self, untried: dict[Activation, None], turns: asyncio.TaskGroup, quiet: Quiet
+    ) -> None:
+        """Each gets an equal share of the time in which the others stand still, and then goes on beside them."""
+        clock = asyncio.get_running_loop().time
+        share = min(SOLO_S, STANDSTILL_S / max(1, len(untried)))
+        stood_still = 0.0
+        beside: set[asyncio.Task[None]] = set()
+        for chunk in _chunks(untried):
+            heads = await self._attempt(chunk)
+            since = clock()
+            async with self._alone(quiet) if stood_still < STANDSTILL_S else nullcontext():
+                for head in heads:
+                    beside.add(await self._begin(head, turns, share))
+            stood_still += clock() - since
+            beside = {turn for turn in beside if not turn.done()}
+            while len(beside) > self._most_beside:
+                _, beside = await asyncio.wait(beside, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _begin(
+        self, head: tuple[Activation, Envelope], turns: asyncio.TaskGroup, seconds: float
+    ) -> asyncio.Task[None]:
+        """Start the turn, and wait for its end at most so long."""
+        faultpoints.reached("trial.before")
+        turn = turns.create_task(self._handle(*head))
+        await asyncio.wait((turn,), timeout=seconds)
+        return turn
+
+    async def _handle(self, activation: Activation, envelope: Envelope) -> None:
+        entry = await self._run_turn(activation, envelope)
+        if entry is not None:
+            self._committer.submit(entry)
+            self._mailboxes.schedule(activation)
+
+    @asynccontextmanager
+    async def _alone(self, quiet: Quiet) -> AsyncIterator[None]:
+        async with self._one:
+            self._ready.close_gate()
+            try:
+                await quiet()
+                yield
+            finally:
+                self._ready.open_gate()
+
+    async def _attempt(self, activations: list[Activation]) -> list[tuple[Activation, Envelope]]:
+        """Commit the attempts on the heads of these, and take them; those that may not run are left out."""
+        tried: list[tuple[Activation, Envelope, asyncio.Future[bool]]] = []
+        for activation in activations:
             activation.running = False
             if not self._can_run(activation):
                 self._mailboxes.schedule(activation)
                 continue
             activation.running = True
-            tried, entry = self._tried(activation, self._mailboxes.take_head(activation))
-            assert entry.done is not None
-            self._committer.submit(entry)
-            committed = await entry.done
-            if committed and activation.alive:
-                return activation, tried
-            activation.running = False  # dropped meanwhile: it comes back from committed state, and untried
-        return None
-
-    def _tried(self, activation: Activation, envelope: Envelope) -> tuple[Envelope, Entry]:
-        """The message with one attempt more, and the entry that commits the attempt."""
-        mark = Mark(
-            tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
-            seq=envelope.seq, tried=1,
-        )  # fmt: skip
-        tried = msgspec.structs.replace(envelope, trials=envelope.trials + 1)
-        return tried, Entry(activation, tried, mark, asyncio.get_running_loop().create_future())
+            head = self._mailboxes.take_head(activation)
+            mark = Mark(
+                tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
+                seq=head.seq, tried=1,
+            )  # fmt: skip
+            head = msgspec.structs.replace(head, trials=head.trials + 1)
+            done = asyncio.get_running_loop().create_future()
+            self._committer.submit(Entry(activation, head, mark, done))
+            tried.append((activation, head, done))
+        await asyncio.gather(*(done for _, _, done in tried))
+        # One that was dropped meanwhile comes back from committed state, and untried.
+        return [(a, head) for a, head, done in tried if done.result() and a.alive]
 
     def _can_run(self, activation: Activation) -> bool:
         return bool(activation.alive and activation.queue and activation.loaded and not activation.running)
+
+
+def _chunks(untried: dict[Activation, None]) -> Iterator[list[Activation]]:
+    """Takes the agents out, so many at a time."""
+    while untried:
+        chunk = list(untried)[:CHUNK]
+        for activation in chunk:
+            del untried[activation]
+        yield chunk

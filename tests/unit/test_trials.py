@@ -1,0 +1,157 @@
+"""After a host's death the heads of its mailboxes are tried one by one, each attempt committed first (G7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from pydantic import BaseModel
+
+from actors import trials
+from callboard import Agent, Context, handler, message
+from callboard.testing import TestKit
+from storage.memory import MemoryStore
+from tests.unit.agents import Keeper, Note
+
+
+@message("trials.job.v1")
+class Job(BaseModel):
+    """Takes a few passes of the event loop, or as long as the test says."""
+
+    holds: bool = False
+
+
+class Tried(Agent):
+    kind = "tried"
+    store: MemoryStore
+    at_work: int = 0
+    most_at_work: int = 0
+    begun: list[str] = []  # noqa: RUF012  (shared on purpose)
+    untried: list[str] = []  # noqa: RUF012
+    release: asyncio.Event
+
+    class State(BaseModel):
+        done: int = 0
+
+    state: State
+
+    @handler
+    async def on_job(self, job: Job, ctx: Context) -> None:
+        agent = ctx.address.agent
+        Tried.begun.append(agent)
+        Tried.at_work += 1
+        Tried.most_at_work = max(Tried.at_work, Tried.most_at_work)
+        if trials_of(Tried.store).get(agent, 0) == 0:
+            Tried.untried.append(agent)
+        try:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if job.holds:
+                await Tried.release.wait()
+        finally:
+            Tried.at_work -= 1
+        self.state.done += 1
+
+
+def trials_of(store: MemoryStore) -> dict[str, int]:
+    return {box[3]: row.trials for box, rows in store.mail.items() for row in rows.values()}
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Tried.at_work = Tried.most_at_work = 0
+    Tried.begun, Tried.untried = [], []
+    Tried.release = asyncio.Event()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  (of many things, none signals)
+        await asyncio.sleep(0)
+
+
+async def dead_with(kit: TestKit, jobs: int, *, holds: bool = False) -> None:
+    """A host that dies before it has handled any of these."""
+    Tried.store = kit.store
+    for host in range(len(kit._running)):
+        await kit.crash(host)
+    for number in range(jobs):
+        await kit.send(f"test/tried/{number:03}", Job(holds=holds))
+
+
+async def test_each_first_attempt_runs_alone_and_is_on_record_before_it_runs() -> None:
+    async with TestKit([Tried, Keeper]) as kit:
+        await dead_with(kit, trials.CHUNK + 30)
+        await kit.recover()
+        assert len(Tried.begun) == trials.CHUNK + 30
+        assert Tried.most_at_work == 1
+        assert Tried.untried == []
+
+
+async def test_two_takeovers_at_once_try_their_messages_in_turns() -> None:
+    async with TestKit([Tried, Keeper], hosts=2) as kit:
+        await dead_with(kit, 40)
+        everything = kit._running[0].partitions | kit._running[1].partitions
+        for running in kit._running:
+            kit.store.end_host(running.host.fence, "it crashed")
+        kit._running[0] = kit._start(kit._running[0].partitions, suspect=everything)
+        taker = kit._running[0].host
+        await asyncio.sleep(0)  # it takes up the first half...
+        kit.store.grant(taker.fence, kit._running[1].partitions, kit._running[1].partitions)
+        await taker.holdings.refresh()  # ...and the second before that is done
+        await until(lambda: len(Tried.begun) == 40 and taker.is_at_rest)
+        assert Tried.most_at_work == 1
+
+
+async def test_slow_first_attempts_share_the_time_in_which_their_neighbours_stand_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trials, "STANDSTILL_S", 0.05)
+    async with TestKit([Tried, Keeper]) as kit:
+        await dead_with(kit, 10, holds=True)
+        recovery = asyncio.create_task(kit.recover())
+        await until(lambda: len(Tried.begun) == 10)
+        await kit.send("test/keeper/k", Note(text="next"))
+        await until(lambda: kit.state("test/keeper/k").notes == ["next"])
+        assert Tried.untried == []
+        Tried.release.set()
+        await recovery
+        assert all(kit.state(f"test/tried/{n:03}").done == 1 for n in range(10))
+
+
+async def test_a_death_in_a_first_attempt_leaves_few_to_be_tried_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trials, "CHUNK", 2)
+    async with TestKit([Tried, Keeper]) as kit:
+        await dead_with(kit, 10, holds=True)
+        recovery = asyncio.create_task(kit.recover())
+        await until(lambda: Tried.begun)
+        assert len([count for count in trials_of(kit.store).values() if count]) == 2
+        await kit.crash()
+        Tried.release.set()
+        await kit.recover()
+        await recovery
+        assert all(kit.state(f"test/tried/{n:03}").done == 1 for n in range(10))
+        assert kit.dead_letters() == []
+
+
+async def test_no_more_slow_turns_run_beside_each_other_than_the_host_allows_and_one_chunk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trials, "STANDSTILL_S", 0.02)
+    monkeypatch.setattr(trials, "CHUNK", 4)
+    async with TestKit([Tried, Keeper]) as kit:
+        await dead_with(kit, 40, holds=True)
+        for running in kit._running:
+            kit.store.end_host(running.host.fence, "it crashed")
+        kit._running[0] = kit._start(kit._running[0].partitions, suspect=kit._running[0].partitions)
+        kit._running[0].host.trials._most_beside = 6
+        await until(lambda: Tried.at_work == 8)
+        for _ in range(200):
+            await asyncio.sleep(0.0005)  # nothing signals that nothing more begins
+        assert Tried.at_work == 8
+        Tried.release.set()
+        await kit.quiet()
+        assert Tried.most_at_work == 8
+        assert len(Tried.begun) == 40
