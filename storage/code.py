@@ -4,45 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import shutil
-import tempfile
 import zipfile
-from hashlib import sha256
 from pathlib import Path
 
 from bus.errors import InvalidDomainFile, UnknownDomain
 from storage.boundary import translated
+from storage.code_cache import CodeCache, ContentDigest, files_of
 from storage.domains import Connection
 from storage.queries import query
 
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
-_SKIPPED = {"__pycache__", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bundle, whenever they are packed
 
 
 def pack(folder: Path) -> tuple[str, bytes]:
-    """A zip of the folder and its digest (sha256, hex), the same for the same contents.
+    """The digest (sha256, hex) of the folder's files, and a zip of them.
 
     Raises InvalidDomainFile when it is larger than 64 MiB: data belongs elsewhere.
     """
     buffer = io.BytesIO()
+    digest = ContentDigest()
     size = 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for path in sorted(folder.rglob("*")):
-            relative = path.relative_to(folder)
-            if _SKIPPED.intersection(relative.parts) or not path.is_file():
-                continue
-            data = path.read_bytes()
-            size += len(data)
+        for name, content in files_of(folder):
+            size += len(content)
             if size > MAX_BUNDLE_BYTES:
                 raise InvalidDomainFile(
                     f"The folder {folder} holds more than {MAX_BUNDLE_BYTES // 2**20} MiB.",
                     fix="Keep only the domain's code and settings in it.",
                 )
-            bundle.writestr(zipfile.ZipInfo(relative.as_posix(), _EPOCH), data)
-    data = buffer.getvalue()
-    return sha256(data).hexdigest(), data
+            digest.add(name, content)
+            bundle.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+    return digest.hex(), buffer.getvalue()
 
 
 async def put_code(db: Connection, domain: str, digest: str, bundle: bytes) -> None:
@@ -51,29 +44,17 @@ async def put_code(db: Connection, domain: str, digest: str, bundle: bytes) -> N
 
 
 async def fetch_code(db: Connection, domain: str, digest: str) -> Path:
-    """The folder of a domain's code on this machine, unpacked once per digest.
+    """The folder of a domain's code on this machine, which stays as long as this process lives.
 
-    Raises UnknownDomain when Postgres holds no such bundle.
+    Raises UnknownDomain when Postgres holds no such bundle, StorageError when it holds a damaged one, and
+    DataFolderError when there is no place on this machine where only this user can write.
     """
-    folder = Path(tempfile.gettempdir()) / f"callboard-code-{os.getuid()}" / digest[:32]
-    if await asyncio.to_thread(folder.is_dir):
+    cache = await asyncio.to_thread(CodeCache.open)
+    folder = await asyncio.to_thread(cache.find, digest)
+    if folder is not None:
         return folder
     with translated():
         bundle = await db.fetchval(query("get_code"), domain, digest)
     if bundle is None:
         raise UnknownDomain(f"Postgres holds no code {digest[:12]}... of the domain {domain!r}.")
-    await asyncio.to_thread(_unpack, bundle, folder)
-    return folder
-
-
-def _unpack(bundle: bytes, folder: Path) -> None:
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
-    if folder.parent.stat().st_uid != os.getuid():
-        raise InvalidDomainFile(f"{folder.parent} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
-    unpacked = Path(tempfile.mkdtemp(dir=folder.parent))
-    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
-        archive.extractall(unpacked)
-    try:
-        unpacked.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(unpacked)
+    return await asyncio.to_thread(cache.add, digest, bundle)
