@@ -20,6 +20,9 @@ POINTS = (
     "acquire.middle",
     "takeover.middle",
     "trial.before",
+    "assign.before_commit",
+    "assign.after_commit",
+    "retention.before_commit",
 )
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}

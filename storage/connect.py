@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,17 @@ from storage.boundary import translated
 SCHEMA = "callboard"
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000  # bounds how long a drawn sequence number can stay uncommitted
+# A process that freezes inside a transaction keeps its locks for so long. Nobody waits for anything but Postgres
+# inside one; whoever locks what every commit needs sets less (FROZEN_AFTER_MS).
+IDLE_IN_TRANSACTION_MS = 10_000
+FROZEN_AFTER_MS = 1_000
+
+# When a machine or the network between is gone, nobody says so: the system asks after a silence, and gives up. On
+# Postgres' side that ends what the lost session holds; on ours it ends the wait for an answer.
+_ASK_AFTER_S = 10
+_ASK_EVERY_S = 5
+_ASKS = 3
+_UNANSWERED_MS = 25_000
 
 # Hosts look rows up by their keys, thousands of times a second. Statistics lag behind tables that fill and empty
 # so fast, and a plan with a scan or a hash over them costs a hundredfold: hosts get plans by key alone.
@@ -36,12 +48,14 @@ def host_application(domain: str, epoch: int) -> str:
 async def connect(url: str, *, application: str, by_key: bool = False) -> asyncpg.Connection[Any]:
     """One connection with our schema on its search path; raises StorageUnavailable or SettingsError."""
     with _connecting():
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             url,
             timeout=CONNECT_TIMEOUT_S,
             server_settings=_settings(application, by_key),
             command_timeout=60.0,
         )
+        await _ask_after_silence(connection)
+        return connection
 
 
 async def create_pool(
@@ -56,6 +70,7 @@ async def create_pool(
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=60.0,
             server_settings=_settings(application, by_key),
+            init=_ask_after_silence,
         )
         assert pool is not None
         return pool
@@ -79,7 +94,28 @@ def _settings(application: str, by_key: bool) -> dict[str, str]:
         "application_name": application,
         "search_path": SCHEMA,
         "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+        "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+        "tcp_keepalives_idle": str(_ASK_AFTER_S),
+        "tcp_keepalives_interval": str(_ASK_EVERY_S),
+        "tcp_keepalives_count": str(_ASKS),
+        "tcp_user_timeout": str(_UNANSWERED_MS),
         "timezone": "UTC",
         "jit": "off",
         **(_BY_KEY if by_key else {}),
     }
+
+
+async def _ask_after_silence(connection: Any) -> None:
+    """The same on our side of a TCP connection; asyncpg leaves the system's two hours."""
+    end = connection._transport.get_extra_info("socket")
+    if end is None or end.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", _ASK_AFTER_S),
+        ("TCP_KEEPINTVL", _ASK_EVERY_S),
+        ("TCP_KEEPCNT", _ASKS),
+        ("TCP_USER_TIMEOUT", _UNANSWERED_MS),
+    ):
+        if hasattr(socket, option):  # not every system has all of them
+            end.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -12,14 +12,12 @@ import asyncpg
 
 from bus.errors import Fenced
 from storage.boundary import translated
-from storage.connect import host_application
+from storage.connect import FROZEN_AFTER_MS, host_application
 from storage.queries import query
 
 TAKE_LOCK_TIMEOUT_MS = (
     200  # how long a takeover waits for a commit of the old owner before it ends its backends
 )
-# A coordinator that freezes inside a transaction would hold its hosts' rows, and so stop every commit.
-FROZEN_AFTER_MS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,17 +117,26 @@ class Placement:
 
 
 @contextlib.asynccontextmanager
-async def placing(pool: asyncpg.Pool[Any], domain: str, epoch: int) -> AsyncIterator[Placement]:
-    """A transaction that changes a domain's placement; raises Fenced when another coordinator has taken over."""
+async def leading(pool: asyncpg.Pool[Any], domain: str, epoch: int) -> AsyncIterator[Any]:
+    """A transaction of a domain's coordinator; raises Fenced when another one has taken over.
+
+    It holds the coordinator's row, for which a successor waits, and perhaps hosts' rows, for which every commit of
+    theirs waits: when the coordinator freezes inside, Postgres ends it soon.
+    """
     with translated():
         async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                f"set local lock_timeout = {TAKE_LOCK_TIMEOUT_MS};"
-                f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}"
-            )
+            await connection.execute(f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}")
             if not await connection.fetchval(query("lock_coordinator"), domain, epoch):
                 raise Fenced(f"Another coordinator leads {domain} now.")
-            yield Placement(connection, domain)
+            yield connection
+
+
+@contextlib.asynccontextmanager
+async def placing(pool: asyncpg.Pool[Any], domain: str, epoch: int) -> AsyncIterator[Placement]:
+    """A transaction that changes a domain's placement; raises Fenced, or RowLocked where a commit takes long."""
+    async with leading(pool, domain, epoch) as connection:
+        await connection.execute(f"set local lock_timeout = {TAKE_LOCK_TIMEOUT_MS}")
+        yield Placement(connection, domain)
 
 
 async def terminate_host_backends(pool: asyncpg.Pool[Any], domain: str, epoch: int) -> int:

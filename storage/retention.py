@@ -13,9 +13,10 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from bus import faultpoints
 from bus.errors import Overloaded, StorageError, StorageUnavailable
 from storage.boundary import translated
-from storage.connect import connect
+from storage.connect import FROZEN_AFTER_MS, connect
 from storage.queries import query
 
 MONTHS_AHEAD = 3
@@ -121,8 +122,12 @@ async def _patiently(db: asyncpg.Connection[Any], statements: str) -> None:
     for attempt in range(_TRIES):
         try:
             async with db.transaction():
-                await db.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
+                await db.execute(
+                    f"set local lock_timeout = {_LOCK_TIMEOUT_MS};"
+                    f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}"
+                )
                 await db.execute(statements)
+                faultpoints.reached("retention.before_commit")
             return
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if attempt == _TRIES - 1:

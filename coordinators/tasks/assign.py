@@ -15,14 +15,13 @@ from actors.task_messages import TASK_KIND, task_agent
 from bus import faultpoints, subjects
 from bus.address import Address, partition_of
 from bus.envelope import Priority
-from bus.errors import Fenced, InvalidMessage
+from bus.errors import InvalidMessage
 from bus.transport import Subscription, Transport
 from coordinators.tasks.messages import TaskAssigned
 from coordinators.tasks.policies import Call, Refused, To, make_policy
-from storage.boundary import translated
 from storage.domains import find_domain
 from storage.intake import Incoming, accept, nudge
-from storage.queries import query
+from storage.placement import leading
 from storage.tasks import (
     WaitingTask,
     hand_over_task,
@@ -96,18 +95,15 @@ class TaskAssigner:
     async def _assign_batch(
         self, spec: DomainSpec, limit: int, *, refusal: str | None = None
     ) -> list[WaitingTask]:
-        with translated():
-            async with self._pool.acquire() as connection, connection.transaction():
-                if not await connection.fetchval(query("lock_coordinator"), self._domain, self._epoch):
-                    raise Fenced(f"Another coordinator leads {self._domain} now.")
-                tasks = await waiting_tasks(connection, self._domain, limit)
-                for task in tasks:
-                    decision = await self._decide(connection, spec, task, refusal)
-                    await hand_over_task(
-                        connection, self._domain, task, policy=decision.policy, assignee=decision.assignee
-                    )
-                    await accept(connection, None, [self._tell(task, decision)], tenant=task.tenant)
-                faultpoints.reached("assign.before_commit")
+        async with leading(self._pool, self._domain, self._epoch) as connection:
+            tasks = await waiting_tasks(connection, self._domain, limit)
+            for task in tasks:
+                decision = await self._decide(connection, spec, task, refusal)
+                await hand_over_task(
+                    connection, self._domain, task, policy=decision.policy, assignee=decision.assignee
+                )
+                await accept(connection, None, [self._tell(task, decision)], tenant=task.tenant)
+            faultpoints.reached("assign.before_commit")
         faultpoints.reached("assign.after_commit")
         return tasks
 
