@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from callboard.services import Services
+from tests.faults.chronicle import Chronicle
 from tests.faults.cluster import Cluster, Void, running_cluster
 from tests.faults.feed import Feeder
 from tests.faults.verify import SHOWN, complaints, wrongs
@@ -54,22 +56,27 @@ async def chaos_run(
     faults: Sequence[Fault],
     *,
     seed: int,
+    chronicle: Chronicle,
     hosts: int = 2,
     agents: int = AGENTS,
     turns_between: tuple[int, int] = (200, 800),
 ) -> Outcome:
     """Feed, hurt, wait until everything is handled, compare. Raises Void when a fault did not happen."""
     rng = Random(seed)
-    async with running_cluster(services, path, hosts=hosts) as cluster:
+    chronicle.seed = seed
+    async with running_cluster(services, path, hosts=hosts, label=f"seed {seed}") as cluster:
+        cluster.note(f"{len(faults)} faults to come, {hosts} hosts, {agents} agents")
         feeder = Feeder(cluster, seed, agents)
         feeding = asyncio.create_task(feeder.run())
         try:
             cluster.busy = feeding
             await cluster.progress(rng.randint(*turns_between))
-            for fault in faults:
-                cluster.note(f"{fault.__name__} begins")
+            for number, fault in enumerate(faults, 1):
+                cluster.note(f"{fault.__name__} begins, {number} of {len(faults)}")
                 await fault(cluster, rng)
+                chronicle.done.append(fault.__name__)
                 await cluster.progress(rng.randint(*turns_between))
+                chronicle.turns = await cluster.turns()
             feeder.stop()
             await feeding
             await _quiet(cluster)
@@ -80,10 +87,13 @@ async def chaos_run(
         finally:
             feeding.cancel()
             await asyncio.wait([feeding])
+            fired = cluster.folder.fired()
+            chronicle.fired = Counter(fired)
+        chronicle.turns = await cluster.turns()
+        cluster.note(f"{len(found)} complaints after {chronicle.turns} turns; fired: {dict(chronicle.fired)}")
         return Outcome(
-            complaints=found, turns=await cluster.turns(), roots=feeder.roots, did=cluster.did,
-            fired=cluster.folder.fired(),
-        )  # fmt: skip
+            complaints=found, turns=chronicle.turns, roots=feeder.roots, did=cluster.did, fired=fired
+        )
 
 
 async def hunt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -12,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -31,10 +32,14 @@ from tests.faults.audit import AUDIT
 from tests.faults.folder import Folder
 from tests.faults.launcher import spawn
 
+_logger = logging.getLogger("tests.faults")
+
 DOMAIN = "chaos"
 DOMAIN_FOLDER = Path(__file__).parent / "chaos_domain"
 KINDS = ["walker", "poisoned", "runner"]
 POLL_S = 0.02
+
+T = TypeVar("T")
 
 
 class Void(AssertionError):
@@ -44,7 +49,7 @@ class Void(AssertionError):
 class Cluster:
     """One run. `sql` waits out a Postgres that is away."""
 
-    def __init__(self, services: Services, folder: Folder, postgres_url: str) -> None:
+    def __init__(self, services: Services, folder: Folder, postgres_url: str, label: str) -> None:
         account = service_account(services.home / "postgres")
         self.postgres = EmbeddedPostgres(home=services.home, account=account)
         self.nats = EmbeddedNats(home=services.home, account=account)
@@ -55,18 +60,22 @@ class Cluster:
         self.did: list[str] = []  # what the test did to it, for the report of a failure
         self.extra_turns: Counter[str] = Counter()  # by agent, beyond those of the program
         self.busy: asyncio.Task[None] | None = None  # whoever makes the load; its failure ends every wait
+        self._label = label
         self._coordinators = 0
         self._free: list[asyncpg.Connection[Any]] = []
         self._began = time.monotonic()
 
     def note(self, what: str) -> None:
+        """For the report of a failure, and for whoever watches (`make faults` shows the log)."""
         self.did.append(f"{time.monotonic() - self._began:7.2f}  {what}")
+        _logger.info("%s %s", self._label, self.did[-1])
 
     # -- SQL -----------------------------------------------------------------------------------------
 
     async def sql(self, text: str, *arguments: Any) -> list[Any]:
         """Rows of a query; tried again for as long as Postgres is away."""
-        return await self.retried(lambda db: db.fetch(text, *arguments))
+        rows: list[Any] = await self.retried(lambda db: db.fetch(text, *arguments))
+        return rows
 
     async def value(self, text: str, *arguments: Any) -> Any:
         rows = await self.sql(text, *arguments)
@@ -75,7 +84,7 @@ class Cluster:
     async def hosts(self) -> list[HostRow]:
         return await self.retried(lambda db: live_hosts(db, DOMAIN))
 
-    async def retried(self, work: Callable[[Any], Awaitable[Any]], timeout_s: float = 30.0) -> Any:
+    async def retried(self, work: Callable[[Any], Awaitable[T]], timeout_s: float = 30.0) -> T:
         deadline = time.monotonic() + timeout_s
         while True:
             connection = self._free.pop() if self._free else None
@@ -240,10 +249,12 @@ async def running_cluster(
     hosts: int,
     planted: tuple[str, ...] = (),
     full_size: bool = False,
+    label: str = "",
 ) -> AsyncIterator[Cluster]:
     """A cluster on an empty database, with its hosts settled; everything is ended and removed afterwards.
 
-    `full_size` gives it the partitions and caches of an ordinary domain, for measurements.
+    `full_size` gives it the partitions and caches of an ordinary domain, for measurements; `label` begins each
+    line of its log.
     """
     database = f"faults_{secrets.token_hex(6)}"
     administrator = services.endpoints.postgres_url
@@ -260,7 +271,7 @@ async def running_cluster(
             "planted": list(planted),
         }
     )
-    cluster = Cluster(services, folder, url)
+    cluster = Cluster(services, folder, url, label)
     try:
         await _prepare(url, hosts, planted, full_size)
         cluster.start_coordinator()

@@ -1,4 +1,4 @@
-"""Services of the fault tests' own, since they are killed."""
+"""Services of the fault tests' own, since they are killed; and the summary of the runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import pytest
 
 from callboard.services import Services, ensure_services
 from callboard.settings import Settings
+from tests.faults.chronicle import Chronicle, Run, summary
+from tests.faults.faults import BY_NAME
+
+_CHRONICLE = "chronicle"
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,32 @@ async def own_services(faults_home: Path) -> AsyncIterator[Services]:
     """Postgres and NATS that a test may kill, as long as it starts them again."""
     async with await ensure_services(Settings(home=faults_home)) as running:
         yield running
+
+
+@pytest.fixture
+def chronicle(request: pytest.FixtureRequest) -> Chronicle:
+    """What this test tells the summary at the end."""
+    chronicle = Chronicle()
+    request.node.user_properties.append((_CHRONICLE, chronicle))
+    return chronicle
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    runs = []
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            told = dict(report.user_properties).get(_CHRONICLE)
+            if isinstance(told, Chronicle):
+                why = _reason(report) if report.failed else ""
+                runs.append(Run(report.nodeid, report.duration, told, why))
+    if runs:
+        terminalreporter.section("fault runs")
+        for line in summary(runs, BY_NAME):
+            terminalreporter.line(line)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """The first line of what was wrong."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = crash.message if crash is not None else str(report.longrepr)
+    return str(text).strip().partition("\n")[0]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 from random import Random
+from typing import Any
+
+import asyncpg
 
 from bus.envelope import new_id
 from bus.nats import NatsTransport
@@ -216,20 +219,24 @@ async def hand_back_and_forth(cluster: Cluster, rng: Random) -> None:
         one, other = rng.sample(hosts, 2)
         count = rng.randint(1, min(len(one.owned), len(other.owned)))
         here, there = set(rng.sample(sorted(one.owned), count)), set(rng.sample(sorted(other.owned), count))
-
-        async def swap(db, one=one, other=other, here=here, there=there) -> None:  # type: ignore[no-untyped-def]
-            async with db.transaction():
-                await db.execute("select from coordinators where name = $1 for update", DOMAIN)
-                for host, wanted in ((one, one.owned - here | there), (other, other.owned - there | here)):
-                    await db.execute(query("set_wanted"), DOMAIN, host.epoch, sorted(wanted), False)
-
-        await cluster.retried(swap)
-
-        async def moved(other=other, here=here) -> bool:  # type: ignore[no-untyped-def]
-            return any(h.epoch == other.epoch and here <= h.owned for h in await cluster.hosts())
-
-        await cluster.until(moved, f"partitions {sorted(here)} to reach epoch {other.epoch}", 20)
+        await _swap(cluster, one, other, here, there)
         cluster.note(f"{sorted(here)} to epoch {other.epoch}, {sorted(there)} to epoch {one.epoch}")
+
+
+async def _swap(cluster: Cluster, one: HostRow, other: HostRow, here: set[int], there: set[int]) -> None:
+    """Give `here` of one to the other and `there` of the other to the one; wait until the former has arrived."""
+
+    async def swap(db: asyncpg.Connection[Any]) -> None:
+        async with db.transaction():
+            await db.execute("select from coordinators where name = $1 for update", DOMAIN)
+            for host, wanted in ((one, one.owned - here | there), (other, other.owned - there | here)):
+                await db.execute(query("set_wanted"), DOMAIN, host.epoch, sorted(wanted), False)
+
+    async def moved() -> bool:
+        return any(h.epoch == other.epoch and here <= h.owned for h in await cluster.hosts())
+
+    await cluster.retried(swap)
+    await cluster.until(moved, f"partitions {sorted(here)} to reach epoch {other.epoch}", 20)
 
 
 async def one_more_and_one_less(cluster: Cluster, rng: Random) -> None:

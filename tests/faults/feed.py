@@ -17,8 +17,8 @@ from bus.envelope import Header, header_to_json, new_id
 from bus.nats import NatsTransport
 from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
 from storage.queries import query
-from tests.faults.chaos_domain.chaos.programs import FEEDER, name, root
 from tests.faults.cluster import DOMAIN, Cluster
+from tests.faults.programs import FEEDER, name, root
 
 _BACKLOG = """
 select count(*) from mailbox m left join agents a using (domain, tenant, agent)

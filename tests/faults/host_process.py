@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -22,8 +23,9 @@ from actors.incarnation import HostSettings, run_incarnation
 from bus import faultpoints
 from bus.errors import StorageUnavailable
 from bus.nats import NatsTransport
-from bus.transport import Receive
+from bus.transport import Receive, Subscription
 from storage.postgres import PostgresStore
+from storage.records import Fence, Mark, TurnRecord
 from tests.faults import planted
 from tests.faults.folder import Folder
 
@@ -40,7 +42,9 @@ class Losses:
     def install(self) -> None:
         subscribe = NatsTransport.subscribe
 
-        async def lossy(transport: NatsTransport, subject: str, receive: Receive, on_loss):  # type: ignore[no-untyped-def]
+        async def lossy(
+            transport: NatsTransport, subject: str, receive: Receive, on_loss: Callable[[], None]
+        ) -> Subscription:
             def take(data: bytes) -> None:
                 if self.on:
                     self.dropped += 1
@@ -49,7 +53,7 @@ class Losses:
 
             return await subscribe(transport, subject, take, on_loss)
 
-        NatsTransport.subscribe = lossy  # type: ignore[method-assign]
+        NatsTransport.subscribe = lossy  # type: ignore[method-assign,assignment]
 
 
 class LostAnswers:
@@ -61,7 +65,9 @@ class LostAnswers:
     def install(self) -> None:
         commit = PostgresStore.commit
 
-        async def lossy(store: PostgresStore, fence, turns, marks):  # type: ignore[no-untyped-def]
+        async def lossy(
+            store: PostgresStore, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]
+        ) -> list[int]:
             draw = self.rng.random() if self.rng is not None else 1.0
             if draw < 0.15:
                 sys.stderr.write("fault fired: lost request\n")
@@ -72,7 +78,7 @@ class LostAnswers:
                 raise StorageUnavailable("The answer was lost.")
             return numbers
 
-        PostgresStore.commit = lossy  # type: ignore[method-assign]
+        PostgresStore.commit = lossy  # type: ignore[method-assign,assignment]
 
 
 def listen_for_orders(folder: Folder, losses: Losses, answers: LostAnswers) -> None:

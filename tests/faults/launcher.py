@@ -59,10 +59,10 @@ class RunningHost:
 
     async def ended(self) -> None:
         loop = asyncio.get_running_loop()
-        gone = loop.create_future()
-        loop.add_reader(self._handle, lambda: gone.done() or gone.set_result(None))
+        gone = asyncio.Event()
+        loop.add_reader(self._handle, gone.set)
         try:
-            await gone
+            await gone.wait()
         finally:
             loop.remove_reader(self._handle)
         os.close(self._handle)

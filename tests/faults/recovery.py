@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +25,8 @@ from callboard.settings import Settings
 from storage.placement import HostRow
 from tests.faults.chains import Meter, broken, start_chains
 from tests.faults.cluster import Cluster, running_cluster
+
+_logger = logging.getLogger("tests.faults")
 
 BEFORE_S = 3.0  # over which the rate before a kill is measured
 WATCHED_S = 12.0  # after a kill; what has not come back by then counts as this long
@@ -43,11 +45,11 @@ async def measure(
         metering = asyncio.create_task(meter.run())
         try:
             seen = []
-            for _ in range(kills):
+            for number in range(1, kills + 1):
                 victim = rng.choice(await cluster.settled())
                 await _pass(BEFORE_S)
                 seen.append(await _one(cluster, meter, victim, how))
-                print(json.dumps(seen[-1]), file=sys.stderr)
+                _logger.info("%s %d of %d: %s", how.name, number, kills, json.dumps(seen[-1]))
         finally:
             metering.cancel()
             await asyncio.wait([metering])
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(json.dumps(asyncio.run(run(arguments.kills, arguments.chains, arguments.seed)), indent=2))
 
 

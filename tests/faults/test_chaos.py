@@ -10,6 +10,7 @@ import pytest
 from callboard.services import Services
 from tests.faults import faults
 from tests.faults.chaos_run import Fault, chaos_run, seed_of
+from tests.faults.chronicle import Chronicle
 
 
 def _half(which: int) -> list[Fault]:
@@ -22,21 +23,23 @@ def _half(which: int) -> list[Fault]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [0, 1])
 async def test_every_fault_once_while_a_random_program_runs(
-    own_services: Services, tmp_path: Path, which: int
+    own_services: Services, tmp_path: Path, chronicle: Chronicle, which: int
 ) -> None:
     seed = seed_of(which)
-    outcome = await chaos_run(own_services, tmp_path / "run", _half(which), seed=seed)
+    outcome = await chaos_run(own_services, tmp_path / "run", _half(which), seed=seed, chronicle=chronicle)
     assert not outcome.complaints, outcome.report(seed)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(100, 112))
-async def test_any_faults_in_any_order(own_services: Services, tmp_path: Path, seed: int) -> None:
+async def test_any_faults_in_any_order(
+    own_services: Services, tmp_path: Path, chronicle: Chronicle, seed: int
+) -> None:
     seed = seed_of(seed)
     chosen = Random(seed).choices(faults.ALL, k=30)
     outcome = await chaos_run(
-        own_services, tmp_path / "run", chosen, seed=seed, hosts=2 + seed % 2, agents=400
+        own_services, tmp_path / "run", chosen, seed=seed, chronicle=chronicle, hosts=2 + seed % 2, agents=400
     )
     assert not outcome.complaints, outcome.report(seed)
 
@@ -44,9 +47,11 @@ async def test_any_faults_in_any_order(own_services: Services, tmp_path: Path, s
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", sorted(faults.BY_NAME))
-async def test_one_fault_again_and_again(own_services: Services, tmp_path: Path, name: str) -> None:
+async def test_one_fault_again_and_again(
+    own_services: Services, tmp_path: Path, chronicle: Chronicle, name: str
+) -> None:
     seed = seed_of(sum(name.encode()))
     outcome = await chaos_run(
-        own_services, tmp_path / "run", [faults.BY_NAME[name]] * 8, seed=seed, agents=60
+        own_services, tmp_path / "run", [faults.BY_NAME[name]] * 8, seed=seed, chronicle=chronicle, agents=60
     )
     assert not outcome.complaints, outcome.report(seed)

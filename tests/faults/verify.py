@@ -9,8 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from storage.records import GENESIS
-from tests.faults.chaos_domain.chaos.programs import Expected, run_model
 from tests.faults.cluster import Cluster
+from tests.faults.programs import Expected, run_model
 
 SHOWN = 12  # complaints shown of a red run; the first ones tell
 

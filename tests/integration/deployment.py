@@ -67,10 +67,16 @@ class Deployment:
     """One domain; `coordinate` and `forsake` bring its coordinator and take it away."""
 
     def __init__(
-        self, pool: asyncpg.Pool[Any], transport: NatsTransport, row: DomainRow, domain: Domain
+        self,
+        pool: asyncpg.Pool[Any],
+        transport: NatsTransport,
+        launcher: LoopLauncher,
+        row: DomainRow,
+        domain: Domain,
     ) -> None:
         self.pool = pool
         self.transport = transport
+        self.launcher = launcher
         self.row = row
         self.domain = domain
         self.client = TaskClient(pool, transport)
@@ -97,8 +103,8 @@ class Deployment:
                 code="",
             ),
         )
-        self = cls(pool, transport, await find_domain(pool, domain.name), domain)
-        self.launcher = LoopLauncher(postgres_url, nats_url)
+        launcher = LoopLauncher(postgres_url, nats_url)
+        self = cls(pool, transport, launcher, await find_domain(pool, domain.name), domain)
         try:
             yield self
         finally:

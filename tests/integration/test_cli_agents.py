@@ -127,7 +127,7 @@ async def test_a_request_is_accepted_while_no_host_is_there(cli: Cli, desk: Depl
     await desk.coordinate()
 
     async def is_paused() -> bool:
-        return (await cli.json("agent", "desk/clerk/a"))["lifecycle"] == "paused"
+        return bool((await cli.json("agent", "desk/clerk/a"))["lifecycle"] == "paused")
 
     await until(is_paused)
 

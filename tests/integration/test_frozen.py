@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -91,6 +92,7 @@ async def test_both_ends_of_a_connection_ask_after_a_silence_whether_the_other_i
     ]  # fmt: skip
     async with over_tcp(database) as url:
         pool = await create_pool(url, application="test", size=1)
+        pooled: Any  # asyncpg names no public way to the socket
         async with pool.acquire() as pooled:
             await pooled.fetch("select 1")
             end = pooled._transport.get_extra_info("socket")

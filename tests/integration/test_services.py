@@ -20,6 +20,7 @@ import nats
 import psutil
 import pytest
 from nats.js.api import StorageType
+from pydantic import SecretStr
 
 from bus.errors import DataFolderError, ServiceUnavailable, ServiceUnsafe
 from callboard.services import (
@@ -116,7 +117,9 @@ async def test_of_commands_that_start_at_once_one_starts_and_the_others_join(set
 
 
 async def test_external_services_are_used_and_nothing_is_started(services: Endpoints, home: Path) -> None:
-    settings = Settings(home=home, postgres_url=services.postgres_url, nats_url=services.nats_url)
+    settings = Settings(
+        home=home, postgres_url=SecretStr(services.postgres_url), nats_url=SecretStr(services.nats_url)
+    )
     found = await ensure_services(settings)
     assert not found.started_here
     assert not found.endpoints.embedded_postgres
@@ -127,7 +130,7 @@ async def test_external_services_are_used_and_nothing_is_started(services: Endpo
 async def test_an_external_postgres_goes_with_an_embedded_nats(
     services: Endpoints, settings: Settings, home: Path
 ) -> None:
-    mixed = Settings(home=home, postgres_url=services.postgres_url)
+    mixed = Settings(home=home, postgres_url=SecretStr(services.postgres_url))
     found = await ensure_services(mixed)
     assert found.started_here
     assert found.endpoints.postgres_url == services.postgres_url

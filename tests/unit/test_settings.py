@@ -137,5 +137,5 @@ def test_ray_addresses_of_other_machines(address: str) -> None:
 def test_settings_are_frozen_and_travel_between_processes() -> None:
     settings = Settings(home=Path("/data"))
     with pytest.raises(ValueError, match="frozen"):
-        settings.tenant = "other"  # type: ignore[misc]
+        settings.tenant = "other"
     assert pickle.loads(pickle.dumps(settings)) == settings

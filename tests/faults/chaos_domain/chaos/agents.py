@@ -13,7 +13,7 @@ from actors.context import Context
 from actors.retry import RetryPolicy
 from bus.envelope import Priority
 from bus.registry import message
-from chaos.programs import name, step
+from tests.faults.programs import name, step
 
 
 class Flaky(Exception):
