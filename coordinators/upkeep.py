@@ -1,4 +1,4 @@
-"""What the master does once a day: the history's tables of the months to come, and keys that have expired."""
+"""What the master does once a day: the history's tables of the months to come; keys, hosts and code that are over."""
 
 from __future__ import annotations
 

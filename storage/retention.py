@@ -20,6 +20,9 @@ from storage.connect import FROZEN_AFTER_MS, connect
 from storage.queries import query
 
 MONTHS_AHEAD = 3
+HOSTS_KEPT_DAYS = 30  # ended hosts explain the last weeks; neither history nor dead letters refer to them
+HOSTS_KEPT = 10  # of each domain, however old: why the last ones ended
+CODE_KEPT_HOURS = 24  # stored code is named by its domain seconds later, unless the command was cut off
 _LOCK = 0x72657461  # "reta": only retention uses it, so that two never drop the same tables
 _BATCH = 5_000  # rows deleted in one statement: short locks, and a vacuum can follow
 _LOCK_TIMEOUT_MS = 500  # dropping a month stops every commit while it waits: rather try again
@@ -27,7 +30,10 @@ _TRIES = 20
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """What was dropped, or would be with a dry run. `transitions` is an estimate; no cut-off keeps all history."""
+    """What was dropped, or would be with a dry run. `transitions` is an estimate; no cut-off keeps all history.
+
+    Keys, hosts and domains' code have ages of their own, whatever the cut-off.
+    """
 
     cutoff: datetime | None
     months: list[str]
@@ -35,6 +41,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     seen: int
     hosts: int
+    code: int
     tasks: int
     blobs: int
     months_made: list[str]
@@ -76,7 +83,8 @@ async def _count(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retent
         transitions=sum(row["rows"] for row in old) + astray,
         bytes=sum(row["bytes"] for row in old),
         seen=await db.fetchval(query("retention_seen_count")),
-        hosts=await db.fetchval(query("retention_hosts_count"), cutoff),
+        hosts=await db.fetchval(query("retention_hosts_count"), HOSTS_KEPT_DAYS, HOSTS_KEPT),
+        code=await db.fetchval(query("retention_code_count"), CODE_KEPT_HOURS),
         tasks=await db.fetchval(query("retention_tasks_count"), cutoff),
         blobs=blobs,
         months_made=[row["month"] for row in missing],
@@ -94,7 +102,8 @@ async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retenti
         pass
     while await db.fetchval(query("retention_tasks_delete"), cutoff, _BATCH):
         pass
-    await db.execute(query("retention_hosts_delete"), cutoff)
+    await db.execute(query("retention_hosts_delete"), HOSTS_KEPT_DAYS, HOSTS_KEPT)
+    await db.execute(query("retention_code_delete"), CODE_KEPT_HOURS)
     if counted.blobs:
         await db.execute(query("retention_blobs_delete"), cutoff)
     return msgspec.structs.replace(counted, dry_run=False)
@@ -108,7 +117,9 @@ async def make_months(db: asyncpg.Connection[Any]) -> list[str]:
         span = f"at >= '{row['first']}' and at < '{row['next']}'"
         await _patiently(
             db,
-            f"create table {table} (like transitions including all);"  # noqa: S608  # digits and dates
+            # First, or a row that another transaction puts there between the delete and the attaching is in the way.
+            "lock table transitions_default in access exclusive mode;"  # noqa: S608  # digits and dates
+            f"create table {table} (like transitions including all);"
             f"with astray as (delete from transitions_default where {span} returning *)"
             f" insert into {table} select * from astray;"
             f"alter table transitions attach partition {table}"

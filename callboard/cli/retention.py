@@ -34,9 +34,11 @@ async def retention(
     out.print(
         plain(f"  months of history    {listed} (about {done.transitions:,} transitions, {size(done.bytes)})")
     )
-    for name, count in (("tasks", done.tasks), ("ended hosts", done.hosts), ("blobs", done.blobs)):
+    for name, count in (("tasks", done.tasks), ("blobs", done.blobs)):
         out.print(plain(f"  {name:<20} {count:,}"))
-    out.print(plain(f"  expired keys         {done.seen:,}"))
+    out.print(plain(f"What every day drops by itself {word}:", "bold"))
+    for name, count in (("expired keys", done.seen), ("ended hosts", done.hosts), ("unused code", done.code)):
+        out.print(plain(f"  {name:<20} {count:,}"))
     if done.months_made:
         made = "would be made" if dry_run else "made"
         out.print(plain(f"  tables of months to come {made}: {', '.join(done.months_made)}"))

@@ -89,7 +89,9 @@ returning partitions
 select domain, partitions, spec::text as spec, kinds, home, code, hosts from domains order by domain
 
 -- name: put_code
-insert into domain_code (domain, digest, bundle) values ($1, $2, $3) on conflict do nothing
+-- Stored again, it is new again for retention, and whole again if it was damaged.
+insert into domain_code (domain, digest, bundle) values ($1, $2, $3)
+on conflict (domain, digest) do update set bundle = excluded.bundle, added_at = now()
 
 -- name: get_code
 select bundle from domain_code where domain = $1 and digest = $2

@@ -39,11 +39,34 @@ select count(*) from seen where expires_at < now()
 delete from seen where ctid = any (array(select ctid from seen where expires_at < now() limit $1))
 
 -- name: retention_hosts_count
-select count(*) from hosts where ended_at < $1::timestamptz
+select count(*) from (
+  select ended_at, row_number() over (partition by domain order by epoch desc) as nth
+  from hosts where ended_at is not null) ended
+where ended_at < now() - make_interval(days => $1) and nth > $2
 
 -- name: retention_hosts_delete
-with gone as (delete from hosts where ended_at < $1::timestamptz returning domain, epoch)
+with gone as (
+  delete from hosts where (domain, epoch) in (
+    select domain, epoch from (
+      select domain, epoch, ended_at, row_number() over (partition by domain order by epoch desc) as nth
+      from hosts where ended_at is not null) ended
+    where ended_at < now() - make_interval(days => $1) and nth > $2)
+  returning domain, epoch
+)
 delete from heartbeats b using gone g where b.domain = g.domain and b.epoch = g.epoch
+
+-- name: retention_code_count
+select count(*) from domain_code c
+where c.added_at < now() - make_interval(hours => $1)
+  and not exists (select from domains d where d.domain = c.domain and d.code = c.digest)
+  and not exists (select from hosts h where h.domain = c.domain and h.code = c.digest and h.ended_at is null)
+
+-- name: retention_code_delete
+-- Code that is being registered again has been added just now, which the delete sees in the row it locks.
+delete from domain_code c
+where c.added_at < now() - make_interval(hours => $1)
+  and not exists (select from domains d where d.domain = c.domain and d.code = c.digest)
+  and not exists (select from hosts h where h.domain = c.domain and h.code = c.digest and h.ended_at is null)
 
 -- name: retention_tasks_count
 select count(*) from tasks where finished_at < $1::timestamptz

@@ -17,9 +17,10 @@ from bus.address import parse_address
 from bus.errors import Overloaded
 from callboard.services import Endpoints
 from coordinators.upkeep import Upkeep
+from storage.code import put_code
 from storage.connect import connect
 from storage.inspect import history_months, verify_history
-from storage.retention import MONTHS_AHEAD, retain
+from storage.retention import HOSTS_KEPT, MONTHS_AHEAD, retain
 from tests.integration.cli import DESK, Cli, note, until
 from tests.integration.deployment import Deployment
 
@@ -48,6 +49,10 @@ async def age(desk: Deployment) -> None:
     await db.execute(f"update transitions set at = {OLD} where version < 3")
     await db.execute("insert into seen values ('desk', 'default', 'gone', now() - interval '1 day')")
     await db.execute(f"update hosts set ended_at = {OLD}")
+    await db.execute(
+        "insert into hosts (domain, host, node, pid, code, ended_at) select 'desk', 'h', 'n', 1, '', now()"
+        f" from generate_series(1, {HOSTS_KEPT})"
+    )
     for status, finished in (("completed", OLD), ("running", "null")):
         await db.execute(
             "insert into tasks (domain, tenant, id, status, goal, input, priority, created_at, finished_at)"
@@ -81,8 +86,9 @@ async def test_what_is_old_and_over_goes_and_the_rest_stays(desk: Deployment, da
     assert await desk.fetch("select count(*) from task_events") == [(1,)]
     assert await desk.fetch("select digest from blobs order by 1") == [("fresh",), ("used",)]
     assert await desk.fetch("select count(*) from mailbox") == [(1,)]
-    for table in ("seen", "hosts", "heartbeats"):
+    for table in ("seen", "heartbeats"):
         assert await desk.fetch(f"select count(*) from {table}") == [(0,)]
+    assert await desk.fetch("select count(*) from hosts") == [(HOSTS_KEPT,)]
     verdict = await verify_history(desk.pool, parse_address("desk/clerk/a"), tenant="default")
     assert (verdict.intact, verdict.since, verdict.length) == (True, 3, 1)
     assert (await retain(database, months=3)).months == []
@@ -103,6 +109,77 @@ async def test_a_month_without_its_table_gets_one_and_its_astray_rows(
     months = await history_months(desk.pool)
     assert (months.astray, months.ahead) == (0, MONTHS_AHEAD)
     assert await desk.fetch(f"select count(*) from transitions_{next_month}") == [(3,)]
+
+
+async def test_a_row_that_goes_astray_while_its_month_is_made_moves_over(
+    desk: Deployment, database: str
+) -> None:
+    next_month = await desk.pool.fetchval("select to_char(now() + interval '1 month', 'YYYYMM')")
+    await desk.pool.execute(f"drop table transitions_{next_month}")
+    async with desk.pool.acquire() as writer:
+        transaction = writer.transaction()
+        await transaction.start()
+        await writer.execute(
+            "insert into transitions select domain, tenant, 'clerk/b', version, now() + interval '1 month', body,"
+            " prev, hash from transitions"
+        )
+        making = asyncio.create_task(retain(database, months=None))
+        async with asyncio.timeout(20):  # until it stands in line behind the writer
+            while not await desk.pool.fetchval("select exists (select from pg_locks where not granted)"):
+                assert not making.done()
+                await asyncio.sleep(0.01)
+        await transaction.commit()
+    assert (await making).months_made == [next_month]
+    assert await desk.fetch(f"select count(*) from transitions_{next_month}") == [(3,)]
+
+
+async def test_each_day_ended_hosts_go_but_for_the_last_of_each_domain(
+    desk: Deployment, database: str
+) -> None:
+    await desk.pool.execute("delete from hosts")
+    await desk.pool.execute(
+        "insert into hosts (domain, host, node, pid, code, ended_at)"
+        f" select d, d || n, 'n', 1, '', now() - make_interval(days => n) from unnest(array['busy', 'still']) d,"
+        f" generate_series(60, 1, -1) n where d = 'busy' or n > 60 - {HOSTS_KEPT} - 2"
+    )
+    await desk.pool.execute(
+        "insert into hosts (domain, host, node, pid, code) values ('busy', 'lives', 'n', 1, '')"
+    )
+    assert (await retain(database, months=None, dry_run=True)).hosts == 31 + 2
+    await retain(database, months=None)
+    left = await desk.fetch(
+        "select domain, count(*), min(ended_at) < now() - interval '31 days' from hosts group by 1"
+    )
+    assert sorted(left) == [("busy", 30, False), ("still", HOSTS_KEPT, True)]
+
+
+async def test_each_day_code_goes_that_neither_a_domain_nor_a_live_host_runs(
+    desk: Deployment, database: str
+) -> None:
+    for digest in ("named", "running", "old", "new"):
+        await put_code(desk.pool, "desk", digest, b"zip")
+    await desk.pool.execute(
+        "update domain_code set added_at = now() - interval '25 hours' where digest <> 'new'"
+    )
+    await desk.pool.execute("update domains set code = 'named'")
+    await desk.pool.execute(
+        "insert into hosts (domain, host, node, pid, code) values ('desk', 'lives', 'n', 1, 'running')"
+    )
+    assert (await retain(database, months=None, dry_run=True)).code == 1
+    await retain(database, months=None)
+    assert await desk.fetch("select digest from domain_code order by 1") == [
+        ("named",),
+        ("new",),
+        ("running",),
+    ]
+
+
+async def test_code_that_is_registered_again_is_new_again(desk: Deployment, database: str) -> None:
+    await put_code(desk.pool, "desk", "back", b"damaged")
+    await desk.pool.execute("update domain_code set added_at = now() - interval '25 hours'")
+    await put_code(desk.pool, "desk", "back", b"whole")
+    await retain(database, months=None)
+    assert await desk.fetch("select digest, bundle from domain_code") == [("back", b"whole")]
 
 
 async def test_the_daily_upkeep_keeps_all_history(desk: Deployment, database: str) -> None:
