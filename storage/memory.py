@@ -83,7 +83,8 @@ class MemoryStore:
 
     async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
         self._require_fence(fence, {turn.partition})
-        return self._version(fence.domain, turn) >= turn.version
+        history = self.transitions.get((fence.domain, turn.tenant, turn.agent), [])
+        return any(t.version == turn.version and t.hash == turn.hash for t in history)
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         self._require_fence(fence, partitions)

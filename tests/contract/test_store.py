@@ -409,6 +409,18 @@ async def test_a_commit_whose_request_was_lost_is_found_to_be_missing(rig: Rig) 
     await rig.store.commit(fence, [turn(seq)], [])
 
 
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_commit_is_missing_where_another_turn_has_its_version(rig: Rig, later: bool) -> None:
+    fence = await rig.host(0)
+    a, b, c = await given(rig, "order/1", "order/1", "order/1")
+    lost, other = turn(a), turn(b)
+    await rig.store.commit(fence, [other], [])
+    if later:
+        await rig.store.commit(fence, [turn(c, 2, prev=other.hash)], [])
+    assert await rig.store.settle(fence, lost) is False
+    assert await rig.store.settle(fence, other) is True
+
+
 async def test_a_host_that_has_lost_its_partition_settles_nothing(rig: Rig) -> None:
     fence = await rig.host(0)
     [seq] = await given(rig)

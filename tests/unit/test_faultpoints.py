@@ -27,10 +27,8 @@ def _names_in_code() -> Iterator[str]:
                     and node.func.value.id == "faultpoints"
                 ):
                     [name] = node.args
-                    assert isinstance(name, ast.Constant), (
-                        f"{path}:{node.lineno} names no point in plain text"
-                    )
-                    yield name.value
+                    assert isinstance(name, ast.Constant), f"{path}:{node.lineno} has no name in plain text"
+                    yield str(name.value)
 
 
 def test_the_points_are_those_that_the_code_reaches() -> None:
