@@ -68,7 +68,7 @@ class Context(TaskReports):
 
     @property
     def task(self) -> str | None:
-        """The id of the task that this message is part of."""
+        """The task that this message is part of, as `domain/id`; every report takes it as its `task`."""
         return self._envelope.header.task
 
     @property
@@ -147,8 +147,8 @@ class Context(TaskReports):
             self._tasks.append(row)
         self._task_events.extend(events)
 
-    def _send_report(self, agent: str, message: BaseModel) -> None:
-        self._send(f"{self._scope.domain}/{agent}", message, None, None, None)
+    def _send_report(self, to: Address, message: BaseModel) -> None:
+        self._send(to, message, None, None, None)
 
     def _send(
         self,

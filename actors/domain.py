@@ -17,6 +17,9 @@ from bus.errors import CallboardError, InvalidDomainFile
 from bus.registry import describe_validation
 
 PolicyName = Literal["direct", "least_loaded", "contract_net"]
+OnDeadLetter = Literal["keep", "fail"]
+"""`keep`: the task is `stuck` until the dead letter is retried or dropped; nothing that was done is lost. `fail`:
+the task fails at once. The assignee's own message, which it answers for, fails the task either way."""
 _RESERVED = ("master", "external")
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
@@ -66,6 +69,7 @@ class TaskSpec(_Strict):
     bid_deadline_s: float = Field(default=2.0, gt=0)
     concurrent: int = Field(default=1_000, ge=1)  # so many are under way at once; the others wait
     waiting: int = Field(default=10_000, ge=1)  # past so many, submitting one more is refused
+    on_dead_letter: OnDeadLetter = "keep"  # what a dead letter of its work does to a task; see OnDeadLetter
 
     @field_validator("to")
     @classmethod

@@ -159,7 +159,8 @@ class Holdings:
     def _take_up(self, partitions: list[int], suspect: frozenset[int]) -> None:
         mailboxes = self._host.mailboxes
         for partition in partitions:
-            self._held[partition] = _Holding(Inbox(partition, mailboxes.deliver, mailboxes.read_partition))
+            inbox = Inbox(partition, mailboxes.deliver, mailboxes.read_partition, mailboxes.read_named)
+            self._held[partition] = _Holding(inbox)
         self._spawn(self._open(partitions, suspect))
 
     async def _open(self, partitions: list[int], suspect: frozenset[int]) -> None:

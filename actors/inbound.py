@@ -17,6 +17,7 @@ _RETRY_S = 0.2
 
 Deliver = Callable[[int, list[Item]], None]
 Reload = Callable[[int], Awaitable[None]]
+ReadAgent = Callable[[str, str, int], None]
 
 
 class Inbox:
@@ -28,10 +29,11 @@ class Inbox:
     all that the same source committed before it.
     """
 
-    def __init__(self, partition: int, deliver: Deliver, reload: Reload) -> None:
+    def __init__(self, partition: int, deliver: Deliver, reload: Reload, read_agent: ReadAgent) -> None:
         self.partition = partition
         self._deliver = deliver
         self._reload = reload
+        self._read_agent = read_agent
         self._streams: dict[int, int] = {}
         self._held: list[Parcel] = []
         self._asked = False
@@ -51,7 +53,11 @@ class Inbox:
         if self._closed or parcel.partition != self.partition:
             return
         if parcel.source == NUDGE_SOURCE:
-            self.read_again()
+            if parcel.items:
+                for item in parcel.items:
+                    self._read_agent(item.tenant, item.agent, parcel.partition)
+            else:
+                self.read_again()
         elif self._reading is not None:
             self._hold(parcel)
         elif not self._deliver_next(parcel):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from actors.task_messages import TROUBLE, TaskTrouble, task_agent
 from bus.address import DEFAULT_TENANT, parse_address, partition_of, require_word
 from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
 from bus.errors import (
@@ -32,7 +34,8 @@ from bus.events import (
     EventStream,
 )
 from bus.nats import NatsTransport
-from bus.registry import decode_payload, first_line, refuse_nul
+from bus.registry import decode_payload, encode_payload, first_line, refuse_nul
+from bus.task_ref import task_ref
 from storage.records import DeadEvent, EventBatch
 
 if TYPE_CHECKING:
@@ -116,7 +119,9 @@ class Ingress:
             except Exception as error:  # whatever is wrong with one event, the others go on
                 words = str(error) if isinstance(error, CallboardError) else first_line(error)
                 _logger.warning("an event on %s is a dead letter: %s", event.name, words)
-                batch.dead.append(_dead(event, words, host.partitions))
+                dead, header = _dead(event, words, host.fence.domain, host.partitions)
+                batch.dead.append(dead)
+                self._tell_task(batch, dead, header)
                 continue
             batch.keys.append(f"event:{_key(event, incarnation)}")
             batch.messages.append(message)
@@ -141,7 +146,7 @@ class Ingress:
     async def _as_message(self, event: Event) -> Outgoing:
         host = self._host
         spec = self._spec_of(event)
-        tenant = require_word(event.headers.get(TENANT_HEADER, DEFAULT_TENANT), "tenant")
+        tenant = _tenant_of(event)
         payload = _text(event.data)
         refuse_nul(payload)
         decode_payload(spec.type, payload)
@@ -161,7 +166,7 @@ class Ingress:
             type=spec.type,
             sender=f"external/events/{event.name}",
             sent_at=event.time,
-            task=_word(event, TASK_HEADER),
+            task=_task_of(event, host.fence.domain),
             priority=_priority(event),
             traceparent=_word(event, TRACE_HEADER),
             blob=blob,
@@ -174,6 +179,37 @@ class Ingress:
             header=header,
             header_json=header_to_json(header),
             payload=payload,
+        )
+
+    def _tell_task(self, batch: EventBatch, dead: DeadEvent, letter: Header) -> None:
+        """An event of a task that no agent can be given: its task's agent is told, as of any dead letter."""
+        if letter.task is None:
+            return
+        try:
+            to = parse_address(str(task_agent(letter.task)))
+            partitions = self._host.scope.directory.partitions(to.domain, to.kind)
+        except CallboardError:  # no task that could be told
+            return
+        trouble = TaskTrouble(type=letter.type, id=letter.id, reason=dead.reason, error=dead.error)
+        header = Header(
+            id=new_id(),
+            type=TROUBLE,
+            sender=letter.sender,
+            sent_at=letter.sent_at,
+            causation=letter.id,
+            task=letter.task,
+        )
+        batch.keys.append(f"trouble:{letter.id}")
+        batch.messages.append(
+            Outgoing(
+                domain=to.domain,
+                tenant=dead.tenant,
+                agent=to.agent,
+                partition=partition_of(dead.tenant, to.agent, partitions),
+                header=header,
+                header_json=header_to_json(header),
+                payload=encode_payload(trouble),
+            )
         )
 
     def _spec_of(self, event: Event) -> EventSpec:
@@ -201,11 +237,20 @@ def _key(event: Event, incarnation: str) -> str:
     return f"sha256:{sha256(given.encode()).hexdigest()}"
 
 
+def _tenant_of(event: Event) -> str:
+    return require_word(event.headers.get(TENANT_HEADER, DEFAULT_TENANT), "tenant")
+
+
 def _word(event: Event, header: str) -> str | None:
     given = event.headers.get(header)
     if given is not None and (len(given) > MAX_WORD or "\0" in given):
         raise InvalidPayload(f"The header {header} has a NUL in it, or more than {MAX_WORD} characters.")
     return given
+
+
+def _task_of(event: Event, domain: str) -> str | None:
+    given = _word(event, TASK_HEADER)
+    return task_ref(given, domain) if given else None
 
 
 def _priority(event: Event) -> int:
@@ -222,17 +267,23 @@ def _text(data: bytes) -> str:
         raise InvalidPayload("An event's data is not UTF-8.", fix="Publish JSON in UTF-8.") from None
 
 
-def _dead(event: Event, words: str, partitions: int) -> DeadEvent:
+def _dead(event: Event, words: str, domain: str, partitions: int) -> tuple[DeadEvent, Header]:
     agent = _plain(f"events/{event.name}")
+    task, tenant = None, DEFAULT_TENANT
+    with contextlib.suppress(CallboardError):  # that may be what is wrong with it
+        task = _task_of(event, domain)
+    with contextlib.suppress(CallboardError):
+        tenant = _tenant_of(event)
     header = Header(
         id=new_id(),
         type=_plain(event.headers.get(TYPE_HEADER, event.name))[:MAX_WORD],
         sender=f"external/{agent}",
         sent_at=event.time,
+        task=task,
     )
-    return DeadEvent(
-        tenant=DEFAULT_TENANT,
-        partition=partition_of(DEFAULT_TENANT, agent, partitions),
+    dead = DeadEvent(
+        tenant=tenant,
+        partition=partition_of(tenant, agent, partitions),
         agent=agent,
         message=header.id,
         reason="invalid_event",
@@ -240,6 +291,7 @@ def _dead(event: Event, words: str, partitions: int) -> DeadEvent:
         header=header_to_json(header),
         payload=json.dumps({"data": _plain(event.data.decode(errors="replace"))}),
     )
+    return dead, header
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from actors.activation import PAUSED, Activation
 from actors.agent import Agent, agent_type
-from actors.ready import ReadyQueue
+from actors.ready import ReadyQueue, is_own
 from actors.scope import Scope
 from bus.envelope import Envelope
 from bus.errors import StorageError, StorageUnavailable
@@ -52,7 +52,8 @@ class Mailboxes:
         self._handled: deque[int] = deque()
         self._cached = 0
         self._reads = 0  # reads of Postgres under way: until they end, `seen` forgets nothing
-        self._to_load: list[Activation] = []
+        self._to_load: deque[Activation] = deque()
+        self._asked: set[Activation] = set()  # named by a nudge while they were being read
         self._load_wanted = asyncio.Event()
         self._all_loaded = asyncio.Event()
         self._all_loaded.set()
@@ -74,13 +75,14 @@ class Mailboxes:
         seen = self._seen
         for item in items:
             if item.seq not in seen:
-                self._arrive(self._activation(item.tenant, item.agent, partition), open_item(item))
+                envelope = open_item(item)
+                self._arrive(self._of(envelope, partition), envelope)
 
     def merge(self, partition: int, envelopes: Iterable[Envelope], more: set[tuple[str, str]]) -> None:
         """Queue what was read from Postgres; the agents in `more` have further messages there."""
         for envelope in envelopes:
             if envelope.seq not in self._seen:
-                activation = self._activation(envelope.tenant, envelope.agent, partition)
+                activation = self._of(envelope, partition)
                 if self._takes(activation, envelope):
                     self._queue(activation, envelope)
                 else:
@@ -116,6 +118,15 @@ class Mailboxes:
         activation.more = True
         if len(activation.queue) <= self._limit // 4:
             self.refill(activation)
+
+    def read_named(self, tenant: str, agent: str, partition: int) -> None:
+        """Read the mailbox of an agent that a nudge names: a message from outside is in it, perhaps one that passes
+        the queue or is for an agent that is paused."""
+        activation = self._activation(tenant, agent, partition, first=True)
+        if activation.refilling:
+            self._asked.add(activation)
+        else:
+            self._read(activation)
 
     def _arrive(self, activation: Activation, envelope: Envelope) -> None:
         if activation.refilling:
@@ -193,8 +204,10 @@ class Mailboxes:
 
     def refill(self, activation: Activation) -> None:
         """Read the agent's mailbox again, because Postgres holds more of it than the queue."""
-        if activation.refilling or not activation.alive or activation.lifecycle == PAUSED:
-            return
+        if not activation.refilling and activation.alive and activation.lifecycle != PAUSED:
+            self._read(activation)
+
+    def _read(self, activation: Activation) -> None:
         activation.refilling = True
         activation.more = False  # set again by whatever turns out not to fit while the read is under way
         self._spawn(self._refill(activation))
@@ -217,6 +230,8 @@ class Mailboxes:
         finally:
             self._reads -= 1
             activation.refilling = False
+            asked = activation in self._asked
+            self._asked.discard(activation)
         if not activation.alive:
             return
         activation.more = activation.more or len(found) >= each
@@ -233,6 +248,8 @@ class Mailboxes:
         if activation.more and not activation.queue and not activation.uncommitted and not activation.running:
             asyncio.get_running_loop().call_later(_RETRY_S, self.refill, activation)
         self.schedule(activation)
+        if asked:
+            self._read(activation)
 
     def _shelve(self, activation: Activation) -> None:
         """The agent is paused: its messages stay on disk, where older ones may be that are not in the queue."""
@@ -293,14 +310,24 @@ class Mailboxes:
         activation.used_at = self._scope.clock.now()
         self._activations.move_to_end(activation.key)
 
-    def _activation(self, tenant: str, agent: str, partition: int) -> Activation:
+    def _of(self, envelope: Envelope, partition: int) -> Activation:
+        known = self._activations.get((envelope.tenant, envelope.agent))
+        if known is not None:
+            return known
+        return self._activation(envelope.tenant, envelope.agent, partition, first=is_own(envelope))
+
+    def _activation(self, tenant: str, agent: str, partition: int, *, first: bool = False) -> Activation:
+        """The agent in memory; its state is read in its turn, or before those that wait for theirs."""
         activation = self._activations.get((tenant, agent))
         if activation is None:
             kind = self._scope.kinds.get(agent.partition("/")[0], self._unknown)
             activation = Activation(tenant, agent, partition, kind)
             activation.used_at = self._scope.clock.now()
             self._activations[(tenant, agent)] = activation
-            self._to_load.append(activation)
+            if first:
+                self._to_load.appendleft(activation)
+            else:
+                self._to_load.append(activation)
             self._load_wanted.set()
             self._all_loaded.clear()
         return activation
@@ -318,8 +345,8 @@ class Mailboxes:
         """Runs for ever: reads the states of agents that came into memory, many in one query."""
         while True:
             await self._load_wanted.wait()
-            wanted = [a for a in self._to_load[:LOAD_STATES] if a.alive]
-            del self._to_load[:LOAD_STATES]
+            page = [self._to_load.popleft() for _ in range(min(LOAD_STATES, len(self._to_load)))]
+            wanted = [activation for activation in page if activation.alive]
             if not self._to_load:
                 self._load_wanted.clear()
             try:
@@ -330,7 +357,7 @@ class Mailboxes:
                 )
             except StorageUnavailable as error:
                 _logger.warning("states cannot be read yet: %s", error.message)
-                self._to_load[:0] = wanted
+                self._to_load.extendleft(reversed(wanted))
                 self._load_wanted.set()
                 await asyncio.sleep(_RETRY_S)
                 continue

@@ -6,8 +6,19 @@ import asyncio
 from collections import deque
 
 from actors.activation import Activation
+from bus.envelope import Envelope
 
 _LOW_EVERY = 16  # of this many turns one goes to the lowest waiting priority, so that none starves
+
+
+_OWN = "callboard."
+
+
+def is_own(envelope: Envelope) -> bool:
+    """Callboard's own messages start, report on and end tasks, or come from an operator: they are few and short,
+    and somebody waits for each. They never stand behind the backlog of a busy domain, and what an agent sends
+    while it handles one has the priority of its header all the same."""
+    return envelope.header.type.startswith(_OWN)
 
 
 class ReadyQueue:
@@ -27,7 +38,8 @@ class ReadyQueue:
         if activation.scheduled or activation.running or not activation.queue:
             return
         activation.scheduled = True
-        self._queues[min(2, max(0, activation.queue[0].header.priority))].append(activation)
+        head = activation.queue[0]
+        self._queues[2 if is_own(head) else min(2, max(0, head.header.priority))].append(activation)
         self._wake()
 
     async def take(self) -> Activation:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from bus.address import Address
 from bus.registry import message
+from bus.task_ref import split_task_ref
 
 TASK_KIND = "task"  # the kind of the durable agent that leads a task; its key is the task's id
 MAX_PARTS = 1_000  # of one task; their results wait in the task agent's state
 
 
-def task_agent(task_id: str) -> str:
-    """The agent (`kind/key`) that leads a task."""
-    return f"{TASK_KIND}/{task_id}"
+def task_agent(ref: str) -> Address:
+    """The agent that leads the task of a reference (`domain/id`)."""
+    domain, task = split_task_ref(ref)
+    return Address(domain, TASK_KIND, task)
 
 
-# -- what an assignee is sent ------------------------------------------------------------------------
-
-
-@message("callboard.task.v1")
-class TaskWork(BaseModel):
-    """A task for you: answer with `ctx.complete(result)` or `ctx.fail(why)`, in this turn or a later one."""
+class TaskTerms(BaseModel):
+    """What was submitted; the id is that of the task within its domain."""
 
     id: str
     goal: str
@@ -33,15 +32,18 @@ class TaskWork(BaseModel):
     """Seconds since 1970, UTC; a task that is not done by then has failed."""
 
 
+# -- what an assignee is sent ------------------------------------------------------------------------
+
+
+@message("callboard.task.v1")
+class TaskWork(TaskTerms):
+    """A task for you: answer with `ctx.complete(result)` or `ctx.fail(why)`, in this turn or a later one."""
+
+
 @message("callboard.call_for_bids.v1")
-class CallForBids(BaseModel):
+class CallForBids(TaskTerms):
     """Who wants this task? Answer with `ctx.bid(score)` or `ctx.decline()` before `bid_by`."""
 
-    id: str
-    goal: str
-    input: Any = None
-    priority: int = 5
-    deadline: float | None = None
     bid_by: float
 
 
@@ -108,3 +110,13 @@ class TaskTrouble(BaseModel):
     id: str
     reason: str
     error: str
+
+
+@message("callboard.task_mended.v1")
+class TaskMended(BaseModel):
+    """A dead letter of the task is none any more: an operator had it tried again, or dropped it."""
+
+    type: str
+    id: str
+    how: Literal["retried", "dropped"]
+    reason: str = ""

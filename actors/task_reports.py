@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -15,6 +15,7 @@ from actors.task_messages import (
     Decline,
     TaskCompleted,
     TaskFailure,
+    TaskMended,
     TaskPart,
     TaskProgress,
     TaskSplit,
@@ -22,8 +23,10 @@ from actors.task_messages import (
     TaskTrouble,
     task_agent,
 )
-from bus.envelope import Outgoing
+from bus.address import Address
+from bus.envelope import Header, Outgoing
 from bus.errors import CallboardError, InvalidMessage
+from bus.task_ref import task_ref
 
 MAX_TEXT = 2_000  # characters of a note or a reason; what is longer is cut
 
@@ -31,10 +34,11 @@ MAX_TEXT = 2_000  # characters of a note or a reason; what is longer is cut
 class TaskReports(ABC):
     """Each method sends one message to the task's agent when the turn commits.
 
-    A report goes to the agent `task/<task id>` of the reporting agent's own domain and has no deadline, so
-    that even a late one is on record. An agent that works for several tasks at once, so that the message being
-    handled may be part of another one, names the task that it means. All raise InvalidMessage when the message
-    being handled is part of no task and none is named, or when an argument is out of range.
+    A report goes to the agent that leads the task, whichever domain that is in, and has no deadline, so that
+    even a late one is on record. An agent that works for several tasks at once, so that the message being
+    handled may be part of another one, names the task that it means: by a reference (what `ctx.task` gave it
+    earlier), or by its id alone if it is one of the agent's own domain. All raise InvalidMessage when the
+    message being handled is part of no task and none is named, or when an argument is out of range.
     """
 
     __slots__ = ()
@@ -82,7 +86,10 @@ class TaskReports(ABC):
 
     def report_started(self) -> None:
         """The task was taken up, if this turn has not said anything more telling. Never raises."""
-        if self.task is not None and all(send.agent != task_agent(self.task) for send in self._sends):
+        if self.task is None:
+            return
+        leader = self._leader(self.task)
+        if all((send.domain, send.agent) != (leader.domain, leader.agent) for send in self._sends):
             with contextlib.suppress(CallboardError):
                 self._report(TaskStarted())
 
@@ -92,6 +99,14 @@ class TaskReports(ABC):
             with contextlib.suppress(CallboardError):
                 self._report(TaskTrouble(type=wire_name, id=message_id, reason=reason, error=_cut(error)))
 
+    def report_mended(self, letter: Header, how: Literal["retried", "dropped"], reason: str = "") -> None:
+        """A dead letter was taken back. Never raises: that stands on its own."""
+        if letter.task is not None:
+            with contextlib.suppress(CallboardError):
+                self._report(
+                    TaskMended(type=letter.type, id=letter.id, how=how, reason=_cut(reason)), letter.task
+                )
+
     def _report(self, message: BaseModel, task: str | None = None) -> None:
         meant = task if task is not None else self.task
         if meant is None:
@@ -99,7 +114,10 @@ class TaskReports(ABC):
                 "The message being handled is part of no task.",
                 fix="Report from the turn that handles TaskWork, from one that descends from it, or name the task.",
             )
-        self._send_report(task_agent(meant), message)
+        self._send_report(self._leader(meant), message)
+
+    def _leader(self, task: str) -> Address:
+        return task_agent(task_ref(task, self.address.domain))
 
     # -- what Context brings -------------------------------------------------------------------------
 
@@ -107,11 +125,16 @@ class TaskReports(ABC):
 
     @property
     @abstractmethod
+    def address(self) -> Address:
+        """The agent's own address."""
+
+    @property
+    @abstractmethod
     def task(self) -> str | None:
-        """The id of the task that this message is part of."""
+        """The task that this message is part of, as `domain/id`."""
 
     @abstractmethod
-    def _send_report(self, agent: str, message: BaseModel) -> None: ...
+    def _send_report(self, to: Address, message: BaseModel) -> None: ...
 
 
 def _cut(text: str) -> str:

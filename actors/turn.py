@@ -284,6 +284,7 @@ class TurnRunner:
                 if found is not None:
                     ctx._undead.append(message.id)
                     ctx._sends.append(self._again(activation, *found))
+                    ctx.report_mended(header_from_json(found[0]), "retried")
                 ctx.explain("retry_dead_letter", id=message.id, found=found is not None)
                 return await self._succeed(
                     activation, envelope, ctx, "dead_letter_retried", activation.lifecycle
@@ -292,6 +293,7 @@ class TurnRunner:
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
                     ctx._undead.append(message.id)
+                    ctx.report_mended(header_from_json(found[0]), "dropped", message.reason)
                 ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
                 return await self._succeed(
                     activation, envelope, ctx, "dead_letter_dropped", activation.lifecycle

@@ -30,7 +30,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     sent_at: float
     correlation: str | None = None
     causation: str | None = None
-    task: str | None = None
+    task: str | None = None  # `domain/id`, see bus/task_ref.py
     priority: int = Priority.NORMAL
     deadline: float | None = None
     hops: int = 0

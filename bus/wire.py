@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from bus.envelope import Envelope, header_from_json
@@ -24,7 +26,8 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Messages that one host committed for one partition, in commit order.
 
     `number` counts the parcels from this source epoch to this partition, so that a receiver sees a gap.
-    A parcel without items and with source 0 is a nudge: it asks the owner to read the mailbox again.
+    A parcel with source 0 is a nudge: it asks the owner to read mailboxes again, those of the agents that its
+    items name, or without items all of the partition.
     """
 
     source: int
@@ -34,6 +37,12 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 NUDGE_SOURCE = 0
+
+
+def nudge(partition: int, agents: Iterable[tuple[str, str]] = ()) -> Parcel:
+    """The nudge for these agents (tenant, `kind/key`); each is an item without a message."""
+    return Parcel(NUDGE_SOURCE, partition, 0, [Item(0, tenant, agent, "", "") for tenant, agent in agents])
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Parcel).decode

@@ -7,20 +7,20 @@ and tries again under the same key.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from hashlib import sha256
 
 import msgspec
 from pydantic import BaseModel
 
-from bus import subjects
+from bus import subjects, wire
 from bus.address import DEFAULT_TENANT, Address, partition_of
 from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
 from bus.errors import PayloadTooLarge, UnknownDomain, UnknownKind
 from bus.registry import encode_payload, wire_name_of
+from bus.task_ref import task_ref
 from bus.transport import Transport
-from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
 from storage.boundary import translated
 from storage.domains import Connection, all_domains
 from storage.queries import query
@@ -28,13 +28,15 @@ from storage.queries import query
 WINDOW = timedelta(days=30)  # a key seen again within it is not accepted again
 CLAIM_CHECK_BYTES = 256 * 1024
 MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
+_NAMED = 50  # agents in one nudge; for more, one read of the whole partition is cheaper
 
 
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A message to be accepted. `key` makes it the only one of its key in the window; None is no check.
 
     `control` is for the messages of actors/control.py: they pass the queue. `any_kind` accepts an agent whose
-    kind the domain has lost: there may be something left to clear away. The deadline is seconds since 1970, UTC.
+    kind the domain has lost: there may be something left to clear away. The deadline is seconds since 1970, UTC,
+    the task `domain/id`, or the id alone where it is the recipient's domain.
     """
 
     to: Address
@@ -106,8 +108,8 @@ async def accept(
         )
     numbers = {row["id"]: row["seq"] for row in rows}
     if transport is not None:
-        for domain, partition in sorted({(row["domain"], row["partition"]) for row in rows}):
-            nudge(transport, domain, partition)
+        fresh = [o for o in outgoing if o.header.id in numbers]
+        nudge(transport, {(o.domain, o.partition, o.tenant, o.agent) for o in fresh})
         await transport.flush()
     return [
         Accepted(id=o.header.id, to=m.to, seq=numbers.get(o.header.id))
@@ -115,10 +117,17 @@ async def accept(
     ]
 
 
-def nudge(transport: Transport, domain: str, partition: int) -> None:
-    """Ask the owner of a partition to read its mailboxes again."""
-    parcel = Parcel(source=NUDGE_SOURCE, partition=partition, number=0, items=[])
-    transport.publish(subjects.agents(domain, partition), encode_parcel(parcel))
+def nudge(transport: Transport, recipients: Iterable[tuple[str, int, str, str]]) -> None:
+    """Ask the owners of agents (domain, partition, tenant, `kind/key`) to read their mailboxes again.
+
+    Named, so that a message costs one small read, however much other mail the partition has.
+    """
+    named: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    for domain, partition, tenant, agent in sorted(recipients):
+        named.setdefault((domain, partition), []).append((tenant, agent))
+    for (domain, partition), agents in named.items():
+        parcel = wire.nudge(partition, agents if len(agents) <= _NAMED else ())
+        transport.publish(subjects.agents(domain, partition), wire.encode_parcel(parcel))
 
 
 def _outgoing(incoming: Incoming, tenant: str, partitions: int, payload: str, blob: str | None) -> Outgoing:
@@ -127,7 +136,7 @@ def _outgoing(incoming: Incoming, tenant: str, partitions: int, payload: str, bl
         type=wire_name_of(type(incoming.message)),
         sender=incoming.sender,
         sent_at=time.time(),
-        task=incoming.task,
+        task=incoming.task if incoming.task is None else task_ref(incoming.task, incoming.to.domain),
         priority=int(incoming.priority),
         deadline=incoming.deadline,
         traceparent=incoming.traceparent,

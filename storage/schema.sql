@@ -444,6 +444,7 @@ ALTER TABLE ONLY callboard.tasks
     ADD CONSTRAINT tasks_pkey PRIMARY KEY (domain, tenant, id);
 ALTER TABLE ONLY callboard.timers
     ADD CONSTRAINT timers_pkey PRIMARY KEY (domain, tenant, seq);
+CREATE INDEX dead_letters_task ON callboard.dead_letters USING btree (((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX hosts_live ON callboard.hosts USING btree (domain) WHERE (ended_at IS NULL);
 CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
 CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);

@@ -1,6 +1,6 @@
 """Tasks before their own agent has them: submitted by anybody, handed over by the domain's coordinator.
 
-Reads for people and for clients that follow a task are in storage/inspect.py.
+Reads for people and for clients that follow a task are in storage/inspect/.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ async def has_waiting_tasks(db: Connection, domain: str) -> bool:
 
 
 async def open_tasks(db: Connection, domain: str) -> int:
-    """How many tasks are under way: handed over and not finished."""
+    """How many tasks are under way: handed over, not finished, and not stuck."""
     with translated():
         return int(await db.fetchval(query("open_tasks"), domain))
 
@@ -132,9 +132,9 @@ async def open_tasks_of(db: Connection, domain: str, tenant: str, assignees: Seq
 def _validate(
     goal: str, priority: int, deadline: float | None, policy: str | None, request_key: str | None
 ) -> None:
-    _require_text("goal", goal, MAX_GOAL_BYTES)
+    require_text("goal", goal, MAX_GOAL_BYTES)
     if request_key is not None:
-        _require_text("request key", request_key, MAX_REQUEST_KEY_BYTES)
+        require_text("request key", request_key, MAX_REQUEST_KEY_BYTES)
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 10:
         raise InvalidTask(f"A priority of {priority!r} is not an integer from 0 to 10.")
     if deadline is not None and not (math.isfinite(deadline) and 0 < deadline <= _LAST_MOMENT):
@@ -145,7 +145,8 @@ def _validate(
         raise InvalidTask(f"There is no policy {policy!r}.", fix=f"Use one of {', '.join(POLICIES)}.")
 
 
-def _require_text(what: str, text: str, limit: int) -> None:
+def require_text(what: str, text: str, limit: int) -> None:
+    """Raise InvalidTask unless it is text with something in it that Postgres can store."""
     if not text.strip() or "\0" in text:
         raise InvalidTask(f"The {what} of a task is empty or has a NUL character in it.")
     try:

@@ -78,7 +78,8 @@ async def show(number: Number, as_json: Json = False) -> None:
     out.print(
         plain(f"{letter.reason} after {letter.failures} failure(s), {ago(letter.at)} ago: {letter.error}")
     )
-    out.print(plain(f"from {letter.sender}, message {letter.message}", "dim"))
+    of_task = f", part of the task {letter.task}" if letter.task is not None else ""
+    out.print(plain(f"from {letter.sender}, message {letter.message}{of_task}", "dim"))
     for line in json.dumps(payload, indent=2, ensure_ascii=False).splitlines():
         out.print(plain(line))
 

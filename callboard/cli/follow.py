@@ -21,6 +21,7 @@ _SOONEST_S = 0.1  # a burst of events is looked at together
 _RATE_OVER_S = 2.0
 _PAGE = 500
 _KEPT = 1_000  # lines of the log that stay in memory
+STUCK_S = 15.0  # a stuck task may still have work elsewhere; without a line for so long it has none
 
 
 @dataclass
@@ -33,10 +34,16 @@ class Snapshot:
     log: list[TaskEventView]
     turns_per_s: float
     elapsed_s: float
+    quiet_s: float = 0.0  # since the log grew last
 
     @property
     def has_ended(self) -> bool:
         return self.task.finished_at is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """The task waits for a person, and nothing else of it seems to go on."""
+        return self.task.status == "stuck" and self.quiet_s >= STUCK_S
 
 
 @dataclass
@@ -69,6 +76,7 @@ async def snapshots(
     news = asyncio.Event()
     word = await transport.subscribe(subjects.task_events(domain, task_id), lambda data: news.set(), news.set)
     began, last, rate = time.monotonic(), 0, Rate()
+    grew = began
     log: list[TaskEventView] = []
     snapshot: Snapshot | None = None
     try:
@@ -85,6 +93,7 @@ async def snapshots(
             log = (log + fresh)[-_KEPT:]
             last = log[-1].number if log else 0
             now = time.monotonic()
+            grew = now if fresh else grew
             snapshot = Snapshot(
                 task=task,
                 hosts=hosts,
@@ -92,6 +101,7 @@ async def snapshots(
                 log=log,
                 turns_per_s=rate.update(hosts, now),
                 elapsed_s=now - began,
+                quiet_s=now - grew,
             )
             yield snapshot
             if len(fresh) == _PAGE:

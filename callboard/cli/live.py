@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.status import host_state
-from callboard.cli.tasks import COLOURS, event_line
+from callboard.cli.task_view import COLOURS, event_line
 from callboard.cli.terminal import clean, plain, size
 
 if TYPE_CHECKING:

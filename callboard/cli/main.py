@@ -43,11 +43,12 @@ def _everywhere(
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    run.run, up.up, up.down, status.status, tasks.tasks, tasks.task, agents.agents, agents.agent, agents.pause,
+    run.run, up.up, up.down, status.status, tasks.task, agents.agents, agents.agent, agents.pause,
     agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, version.version,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(bench.app, name="bench")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,11 +41,11 @@ async def run(
 ) -> int:
     """Run one task of a domain and show its result. Joins a running Callboard, or starts one for itself.
 
-    The exit code is 1 when the task fails.
+    The exit code is 1 when the task fails, or is stuck behind a dead letter: then it stays open, to be mended.
     """
     from actors.domain import read_domain
     from callboard.cli.feeding import Publisher, check_readable, feed
-    from callboard.cli.tasks import failure_of
+    from callboard.cli.task_view import failure_of
     from callboard.runtime import running_cluster
     from callboard.settings import load_settings
 
@@ -80,6 +80,9 @@ async def run(
         except asyncio.CancelledError:
             note(f"Task {task_id} goes on whenever Callboard runs: `callboard task {task_id}`.")
             raise
+        if task.finished_at is None:
+            await _say_what_it_waits_for(cluster, task)
+            return 1
         if task.status != "completed":
             reason = failure_of(task.error) if task.error is not None else "it gave no reason"
             note(f"Error: the task ended as {task.status}: {reason}")
@@ -94,10 +97,24 @@ async def _follow(cluster: Cluster, domain: str, task_id: str, *, live: bool) ->
     watch: Any = snapshots(cluster.postgres, cluster.transport, domain, task_id, cluster.settings.tenant)
     with ExitStack() as stack:
         show = _Live(stack) if live else _Lines()
-        async for snapshot in watch:
-            show(snapshot)
+        async with aclosing(watch):
+            async for snapshot in watch:
+                show(snapshot)
+                if snapshot.is_stuck:
+                    break
     task: TaskView = snapshot.task
     return task
+
+
+async def _say_what_it_waits_for(cluster: Cluster, task: TaskView) -> None:
+    from callboard.cli.task_view import trouble_lines
+    from storage.inspect import list_dead_letters_of_task
+
+    letters = await list_dead_letters_of_task(cluster.postgres, task.ref, tenant=cluster.settings.tenant)
+    note(f"Error: the task is stuck: {len(letters)} of its messages could not be handled.")
+    for line in trouble_lines(task, letters):
+        note(line)
+    note(f"It stays open, and goes on once that is done: `callboard task {task.id}`.")
 
 
 class _Live:
@@ -123,7 +140,7 @@ class _Lines:
 
     def __call__(self, snapshot: Snapshot) -> None:
         from callboard.cli.live import plain_line
-        from callboard.cli.tasks import event_line
+        from callboard.cli.task_view import event_line
 
         for event in snapshot.fresh:
             note(event_line(snapshot.task, event).plain)
@@ -133,7 +150,7 @@ class _Lines:
 
 
 def _show(result: Any, as_json: bool) -> None:
-    from callboard.cli.tasks import show_result
+    from callboard.cli.task_view import show_result
 
     if as_json:
         emit(result)

@@ -72,6 +72,9 @@ async def status(as_json: Json = False) -> int:
     for domain in domains:
         if domain.unowned:
             out.print(plain(f"{domain.domain}: no host owns partition {spans(domain.unowned)}.", "yellow"))
+        if domain.stuck_tasks:
+            what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
+            out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))
     if coordinators:
         names = ", ".join(f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in coordinators)
         out.print(plain(f"coordinators: {names}", "dim"))
@@ -106,7 +109,7 @@ def _services(settings: Settings, endpoints: Endpoints, instance: Instance | Non
 
 def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
     return table(
-        ("domain", "hosts", "partitions", "backlog", "agents", "open tasks", "dead letters"),
+        ("domain", "hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
         [
             (
                 d.domain,
@@ -115,11 +118,12 @@ def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
                 f"{d.backlog:,}",
                 f"{d.agents:,}",
                 d.open_tasks,
+                plain(d.stuck_tasks, "yellow" if d.stuck_tasks else ""),
                 plain(d.dead_letters, "red" if d.dead_letters else ""),
             )
             for d in domains
         ],
-        right=("hosts", "partitions", "backlog", "agents", "open tasks", "dead letters"),
+        right=("hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
     )
 
 

@@ -7,30 +7,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from callboard.cli.agents import carried_out
 from callboard.cli.connection import opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import ago, clean, console, emit, note, plain, table
+from callboard.cli.task_view import COLOURS, short, show_task
+from callboard.cli.terminal import ago, console, emit, note, plain, table
 
 if TYPE_CHECKING:
-    from storage.inspect import TaskEventView, TaskView
+    from storage.inspect import TaskView
 
-COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "expired": "red"}
+app = typer.Typer(
+    invoke_without_command=True, help="List tasks, newest first; fail one.", add_completion=False
+)
+
+Identity = Annotated[str, typer.Argument(metavar="ID", help="The task's id, or domain/id.")]
+
+
+@app.callback()
+def tasks(
+    context: typer.Context,
+    domain: Annotated[str | None, typer.Option(help="Only the tasks of this domain.")] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that have not ended.")] = False,
+    only_stuck: Annotated[
+        bool, typer.Option("--stuck", help="Only those that a dead letter keeps from going on.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to list.")] = 20,
+    as_json: Json = False,
+) -> int:
+    if context.invoked_subcommand is not None:
+        return 0
+    return _list(domain, only_open, only_stuck, limit, as_json)
 
 
 @asynchronous
-async def tasks(
-    domain: Annotated[str | None, typer.Option(help="Only the tasks of this domain.")] = None,
-    only_open: Annotated[bool, typer.Option("--open", help="Only those that have not ended.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to list.")] = 20,
-    as_json: Json = False,
-) -> None:
-    """List tasks, newest first."""
+async def _list(domain: str | None, only_open: bool, only_stuck: bool, limit: int, as_json: bool) -> None:
     from storage.inspect import list_tasks
 
     async with opened() as at:
         found = await list_tasks(
-            at.db, tenant=at.tenant, domain=domain, finished=not only_open, limit=limit + 1
+            at.db, tenant=at.tenant, domain=domain, finished=not only_open, stuck=only_stuck, limit=limit + 1
         )
     page = found[:limit]
     if as_json:
@@ -45,7 +61,7 @@ async def tasks(
             [
                 (
                     t.id, t.domain, plain(t.status, COLOURS.get(t.status, "cyan")), f"{t.progress:.0%}",
-                    t.priority, ago(t.created_at), _short(t.goal),
+                    t.priority, ago(t.created_at), short(t.goal),
                 )
                 for t in page
             ],
@@ -56,17 +72,43 @@ async def tasks(
         note(f"There are more: --limit {limit * 10}")
 
 
+@app.command()
 @asynchronous
-async def task(
-    identity: Annotated[str, typer.Argument(metavar="ID")],
+async def fail(
+    identity: Identity,
+    reason: Annotated[str, typer.Option(help="Stands in the task's log, and is the error its client gets.")],
     as_json: Json = False,
-) -> int:
+) -> None:
+    """End a task as failed; what still works on it is not stopped, but no longer counts."""
+    from coordinators.tasks.client import TaskClient
+    from storage.inspect import find_task
+
+    async with opened(bus=True) as at:
+        found = await TaskClient(at.db, at.transport, tenant=at.tenant).fail(identity, reason)
+
+        async def has_ended() -> bool:
+            return (await find_task(at.db, found.ref, tenant=at.tenant)).finished_at is not None
+
+        done = await carried_out(at, has_ended)
+    if as_json:
+        emit({"id": found.id, "domain": found.domain, "wanted": "failed", "done": done})
+    elif done:
+        console().print(plain(f"Task {found.id} has ended."))
+    else:
+        console().print(
+            plain(f"Accepted: task {found.id} will be failed as soon as a host runs {found.domain}.")
+        )
+
+
+@asynchronous
+async def task(identity: Identity, as_json: Json = False) -> int:
     """Show one task with its log and its result. The exit code is 1 when it failed."""
-    from storage.inspect import find_task, list_task_events
+    from storage.inspect import find_task, list_dead_letters_of_task, list_task_events
 
     async with opened() as at:
         found = await find_task(at.db, identity, tenant=at.tenant)
         events = await list_task_events(at.db, found.domain, found.id, tenant=at.tenant)
+        letters = await list_dead_letters_of_task(at.db, found.ref, tenant=at.tenant)
     if as_json:
         shown = _as_json(found)
         for name in ("input", "result", "error"):
@@ -75,84 +117,14 @@ async def task(
         shown["events"] = [
             {"number": e.number, "at": e.at, "kind": e.kind, "body": json.loads(e.body)} for e in events
         ]
+        shown["dead_letters"] = [
+            {"id": x.id, "address": x.address, "type": x.type, "reason": x.reason, "error": x.error}
+            for x in letters
+        ]
         emit(shown)
     else:
-        _show(found, events)
+        show_task(found, events, letters)
     return 1 if found.status == "failed" else 0
-
-
-def _show(found: TaskView, events: list[TaskEventView]) -> None:
-    out = console()
-    title = plain(found.goal, "bold")
-    out.print(title)
-    line = plain(found.status, COLOURS.get(found.status, "cyan"))
-    line.append(f"  {found.progress:.0%} done, priority {found.priority}, {found.domain}")
-    line.append(f"  {clean(found.assignee or 'not assigned')}", "dim")
-    out.print(line)
-    when = f"submitted {ago(found.created_at)} ago"
-    if found.finished_at is not None:
-        when += f", took {(found.finished_at - found.created_at).total_seconds():.1f} s"
-    elif found.deadline is not None:
-        when += f", deadline {found.deadline:%Y-%m-%d %H:%M:%S} UTC"
-    out.print(plain(when, "dim"))
-    out.print()
-    for event in events:
-        out.print(event_line(found, event))
-    if found.error is not None:
-        out.print()
-        out.print(plain(f"failed: {failure_of(found.error)}", "bold red"))
-    if found.result is not None:
-        out.print()
-        show_result(out, json.loads(found.result))
-
-
-def event_line(task: TaskView, event: TaskEventView) -> Any:
-    """One line of a task's log; the task's own domain and id need not be said again."""
-    line = plain(event.at.strftime("%H:%M:%S "), "dim")
-    line.append(clean(event.kind), COLOURS.get(event.kind, "cyan"))
-    gist = _gist(json.loads(event.body)).replace(f"{task.domain}/", "").replace(task.id, "…")
-    line.append(f"  {clean(gist)}")
-    return line
-
-
-def show_result(out: Any, result: Any) -> None:
-    """The result for a person: its `markdown` rendered, or else JSON."""
-    from rich.markdown import Markdown
-
-    text = result.get("markdown") if isinstance(result, dict) else None
-    if isinstance(text, str) and out.is_terminal:
-        out.print(Markdown(clean(text, lines=True), hyperlinks=False))
-    elif isinstance(text, str):
-        out.print(clean(text, lines=True), markup=False, soft_wrap=True)
-    else:
-        pretty = json.dumps(result, indent=2, ensure_ascii=False)
-        out.print(clean(pretty, lines=True), markup=False, soft_wrap=True)
-
-
-def failure_of(error: str) -> str:
-    """What a task's stored error says."""
-    found = json.loads(error)
-    if isinstance(found, dict):
-        return str(found.get("message") or found.get("error") or json.dumps(found, ensure_ascii=False))
-    return str(found)
-
-
-def _gist(body: Any) -> str:
-    if isinstance(body, dict):
-        for name in ("message", "text", "note"):
-            if isinstance(body.get(name), str):
-                return str(body[name])
-        return "  ".join(f"{name} {_word(value)}" for name, value in body.items())
-    return _word(body)
-
-
-def _word(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return _short(text)
-
-
-def _short(text: str, limit: int = 100) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _as_json(found: TaskView) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,38 +14,27 @@ from actors import control
 from actors.agent import Agent, agent_type
 from actors.directory import Directory, DomainEntry
 from actors.domain import Domain, DomainSpec, EventSpec, KindSpec, LimitSpec, load_domain, read_domain
-from actors.host import Host
 from actors.queries import run_query
 from actors.scope import Scope
-from bus import subjects
-from bus.address import DEFAULT_TENANT, Address, parse_address, partition_of
-from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
-from bus.errors import CallboardError, InvalidMessage, PayloadTooLarge
-from bus.registry import encode_payload, wire_name_of
+from bus.address import DEFAULT_TENANT, Address
+from bus.envelope import Priority, new_id
+from bus.errors import InvalidMessage
+from bus.registry import wire_name_of
+from bus.task_ref import split_task_ref, task_ref
 from bus.transport import LoopbackTransport
-from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
 from callboard.testing import views
 from callboard.testing.clock import START, VirtualClock
+from callboard.testing.hosts import Hosts, Running
+from callboard.testing.post import Post, parsed
 from coordinators.equipment import SYSTEM_KINDS
 from coordinators.tasks.messages import TaskAssigned
 from storage.chain import verify_chain
 from storage.memory import MemoryStore
-from storage.records import Fence, StoredState
+from storage.records import StoredState
 
-_CALM_LOOKS = 8  # a chain of tasks hands on within fewer turns of the event loop than this
 _FEW_PARTITIONS = 8  # of a domain given as classes: enough for two hosts to have agents on both
 
 M = TypeVar("M", bound=BaseModel)
-
-
-class _Running:
-    """One host and the task that runs it; without a host, the partitions wait for `recover`."""
-
-    def __init__(self, host: Host, partitions: frozenset[int]) -> None:
-        self.host = host
-        self.partitions = partitions
-        self.task = asyncio.create_task(host.run())
-        self.crashed = False
 
 
 class TestKit:
@@ -104,20 +91,18 @@ class TestKit:
         )
         self._scope = Scope(loaded, directory, self.clock, random.Random(0))
         self._wanted_hosts = hosts
-        self._running: list[_Running] = []
+        self._hosts = Hosts(self._scope, loaded.spec.partitions, self.store, self.transport, self.clock)
+        self._post = Post(self._scope, self.store, self.transport, tenant)
 
     async def __aenter__(self) -> Self:
-        everything = range(self.domain.spec.partitions)
-        for index in range(self._wanted_hosts):
-            self._running.append(self._start(frozenset(everything[index :: self._wanted_hosts])))
+        self._hosts.start_all(self._wanted_hosts)
         await self.quiet()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for running in self._running:
-            await _kill(running)
+        await self._hosts.kill_all()
 
     # -- giving it something to do -------------------------------------------------------------------
 
@@ -134,11 +119,12 @@ class TestKit:
     ) -> str | None:
         """Put a message from outside into a mailbox; return its id, or None when its `key` was seen before.
 
-        Raises what a sender would get: InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload,
-        PayloadTooLarge.
+        `task` is the id of a task of the recipient's domain, or `domain/id`. Raises what a sender would get:
+        InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload, PayloadTooLarge.
         """
-        outgoing = await self._outgoing(address, message, sender, priority, deadline, task)
-        return self._accept(outgoing, key)
+        return await self._post.message(
+            parsed(address), message, key=key, sender=sender, priority=priority, deadline=deadline, task=task
+        )
 
     async def give_task(
         self, address: str | Address, *, goal: str = "", input: Any = None, priority: int = 5
@@ -152,15 +138,15 @@ class TestKit:
             input=input,
             priority=priority,
             policy="direct",
-            assignee=str(_parsed(address)),
+            assignee=str(parsed(address)),
+            on_dead_letter=self.domain.spec.tasks.on_dead_letter,
         )
         await self.send(f"{self.domain.name}/task/{task}", assigned, task=task)
         return task
 
     async def send_json(self, address: str | Address, wire_name: str, payload: str) -> str | None:
         """Put any payload under any wire name into a mailbox, as a sender of another release might."""
-        header = Header(id=new_id(), type=wire_name, sender="external/test", sent_at=self.clock.now())
-        return self._accept(self._address(address, header, payload), None)
+        return self._post.json(parsed(address), wire_name, payload)
 
     async def publish_event(self, name: str, message: BaseModel, *, key: str | None = None) -> str | None:
         """Publish an event as a NATS publisher would: domain.yaml's `events` say who gets it.
@@ -178,25 +164,27 @@ class TestKit:
         return await self.send(address, message, key=key, sender=f"external/events/{name}")
 
     async def pause(self, address: str | Address, reason: str = "") -> None:
-        await self._control(address, control.Pause(reason=reason))
+        await self._post.control(parsed(address), control.Pause(reason=reason))
 
     async def resume(self, address: str | Address) -> None:
-        await self._control(address, control.Resume())
+        await self._post.control(parsed(address), control.Resume())
 
     async def destroy(self, address: str | Address) -> None:
-        await self._control(address, control.Destroy())
+        await self._post.control(parsed(address), control.Destroy())
 
     async def retry_dead_letter(self, number: int) -> None:
         """Put a dead letter back into its agent's mailbox."""
-        await self._control(self._address_of_dead(number), control.RetryDeadLetter(id=number))
+        await self._post.control(self._address_of_dead(number), control.RetryDeadLetter(id=number))
 
     async def drop_dead_letter(self, number: int, reason: str = "") -> None:
-        await self._control(self._address_of_dead(number), control.DropDeadLetter(id=number, reason=reason))
+        await self._post.control(
+            self._address_of_dead(number), control.DropDeadLetter(id=number, reason=reason)
+        )
 
     async def query(self, address: str | Address, question: BaseModel, *, timeout_s: float = 5.0) -> Any:
         """The answer of a @query handler, from a copy of the committed state; raises what run_query raises."""
         return await run_query(
-            self._scope, self.store, _parsed(address), question, tenant=self.tenant, timeout_s=timeout_s
+            self._scope, self.store, parsed(address), question, tenant=self.tenant, timeout_s=timeout_s
         )
 
     # -- letting it happen ---------------------------------------------------------------------------
@@ -207,55 +195,27 @@ class TestKit:
         Raises CallboardError when a host has ended by itself, or when agents are still at work after
         `timeout_s` seconds of real time.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        calm = 0
-        while calm < _CALM_LOOKS:
-            self._raise_if_ended()
-            if loop.time() > deadline:
-                raise CallboardError(f"Still at work after {timeout_s:g} s: {self._at_work()}.")
-            busy = [running.host for running in self._live() if not running.host.is_at_rest]
-            calm = 0 if busy else calm + 1
-            due = self._next_timer()
-            if not busy and due is not None and due <= self.clock.now():
-                self.clock.move_to(due)
-                calm = 0
-            for host in busy:
-                await host.quiet(0.05)  # returns at once unless a handler waits for something real
-            await asyncio.sleep(0)
+        await self._hosts.quiet(timeout_s=timeout_s)
 
     async def advance(
         self, *, seconds: float = 0.0, minutes: float = 0.0, hours: float = 0.0, days: float = 0.0
     ) -> None:
         """Move the clock, stopping wherever a timer or a retry is due, and wait for quiet at each stop."""
-        target = self.clock.now() + seconds + 60 * minutes + 3600 * hours + 86400 * days
-        await self.quiet()
-        while True:
-            stops = [when for when in (self.clock.next_call, self._next_timer()) if when is not None]
-            stop = min([*stops, target])
-            self.clock.move_to(stop)
-            await self.quiet()
-            if stop >= target and self.clock.now() >= target:
-                return
+        await self._hosts.advance(seconds + 60 * minutes + 3600 * hours + 86400 * days)
 
     async def crash(self, host: int = 0) -> None:
         """Kill a host as `kill -9` would: what had not committed is gone. `recover` brings its agents back."""
-        await _kill(self._running[host])
+        await self._hosts.running[host].kill()
 
     async def recover(self) -> None:
         """Give the partitions of every crashed host to a new epoch, and wait for quiet."""
-        for index, running in enumerate(self._running):
-            if running.crashed:
-                self.store.end_host(running.host.fence, "it crashed")
-                self._running[index] = self._start(running.partitions, suspect=running.partitions)
-        self.transport.publish(subjects.placement(self.domain.name), b"ended")
-        await self.quiet()
+        await self._hosts.recover()
 
     # -- looking at it -------------------------------------------------------------------------------
 
     def state(self, address: str | Address) -> Any:
         """The committed state as the kind's State model; a new one when there is none."""
-        to = _parsed(address)
+        to = parsed(address)
         kind = self._scope.kinds[to.kind]
         stored = self._stored(to)
         if stored is None or stored.state is None:
@@ -264,7 +224,7 @@ class TestKit:
 
     def lifecycle(self, address: str | Address) -> str:
         """`created`, `running`, `paused` or `destroyed`."""
-        stored = self._stored(_parsed(address))
+        stored = self._stored(parsed(address))
         return stored.lifecycle if stored is not None else "created"
 
     def sent(
@@ -289,18 +249,19 @@ class TestKit:
 
     def history(self, address: str | Address) -> list[views.Step]:
         """The agent's turns, oldest first; raises BrokenChain when their hashes do not add up."""
-        to = _parsed(address)
+        to = parsed(address)
         transitions = self.store.transitions.get((to.domain, self.tenant, to.agent), [])
         verify_chain(str(to), transitions, self._stored(to))
         return [views.step(transition, self._blobs()) for transition in transitions]
 
     def task(self, task: str) -> views.TaskState:
         """A task that was given: its status, and its result or error."""
-        return views.task_state(self.store.tasks[(self.domain.name, self.tenant, task)])
+        domain, id_ = split_task_ref(task_ref(task, self.domain.name))
+        return views.task_state(self.store.tasks[(domain, self.tenant, id_)])
 
     def mailbox(self, address: str | Address) -> list[views.WaitingMessage]:
         """What waits for the agent, in the order in which it will be handled."""
-        to = _parsed(address)
+        to = parsed(address)
         rows = self.store.mail.get((to.domain, self.tenant, self._partition(to), to.agent), {})
         return [views.waiting(row, self._blobs()) for _, row in sorted(rows.items())]
 
@@ -312,78 +273,15 @@ class TestKit:
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _start(self, partitions: frozenset[int], suspect: frozenset[int] = frozenset()) -> _Running:
-        fence: Fence = self.store.register_host(self.domain.name)
-        self.store.grant(fence, partitions, suspect)
-        return _Running(
-            Host(self._scope, fence, self.domain.spec.partitions, self.store, self.transport), partitions
-        )
+    @property
+    def _running(self) -> list[Running]:
+        return self._hosts.running
 
-    def _live(self) -> list[_Running]:
-        return [running for running in self._running if not running.crashed]
-
-    def _raise_if_ended(self) -> None:
-        for running in self._live():
-            if running.task.done():
-                raise CallboardError(f"A host has ended by itself: {running.host.ended_why}.")
-
-    def _at_work(self) -> str:
-        names = [
-            f"{self.domain.name}/{activation.agent}"
-            for running in self._live()
-            for activation in running.host.mailboxes.in_partitions(running.partitions)
-            if activation.running
-        ]
-        return ", ".join(names) or "a host"
-
-    def _next_timer(self) -> float | None:
-        owned = {partition for running in self._live() for partition in running.partitions}
-        return self.store.next_timer(self.domain.name, owned)
-
-    async def _control(self, address: str | Address, message: BaseModel) -> None:
-        to = await self._outgoing(address, message, "external/operator", Priority.NORMAL, None, None)
-        self._accept(_as_control(to), None)
-
-    async def _outgoing(
-        self,
-        address: str | Address,
-        message: BaseModel,
-        sender: str,
-        priority: Priority,
-        deadline: float | None,
-        task: str | None,
-    ) -> Outgoing:
-        limits = self._scope.limits
-        payload, blob = encode_payload(message), None
-        data = payload.encode()
-        if len(data) > limits.payload_bytes:
-            raise PayloadTooLarge(f"The payload has {len(data)} bytes; {limits.payload_bytes} is the limit.")
-        if len(data) > limits.claim_check_bytes:
-            payload, blob = "null", sha256(data).hexdigest()
-            await self.store.put_blob(_parsed(address).domain, self.tenant, blob, data)
-        header = Header(
-            id=new_id(), type=wire_name_of(type(message)), sender=sender, sent_at=self.clock.now(),
-            priority=int(priority), deadline=deadline, task=task, blob=blob,
-        )  # fmt: skip
-        return self._address(address, header, payload)
-
-    def _address(self, address: str | Address, header: Header, payload: str) -> Outgoing:
-        to = _parsed(address)
-        return Outgoing(
-            domain=to.domain, tenant=self.tenant, agent=to.agent, partition=self._partition(to),
-            header=header, header_json=header_to_json(header), payload=payload,
-        )  # fmt: skip
+    def _start(self, partitions: frozenset[int], suspect: frozenset[int] = frozenset()) -> Running:
+        return self._hosts.start(partitions, suspect)
 
     def _partition(self, to: Address) -> int:
-        partitions = self._scope.directory.partitions(to.domain, to.kind)
-        return partition_of(self.tenant, to.agent, partitions)
-
-    def _accept(self, message: Outgoing, key: str | None) -> str | None:
-        if self.store.accept(message, key=key) is None:
-            return None
-        nudge = Parcel(source=NUDGE_SOURCE, partition=message.partition, number=0, items=[])
-        self.transport.publish(subjects.agents(message.domain, message.partition), encode_parcel(nudge))
-        return message.header.id
+        return self._post.partition(to)
 
     def _stored(self, to: Address) -> StoredState | None:
         return self.store.agents.get((to.domain, self.tenant, to.agent))
@@ -391,23 +289,6 @@ class TestKit:
     def _blobs(self) -> dict[str, bytes]:
         return {digest: data for (_, _, digest), data in self.store.blobs.items()}
 
-    def _address_of_dead(self, number: int) -> str:
+    def _address_of_dead(self, number: int) -> Address:
         row = self.store.dead_letters[(self.tenant, number)]
-        return f"{self.domain.name}/{row.agent}"
-
-
-async def _kill(running: _Running) -> None:
-    running.crashed = True
-    running.task.cancel()
-    await asyncio.gather(running.task, return_exceptions=True)
-
-
-def _as_control(message: Outgoing) -> Outgoing:
-    return Outgoing(
-        domain=message.domain, tenant=message.tenant, agent=message.agent, partition=message.partition,
-        header=message.header, header_json=message.header_json, payload=message.payload, control=True,
-    )  # fmt: skip
-
-
-def _parsed(address: str | Address) -> Address:
-    return address if isinstance(address, Address) else parse_address(address)
+        return parsed(f"{self.domain.name}/{row.agent}")

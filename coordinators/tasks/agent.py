@@ -1,6 +1,8 @@
 """The durable agent that leads one task: it alone writes the task's row and log, through its turns.
 
     new -> assigned -> running -> completed | failed
+                 |        ^
+                 +-> stuck +     a message of the task is a dead letter, until an operator has mended it
 
 Every handler first asks whether the task is under way; what comes after the end is put on record and ignored.
 Redelivered messages are the turn loop's matter: each reaches a handler's commit once.
@@ -15,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from actors.agent import Agent, handler
 from actors.context import Context
+from actors.domain import OnDeadLetter
 from actors.retry import RetryPolicy
 from actors.task_messages import (
     TASK_KIND,
@@ -23,6 +26,7 @@ from actors.task_messages import (
     Decline,
     TaskCompleted,
     TaskFailure,
+    TaskMended,
     TaskPart,
     TaskProgress,
     TaskSplit,
@@ -33,7 +37,8 @@ from actors.task_messages import (
 from bus.errors import CallboardError
 from bus.registry import wire_name_of
 from coordinators.tasks.auction import Auction
-from coordinators.tasks.messages import BidDeadline, TaskAssigned, TaskDeadline
+from coordinators.tasks.dead_work import DeadWork
+from coordinators.tasks.messages import BidDeadline, FailTask, TaskAssigned, TaskDeadline
 from coordinators.tasks.parts import Parts, TooManyParts
 from storage.records import TaskEvent, TaskWrite
 
@@ -52,13 +57,15 @@ class TaskAgent(Agent):
     retry = RetryPolicy(give_up_on=(CallboardError,))
 
     class State(BaseModel):
-        status: Literal["new", "assigned", "running", "completed", "failed"] = "new"
+        status: Literal["new", "assigned", "running", "stuck", "completed", "failed"] = "new"
         assignee: str | None = None
         progress: float = 0.0
         logged: int = 1  # the log's last number; line 1 was written by whoever submitted the task
         asides: int = 0
         auction: Auction | None = None
         parts: Parts = Field(default_factory=Parts)
+        dead: DeadWork = Field(default_factory=DeadWork)
+        on_dead_letter: OnDeadLetter = "keep"
 
     state: State
 
@@ -75,7 +82,11 @@ class TaskAgent(Agent):
         if task.deadline is not None and task.deadline <= ctx.now:
             self._fail(ctx, "deadline", "The task's deadline passed before it was assigned.")
             return
-        self.state.status = "assigned"
+        self.state.on_dead_letter = task.on_dead_letter
+        if self.state.dead and task.on_dead_letter == "fail":
+            self._fail(ctx, "dead_letter", "Messages of the task were dead letters before it was assigned.")
+            return
+        self.state.status = "stuck" if self.state.dead else "assigned"
         if task.deadline is not None:
             ctx.send_later(ctx.address, TaskDeadline(), at=task.deadline)
         if task.assignee is not None:
@@ -202,22 +213,60 @@ class TaskAgent(Agent):
             self._fail(ctx, "failed", report.reason)
 
     @handler
-    async def on_trouble(self, trouble: TaskTrouble, ctx: Context) -> None:
-        """A message of the task is a dead letter: some of them are its end."""
-        auction = self.state.auction
-        if self._has_ended:
-            self._log_aside(ctx, "trouble", by=ctx.sender, **trouble.model_dump())
-        elif ctx.sender == str(ctx.address) or (trouble.type == WORK and ctx.sender == self.state.assignee):
-            self._fail(ctx, "dead_letter", f"{ctx.sender} could not handle {trouble.type}: {trouble.error}")
-        elif trouble.type == CALL and auction is not None and auction.awaits(ctx.sender):
-            self._decline(ctx, trouble.error)
-        else:
-            self._log_aside(ctx, "trouble", by=ctx.sender, **trouble.model_dump())
-
-    @handler
     async def on_deadline(self, _: TaskDeadline, ctx: Context) -> None:
         if not self._has_ended:
             self._fail(ctx, "deadline", "The task was not done by its deadline.")
+
+    @handler
+    async def on_fail_task(self, order: FailTask, ctx: Context) -> None:
+        if self._has_ended:
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+        else:  # also before it is assigned: an assignment that comes later finds it ended
+            self._fail(ctx, "operator", order.reason)
+
+    # -- dead letters --------------------------------------------------------------------------------
+
+    @handler
+    async def on_trouble(self, trouble: TaskTrouble, ctx: Context) -> None:
+        """A message of the task is a dead letter."""
+        state = self.state
+        words = f"{ctx.sender} could not handle {trouble.type}: {trouble.error}"
+        facts = {"message": words, "by": ctx.sender, **trouble.model_dump()}
+        if self._has_ended:
+            self._log_aside(ctx, "trouble", **facts)
+        elif trouble.type == CALL:  # whoever cannot read the call does not want the task
+            if state.auction is not None and state.auction.awaits(ctx.sender):
+                self._decline(ctx, trouble.error)
+            else:
+                self._log_aside(ctx, "trouble", **facts)
+        elif self._is_the_end(trouble, ctx):
+            self._fail(ctx, "dead_letter", words)
+        else:
+            state.dead.add(trouble.id)
+            if state.status in ("new", "stuck"):
+                self._log_aside(ctx, "trouble", **facts)
+            else:
+                state.status = "stuck"
+                self._log(ctx, "stuck", **facts)
+                self._write(ctx)
+
+    def _is_the_end(self, trouble: TaskTrouble, ctx: Context) -> bool:
+        """Whether nobody could mend it, or the domain does not wait for anybody to."""
+        if ctx.sender == str(ctx.address) or (trouble.type == WORK and ctx.sender == self.state.assignee):
+            return True
+        return self.state.on_dead_letter == "fail" and self.state.status != "new"
+
+    @handler
+    async def on_mended(self, mended: TaskMended, ctx: Context) -> None:
+        state = self.state
+        if self._has_ended or not state.dead.remove(mended.id):
+            self._log_aside(ctx, "late", by=ctx.sender, **mended.model_dump())
+            return
+        self._log_aside(ctx, "mended", by=ctx.sender, **mended.model_dump())
+        if state.status == "stuck" and not state.dead:
+            state.status = "running"
+            self._log(ctx, "running", by=ctx.sender)
+            self._write(ctx)
 
     # -- status --------------------------------------------------------------------------------------
 
@@ -226,7 +275,7 @@ class TaskAgent(Agent):
         return self.state.status in ("completed", "failed")
 
     def _is_under_way(self, ctx: Context) -> bool:
-        if self.state.status in ("assigned", "running"):
+        if self.state.status in ("assigned", "running", "stuck"):
             return True
         if self.state.status == "new":
             ctx.explain("no_such_task", type=ctx.header.type)
@@ -235,7 +284,7 @@ class TaskAgent(Agent):
         return False
 
     def _run(self, ctx: Context) -> None:
-        if self.state.status != "running":
+        if self.state.status == "assigned":
             self.state.status = "running"
             self._log(ctx, "running", by=ctx.sender)
             self._write(ctx)
@@ -258,7 +307,7 @@ class TaskAgent(Agent):
         facts: dict[str, Any],
     ) -> None:
         self.state.status = status
-        self.state.auction, self.state.parts = None, Parts()
+        self.state.auction, self.state.parts, self.state.dead = None, Parts(), DeadWork()
         self._log(ctx, status, **facts)
         self._write(ctx, result, error)
 

@@ -16,6 +16,7 @@ from bus import faultpoints, subjects
 from bus.address import Address, partition_of
 from bus.envelope import Priority
 from bus.errors import InvalidMessage
+from bus.task_ref import task_ref
 from bus.transport import Subscription, Transport
 from coordinators.tasks.messages import TaskAssigned
 from coordinators.tasks.policies import Call, Refused, To, make_policy
@@ -86,9 +87,7 @@ class TaskAssigner:
                 self._batch = 1
             else:
                 self._batch = BATCH if len(assigned) < limit else self._batch
-            for task in assigned:
-                partition = partition_of(task.tenant, task_agent(task.id), row.partitions)
-                nudge(self._transport, self._domain, partition)
+            nudge(self._transport, [self._leader(task, row.partitions) for task in assigned])
             if len(assigned) < limit:
                 return
 
@@ -122,6 +121,7 @@ class TaskAssigner:
             priority=task.priority,
             deadline=task.deadline,
             policy=name,
+            on_dead_letter=spec.tasks.on_dead_letter,
         )
         match assignment:
             case To(agent):
@@ -137,6 +137,10 @@ class TaskAssigner:
         addresses = [f"{self._domain}/{agent}" for agent in agents]
         load = await open_tasks_of(connection, self._domain, tenant, addresses)
         return {agent: load[address] for agent, address in zip(agents, addresses, strict=True)}
+
+    def _leader(self, task: WaitingTask, partitions: int) -> tuple[str, int, str, str]:
+        agent = task_agent(task_ref(task.id, self._domain)).agent
+        return self._domain, partition_of(task.tenant, agent, partitions), task.tenant, agent
 
     def _tell(self, task: WaitingTask, decision: TaskAssigned) -> Incoming:
         return Incoming(

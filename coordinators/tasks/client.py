@@ -9,20 +9,24 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+from actors.task_messages import task_agent
 from bus import subjects
 from bus.address import DEFAULT_TENANT
 from bus.envelope import new_id
 from bus.errors import DeadlineExceeded, NoBid, ServiceUnavailable, StorageUnavailable, TaskError, TaskFailed
 from bus.transport import Subscription, Transport
+from coordinators.tasks.messages import FailTask
 from storage.domains import Connection
 from storage.inspect import TaskEventView, TaskView, find_task, list_task_events
-from storage.tasks import submit_task
+from storage.intake import Incoming, accept
+from storage.tasks import require_text, submit_task
 
 _logger = logging.getLogger("callboard.tasks")
 
 LOOK_EVERY_S = 1.0  # how late an event is seen when NATS has lost the word of it
 LOOK_WITHOUT_NATS_S = 0.25
-FINAL = ("completed", "failed")
+FINAL = ("completed", "failed", "cancelled")
+MAX_REASON_BYTES = 2_000
 _PAGE = 1_000
 _SUBMIT_TRIES = 5
 _RETRY_S = 0.5
@@ -79,12 +83,29 @@ class TaskClient:
             await self._transport.flush()
         return accepted
 
+    async def fail(self, task_id: str, reason: str) -> TaskView:
+        """Have a task's agent end it as failed; return the task as it stood before.
+
+        What still works on it is not stopped; its reports no longer count. Raises InvalidTask for the reason,
+        UnknownTask, or TaskError when the task has ended.
+        """
+        require_text("reason for the end", reason, MAX_REASON_BYTES)
+        task = await self.find(task_id)
+        if task.finished_at is not None:
+            raise TaskError(f"Task {task.id} has ended already: it is {task.status}.")
+        order = Incoming(to=task_agent(task.ref), message=FailTask(reason=reason), task=task.ref)
+        await accept(self._db, self._transport, [order], tenant=self._tenant)
+        return task
+
     async def find(self, task_id: str) -> TaskView:
-        """The task as it stands; raises UnknownTask."""
+        """The task of an id or a reference as it stands; raises UnknownTask."""
         return await find_task(self._db, task_id, tenant=self._tenant)
 
     async def wait(self, task_id: str, *, timeout_s: float | None = None) -> TaskView:
-        """Wait for the task's end and return it, completed or failed; raises UnknownTask or TimeoutError."""
+        """Wait for the task's end and return it, completed or failed; raises UnknownTask or TimeoutError.
+
+        A stuck task has not ended: give a timeout, or a deadline when submitting, where nobody would mend it.
+        """
         async with asyncio.timeout(timeout_s), contextlib.aclosing(self.events(task_id)) as events:
             async for _ in events:
                 pass

@@ -22,5 +22,5 @@ class TaskFeed:
                 f'{{"task":"{event.task}","number":{event.number},"kind":"{event.kind}","body":{event.body}}}'
             )
             self._transport.publish(subjects.task_events(self._domain, event.task), line.encode())
-        if any(row.finished for row in turn.tasks):
+        if any(row.finished or row.status == "stuck" for row in turn.tasks):  # room for another one
             self._transport.publish(subjects.tasks_waiting(self._domain), FINISHED)

@@ -1,25 +1,23 @@
-"""What a task's agent is told by the coordinator and by its own timers; see also actors/task_messages.py."""
+"""What a task's agent is told by the coordinator, by operators and by its own timers.
+
+See also actors/task_messages.py.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 
-from actors.task_messages import TaskWork
+from actors.domain import OnDeadLetter
+from actors.task_messages import TaskTerms, TaskWork
 from bus.registry import message
 
 
 @message("callboard.task_assigned.v1")
-class TaskAssigned(BaseModel):
+class TaskAssigned(TaskTerms):
     """The coordinator's decision: exactly one of `assignee`, `candidates` (addresses) and `refused` is set."""
 
-    id: str
-    goal: str
-    input: Any = None
-    priority: int = 5
-    deadline: float | None = None
     policy: str
+    on_dead_letter: OnDeadLetter = "keep"
     assignee: str | None = None
     candidates: tuple[str, ...] = ()
     bid_within_s: float = 0.0
@@ -30,6 +28,13 @@ class TaskAssigned(BaseModel):
         return TaskWork(
             id=self.id, goal=self.goal, input=self.input, priority=self.priority, deadline=self.deadline
         )
+
+
+@message("callboard.fail_task.v1")
+class FailTask(BaseModel):
+    """An operator ends the task as failed, also one that nobody has been assigned yet."""
+
+    reason: str
 
 
 @message("callboard.task_deadline.v1")

@@ -154,6 +154,7 @@ create table dead_letters (
   payload   json not null,
   primary key (domain, tenant, id)
 );
+create index dead_letters_task on dead_letters ((header ->> 'task')) where header ->> 'task' is not null;
 
 -- Keys seen lately from outside: an event's or a request's. A key seen again is not accepted again.
 create table seen (

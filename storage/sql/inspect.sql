@@ -50,6 +50,14 @@ select domain, tenant, id, agent, message::text as message, at, reason, error, f
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id > $3
 order by id limit $4
 
+-- name: inspect_dead_letters_of_task
+select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
+       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task
+from dead_letters
+where header ->> 'task' = $2 and tenant = $1
+  and reason <> 'expired' and header ->> 'type' <> 'callboard.call_for_bids.v1'  -- nobody waits for these
+order by id limit $3
+
 -- name: inspect_dead_letter
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
@@ -77,6 +85,8 @@ select d.domain, d.partitions, d.kinds, d.home, d.updated_at,
        (select count(*) from agents a where a.domain = d.domain) as agents,
        (select count(*) from dead_letters x where x.domain = d.domain) as dead_letters,
        (select count(*) from tasks t where t.domain = d.domain and t.finished_at is null) as open_tasks,
+       (select count(*) from tasks t
+        where t.domain = d.domain and t.finished_at is null and t.status = 'stuck') as stuck_tasks,
        array(
          select p from generate_series(0, d.partitions - 1) p
          where not exists (
@@ -110,7 +120,8 @@ select array(
 select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,
        created_at, updated_at, finished_at
 from tasks where tenant = $1 and ($2::text is null or domain = $2) and ($3 or finished_at is null)
-order by created_at desc, id desc limit $4
+  and (not $4 or (finished_at is null and status = 'stuck'))
+order by created_at desc, id desc limit $5
 
 -- name: inspect_task
 select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,

@@ -32,7 +32,8 @@ left join lateral (
 ) t on true
 
 -- name: open_tasks
-select count(*) from tasks where domain = $1 and finished_at is null and status <> 'submitted'
+-- Stuck ones wait for a person and do no work: they keep nobody else waiting.
+select count(*) from tasks where domain = $1 and finished_at is null and status not in ('submitted', 'stuck')
 
 -- name: has_waiting_tasks
 select exists (select from tasks where domain = $1 and status = 'submitted')

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.inbound import MAX_HELD, Inbox
 from bus.errors import StorageUnavailable
-from bus.wire import NUDGE_SOURCE, Item, Parcel, encode_parcel
+from bus.wire import NUDGE_SOURCE, Item, Parcel, encode_parcel, nudge
 
 
 def parcel(source: int, number: int, *seqs: int, partition: int = 0) -> Parcel:
@@ -24,12 +24,13 @@ class Mailbox:
 
     committed: list[int] = field(default_factory=list)
     delivered: list[int] = field(default_factory=list)
+    named: list[tuple[str, str, int]] = field(default_factory=list)
     reads: int = 0
     failing: int = 0
     gate: asyncio.Event | None = None
 
     def __post_init__(self) -> None:
-        self.inbox = Inbox(0, self._deliver, self._reload)
+        self.inbox = Inbox(0, self._deliver, self._reload, self._read_agent)
 
     def _deliver(self, partition: int, items: list[Item]) -> None:
         self.delivered += [item.seq for item in items if item.seq not in self.delivered]
@@ -44,6 +45,9 @@ class Mailbox:
         if self.gate is not None:
             await self.gate.wait()
         self.delivered += [seq for seq in snapshot if seq not in self.delivered]
+
+    def _read_agent(self, tenant: str, agent: str, partition: int) -> None:
+        self.named.append((tenant, agent, partition))
 
     async def settled(self) -> None:
         for _ in range(20):
@@ -106,6 +110,14 @@ async def test_an_empty_parcel_moves_the_count_and_a_nudge_reads() -> None:
     box.inbox.receive(encode_parcel(parcel(NUDGE_SOURCE, 0)))
     await box.settled()
     assert box.reads == 2
+
+
+async def test_a_nudge_that_names_agents_reads_their_mailboxes_and_no_other() -> None:
+    box = Mailbox(committed=[1])
+    box.inbox.receive(encode_parcel(nudge(0, [("default", "a/1"), ("other", "b/2")])))
+    await box.settled()
+    assert box.named == [("default", "a/1", 0), ("other", "b/2", 0)]
+    assert (box.reads, box.delivered) == (0, [])
 
 
 async def test_storage_that_is_away_is_asked_again_and_nothing_is_let_past() -> None:
@@ -238,7 +250,7 @@ async def _play(actions: list[tuple[str, int, int]]) -> None:
         _require_order(box.delivered, sender_of)
     box.failing = 0
     box.inbox.close()
-    box.inbox = Inbox(0, box._deliver, box._reload)
+    box.inbox = Inbox(0, box._deliver, box._reload, box._read_agent)
     await box.inbox.read_now()
     _require_order(box.delivered, sender_of)
     assert sorted(box.delivered) == box.committed

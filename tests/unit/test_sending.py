@@ -78,7 +78,7 @@ async def test_priority_deadline_task_and_correlation_are_handed_on() -> None:
         await kit.quiet()
         [step] = kit.history("test/keeper/second")
         header = step.header
-        assert (header.priority, header.deadline, header.task) == (2, deadline, "t-1")
+        assert (header.priority, header.deadline, header.task) == (2, deadline, "test/t-1")
         assert (header.correlation, header.causation, header.hops) == (first, first, 1)
         assert header.sender == "test/keeper/first"
 

@@ -1,0 +1,117 @@
+"""A task on the terminal: its head, its log, its result, and what keeps it from going on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from callboard.cli.terminal import ago, clean, console, plain
+
+if TYPE_CHECKING:
+    from storage.inspect import DeadLetterView, TaskEventView, TaskView
+
+COLOURS = {
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "expired": "red",
+    "stuck": "yellow",
+}
+
+_LETTERS = 5  # dead letters that are named; the list has all
+
+
+def show_task(found: TaskView, events: list[TaskEventView], letters: list[DeadLetterView]) -> None:
+    out = console()
+    title = plain(found.goal, "bold")
+    out.print(title)
+    line = plain(found.status, COLOURS.get(found.status, "cyan"))
+    line.append(f"  {found.progress:.0%} done, priority {found.priority}, {found.domain}")
+    line.append(f"  {clean(found.assignee or 'not assigned')}", "dim")
+    out.print(line)
+    when = f"submitted {ago(found.created_at)} ago"
+    if found.finished_at is not None:
+        when += f", took {(found.finished_at - found.created_at).total_seconds():.1f} s"
+    elif found.deadline is not None:
+        when += f", deadline {found.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    out.print(plain(when, "dim"))
+    out.print()
+    for event in events:
+        out.print(event_line(found, event))
+    if letters:
+        out.print()
+        for text in trouble_lines(found, letters):
+            out.print(plain(text, "yellow" if found.finished_at is None else "dim"))
+    if found.error is not None:
+        out.print()
+        out.print(plain(f"failed: {failure_of(found.error)}", "bold red"))
+    if found.result is not None:
+        out.print()
+        show_result(out, json.loads(found.result))
+
+
+def event_line(task: TaskView, event: TaskEventView) -> Any:
+    """One line of a task's log; the task's own domain and id need not be said again."""
+    line = plain(event.at.strftime("%H:%M:%S "), "dim")
+    line.append(clean(event.kind), COLOURS.get(event.kind, "cyan"))
+    gist = _gist(json.loads(event.body)).replace(f"{task.domain}/", "").replace(task.id, "…")
+    line.append(f"  {clean(gist)}")
+    return line
+
+
+def show_result(out: Any, result: Any) -> None:
+    """The result for a person: its `markdown` rendered, or else JSON."""
+    from rich.markdown import Markdown
+
+    text = result.get("markdown") if isinstance(result, dict) else None
+    if isinstance(text, str) and out.is_terminal:
+        out.print(Markdown(clean(text, lines=True), hyperlinks=False))
+    elif isinstance(text, str):
+        out.print(clean(text, lines=True), markup=False, soft_wrap=True)
+    else:
+        pretty = json.dumps(result, indent=2, ensure_ascii=False)
+        out.print(clean(pretty, lines=True), markup=False, soft_wrap=True)
+
+
+def failure_of(error: str) -> str:
+    """What a task's stored error says."""
+    found = json.loads(error)
+    if isinstance(found, dict):
+        return str(found.get("message") or found.get("error") or json.dumps(found, ensure_ascii=False))
+    return str(found)
+
+
+def _gist(body: Any) -> str:
+    if isinstance(body, dict):
+        for name in ("message", "text", "note"):
+            if isinstance(body.get(name), str):
+                return str(body[name])
+        return "  ".join(f"{name} {_word(value)}" for name, value in body.items())
+    return _word(body)
+
+
+def _word(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return short(text)
+
+
+def short(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
+    """The dead letters of a task, and while it is open the commands that mend it."""
+    found = [f"dead letter {x.id} for {x.address}: {x.type}: {x.error}" for x in letters[:_LETTERS]]
+    if len(letters) > _LETTERS:
+        found.append(f"and {len(letters) - _LETTERS} more: `callboard dead-letters`")
+    if task.finished_at is not None or not letters:
+        return found
+    first = letters[0]
+    mends = [
+        (f"callboard dead-letters retry {first.id}", "once what it failed of is mended"),
+        (f"callboard dead-letters drop {first.id}", "to go on without it"),
+        (f"callboard tasks fail {task.id} --reason TEXT", "to end the task"),
+    ]
+    if first.agent.startswith("events/"):  # no agent could be given it
+        del mends[0]
+    return found + [f"  {command}    {what}" for command, what in mends]

@@ -1,0 +1,70 @@
+"""Reads for people: what agents, mailboxes, histories, hosts and tasks look like right now.
+
+Nothing here locks a row or depends on a running host. JSON that authors made is handed on as text.
+"""
+
+from storage.inspect.agents import (
+    AgentRow,
+    AgentView,
+    Owner,
+    WaitingMessage,
+    WaitingTimer,
+    lifecycle_of,
+    list_agents,
+    view_agent,
+)
+from storage.inspect.dead_letters import (
+    DeadLetterView,
+    find_dead_letter,
+    list_dead_letters,
+    list_dead_letters_of_task,
+)
+from storage.inspect.deployment import (
+    CoordinatorView,
+    DomainView,
+    HostView,
+    Months,
+    TableSize,
+    history_months,
+    list_coordinators,
+    list_domains,
+    list_hosts,
+    list_tables,
+)
+from storage.inspect.history import LAST_VERSION, ChainVerdict, Transition, list_history, verify_history
+from storage.inspect.tasks import TaskEventView, TaskView, find_task, list_task_events, list_tasks
+
+__all__ = [
+    "LAST_VERSION",
+    "AgentRow",
+    "AgentView",
+    "ChainVerdict",
+    "CoordinatorView",
+    "DeadLetterView",
+    "DomainView",
+    "HostView",
+    "Months",
+    "Owner",
+    "TableSize",
+    "TaskEventView",
+    "TaskView",
+    "Transition",
+    "WaitingMessage",
+    "WaitingTimer",
+    "find_dead_letter",
+    "find_task",
+    "history_months",
+    "lifecycle_of",
+    "list_agents",
+    "list_coordinators",
+    "list_dead_letters",
+    "list_dead_letters_of_task",
+    "list_domains",
+    "list_history",
+    "list_hosts",
+    "list_tables",
+    "list_task_events",
+    "list_tasks",
+    "verify_history",
+    "view_agent",
+]

@@ -1,0 +1,113 @@
+"""Domains, hosts, coordinators and tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from storage.domains import Connection
+from storage.inspect.rows import fetch_all
+
+SILENT_AFTER_S = 3.0  # a host that has not beaten for so long is stuck, dead or cut off
+
+
+class HostView(msgspec.Struct, frozen=True, kw_only=True):
+    """One incarnation of a host with its last heartbeat."""
+
+    domain: str
+    epoch: int
+    host: str
+    node: str
+    pid: int
+    owned: list[int]
+    wanted: list[int]
+    suspect: list[int]
+    draining: bool
+    started_at: datetime
+    ready: bool
+    ended_at: datetime | None
+    ended_why: str | None
+    silent_s: float
+    lag_ms: float
+    blocked_by: str | None
+    backlog: int
+    agents: int
+    turns: int
+    rss_bytes: int
+
+    @property
+    def is_silent(self) -> bool:
+        return self.ended_at is None and self.silent_s > SILENT_AFTER_S
+
+
+class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who coordinates: `master`, or the domain of that name."""
+
+    name: str
+    epoch: int
+    node: str
+    pid: int
+    started_at: datetime
+
+
+class DomainView(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain in numbers; `unowned` are the partitions that no living host owns."""
+
+    domain: str
+    partitions: int
+    kinds: list[str]
+    home: str
+    updated_at: datetime
+    backlog: int
+    timers: int
+    agents: int
+    dead_letters: int
+    open_tasks: int
+    stuck_tasks: int
+    unowned: list[int]
+
+
+class TableSize(msgspec.Struct, frozen=True, kw_only=True):
+    """A table with its indexes; the rows are the statistics' estimate."""
+
+    name: str
+    bytes: int
+    rows: int
+    dead_rows: int
+
+
+class Months(msgspec.Struct, frozen=True, kw_only=True):
+    """The history's monthly tables (`YYYYMM`), and rows that found none of theirs (counted up to 1,000)."""
+
+    months: list[str]
+    astray: int
+    now: str
+
+    @property
+    def ahead(self) -> int:
+        """How many months after this one have their table already."""
+        return sum(month > self.now for month in self.months)
+
+
+async def list_domains(db: Connection) -> list[DomainView]:
+    return await fetch_all(db, DomainView, "inspect_domains")
+
+
+async def list_hosts(db: Connection, *, ended_within_s: float = 0.0) -> list[HostView]:
+    """The living hosts of all domains, and those that ended lately."""
+    return await fetch_all(db, HostView, "inspect_hosts", ended_within_s)
+
+
+async def list_coordinators(db: Connection) -> list[CoordinatorView]:
+    return await fetch_all(db, CoordinatorView, "inspect_coordinators")
+
+
+async def list_tables(db: Connection) -> list[TableSize]:
+    """The tables, largest first."""
+    return await fetch_all(db, TableSize, "inspect_tables")
+
+
+async def history_months(db: Connection) -> Months:
+    months: list[Months] = await fetch_all(db, Months, "inspect_months")
+    return months[0]

@@ -1,0 +1,90 @@
+"""An agent's transitions, and whether they still hash to what their chain says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from bus.address import Address
+from bus.errors import BrokenChain
+from storage import chain
+from storage.boundary import translated
+from storage.domains import Connection
+from storage.inspect.rows import fetch_all
+from storage.records import StoredState
+
+LAST_VERSION = 2**63 - 1
+_PAGE = 1_000  # transitions in memory at once
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of an agent's history; `body` is its JSON exactly as hashed."""
+
+    version: int
+    at: datetime
+    body: str
+    prev: bytes
+    hash: bytes
+
+
+class ChainVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a history hashes to what its chain says, from its oldest stored transition to the state.
+
+    `broken` says where and how it does not. `since` is above 1 when retention has dropped older months.
+    """
+
+    intact: bool
+    length: int
+    since: int | None
+    broken: str | None
+
+
+async def list_history(
+    db: Connection, address: Address, *, tenant: str, below: int = LAST_VERSION, limit: int = 20
+) -> list[Transition]:
+    """A page of an agent's history, newest first, of the versions below one."""
+    place = (address.domain, tenant, address.agent)
+    return await fetch_all(db, Transition, "inspect_history", *place, below, limit)
+
+
+async def verify_history(db: Connection, address: Address, *, tenant: str) -> ChainVerdict:
+    """Check the hash chain of an agent's whole history on one snapshot, a page at a time."""
+    if isinstance(db, asyncpg.Pool):
+        async with db.acquire() as connection:
+            return await _verify(connection, address, tenant)
+    return await _verify(db, address, tenant)
+
+
+async def _verify(db: Any, address: Address, tenant: str) -> ChainVerdict:
+    followed = chain.Chain(str(address))
+    since: int | None = None
+    try:
+        with translated():
+            async with db.transaction(isolation="repeatable_read", readonly=True):
+                async for transition in _transitions(db, address, tenant):
+                    since = since or transition.version
+                    followed.follow(transition)
+                newest = await fetch_all(
+                    db, StoredState, "load_states", address.domain, [tenant], [address.agent]
+                )
+                if newest:
+                    followed.end(newest[0])
+    except BrokenChain as error:
+        return ChainVerdict(intact=False, length=followed.length, since=since, broken=error.message)
+    return ChainVerdict(intact=True, length=followed.length, since=since, broken=None)
+
+
+async def _transitions(db: Any, address: Address, tenant: str) -> AsyncIterator[chain.Transition]:
+    place = (address.domain, tenant, address.agent)
+    after = 0
+    while True:
+        page = await fetch_all(db, chain.Transition, "inspect_chain", *place, after, _PAGE)
+        for transition in page:
+            yield transition
+        if len(page) < _PAGE:
+            return
+        after = page[-1].version

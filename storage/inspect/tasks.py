@@ -1,0 +1,86 @@
+"""Tasks and their logs."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+import msgspec
+
+from bus.errors import UnknownTask
+from bus.task_ref import split_task_ref, task_ref
+from storage.domains import Connection, find_domain
+from storage.inspect.rows import domain_names, fetch_all
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    """A task. `input`, `result` and `error` (JSON text) are set when one is looked at alone."""
+
+    domain: str
+    tenant: str
+    id: str
+    status: str
+    goal: str
+    priority: int
+    policy: str | None
+    assignee: str | None
+    progress: float
+    deadline: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    input: str | None = None
+    result: str | None = None
+    error: str | None = None
+
+    @property
+    def ref(self) -> str:
+        """What the task's messages carry."""
+        return task_ref(self.id, self.domain)
+
+
+class TaskEventView(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a task's log; `body` is JSON text."""
+
+    number: int
+    at: datetime
+    kind: str
+    body: str
+
+
+async def list_tasks(
+    db: Connection,
+    *,
+    tenant: str,
+    domain: str | None = None,
+    finished: bool = True,
+    stuck: bool = False,
+    limit: int = 50,
+) -> list[TaskView]:
+    """Tasks, newest first, without the `finished` ones or only the `stuck` ones; raises UnknownDomain."""
+    if domain is not None:
+        await find_domain(db, domain)
+    return await fetch_all(db, TaskView, "inspect_tasks", tenant, domain, finished, stuck, limit)
+
+
+async def find_task(db: Connection, task: str, *, tenant: str) -> TaskView:
+    """A task by its id or its reference `domain/id`; raises UnknownTask, also for what is neither."""
+    domain, id_ = split_task_ref(task) if "/" in task else (None, task)
+    try:
+        number = uuid.UUID(id_)
+    except ValueError:
+        raise UnknownTask(f"{task[:60]!r} is not the id of a task.") from None
+    names = [domain] if domain is not None else await domain_names(db, None)
+    found = await fetch_all(db, TaskView, "inspect_task", names, tenant, number)
+    if not found:
+        raise UnknownTask(f"There is no task {number}.")
+    return found[0]
+
+
+async def list_task_events(
+    db: Connection, domain: str, task: str, *, tenant: str, after: int = -1, limit: int = 1000
+) -> list[TaskEventView]:
+    """A task's log, oldest first, after a number."""
+    return await fetch_all(
+        db, TaskEventView, "inspect_task_events", domain, tenant, uuid.UUID(task), after, limit
+    )

@@ -1,0 +1,47 @@
+"""Two domains for tests of tasks: the office takes them and has the depot do the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from callboard import NO_RETRY, Agent, Context, TaskWork, handler, message
+
+broken: set[str] = set()
+"""Items that the depot cannot fetch at the moment; tests put them in and take them out."""
+
+
+@message("errands.fetch.v1")
+class Fetch(BaseModel):
+    """Get a thing; whose task it is, is in the header."""
+
+    item: str
+    last: bool = True
+
+
+class Clerk(Agent):
+    """Sends one errand for each item of the task's input to the depot."""
+
+    kind = "clerk"
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        items: list[Any] = work.input
+        for number, item in enumerate(items, 1):
+            ctx.send("depot/porter/main", Fetch(item=item, last=number == len(items)))
+
+
+class Porter(Agent):
+    """Does the errands, and reports on tasks of which it knows nothing but that they are there."""
+
+    kind = "porter"
+    retry = NO_RETRY
+
+    @handler
+    async def on_fetch(self, fetch: Fetch, ctx: Context) -> None:
+        if fetch.item in broken:
+            raise ValueError(f"the {fetch.item} is locked away")
+        ctx.progress(0.5, f"has the {fetch.item}")
+        if fetch.last:
+            ctx.complete({"fetched": fetch.item, "for": ctx.task})

@@ -1,0 +1,102 @@
+"""`tasks`, `task` and `tasks fail` on a domain at work, and what `status` says of stuck tasks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bus.address import parse_address
+from callboard.services import Endpoints
+from storage.intake import Incoming, accept
+from tests.integration.cli import Cli, desk_at_work, until
+from tests.integration.deployment import Deployment
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+    return Cli(capsys)
+
+
+@pytest.fixture
+async def desk(
+    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Deployment]:
+    async with desk_at_work(services, database, monkeypatch) as desk:
+        yield desk
+
+
+async def stuck_task(desk: Deployment) -> str:
+    """A task that waits for one note, and got one that is poison."""
+    from desk.agents import Note
+
+    task = await desk.submit({"lines": 1})
+    await status(desk, task, "running")
+    note = Note(task=task, number=1, text="poison")
+    to = parse_address(f"desk/clerk/{task}")
+    await accept(desk.pool, desk.transport, [Incoming(to=to, message=note, task=task)])
+    await status(desk, task, "stuck")
+    return task
+
+
+async def status(desk: Deployment, task: str, wanted: str) -> None:
+    async def is_so() -> bool:
+        return (await desk.client.find(task)).status == wanted
+
+    await until(is_so)
+
+
+async def test_a_stuck_task_is_shown_with_its_dead_letter_and_the_commands_that_mend_it(
+    cli: Cli, desk: Deployment
+) -> None:
+    task = await stuck_task(desk)
+    shown = await cli.json("task", task)
+    assert shown["status"] == "stuck"
+    [letter] = shown["dead_letters"]
+    assert letter["address"] == f"desk/clerk/{task}"
+    text = await cli("task", f"desk/{task}")
+    assert (
+        f"dead letter {letter['id']} for desk/clerk/{task}: desk.note.v1: ValueError: cannot be read" in text
+    )
+    for command in (
+        f"callboard dead-letters retry {letter['id']}",
+        f"callboard dead-letters drop {letter['id']}",
+        f"callboard tasks fail {task} --reason",
+    ):
+        assert command in text
+    [listed] = await cli.json("tasks", "--stuck")
+    assert (listed["id"], listed["status"]) == (task, "stuck")
+    assert "stuck" in await cli("tasks")
+    [domain] = (await cli.json("status"))["domains"]
+    assert (domain["open_tasks"], domain["stuck_tasks"]) == (1, 1)
+    assert "1 of its tasks" in await cli("status")
+    assert "callboard tasks --stuck" in cli.out
+
+
+async def test_the_command_that_drops_the_dead_letter_sets_the_task_going(cli: Cli, desk: Deployment) -> None:
+    task = await stuck_task(desk)
+    [letter] = (await cli.json("task", task))["dead_letters"]
+    await cli("dead-letters", "drop", str(letter["id"]))
+    await status(desk, task, "running")
+    assert await cli.json("tasks", "--stuck") == []
+    assert (await cli.json("task", task))["dead_letters"] == []
+
+
+async def test_a_task_is_ended_by_hand(cli: Cli, desk: Deployment) -> None:
+    task = await stuck_task(desk)
+    assert await cli("tasks", "fail", task, "--reason", "not worth it") == f"Task {task} has ended.\n"
+    shown = await cli.json("task", task, code=1)
+    assert shown["status"] == "failed"
+    assert shown["error"] == {"code": "operator", "message": "not worth it", "by": "external/operator"}
+    assert "failed: not worth it" in await cli("task", task, code=1)
+    assert "callboard tasks fail" not in cli.out
+    assert "has ended already" in await cli.error("tasks", "fail", task, "--reason", "again")
+    assert await cli.json("tasks", "--open") == []
+
+
+async def test_what_cannot_be_failed_is_refused(cli: Cli, desk: Deployment) -> None:
+    assert "is not the id of a task" in await cli.error("tasks", "fail", "nonsense", "--reason", "x")
+    assert "There is no task" in await cli.error("task", "desk/0190aaaa-0000-7000-8000-000000000001")
+    assert "--reason" in await cli.error("tasks", "fail", "0190aaaa-0000-7000-8000-000000000001", code=2)
