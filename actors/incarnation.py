@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.agent import Agent
@@ -34,12 +34,12 @@ Equip = Callable[[Host, NatsTransport, Connection], None]
 
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
-    """What a host's process is started with."""
+    """What a host's process is started with. The URLs carry passwords: neither is shown in `repr`."""
 
     domain: str
     host: str
-    postgres_url: str
-    nats_url: str
+    postgres_url: str = field(repr=False)
+    nats_url: str = field(repr=False)
     node: str = "local"
 
 

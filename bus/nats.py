@@ -42,7 +42,7 @@ class NatsTransport:
         try:
             await asyncio.wait_for(
                 self.client.connect(
-                    url.split(","),
+                    [part.strip() for part in url.split(",")],
                     name=name,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; it only sleeps so long
@@ -165,10 +165,10 @@ class _Subscribed:
 
 
 def _place(url: str) -> str:
-    """Host and port of a NATS URL, or of the first of several; raises SettingsError without quoting it."""
+    """Host and port of a NATS URL, or of each of several; raises SettingsError without quoting it."""
     try:
-        where = urlsplit(url.split(",")[0])
-        return f"{where.hostname}:{where.port}"
+        where = [urlsplit(part.strip()) for part in url.split(",")]
+        return ", ".join(f"{part.hostname}:{part.port}" for part in where)
     except ValueError:
         raise SettingsError(
             "The NATS URL cannot be read.", fix="Write it as nats://USER:PASSWORD@HOST:PORT."

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -37,10 +37,10 @@ _RESTART_PAUSE_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """What every actor of a deployment is started with."""
+    """What every actor of a deployment is started with. The URLs carry passwords: neither is shown in `repr`."""
 
-    postgres_url: str
-    nats_url: str
+    postgres_url: str = field(repr=False)
+    nats_url: str = field(repr=False)
     log_level: str = "info"
 
 

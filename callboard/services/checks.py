@@ -154,5 +154,9 @@ def redacted(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "an unreadable URL"
+    if (
+        "@" in f"{parts.path}{parts.query}{parts.fragment}"
+    ):  # what looks like a path is the rest of a password
+        return "an unreadable URL"
     user = f"{parts.username}@" if parts.username and parts.password is not None else ""
     return f"{user}{host}{port}{parts.path if parts.path != '/' else ''}"
