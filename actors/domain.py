@@ -21,6 +21,8 @@ OnDeadLetter = Literal["keep", "fail"]
 """`keep`: the task is `stuck` until the dead letter is retried or dropped; nothing that was done is lost. `fail`:
 the task fails at once. The assignee's own message, which it answers for, fails the task either way."""
 _RESERVED = ("master", "external")
+_IMPORT = re.compile(r"[\w.]+:\w+")
+_EVENT = re.compile(r"[a-z][a-z0-9_-]*")
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
 
@@ -32,6 +34,12 @@ def _require_target(value: str, placeholder: str) -> str:
     return value
 
 
+def _require_import(value: str, what: str) -> str:
+    if not _IMPORT.fullmatch(value):
+        raise ValueError(f"write it as module:{what}")
+    return value
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,16 +47,28 @@ class _Strict(BaseModel):
 class KindSpec(_Strict):
     """One agent kind: its class as `module:Class`, and the keys of those that may be assigned tasks."""
 
-    class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$")
+    class_: str = Field(alias="class")
     members: tuple[str, ...] = ()
+
+    @field_validator("class_")
+    @classmethod
+    def _is_a_class(cls, value: str) -> str:
+        return _require_import(value, "Class")
 
 
 class EventSpec(_Strict):
     """Which agent gets an event: `to` is `kind/key`, in which `{field}` stands for a field of the payload."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    name: str
     type: str
     to: str
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_word(cls, value: str) -> str:
+        if not _EVENT.fullmatch(value):
+            raise ValueError("must be a word of lower-case letters, digits, - and _")
+        return value
 
     @field_validator("to")
     @classmethod
@@ -128,9 +148,15 @@ class DomainSpec(_Strict):
     topics: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     tasks: TaskSpec = TaskSpec()
     members: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # by skill; filled in by registration
-    input: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")  # how `callboard run` feeds a file in
+    input: str | None = None  # how `callboard run` feeds a file in, as module:function
+    binary_input: bool = False  # whether that file may be no text
     hosts: HostSpec = HostSpec()
     limits: LimitSpec = LimitSpec()
+
+    @field_validator("input")
+    @classmethod
+    def _is_a_function(cls, value: str | None) -> str | None:
+        return value if value is None else _require_import(value, "function")
 
     @field_validator("domain")
     @classmethod

@@ -11,6 +11,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from bus.complaints import in_plain_words
 from bus.errors import InvalidMessage, InvalidPayload, UnknownMessageType
 
 M = TypeVar("M", bound=BaseModel)
@@ -119,7 +120,7 @@ def describe_validation(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the whole"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {first['msg']}{more}"
+    return f"{where}: {in_plain_words(first)}{more}"
 
 
 def first_line(error: BaseException) -> str:

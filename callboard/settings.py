@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Literal, Self
@@ -15,6 +16,7 @@ import psutil
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bus.complaints import in_plain_words
 from bus.errors import SettingsError
 
 KIB = 1024
@@ -25,6 +27,7 @@ MIB = 1024 * KIB
 LARGEST_INLINE_PAYLOAD = MIB - 64 * KIB
 
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
+_TENANT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 NATS_SCHEMES = ("nats://", "tls://", "ws://", "wss://")
 
 
@@ -62,7 +65,7 @@ class Settings(BaseSettings):
     )
     """A running Ray; unset means one that Callboard starts on this machine."""
 
-    tenant: str = Field(default="default", pattern=r"^[a-z][a-z0-9_-]{0,62}$")
+    tenant: str = "default"
     """The tenant whose agents and tasks this process works on."""
 
     claim_check_bytes: int = Field(default=256 * KIB, ge=KIB, le=LARGEST_INLINE_PAYLOAD)
@@ -84,6 +87,13 @@ class Settings(BaseSettings):
         if not home.is_absolute():
             raise ValueError("must be an absolute path")
         return home
+
+    @field_validator("tenant")
+    @classmethod
+    def _is_a_word(cls, tenant: str) -> str:
+        if not _TENANT.fullmatch(tenant):
+            raise ValueError("must be a word of at most 63 lower-case letters, digits, - and _")
+        return tenant
 
     @field_validator("postgres_url")
     @classmethod
@@ -156,7 +166,7 @@ def load_settings() -> Settings:
 
 def _as_settings_error(error: ValidationError) -> SettingsError:
     first = error.errors(include_url=False, include_input=False)[0]
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = in_plain_words(first)
     if not first["loc"]:
         return SettingsError(f"{reason}.", fix="Correct the environment and try again.")
     field = str(first["loc"][0])
