@@ -24,7 +24,7 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "blocked_until", "hash", "held", "instance", "lifecycle", "loaded", "more", "partition",
+        "agent", "alive", "apart", "blocked_until", "hash", "held", "instance", "lifecycle", "loaded", "more", "overdue", "partition",
         "queue", "refilling", "running", "scheduled", "schema_version", "state_json", "tenant", "type",
         "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
@@ -44,6 +44,7 @@ class Activation:
         self.loaded = False
         self.scheduled = False
         self.running = False
+        self.overdue = False  # its turn runs too long and is being cancelled
         self.uncommitted = 0
         self.blocked_until = 0.0  # the head waits for its next try
         self.used_at = 0.0

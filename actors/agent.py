@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from actors.retry import RetryPolicy
 from actors.supervision import Supervision
 from bus.address import require_word
 from bus.errors import CallboardError, InvalidPayload
-from bus.registry import describe_validation, wire_name_of
+from bus.registry import describe_validation, first_line, refuse_non_finite, wire_name_of
 
 if TYPE_CHECKING:
     from actors.context import Context
@@ -26,6 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class NoState(BaseModel):
     """The state of an agent that keeps none."""
+
+    model_config = ConfigDict(extra="forbid")  # what a class with a state has stored is not dropped unsaid
 
 
 class Agent:
@@ -173,7 +176,16 @@ class AgentType:
             ) from None
 
     def dump_state(self, state: BaseModel) -> str:
-        return self._dump(state).decode()
+        """Raises InvalidPayload for what could not be loaded again."""
+        try:
+            text: str = self._dump(state, warnings="error").decode()
+        except PydanticSerializationError as error:
+            raise InvalidPayload(
+                f"The state of {self.cls.__qualname__} does not fit its model: {first_line(error)}.",
+                fix="Assign what the field's type allows; validate_assignment in the model's config finds it early.",
+            ) from None
+        refuse_non_finite(state, text)
+        return text
 
 
 _types: dict[type[Agent], AgentType] = {}

@@ -26,7 +26,7 @@ class Context(TaskReports):
     """One turn's window on the world. Nothing that a handler asks of it happens before the turn commits."""
 
     __slots__ = (
-        "_address", "_blobs", "_destroyed", "_envelope", "_notes", "_scope", "_sends", "_task_events", "_tasks",
+        "_address", "_blobs", "_bytes", "_closed", "_destroyed", "_envelope", "_notes", "_scope", "_sends", "_task_events", "_tasks",
         "_undead", "now",
     )  # fmt: skip
 
@@ -41,6 +41,8 @@ class Context(TaskReports):
         self._task_events: list[TaskEvent] = []
         self._undead: list[int] = []
         self._destroyed = False
+        self._bytes = 0
+        self._closed = False
         self.now = now
         """Database time at the turn's start, seconds since 1970, UTC."""
 
@@ -135,11 +137,19 @@ class Context(TaskReports):
 
     def explain(self, decision: str, **facts: Any) -> None:
         """Write a decision and the facts behind it (JSON values) into the history; raises InvalidPayload."""
-        self._notes.append(encode_json({"decision": decision, **facts}))
+        self._must_be_open()
+        note = encode_json({"decision": decision, **facts})
+        self._count_bytes(len(note))
+        self._notes.append(note)
 
     def destroy(self) -> None:
         """Delete this agent's state when the turn commits; its history stays."""
+        self._must_be_open()
         self._destroyed = True
+
+    def close(self) -> None:
+        """The turn has ended: what is asked of it from now on, by a task left behind, can no longer happen."""
+        self._closed = True
 
     def record_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
         """Write a task's row and lines of its log when the turn commits: for the task's own agent only."""
@@ -158,6 +168,8 @@ class Context(TaskReports):
         deadline: float | None,
         due: float | None,
     ) -> str:
+        if self._closed:
+            self._must_be_open()
         scope = self._scope
         to = parse_address(str(address))  # an Address may have been made by hand
         partitions = scope.directory.partitions(to.domain, to.kind)
@@ -191,6 +203,8 @@ class Context(TaskReports):
             traceparent=came.traceparent,
             blob=blob,
         )
+        header_json = header_to_json(header)
+        self._count_bytes(len(header_json) + len(payload))
         agent = f"{to.kind}/{to.key}"
         self._sends.append(
             Outgoing(
@@ -199,12 +213,28 @@ class Context(TaskReports):
                 agent=agent,
                 partition=partition_of(self._envelope.tenant, agent, partitions),
                 header=header,
-                header_json=header_to_json(header),
+                header_json=header_json,
                 payload=payload,
                 visible_at=due,
             )
         )
         return header.id
+
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise InvalidMessage(
+                "The turn has ended; nothing more can happen in it.",
+                fix="Await what the handler starts before it returns.",
+            )
+
+    def _count_bytes(self, size: int) -> None:
+        """Bounds what one turn puts into the commit; characters are near enough."""
+        self._bytes += size
+        if self._bytes > self._scope.limits.turn_bytes:
+            raise PayloadTooLarge(
+                f"One turn may send and explain {self._scope.limits.turn_bytes} bytes.",
+                fix="Send the rest in further turns, or raise the domain's `limits.turn_bytes`.",
+            )
 
     def _check_in(self, payload: str) -> tuple[str, str]:
         data = payload.encode()

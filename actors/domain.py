@@ -125,6 +125,10 @@ class LimitSpec(_Strict):
 
     hops: int = Field(default=10_000, ge=1)
     sends_per_turn: int = Field(default=10_000, ge=1)
+    turn_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024
+    )  # far below Postgres' 1 GiB
+    turn_s: float = Field(default=900.0, gt=0)  # a handler that runs longer is cancelled, and has failed
     claim_check_bytes: int = Field(default=256 * 1024, ge=1024)
     payload_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     state_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)

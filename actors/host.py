@@ -23,7 +23,7 @@ from actors.outbound import Outbound
 from actors.ready import ReadyQueue
 from actors.scope import Scope
 from actors.trials import Trials
-from actors.turn import TurnRunner
+from actors.turn import BlobsUnavailable, TurnRunner
 from bus.envelope import Envelope, Outgoing
 from bus.errors import Fenced, InvalidData, StorageUnavailable
 from bus.transport import Transport
@@ -39,6 +39,9 @@ _EVICT_EVERY_S = 1.0
 _SWEEP_PARTITION_EVERY_S = 0.15  # 64 partitions in about 10 s
 _BLOB_RETRY_S = 0.5
 _LOOK_AGAIN_S = 0.2
+_OVERDUE_EVERY_S = 1.0
+_PASSIVATE_S = 2.0  # an author's hook may take so long before its agent leaves memory without it
+_LEAVE_S = 5.0  # what still runs when the incarnation ends has so long to notice
 
 
 class Host:
@@ -67,7 +70,7 @@ class Host:
         self.ended_why: str | None = None
         self._stopped = asyncio.Event()
         self._closing = False
-        self._running = 0
+        self._running: dict[Activation, tuple[float, asyncio.Task[Any] | None]] = {}  # since when, where
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -76,7 +79,7 @@ class Host:
         workers = [self._work() for _ in range(self.scope.limits.concurrent_turns)]
         services = [
             self.committer.run(), self.mailboxes.load_states(), self.holdings.run(), self._fire_timers(),
-            self._sweep(), self._evict(), *(work() for work in self.extra_work),
+            self._sweep(), self._evict(), self._end_overdue(), *(work() for work in self.extra_work),
         ]  # fmt: skip
         tasks = [asyncio.create_task(self.guarded(c)) for c in (*workers, *services)]
         try:
@@ -85,7 +88,9 @@ class Host:
             self._closing = True
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, stubborn = await asyncio.wait(tasks, timeout=_LEAVE_S)
+            if stubborn:  # a handler that swallows its cancellation; whatever it does, it commits nothing
+                _logger.error("%d turns go on although their host has ended", len(stubborn))
             self.mailboxes.close()
         return self.ended_why or "stopped"
 
@@ -122,7 +127,7 @@ class Host:
                 _logger.error("a part of the host was cancelled by what it ran; the incarnation ends")
                 self.end("a part of the host was cancelled")
             raise
-        except Exception:
+        except BaseException:
             _logger.exception("a part of the host failed; the incarnation ends")
             self.end("a part of the host failed")
 
@@ -131,7 +136,7 @@ class Host:
     async def _work(self) -> None:
         """One of several workers: take a ready agent, run one turn, hand it to the commit."""
         in_a_row = 0
-        while True:
+        while not self._closing:  # a handler may have swallowed our cancellation
             await self.committer.room()
             activation = await self.ready.take()
             activation.running = True
@@ -146,20 +151,23 @@ class Host:
 
     async def _run_turn(self, activation: Activation, envelope: Envelope) -> Entry | None:
         """Run one turn of an agent that is marked running; None when there is nothing to commit."""
-        self._running += 1
+        self._running[activation] = (asyncio.get_running_loop().time(), asyncio.current_task())
         self._quiet.clear()
         try:
             outcome = await self.turns.run(activation, envelope)
-        except StorageUnavailable as error:
-            _logger.warning("a turn of %s waits for storage: %s", activation.agent, error.message)
+        except BlobsUnavailable as error:
+            _logger.warning("a turn of %s waits for storage: %s", activation.agent, error)
             activation.blocked_until = self.scope.clock.now() + _BLOB_RETRY_S
             if activation.alive:
                 self.mailboxes.put_back(activation, envelope)
             outcome = None
         finally:
             activation.running = False
-            self._running -= 1
-            if self._running == 0:
+            if activation.overdue:
+                activation.overdue = False
+                _uncancel()
+            del self._running[activation]
+            if not self._running:
                 self._quiet.set()
         if not activation.alive:
             return None
@@ -193,8 +201,9 @@ class Host:
 
     async def quiet(self, timeout_s: float) -> None:
         """Wait until no turn runs, at most so long."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._quiet.wait(), timeout_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
 
     # -- what the committer reports (CommitEvents) -----------------------------------------------------
 
@@ -301,6 +310,24 @@ class Host:
             for activation in self.mailboxes.evict_idle(older_than=older):
                 if activation.type.has_passivated_hook and activation.instance is not None:
                     try:
-                        await activation.instance.on_passivated()
+                        async with asyncio.timeout(_PASSIVATE_S):
+                            await activation.instance.on_passivated()
                     except Exception as error:  # the author's hook; the agent has left memory already
-                        _logger.warning("on_passivated of %s failed: %s", activation.agent, error)
+                        _logger.warning("on_passivated of %s failed: %r", activation.agent, error)
+
+    async def _end_overdue(self) -> None:
+        """Cancel handlers that run longer than the domain allows, so that none holds a worker for ever."""
+        while True:
+            await asyncio.sleep(_OVERDUE_EVERY_S)
+            since = asyncio.get_running_loop().time() - self.scope.limits.turn_s
+            for activation, (began, task) in list(self._running.items()):
+                if began < since and task is not None:
+                    activation.overdue = True
+                    task.cancel()
+
+
+def _uncancel() -> None:
+    """The cancellation was for the handler that ran in this task, not for the task."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

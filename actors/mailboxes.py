@@ -170,7 +170,7 @@ class Mailboxes:
             if not activation.queue:
                 return
         head = activation.queue[0]
-        if not head.is_control:
+        if not head.is_control or head.failures:
             now, until = self._scope.clock.now(), _may_run_at(activation, head)
             if until > now:
                 self._scope.clock.call_at(min(until, now + _LONGEST_WAIT_S), self.schedule, activation)
@@ -183,9 +183,10 @@ class Mailboxes:
         if not (activation.alive and activation.loaded and activation.queue):
             return False
         head = activation.queue[0]
-        return head.is_control or (
-            activation.lifecycle != PAUSED and _may_run_at(activation, head) <= self._scope.clock.now()
-        )
+        if head.is_control and not head.failures:
+            return True
+        paused = activation.lifecycle == PAUSED and not head.is_control
+        return not paused and _may_run_at(activation, head) <= self._scope.clock.now()
 
     def take_head(self, activation: Activation) -> Envelope:
         self._cached -= 1

@@ -8,7 +8,10 @@ from collections import deque
 from actors.activation import Activation
 from bus.envelope import Envelope
 
-_LOW_EVERY = 16  # of this many turns one goes to the lowest waiting priority, so that none starves
+# Of this many turns one goes to each lower priority first, so that none starves.
+_CYCLE = 16
+_HIGH_FIRST = (2, 1, 0)
+_ORDER = {0: (0, 1, 2), _CYCLE // 2: (1, 2, 0)}
 
 
 _OWN = "callboard."
@@ -68,8 +71,8 @@ class ReadyQueue:
 
     def _pop(self) -> Activation | None:
         self._taken += 1
-        order = self._queues if self._taken % _LOW_EVERY == 0 else self._queues[::-1]
-        for queue in order:
+        for priority in _ORDER.get(self._taken % _CYCLE, _HIGH_FIRST):
+            queue = self._queues[priority]
             while queue:
                 activation = queue.popleft()
                 activation.scheduled = False

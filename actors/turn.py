@@ -22,6 +22,7 @@ from actors.task_messages import TROUBLE, TaskWork
 from actors.threads import in_thread
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import (
+    CallboardError,
     InvalidMessage,
     InvalidPayload,
     NoHandler,
@@ -42,6 +43,19 @@ class BlobStore(Protocol):
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None: ...
 
     async def get_blob(self, domain: str, tenant: str, digest: str) -> bytes: ...
+
+
+class BlobsUnavailable(Exception):
+    """A blob cannot be read or written now: the turn runs again later, which counts as no failure.
+
+    A type of its own, since a handler may raise StorageUnavailable for a storage of its own.
+    """
+
+
+class TurnTimeout(CallboardError):
+    """A turn has run longer than its domain allows."""
+
+    fix = "Split the work, or raise `limits.turn_s` in domain.yaml."
 
 
 class DeadLetterReader(Protocol):
@@ -67,7 +81,7 @@ class TurnRunner:
     async def run(self, activation: Activation, envelope: Envelope) -> Outcome:
         """Handle the message; return the turn to commit, or the mark of a failure that is tried again.
 
-        Raises StorageUnavailable when a blob cannot be read or written now.
+        Raises BlobsUnavailable.
         """
         scope = self._scope
         now = scope.clock.now()
@@ -98,7 +112,7 @@ class TurnRunner:
             policy = handler.retry
             payload = envelope.payload
             if header.blob is not None:
-                payload = (await self._storage.get_blob(scope.domain, envelope.tenant, header.blob)).decode()
+                payload = await self._get_blob(envelope.tenant, header.blob)
             message = decode_payload(header.type, payload)
             agent = activation.instance or await self._activate(activation)
             if activation.state_json is None:
@@ -109,16 +123,30 @@ class TurnRunner:
             if ctx._destroyed:
                 await agent.on_destroyed(ctx)
             return await self._succeed(activation, envelope, ctx, "handled")
-        except StorageUnavailable:
+        except (BlobsUnavailable, GeneratorExit):
             activation.instance = None
             raise
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if activation.overdue:
+                error: Exception = TurnTimeout(f"The turn has run longer than {scope.limits.turn_s:g} s.")
+            elif _is_cancelled():
                 raise
-            broken = RuntimeError("something that the handler waited for was cancelled")
-            return self._fail(activation, envelope, ctx, broken, policy)
+            else:
+                error = RuntimeError("something that the handler waited for was cancelled")
+            return self._fail(activation, envelope, ctx, error, policy)
         except Exception as error:  # whatever a handler raises is its failure, never ours
             return self._fail(activation, envelope, ctx, error, policy)
+        except BaseException as error:  # sys.exit(), the panic of a library written in Rust
+            broken = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+            return self._fail(activation, envelope, ctx, broken, policy)
+        finally:
+            ctx.close()
+
+    async def _get_blob(self, tenant: str, digest: str) -> str:
+        try:
+            return (await self._storage.get_blob(self._scope.domain, tenant, digest)).decode()
+        except StorageUnavailable as error:
+            raise BlobsUnavailable(error.message) from error
 
     def _why_unhandled(self, activation: Activation, wire_name: str) -> NoHandler | UnknownKind:
         name = activation.agent.partition("/")[0]
@@ -166,8 +194,11 @@ class TurnRunner:
                     fix="Keep large things in blobs or in several agents.",
                 )
             refuse_nul(state)
-        for tenant, digest, data in ctx._blobs:
-            await self._storage.put_blob(self._scope.domain, tenant, digest, data)
+        try:
+            for tenant, digest, data in ctx._blobs:
+                await self._storage.put_blob(self._scope.domain, tenant, digest, data)
+        except StorageUnavailable as error:
+            raise BlobsUnavailable(error.message) from error
         return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
 
     def _give_up(
@@ -192,6 +223,8 @@ class TurnRunner:
         text = _describe(error)
         envelope = msgspec.structs.replace(envelope, failures=failures)
         directive = activation.type.cls.supervision.decide(error, failures, policy)
+        if directive is Directive.PAUSE and envelope.is_control:  # a pause holds no control message up
+            directive = Directive.DEAD_LETTER
         if directive is Directive.DEAD_LETTER:
             return self._give_up(activation, envelope, ctx, _reason_of(error), text)
         ctx.logger.warning("%s failed (%d): %s", envelope.header.type, failures, text)
@@ -302,7 +335,10 @@ class TurnRunner:
                 raise NoHandler(f"{envelope.header.type} is not a control message.")
 
     async def _activate_for_control(self, activation: Activation, ctx: Context) -> Agent | None:
-        """The agent, or None when its stored state does not fit its class: it obeys all the same, without hooks."""
+        """The agent, or None when its kind is gone or its stored state does not fit its class: it obeys all the same,
+        without hooks."""
+        if activation.agent.partition("/")[0] not in self._scope.kinds:
+            return None
         try:
             agent = activation.instance or await self._activate(activation)
         except InvalidPayload as error:

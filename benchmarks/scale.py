@@ -3,7 +3,8 @@
     python -m benchmarks.scale [--json]
 
 Hops a second with 100 and with 100,000 agents; with a million messages waiting in other mailboxes; and the
-memory of a host after 100,000 agents were touched once each. Every measurement starts fresh servers.
+memory of a host after 100,000 agents were touched once each. Every measurement starts fresh servers. What the
+others are compared with is measured before and after them, since a shared machine's speed drifts.
 """
 
 import argparse
@@ -25,16 +26,20 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
-    few = hops("100 agents", agents=100, inflight=1_000, hops=HOPS)
+    before = hops("100 agents", agents=100, inflight=1_000, hops=HOPS)
     many = hops("100,000 agents", agents=MANY, inflight=1_000, hops=HOPS)
     waiting = hops("a million messages waiting", agents=100, inflight=1_000, hops=HOPS, waiting=WAITING)
+    after = hops("100 agents again", agents=100, inflight=1_000, hops=HOPS)
+    few = (before["durable_hops_per_s"] + after["durable_hops_per_s"]) / 2
     once = hops("100,000 agents touched once each", agents=MANY, inflight=MANY, hops=MANY)
     found = {
-        "hops_per_s_100_agents": few["durable_hops_per_s"],
+        "hops_per_s_100_agents": round(few, 1),
+        "hops_per_s_100_agents_before": before["durable_hops_per_s"],
+        "hops_per_s_100_agents_after": after["durable_hops_per_s"],
         "hops_per_s_100000_agents": many["durable_hops_per_s"],
-        "agents_ratio": round(many["durable_hops_per_s"] / few["durable_hops_per_s"], 3),
+        "agents_ratio": round(many["durable_hops_per_s"] / few, 3),
         "hops_per_s_million_waiting": waiting["durable_hops_per_s"],
-        "waiting_ratio": round(waiting["durable_hops_per_s"] / few["durable_hops_per_s"], 3),
+        "waiting_ratio": round(waiting["durable_hops_per_s"] / few, 3),
         "host_mib_100000_agents_touched_once": once["host_mib"],
     }
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -70,13 +71,14 @@ def class_of(wire_name: str) -> type[BaseModel]:
 def encode_payload(model: BaseModel) -> str:
     """The model as JSON text that Postgres can hold; raises InvalidPayload."""
     try:
-        text = model.__pydantic_serializer__.to_json(model).decode()
+        text = model.__pydantic_serializer__.to_json(model, warnings="error").decode()
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
         raise InvalidPayload(
             f"{type(model).__qualname__} cannot be written as JSON: {first_line(error)}.",
             fix="Use field types that JSON can carry.",
         ) from error
     refuse_nul(text)
+    refuse_non_finite(model, text)
     return text
 
 
@@ -115,6 +117,17 @@ def refuse_nul(json_text: str) -> None:
         )
 
 
+def refuse_non_finite(model: BaseModel, json_text: str) -> None:
+    """Raise InvalidPayload if the model holds NaN or infinity, which its JSON text has as null."""
+    if "null" not in json_text or model.model_config.get("ser_json_inf_nan", "null") != "null":
+        return
+    if _holds_non_finite(model.__pydantic_serializer__.to_python(model)):
+        raise InvalidPayload(
+            f"{type(model).__qualname__} holds a number that is not finite, which JSON cannot carry.",
+            fix="Use None where there is no number.",
+        )
+
+
 def describe_validation(error: ValidationError) -> str:
     """The first complaint of a ValidationError on one line, without the input, which may be secret."""
     first = error.errors(include_input=False, include_url=False)[0]
@@ -138,4 +151,14 @@ def _holds_nul(value: Any) -> bool:
         return any("\0" in key or _holds_nul(item) for key, item in value.items())
     if isinstance(value, list):
         return any(_holds_nul(item) for item in value)
+    return False
+
+
+def _holds_non_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(_holds_non_finite(item) for item in value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_holds_non_finite(item) for item in value)
     return False
