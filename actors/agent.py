@@ -130,7 +130,6 @@ class AgentType:
             marked = getattr(function, "__callboard__", None)
             if marked is not None:
                 self._add(name, function, marked)
-        self.has_created_hook = cls.on_created is not Agent.on_created
         self.has_activated_hook = cls.on_activated is not Agent.on_activated
         self.has_passivated_hook = cls.on_passivated is not Agent.on_passivated
         self._state_class = cls.State

@@ -10,13 +10,7 @@ from callboard.cli.terminal import ago, clean, console, plain
 if TYPE_CHECKING:
     from storage.inspect import DeadLetterView, TaskEventView, TaskView
 
-COLOURS = {
-    "completed": "green",
-    "failed": "red",
-    "cancelled": "yellow",
-    "expired": "red",
-    "stuck": "yellow",
-}
+COLOURS = {"completed": "green", "failed": "red", "stuck": "yellow"}
 
 _LETTERS = 5  # dead letters that are named; the list has all
 

@@ -25,7 +25,7 @@ _logger = logging.getLogger("callboard.tasks")
 
 LOOK_EVERY_S = 1.0  # how late an event is seen when NATS has lost the word of it
 LOOK_WITHOUT_NATS_S = 0.25
-FINAL = ("completed", "failed", "cancelled")
+FINAL = ("completed", "failed")
 MAX_REASON_BYTES = 2_000
 _PAGE = 1_000
 _SUBMIT_TRIES = 5
