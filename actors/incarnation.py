@@ -24,6 +24,7 @@ from storage.domains import Connection, all_domains, find_domain
 from storage.postgres import PostgresStore
 from storage.queries import query
 from storage.records import Fence
+from storage.release import release, schema
 
 _logger = logging.getLogger("callboard.incarnation")
 
@@ -63,8 +64,9 @@ async def run_incarnation(
         domain = load_domain(DomainSpec.from_json(row.spec), folder, system_kinds=system_kinds)
         with translated():
             epoch = await control.fetchval(
-                query("register_host"), settings.domain, settings.host, settings.node, os.getpid(), row.code
-            )
+                query("register_host"), settings.domain, settings.host, settings.node, os.getpid(), row.code,
+                release(), schema(),
+            )  # fmt: skip
         fence = Fence(domain=settings.domain, epoch=epoch)
         store = await PostgresStore.open(settings.postgres_url, fence)
         transport = await NatsTransport.connect(

@@ -1,7 +1,8 @@
 """The domain coordinator: gives a domain's partitions to its hosts. It knows nothing of Ray.
 
-It is level-triggered: each round reads what is so, decides what should be, and writes the difference in one
-transaction under its own epoch. A round that is lost, repeated or cut off anywhere changes nothing for good.
+It is level-triggered: each round reads what is so, decides what should be, and writes the difference under its own
+epoch, one small transaction for each host. A round that is lost, repeated or cut off anywhere changes nothing for
+good.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -21,37 +23,32 @@ from bus.errors import CallboardError, Fenced, RowLocked, StorageUnavailable
 from bus.transport import Transport
 from coordinators.launcher import HostProcess, Launcher
 from coordinators.plan import plan_partitions
-from storage.placement import HostRow, Placement, placing, terminate_host_backends
+from coordinators.silence import Silence
+from coordinators.starts import Starts
+from storage.placement import DomainPlacement, HostRow, Placement, placing, terminate_host_backends
 
 _logger = logging.getLogger("callboard.coordinator")
 
 ROUND_EVERY_S = 0.25
-SILENT_AFTER_S = 0.9  # three missed beats of 250 ms, and the time that a beat takes
-SETTLED_AFTER_S = 2.0  # after Postgres was away, everybody is silent: hosts get this long to beat again
 GIVE_BACK_WITHIN_S = 1.5  # a host that keeps a partition longer than this after being asked has it taken
 START_WITHIN_S = 60.0
-START_PAUSES_S = (0.0, 1.0, 5.0, 15.0, 30.0)  # before another host is started, after so many failed to start
 KILL_AFTER_S = 30.0  # a process whose epoch was ended and that does not exit is killed
+
+Plan = dict[int, frozenset[int]]
+"""The partitions that each epoch should own."""
 
 
 @dataclass(slots=True)
 class _Started:
-    """A host process that this coordinator started or found."""
+    """A host process that this coordinator started, or found: one that is not `ours`."""
 
     process: HostProcess
     started: float
+    code: str
+    ours: bool
     watch: asyncio.Task[None] | None = None
-    registered: bool = False
+    ready: bool = False
     dead: bool = False
-
-
-@dataclass(slots=True)
-class _Round:
-    """What one round has decided, for what happens after its commit."""
-
-    ended: list[int] = field(default_factory=list)
-    changed: bool = False
-    start: int = 0
 
 
 class DomainCoordinator:
@@ -68,9 +65,10 @@ class DomainCoordinator:
         self._started: dict[str, _Started] = {}
         self._asked: dict[tuple[int, int], float] = {}  # (epoch, partition) asked back, since when
         self._ended: dict[str, float] = {}
-        self._failed_starts = 0
-        self._start_from = 0.0
-        self._settled_at = time.monotonic() + SETTLED_AFTER_S
+        self._busy: set[int] = set()  # epochs whose row stays locked by a commit, in this round
+        self._changed = False  # whether this round has changed something that hosts should look at
+        self._starts = Starts()
+        self._silence = Silence()
         self._wake = asyncio.Event()
         self.every_round: list[Callable[[], Awaitable[None]]] = []
 
@@ -95,7 +93,7 @@ class DomainCoordinator:
                     _logger.warning("the round is put off: %s", error.message)
                 except StorageUnavailable as error:
                     _logger.warning("the round is put off: %s", error.message)
-                    self._settled_at = time.monotonic() + SETTLED_AFTER_S
+                    self._silence.unsettle()
                 except CallboardError as error:
                     _logger.error("a round failed: %s", error)
                 try:
@@ -116,40 +114,43 @@ class DomainCoordinator:
     # -- one round -------------------------------------------------------------------------------------
 
     async def _round(self) -> None:
-        for epoch, why in await self._dead_hosts():
-            await self._clear_the_way(epoch, why)
-        async with placing(self._pool, self._domain, self._epoch) as placement:
-            result = await self._decide(placement)
-            faultpoints.reached("takeover.middle")
-        for epoch in result.ended:
-            self._transport.publish(subjects.placement(self._domain), f"ended {epoch}".encode())
-        if result.changed:
+        self._busy.clear()
+        self._changed = False
+        domain, hosts = await self._read()
+        dead = await self._dead_hosts(hosts)
+        if dead:
+            for host, why in dead:
+                await self._clear_the_way(host.epoch, why)
+            domain, hosts = await self._read()
+        await self._place(domain, hosts)
+        if self._changed:
             self._transport.publish(subjects.placement(self._domain), b"changed")
-        for _ in range(result.start):
-            if time.monotonic() >= self._start_from:
-                await self._start_host()
         await self._kill_leftovers()
 
-    async def _dead_hosts(self) -> list[tuple[int, str]]:
-        """Live rows whose process is known to be gone, or which have been silent for too long."""
-        async with placing(self._pool, self._domain, self._epoch) as placement:
-            hosts = await placement.hosts()
+    async def _read(self) -> tuple[DomainPlacement, list[HostRow]]:
+        asked_at = time.monotonic()
+        async with self._placing() as placement:
+            domain, hosts = await placement.domain(), await placement.hosts()
+        self._silence.look(hosts, asked_at=asked_at)
+        return domain, hosts
+
+    async def _dead_hosts(self, hosts: Sequence[HostRow]) -> list[tuple[HostRow, str]]:
+        """Those whose process is known to be gone, or which have been silent for too long."""
         dead = []
         for host in hosts:
             started = self._started.get(host.host) or await self._attach(host)
-            if started is not None and host.ready:
-                started.registered = True
-                self._failed_starts = 0
             if started is None or started.dead:
-                dead.append((host.epoch, "its process has ended"))
-            elif self._is_silent(host):
-                dead.append((host.epoch, f"silent for {host.silent_s:.1f} s"))
+                dead.append((host, "its process has ended"))
+                continue
+            started.code = host.code
+            if host.ready and not started.ready:
+                started.ready = True
+                if started.ours:
+                    self._starts.succeeded(host.code)
+            silent_s = self._silence.of(host)
+            if silent_s is not None and (host.ready or host.age_s > START_WITHIN_S):
+                dead.append((host, f"silent for {silent_s:.1f} s"))
         return dead
-
-    def _is_silent(self, host: HostRow) -> bool:
-        if host.silent_s <= SILENT_AFTER_S or time.monotonic() < self._settled_at:
-            return False
-        return host.ready or host.age_s > START_WITHIN_S
 
     async def _clear_the_way(self, epoch: int, why: str) -> None:
         """End a dead incarnation in a transaction of its own; its partitions are suspect from then on.
@@ -158,56 +159,87 @@ class DomainCoordinator:
         """
         for last_try in (False, True):
             try:
-                async with placing(self._pool, self._domain, self._epoch) as placement:
+                async with self._placing() as placement:
                     domain = await placement.domain()
                     gone = next((h for h in await placement.hosts() if h.epoch == epoch), None)
                     if gone is None:
                         return
                     await placement.end(epoch, why)
                     await placement.set_suspects(domain.suspect | gone.owned | gone.suspect)
-                    self._ended[gone.host] = time.monotonic()
-                _logger.warning("epoch %d of %s is ended: %s", epoch, self._domain, why)
-                self._transport.publish(subjects.placement(self._domain), f"ended {epoch}".encode())
-                return
-            except RowLocked:
+            except RowLocked as error:
                 if last_try:
-                    raise
-                await terminate_host_backends(self._pool, self._domain, epoch)
+                    _logger.warning("epoch %d is to be ended, but: %s", epoch, error.message)
+                else:
+                    await terminate_host_backends(self._pool, self._domain, epoch)
+            else:
+                _logger.warning("epoch %d of %s is ended: %s", epoch, self._domain, why)
+                self._has_ended(gone)
+                started = self._started.get(gone.host)
+                if started is not None and not started.ready and not started.dead:
+                    self._has_not_started(gone.host, started)
+                return
 
-    async def _decide(self, placement: Placement) -> _Round:
-        domain = await placement.domain()
-        hosts = await placement.hosts()
-        result = _Round()
+    async def _place(self, domain: DomainPlacement, hosts: Sequence[HostRow]) -> None:
         staying = self._staying(hosts, domain.hosts, domain.code)
-        current = sum(1 for host in staying if host.code == domain.code)
-        result.start = max(0, domain.hosts - current - self._starting({host.host for host in hosts}))
         ready = self._serving(staying, domain.hosts, domain.code)
-        plan = plan_partitions(
-            domain.partitions, [h.epoch for h in ready], {h.epoch: h.wanted for h in ready}
-        )
+        wanted = {host.epoch: host.wanted for host in ready}
+        plan = plan_partitions(domain.partitions, list(wanted), wanted)
         stays = {host.epoch for host in staying}
         for host in hosts:
-            wanted = plan.get(host.epoch, frozenset())
-            if wanted != host.wanted or host.draining != (host.epoch not in stays):
-                await placement.want(host.epoch, wanted, draining=host.epoch not in stays)
-                result.changed = True
-        owned = await self._take_back(placement, hosts, plan, result)
-        suspect = domain.suspect
+            await self._want(host, plan.get(host.epoch, frozenset()), draining=host.epoch not in stays)
+        owned = await self._take_back(hosts, plan)
         for host in ready:
-            gained = plan[host.epoch] - owned
-            if gained and await placement.grant(host.epoch, gained, gained & suspect):
-                suspect -= gained
-                result.changed = True
-        if suspect != domain.suspect:
-            await placement.set_suspects(suspect)
+            if plan[host.epoch] - owned:
+                await self._grant(host, plan[host.epoch] - owned)
         for host in hosts:
             if host.epoch not in stays and not host.owned:
-                await placement.end(host.epoch, "drained")
-                result.ended.append(host.epoch)
-                self._ended[host.host] = time.monotonic()
-        return result
+                await self._end_drained(host)
+        await self._start_hosts(domain, hosts, staying)
 
-    def _staying(self, hosts: list[HostRow], target: int, code: str) -> list[HostRow]:
+    async def _want(self, host: HostRow, partitions: frozenset[int], *, draining: bool) -> None:
+        if partitions != host.wanted or draining != host.draining:
+            await self._write(
+                host, lambda placement: placement.want(host.epoch, partitions, draining=draining)
+            )
+
+    async def _grant(self, host: HostRow, partitions: frozenset[int]) -> None:
+        async def grant(placement: Placement) -> None:
+            suspect = (await placement.domain()).suspect
+            if await placement.grant(host.epoch, partitions, partitions & suspect) and partitions & suspect:
+                await placement.set_suspects(suspect - partitions)
+
+        await self._write(host, grant)
+
+    async def _end_drained(self, host: HostRow) -> None:
+        if await self._write(host, lambda placement: placement.end(host.epoch, "drained")):
+            self._has_ended(host)
+
+    async def _write(self, host: HostRow, work: Callable[[Placement], Awaitable[None]]) -> bool:
+        """Change one host's row in a transaction of its own; False when a long commit of it is in the way.
+
+        Then it waits for a later round, and nobody else waits for it.
+        """
+        if host.epoch in self._busy:
+            return False
+        try:
+            async with self._placing() as placement:
+                await work(placement)
+                faultpoints.reached("takeover.middle")
+        except RowLocked as error:
+            _logger.warning("the placement of epoch %d is put off: %s", host.epoch, error.message)
+            self._busy.add(host.epoch)
+            return False
+        self._changed = True
+        return True
+
+    def _has_ended(self, host: HostRow) -> None:
+        self._ended[host.host] = time.monotonic()
+        self._transport.publish(subjects.placement(self._domain), f"ended {host.epoch}".encode())
+
+    def _placing(self) -> AbstractAsyncContextManager[Placement]:
+        return placing(self._pool, self._domain, self._epoch)
+
+    def _staying(self, hosts: Sequence[HostRow], target: int, code: str) -> list[HostRow]:
         """The hosts that remain: those drained already do not come back, the newest are drained first.
 
         Hosts that run older code of the domain remain until enough with the newest are ready.
@@ -218,30 +250,14 @@ class DomainCoordinator:
             return current
         return current + [host for host in candidates if host.code != code][:target]
 
-    def _serving(self, staying: list[HostRow], target: int, code: str) -> list[HostRow]:
+    def _serving(self, staying: Sequence[HostRow], target: int, code: str) -> list[HostRow]:
         """The hosts that own partitions: all with the newest code, or all with older, so that each partition
         moves once."""
         current = [host for host in staying if host.ready and host.code == code]
         older = [host for host in staying if host.ready and host.code != code]
         return older if older and len(current) < target else current
 
-    def _starting(self, registered: set[str]) -> int:
-        """How many processes are on their way to a row. One whose epoch has ended is not, though it may still
-        be there (frozen); nor is one that has not come so far in a long time, which is killed."""
-        now = time.monotonic()
-        coming = 0
-        for name, started in self._started.items():
-            if started.dead or name in registered or name in self._ended:
-                continue
-            if now - started.started > START_WITHIN_S:
-                self._ended[name] = now
-            else:
-                coming += 1
-        return coming
-
-    async def _take_back(
-        self, placement: Placement, hosts: list[HostRow], plan: dict[int, frozenset[int]], result: _Round
-    ) -> frozenset[int]:
+    async def _take_back(self, hosts: Sequence[HostRow], plan: Plan) -> frozenset[int]:
         """Take what was asked back and not given in time; return all partitions that are still owned."""
         now = time.monotonic()
         owned: frozenset[int] = frozenset()
@@ -253,42 +269,68 @@ class DomainCoordinator:
             late = frozenset(
                 p for (e, p), since in asked.items() if e == host.epoch and now - since > GIVE_BACK_WITHIN_S
             )
-            if late:
-                _logger.warning("epoch %d did not give back %s; they are taken", host.epoch, sorted(late))
-                await placement.take_back(host.epoch, late)
+            if late and await self._take(host, late):
+                _logger.warning("epoch %d did not give back %s; they were taken", host.epoch, sorted(late))
                 keeps -= late
-                result.changed = True
             owned |= keeps
         self._asked = asked
         return owned
 
+    async def _take(self, host: HostRow, partitions: frozenset[int]) -> bool:
+        async def take(placement: Placement) -> None:
+            await placement.domain()  # locked before the host's row, as everywhere
+            await placement.take_back(host.epoch, partitions)
+
+        return await self._write(host, take)
+
     # -- processes ---------------------------------------------------------------------------------------
 
-    async def _start_host(self) -> None:
-        name = f"{self._domain}-{new_id()[-8:]}"
-        process = await self._launcher.start(self._domain, name)
-        self._watch(name, process)
+    async def _start_hosts(
+        self, domain: DomainPlacement, hosts: Sequence[HostRow], staying: Sequence[HostRow]
+    ) -> None:
+        current = sum(1 for host in staying if host.code == domain.code)
+        coming = self._coming({host.host for host in hosts})
+        for _ in range(domain.hosts - current - coming):
+            if self._starts.may_start(domain.code):
+                name = f"{self._domain}-{new_id()[-8:]}"
+                self._watch(name, await self._launcher.start(self._domain, name), domain.code, ours=True)
+
+    def _coming(self, registered: set[str]) -> int:
+        """How many processes are on their way to a row. One whose epoch has ended is not, though it may still
+        be there (frozen); nor is one that has not come so far in a long time, which is killed."""
+        now = time.monotonic()
+        coming = 0
+        for name, started in self._started.items():
+            if started.dead or name in registered or name in self._ended:
+                continue
+            if now - started.started > START_WITHIN_S:
+                self._ended[name] = now
+                self._has_not_started(name, started)
+            else:
+                coming += 1
+        return coming
 
     async def _attach(self, host: HostRow) -> _Started | None:
         process = await self._launcher.attach(self._domain, host.host, host.pid)
-        return self._watch(host.host, process) if process is not None else None
+        return self._watch(host.host, process, host.code, ours=False) if process is not None else None
 
-    def _watch(self, name: str, process: HostProcess) -> _Started:
-        started = _Started(process, time.monotonic())
+    def _watch(self, name: str, process: HostProcess, code: str, *, ours: bool) -> _Started:
+        started = _Started(process, time.monotonic(), code, ours)
 
         async def wait() -> None:
             await process.ended()
             started.dead = True
-            if not started.registered:
-                pause = START_PAUSES_S[min(self._failed_starts, len(START_PAUSES_S) - 1)]
-                self._failed_starts += 1
-                self._start_from = time.monotonic() + pause
-                _logger.error("host %s ended before it was ready; the next start waits %.0f s", name, pause)
+            if not started.ready and name not in self._ended:
+                self._has_not_started(name, started)
             self.look_soon()
 
         started.watch = asyncio.get_running_loop().create_task(wait())
         self._started[name] = started
         return started
+
+    def _has_not_started(self, name: str, started: _Started) -> None:
+        pause = self._starts.failed(started.code, started_at=started.started)
+        _logger.error("host %s was never ready; the next start waits %.0f s", name, pause)
 
     async def _kill_leftovers(self) -> None:
         now = time.monotonic()

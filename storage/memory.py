@@ -53,6 +53,7 @@ class MemoryStore:
         self.now = now
         self.passing: Callable[[str], None] = lambda point: None
         self.hosts: dict[tuple[str, int], HostRow] = {}
+        self.suspect: dict[str, frozenset[int]] = {}  # by domain, of partitions that nobody owns
         self.mail: dict[Mailbox, dict[int, MailRow]] = {}
         self.timers: list[TimerRow] = []
         self.agents: dict[AgentKey, StoredState] = {}
@@ -281,6 +282,8 @@ class MemoryStore:
     async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
         row = self.hosts[(fence.domain, fence.epoch)]
         if row.is_live:
+            untried = self.suspect.get(fence.domain, frozenset()) | (row.suspect & frozenset(partitions))
+            self.suspect[fence.domain] = untried
             row.owned -= frozenset(partitions)
             row.suspect -= frozenset(partitions)
 
@@ -301,15 +304,17 @@ class MemoryStore:
         return Fence(domain=domain, epoch=epoch)
 
     def grant(self, fence: Fence, partitions: Collection[int], suspect: Collection[int] = ()) -> None:
-        """Give partitions that no living host owns."""
+        """Give partitions that no living host owns; those that left a host untried are suspect in any case."""
         row = self.hosts[(fence.domain, fence.epoch)]
         given = frozenset(partitions)
         for (domain, epoch), other in self.hosts.items():
             if domain == fence.domain and epoch != fence.epoch and other.is_live and other.owned & given:
                 raise Fenced(f"Epoch {epoch} still owns {sorted(other.owned & given)}.")
+        untried = self.suspect.get(fence.domain, frozenset())
         row.owned |= given
         row.wanted |= given
-        row.suspect |= frozenset(suspect)
+        row.suspect |= frozenset(suspect) | (untried & given)
+        self.suspect[fence.domain] = untried - given
 
     def set_wanted(self, fence: Fence, partitions: Collection[int]) -> None:
         """What a host should keep; it gives the rest back by itself."""

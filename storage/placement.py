@@ -14,6 +14,7 @@ from bus.errors import Fenced
 from storage.boundary import translated
 from storage.connect import FROZEN_AFTER_MS, host_application
 from storage.queries import query
+from storage.release import release, schema
 
 TAKE_LOCK_TIMEOUT_MS = (
     200  # how long a takeover waits for a commit of the old owner before it ends its backends
@@ -22,7 +23,7 @@ TAKE_LOCK_TIMEOUT_MS = (
 
 @dataclass(frozen=True, kw_only=True)
 class HostRow:
-    """A live incarnation with its newest heartbeat. Times are seconds, sizes bytes."""
+    """A live incarnation with its newest heartbeat. Times are seconds, sizes bytes; `beat_at` is Postgres' time."""
 
     epoch: int
     host: str
@@ -36,6 +37,7 @@ class HostRow:
     ready: bool
     age_s: float
     silent_s: float
+    beat_at: float | None
     lag_ms: float | None
     blocked_by: str | None
     backlog: int
@@ -58,7 +60,9 @@ class DomainPlacement:
 async def claim_coordinator(pool: asyncpg.Pool[Any], name: str, node: str) -> int:
     """Become the coordinator of that name; whoever was it before is fenced. Returns the new epoch."""
     with translated():
-        return int(await pool.fetchval(query("claim_coordinator"), name, node, os.getpid()))
+        return int(
+            await pool.fetchval(query("claim_coordinator"), name, node, os.getpid(), release(), schema())
+        )
 
 
 async def live_hosts(db: Any, domain: str) -> list[HostRow]:

@@ -211,6 +211,23 @@ begin
       select domain, tenant, partition, agent, nextval('mailbox_seq'), id, header, payload from ordered
       returning *;
 end $$;
+CREATE FUNCTION callboard.release_partitions(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+  untried int[];
+begin
+  if exists (select from hosts where domain = p_domain and epoch = p_epoch and suspect && p_partitions) then
+    perform 1 from domains where domain = p_domain for update;
+    select array(select p from unnest(suspect) p where p = any (p_partitions)) into untried
+      from hosts where domain = p_domain and epoch = p_epoch and ended_at is null for update;
+    update domains set suspect = array(select distinct p from unnest(suspect || untried) p order by p)
+      where domain = p_domain;
+  end if;
+  update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p),
+                   suspect = array(select p from unnest(suspect) p where p <> all (p_partitions) order by p)
+    where domain = p_domain and epoch = p_epoch and ended_at is null;
+end $$;
 CREATE FUNCTION callboard.require_fence(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -248,6 +265,8 @@ CREATE TABLE callboard.coordinators (
     node text NOT NULL,
     pid integer NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
+    release text DEFAULT ''::text NOT NULL,
+    schema integer DEFAULT 0 NOT NULL,
     state json
 )
 WITH (fillfactor='50');
@@ -324,6 +343,8 @@ CREATE TABLE callboard.hosts (
     node text NOT NULL,
     pid integer NOT NULL,
     code text NOT NULL,
+    release text DEFAULT ''::text NOT NULL,
+    schema integer DEFAULT 0 NOT NULL,
     owned integer[] DEFAULT '{}'::integer[] NOT NULL,
     wanted integer[] DEFAULT '{}'::integer[] NOT NULL,
     suspect integer[] DEFAULT '{}'::integer[] NOT NULL,

@@ -34,6 +34,8 @@ create table hosts (
   node       text not null,
   pid        int not null,
   code       text not null,                 -- the digest of the domain's code that it runs
+  release    text not null default '',      -- of Callboard
+  schema     int not null default 0,        -- the newest migration that this release knows
   owned      int[] not null default '{}',
   wanted     int[] not null default '{}',
   suspect    int[] not null default '{}',
@@ -66,6 +68,8 @@ create table coordinators (
   node       text not null,
   pid        int not null,
   started_at timestamptz not null default now(),
+  release    text not null default '',
+  schema     int not null default 0,
   state      json
 ) with (fillfactor = 50);
 
@@ -245,6 +249,25 @@ begin
   if not found then
     raise exception 'epoch % of % no longer owns all of %', p_epoch, p_domain, p_partitions using errcode = 'CB001';
   end if;
+end $$;
+
+-- A partition that leaves its host before its first messages were tried alone stays suspect: whoever gets it next
+-- tries them. The domain's row is locked before the host's, as the coordinator locks them.
+create function release_partitions(p_domain text, p_epoch bigint, p_partitions int[]) returns void
+language plpgsql as $$
+declare
+  untried int[];
+begin
+  if exists (select from hosts where domain = p_domain and epoch = p_epoch and suspect && p_partitions) then
+    perform 1 from domains where domain = p_domain for update;
+    select array(select p from unnest(suspect) p where p = any (p_partitions)) into untried
+      from hosts where domain = p_domain and epoch = p_epoch and ended_at is null for update;
+    update domains set suspect = array(select distinct p from unnest(suspect || untried) p order by p)
+      where domain = p_domain;
+  end if;
+  update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p),
+                   suspect = array(select p from unnest(suspect) p where p <> all (p_partitions) order by p)
+    where domain = p_domain and epoch = p_epoch and ended_at is null;
 end $$;
 
 -- The group commit: one call, one round trip, all or nothing. Arrays of one prefix belong together: t_ the turns

@@ -1,7 +1,7 @@
 -- Hosts, their partitions and the coordinators that place them.
 
 -- name: register_host
-insert into hosts (domain, host, node, pid, code) values ($1, $2, $3, $4, $5) returning epoch
+insert into hosts (domain, host, node, pid, code, release, schema) values ($1, $2, $3, $4, $5, $6, $7) returning epoch
 
 -- name: host_ready
 update hosts set ready_at = coalesce(ready_at, now()) where domain = $1 and epoch = $2 and ended_at is null
@@ -11,9 +11,7 @@ select owned, wanted, suspect, draining, ended_at is not null as ended, ended_wh
 from hosts where domain = $1 and epoch = $2
 
 -- name: release_partitions
-update hosts set owned = array(select p from unnest(owned) p where p <> all ($3::int[]) order by p),
-                 suspect = array(select p from unnest(suspect) p where p <> all ($3::int[]) order by p)
-where domain = $1 and epoch = $2 and ended_at is null
+select release_partitions($1, $2, $3::int[])
 
 -- name: clear_suspects
 update hosts set suspect = array(select p from unnest(suspect) p where p <> all ($3::int[]) order by p)
@@ -37,9 +35,10 @@ returning extract(epoch from now())::float8 as now,
   (select ended_at is null from hosts where domain = $1 and epoch = $2) as live
 
 -- name: claim_coordinator
-insert into coordinators (name, epoch, node, pid) values ($1, nextval('epochs'), $2, $3)
+insert into coordinators (name, epoch, node, pid, release, schema) values ($1, nextval('epochs'), $2, $3, $4, $5)
 on conflict (name) do update
-  set epoch = excluded.epoch, node = excluded.node, pid = excluded.pid, started_at = now()
+  set epoch = excluded.epoch, node = excluded.node, pid = excluded.pid, started_at = now(), release = excluded.release,
+      schema = excluded.schema
 returning epoch
 
 -- name: lock_coordinator
@@ -49,6 +48,7 @@ select epoch = $2 as mine from coordinators where name = $1 for update
 select h.epoch, h.host, h.node, h.pid, h.code, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
        extract(epoch from now() - h.started_at)::float8 as age_s,
        extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
+       extract(epoch from b.at)::float8 as beat_at,
        b.lag_ms, b.blocked_by, coalesce(b.backlog, 0) as backlog, coalesce(b.agents, 0) as agents,
        coalesce(b.turns, 0) as turns, coalesce(b.rss_bytes, 0) as rss_bytes
 from hosts h left join heartbeats b using (domain, epoch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256
@@ -15,6 +15,7 @@ from bus.address import DEFAULT_TENANT
 from bus.envelope import Header, Outgoing, header_to_json, new_id
 from bus.errors import StorageUnavailable
 from storage.connect import create_pool
+from storage.domains import DomainRow, register_domain
 from storage.memory import MemoryStore
 from storage.migrate import migrate
 from storage.postgres import PostgresStore
@@ -41,7 +42,11 @@ class Rig(Protocol):
     @property
     def store(self) -> HostStore: ...
 
-    async def host(self, *partitions: int) -> Fence: ...
+    async def host(self, *partitions: int, suspect: Sequence[int] = ()) -> Fence: ...
+
+    async def suspects(self) -> set[int]:
+        """The partitions that their next owner is to try carefully."""
+        ...
 
     async def end(self, fence: Fence) -> None: ...
 
@@ -82,10 +87,13 @@ class MemoryRig:
     def __init__(self) -> None:
         self.store = MemoryStore()
 
-    async def host(self, *partitions: int) -> Fence:
+    async def host(self, *partitions: int, suspect: Sequence[int] = ()) -> Fence:
         fence = self.store.register_host(DOMAIN)
-        self.store.grant(fence, partitions)
+        self.store.grant(fence, partitions, suspect)
         return fence
+
+    async def suspects(self) -> set[int]:
+        return set(self.store.suspect.get(DOMAIN, ()))
 
     async def end(self, fence: Fence) -> None:
         self.store.end_host(fence, "ended by a test")
@@ -146,13 +154,18 @@ class PostgresRig:
         self._pool = pool
         self.store = store
 
-    async def host(self, *partitions: int) -> Fence:
-        epoch = await self._pool.fetchval(query("register_host"), DOMAIN, "h", "local", 1, "")
+    async def host(self, *partitions: int, suspect: Sequence[int] = ()) -> Fence:
+        epoch = await self._pool.fetchval(query("register_host"), DOMAIN, "h", "local", 1, "", "1.0", 1)
         fence = Fence(domain=DOMAIN, epoch=epoch)
         await self._pool.execute(query("set_wanted"), DOMAIN, epoch, list(partitions), False)
-        granted = await self._pool.fetchval(query("grant_partitions"), DOMAIN, epoch, list(partitions), [])
+        granted = await self._pool.fetchval(
+            query("grant_partitions"), DOMAIN, epoch, list(partitions), list(suspect)
+        )
         assert granted == epoch
         return fence
+
+    async def suspects(self) -> set[int]:
+        return set(await self._pool.fetchval("select suspect from domains where domain = $1", DOMAIN))
 
     async def end(self, fence: Fence) -> None:
         await self._pool.execute(query("end_host"), fence.domain, fence.epoch, "ended by a test")
@@ -244,6 +257,9 @@ class _DisturbedPostgres(PostgresStore):
 async def postgres_rig(url: str) -> AsyncIterator[PostgresRig]:
     await migrate(url)
     pool = await create_pool(url, application="contract")
+    await register_domain(
+        pool, DomainRow(domain=DOMAIN, partitions=64, spec="{}", kinds=[], home="", code="")
+    )
     store = await _DisturbedPostgres.open(url, Fence(domain=DOMAIN, epoch=0))
     try:
         yield PostgresRig(url, pool, store)

@@ -598,3 +598,21 @@ async def test_a_host_reads_what_it_owns_and_clears_what_it_has_tried(rig: Rig) 
     await rig.store.clear_suspects(fence, [0])
     ownership = await rig.store.read_ownership(fence)
     assert (ownership.owned, ownership.suspect, ownership.draining) == (frozenset({0, 2}), frozenset(), False)
+
+
+async def test_a_partition_that_is_given_back_before_its_trial_is_suspect_at_its_next_owner(rig: Rig) -> None:
+    giver = await rig.host(0, 1, 2, suspect=(0, 1))
+    await rig.store.release(giver, [1, 2])
+    assert await rig.suspects() == {1}
+    ownership = await rig.store.read_ownership(giver)
+    assert (ownership.owned, ownership.suspect) == (frozenset({0}), frozenset({0}))
+    await rig.store.clear_suspects(giver, [0])
+    await rig.store.release(giver, [0])
+    assert await rig.suspects() == {1}
+
+
+async def test_a_host_whose_epoch_has_ended_makes_nothing_suspect(rig: Rig) -> None:
+    giver = await rig.host(0, suspect=(0,))
+    await rig.end(giver)
+    await rig.store.release(giver, [0])
+    assert await rig.suspects() == set()

@@ -1,0 +1,118 @@
+"""The coordinator's rounds: who is taken for dead, who is placed where, who is started."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callboard.services import Endpoints
+from storage.connect import connect
+from tests.integration.deployment import Deployment
+from tests.integration.puppets import Puppets
+from tests.integration.test_placement import until
+
+SLOW = Path(__file__).with_name("slow")
+PARTITIONS = 12
+SETTLED_ROUNDS = 9  # at four a second; before, nobody is taken for silent
+
+
+@pytest.fixture
+async def puppets(database: str, services: Endpoints) -> AsyncIterator[Puppets]:
+    async with Deployment.open(SLOW, database, services.nats_url) as deployment:
+        yield Puppets(deployment)
+
+
+async def all_owned(puppets: Puppets) -> bool:
+    return sum(len(row.owned) for row in (await puppets.rows()).values()) == PARTITIONS
+
+
+async def test_a_host_whose_commit_lasts_delays_nobody_elses_partitions(
+    puppets: Puppets, database: str
+) -> None:
+    slow, dies, heir = [await puppets.register(name) for name in ("slow", "dies", "heir")]
+    async with puppets.led(hosts=3):
+        await until(lambda: all_owned(puppets))
+        committing = await connect(database, application="a commit that lasts")
+        async with committing.transaction():
+            await committing.fetch("select from hosts where epoch = $1 for share", slow.epoch)
+            dies.gone.set()
+
+            async def inherited() -> bool:
+                rows = await puppets.rows()
+                return dies.epoch not in rows and len(rows[heir.epoch].owned) == 6
+
+            await until(inherited, timeout_s=5)
+            assert len((await puppets.rows())[slow.epoch].owned) == 4
+        await committing.close()
+        await until(lambda: all_owned(puppets), timeout_s=5)
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+async def test_a_partition_that_moves_before_its_trial_is_suspect_where_it_arrives(
+    puppets: Puppets, obeys: bool
+) -> None:
+    tries = await puppets.register("tries", obeys=obeys)
+    async with puppets.led(hosts=2):
+        await until(lambda: all_owned(puppets))
+        await puppets._pool.execute("update hosts set suspect = '{1, 7}' where epoch = $1", tries.epoch)
+        gains = await puppets.register("gains")
+
+        async def moved() -> bool:
+            return len((await puppets.rows())[gains.epoch].owned) == 6
+
+        await until(moved, timeout_s=5)
+        rows = await puppets.rows()
+        assert (rows[tries.epoch].suspect, rows[gains.epoch].suspect) == (frozenset({1}), frozenset({7}))
+        assert await puppets._pool.fetchval("select suspect from domains") == []
+
+
+async def test_a_host_of_older_code_that_is_well_does_not_shorten_the_pauses_between_starts(
+    puppets: Puppets,
+) -> None:
+    await puppets.register("old", code="old")
+    await puppets._pool.execute("update domains set code = 'broken'")
+    puppets.stillborn = True
+    async with puppets.led(hosts=1, hurry=True):
+        await puppets.rounds_pass(100)
+        assert 2 <= puppets.starts <= 3  # at once, at once again, after one second, after five more
+
+
+async def test_a_recovery_of_postgres_that_empties_the_heartbeats_makes_nobody_silent(
+    puppets: Puppets,
+) -> None:
+    hosts = [await puppets.register(name) for name in ("a", "b")]
+    await puppets._pool.execute("update hosts set started_at = now() - interval '1 hour'")
+    async with puppets.led(hosts=2):
+        await until(lambda: all_owned(puppets))
+        await puppets.rounds_pass(SETTLED_ROUNDS)
+        for host in hosts:
+            host.beats = False
+        await puppets.rounds_pass(1)
+        await puppets._pool.execute("truncate heartbeats")
+        await puppets.rounds_pass(3)  # so long the hosts take to reach Postgres again
+        for host in hosts:
+            host.beats = True
+        await puppets.rounds_pass(3)
+        assert set(await puppets.rows()) == {host.epoch for host in hosts}
+
+
+async def test_a_host_that_stops_beating_is_taken_over(puppets: Puppets) -> None:
+    frozen, other = await puppets.register("frozen"), await puppets.register("other")
+    async with puppets.led(hosts=2):
+        await until(lambda: all_owned(puppets))
+        await puppets.rounds_pass(SETTLED_ROUNDS)
+        frozen.beats = False
+        began = asyncio.get_running_loop().time()
+
+        async def taken_over() -> bool:
+            rows = await puppets.rows()
+            return frozen.epoch not in rows and len(rows[other.epoch].owned) == PARTITIONS
+
+        await until(taken_over, timeout_s=5)
+        assert asyncio.get_running_loop().time() - began < 2.0
+        assert "silent" in await puppets._pool.fetchval(
+            "select ended_why from hosts where epoch = $1", frozen.epoch
+        )
