@@ -70,6 +70,11 @@ class NatsTransport:
     def is_connected(self) -> bool:
         return bool(self.client.is_connected)
 
+    @property
+    def connection(self) -> int:
+        """Which connection this is: one more after each reconnect, before anything is received over it."""
+        return int(self.client.stats["reconnects"])
+
     def publish(self, subject: str, data: bytes) -> None:
         if not self.client.is_connected or self.client.pending_data_size > UNSENT_BYTES:
             return  # whoever would have received it will see the gap
@@ -126,6 +131,34 @@ class NatsTransport:
             return (await self.client.request(subject, data, timeout=timeout_s)).data
         except (TimeoutError, NatsError, OSError) as error:
             raise ServiceUnavailable(f"Nobody answered on {subject}: {type(error).__name__}.") from None
+
+    async def ask_until_answered(
+        self, subject: str, data: bytes, *, again_s: float, timeout_s: float
+    ) -> bytes:
+        """Ask again and again until somebody answers, for what may be asked twice. Raises ServiceUnavailable.
+
+        One of a queue group may be frozen: NATS chooses it all the same, and asks nobody else by itself.
+        """
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def take(message: Msg) -> None:
+            nobody_there = not message.data and (message.headers or {}).get("Status") == "503"
+            if not nobody_there and not answer.done():
+                answer.set_result(message.data)
+
+        inbox = self.client.new_inbox()
+        try:
+            subscription = await self.client.subscribe(inbox, cb=take)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while not answer.done():
+                        await self.client.publish(subject, data, reply=inbox)
+                        await asyncio.wait((answer,), timeout=again_s)
+            finally:
+                await subscription.unsubscribe()
+        except (TimeoutError, NatsError, OSError) as error:
+            raise ServiceUnavailable(f"Nobody answered on {subject}: {type(error).__name__}.") from None
+        return answer.result()
 
     async def close(self) -> None:
         with contextlib.suppress(NatsError, OSError, asyncio.TimeoutError):

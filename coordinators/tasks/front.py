@@ -1,6 +1,7 @@
 """Submitting a task over NATS: a JSON request on `callboard.tasks.<domain>.submit`, a JSON reply.
 
-Every host and the coordinator of a domain answer in one queue group, so that one of them is enough.
+Every host and the coordinator of a domain answer in one queue group, so that one of them is enough. NATS does not
+see that one of them is frozen: a client that gets no answer asks again with the same `request_key`, as remote.py does.
 """
 
 from __future__ import annotations

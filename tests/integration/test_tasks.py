@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -21,6 +22,7 @@ from bus.errors import (
     InvalidTask,
     NoBid,
     Overloaded,
+    ServiceUnavailable,
     TaskFailed,
     UnknownDomain,
     UnknownTask,
@@ -29,6 +31,8 @@ from callboard.services import Endpoints, ensure_services, find_instance, stop_i
 from callboard.settings import Settings
 from coordinators.tasks.assign import TaskAssigner
 from coordinators.tasks.client import TaskClient
+from coordinators.tasks.front import QUEUE, Submission
+from coordinators.tasks.remote import submit_over_nats
 from storage.inspect import TaskEventView
 from storage.placement import claim_coordinator
 from storage.tasks import MAX_INPUT_BYTES, submit_task
@@ -378,6 +382,64 @@ async def test_any_nats_client_can_submit_and_gets_the_id_or_the_error(deployed:
             assert error["type"] == name
             assert error["message"]
         assert await at.fetch("select count(*)::int from tasks") == [(1,)]
+
+
+FROZEN = """
+import asyncio, sys
+from bus.nats import NatsTransport
+
+async def main():
+    transport = await NatsTransport.connect(sys.argv[1], name="a host")
+    async def answer(data):
+        raise AssertionError("it is frozen")
+    await transport.serve(sys.argv[2], answer, queue=sys.argv[3])
+    await transport.flush()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_frozen_member_of_the_queue_group_loses_no_submission(
+    deployed: Open, services: Endpoints
+) -> None:
+    async with deployed("direct") as at:
+        await at.coordinate()
+        await rows_until(at, "select count(*)::int from hosts where ready_at is not null", [(1,)])
+        arguments = (services.nats_url, subjects.task_submit(at.domain.name), QUEUE)
+        frozen = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FROZEN, *arguments, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert frozen.stdout is not None
+            assert await asyncio.wait_for(frozen.stdout.readline(), SOON_S) == b"ready\n"
+            frozen.send_signal(signal.SIGSTOP)
+            submission = Submission(goal="count", input=["a b"])
+            tasks = await asyncio.gather(
+                *(submit_over_nats(at.transport, at.domain.name, submission, timeout_s=10) for _ in range(40))
+            )
+            assert len(set(tasks)) == 40
+            assert await at.fetch("select count(*)::int from tasks") == [(40,)]
+            keyed = Submission(goal="count", input=["a b"], request_key="once")
+            again = await asyncio.gather(
+                *(submit_over_nats(at.transport, at.domain.name, keyed) for _ in range(10))
+            )
+            assert len(set(again)) == 1
+            with pytest.raises(InvalidTask, match="priority"):
+                await submit_over_nats(at.transport, at.domain.name, Submission(goal="x", priority=99))
+        finally:
+            frozen.kill()
+            await frozen.wait()
+
+
+async def test_a_submission_that_nobody_answers_ends_with_its_time(deployed: Open) -> None:
+    async with deployed("direct") as at:
+        began = time.monotonic()
+        with pytest.raises(ServiceUnavailable, match="Nobody answered"):
+            await submit_over_nats(at.transport, at.domain.name, Submission(goal="x"), timeout_s=0.8)
+        assert 0.7 < time.monotonic() - began < 3
+        assert await at.fetch("select * from tasks") == []
 
 
 # -- following ---------------------------------------------------------------------------------------
