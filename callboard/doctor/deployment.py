@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bus.errors import CallboardError
-from callboard.doctor.finding import Finding, fail, good, warn
+from callboard.doctor.events import examine_events
+from callboard.doctor.finding import GOOD, Finding, fail, good, warn
 from callboard.services.checks import check_nats, check_postgres_durable, redacted
 from storage import inspect
 from storage.boundary import translated
@@ -30,7 +31,9 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
         await _service("postgres", check_postgres_durable, url),
         await _service("nats", check_nats, endpoints.nats_url),
     ]
-    if found[0].status != "good":
+    if found[1].status == GOOD:
+        found.append(await examine_events(endpoints))
+    if found[0].status != GOOD:
         return found
     db = await create_pool(url, application="callboard-doctor", size=1)
     try:
