@@ -24,9 +24,9 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "blocked_until", "hash", "held", "instance", "lifecycle", "loaded", "more", "overdue", "partition",
-        "queue", "refilling", "running", "scheduled", "schema_version", "state_json", "tenant", "type",
-        "uncommitted", "undead", "used_at", "version",
+        "agent", "alive", "apart", "blocked_until", "hash", "held", "held_size", "instance", "lifecycle", "loaded", "more",
+        "more_control", "overdue", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
+        "state_json", "tenant", "type", "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
 
     def __init__(self, tenant: str, agent: str, partition: int, type_: AgentType) -> None:
@@ -35,10 +35,13 @@ class Activation:
         self.partition = partition
         self.type = type_
         self.queue: deque[Envelope] = deque()
+        self.size = 0  # bytes of its messages that are queued, run or have not committed
         self.held: list[Envelope] = []  # arrived while the mailbox was being read again
+        self.held_size = 0
         self.apart: set[int] = set()  # numbers of its messages that run now or wait apart from the queue
         self.undead: set[int] = set()  # the dead letters that its turns have taken back
         self.more = False  # Postgres holds messages that are not in the queue
+        self.more_control = False  # and control messages are among them
         self.refilling = False
         self.alive = True
         self.loaded = False

@@ -121,7 +121,11 @@ class HostSpec(_Strict):
 
 
 class LimitSpec(_Strict):
-    """Bounds of one host and of one turn; past them the author gets a typed error."""
+    """Bounds of one host and of one turn; past them the author gets a typed error.
+
+    A message is in a host's cache from its arrival until its turn has committed; what does not fit waits in
+    Postgres. The bytes are those of headers and payloads (a large payload counts where it is, in a blob).
+    """
 
     hops: int = Field(default=10_000, ge=1)
     sends_per_turn: int = Field(default=10_000, ge=1)
@@ -133,7 +137,9 @@ class LimitSpec(_Strict):
     payload_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     state_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     cached_messages_per_agent: int = Field(default=256, ge=8)
+    cached_bytes_per_agent: int = Field(default=4 * 1024 * 1024, ge=1024)
     cached_messages: int = Field(default=200_000, ge=1_000)
+    cached_bytes: int = Field(default=128 * 1024 * 1024, ge=1024 * 1024)
     activations: int = Field(default=60_000, ge=100)
     idle_s: float = Field(default=300.0, gt=0)
     concurrent_turns: int = Field(default=64, ge=1)

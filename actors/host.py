@@ -22,6 +22,7 @@ from actors.mailboxes import Mailboxes
 from actors.outbound import Outbound
 from actors.ready import ReadyQueue
 from actors.scope import Scope
+from actors.sweep import Sweep
 from actors.trials import Trials
 from actors.turn import BlobsUnavailable, TurnRunner
 from bus.envelope import Envelope, Outgoing
@@ -36,7 +37,6 @@ _TURNS_BEFORE_YIELD = 32  # a worker lets the event loop look at sockets after s
 _TIMER_EVERY_S = 0.1
 _TIMER_BATCH = 500
 _EVICT_EVERY_S = 1.0
-_SWEEP_PARTITION_EVERY_S = 0.15  # 64 partitions in about 10 s
 _BLOB_RETRY_S = 0.5
 _LOOK_AGAIN_S = 0.2
 _OVERDUE_EVERY_S = 1.0
@@ -297,11 +297,8 @@ class Host:
             self.holdings.read_agents(due)
 
     async def _sweep(self) -> None:
-        """Read every partition's mailbox once in a while: it finds what the bus has lost."""
-        while True:
-            for partition in self.holdings.open_partitions() or [-1]:
-                await self.scope.clock.pause(_SWEEP_PARTITION_EVERY_S)
-                self.holdings.read_again(partition)
+        """Look for messages that the bus has lost."""
+        await Sweep(self.scope, self.store, self.mailboxes, self.holdings.open_partitions).run()
 
     async def _evict(self) -> None:
         while True:

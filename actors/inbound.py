@@ -12,6 +12,7 @@ from bus.wire import NUDGE_SOURCE, Item, Parcel, decode_parcel
 _logger = logging.getLogger("callboard.inbound")
 
 MAX_HELD = 2_000  # parcels kept while a partition reads its mailbox; past that it reads once more
+MAX_HELD_BYTES = 4 * 1024 * 1024  # of their headers and payloads
 MAX_STREAMS = 1_000  # source epochs whose count is known
 _RETRY_S = 0.2
 
@@ -36,6 +37,8 @@ class Inbox:
         self._read_agent = read_agent
         self._streams: dict[int, int] = {}
         self._held: list[Parcel] = []
+        self._held_bytes = 0
+        self._covered: dict[int, int] = {}  # by source, the last number that the next read covers
         self._asked = False
         self._reading: asyncio.Task[None] | None = None
         self._closed = False
@@ -92,14 +95,23 @@ class Inbox:
     def close(self) -> None:
         self._closed = True
         self._held.clear()
+        self._covered.clear()
         if self._reading is not None:
             self._reading.cancel()
 
     def _hold(self, parcel: Parcel) -> None:
-        if len(self._held) >= MAX_HELD:
-            self._held.clear()  # what they carry is in Postgres; read it once more
-            self._asked = True
         self._held.append(parcel)
+        self._held_bytes += sum(len(item.payload) + len(item.header_json) for item in parcel.items)
+        if len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
+            self._let_go()
+            self._asked = True
+
+    def _let_go(self) -> None:
+        """What the held parcels carry is in Postgres, for the next read to find: only their numbers are kept."""
+        for parcel in self._held:
+            self._covered[parcel.source] = max(self._covered.get(parcel.source, 0), parcel.number)
+        self._held.clear()
+        self._held_bytes = 0
 
     async def _read(self) -> None:
         try:
@@ -110,21 +122,23 @@ class Inbox:
     async def _read_while_asked(self) -> None:
         while self._asked and not self._closed:
             self._asked = False
-            covered, self._held = self._held, []
+            self._let_go()
+            covered, self._covered = self._covered, {}
             try:
                 await self._reload(self.partition)
             except StorageError as error:
                 _logger.warning("partition %d cannot be read yet: %s", self.partition, error.message)
-                self._held = covered + self._held
+                for source, number in covered.items():
+                    self._covered[source] = max(self._covered.get(source, 0), number)
                 self._asked = True
                 await asyncio.sleep(_RETRY_S)
                 continue
-            for parcel in covered:
-                self._remember(parcel)
-            came_meanwhile, self._held = self._held, []
+            for source, number in covered.items():
+                self._remember(source, number)
+            came_meanwhile, self._held, self._held_bytes = self._held, [], 0
             for parcel in came_meanwhile:
                 if self._asked or not self._deliver_next(parcel):
-                    self._held.append(parcel)  # one more gap: read once more before going on
+                    self._hold(parcel)  # one more gap: read once more before going on
                     self._asked = True
 
     def _deliver_next(self, parcel: Parcel) -> bool:
@@ -137,7 +151,7 @@ class Inbox:
             self._streams[parcel.source] = parcel.number  # last: what cannot be delivered remains a gap
         return True
 
-    def _remember(self, parcel: Parcel) -> None:
-        self._streams[parcel.source] = max(self._streams.get(parcel.source, 0), parcel.number)
+    def _remember(self, source: int, number: int) -> None:
+        self._streams[source] = max(self._streams.get(source, 0), number)
         while len(self._streams) > MAX_STREAMS:  # an epoch forgotten too early costs one read
             del self._streams[next(iter(self._streams))]

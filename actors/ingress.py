@@ -9,6 +9,7 @@ import logging
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from actors.event_place import find_place
 from actors.task_messages import TROUBLE, TaskTrouble, task_agent
 from bus.address import DEFAULT_TENANT, parse_address, partition_of, require_word
 from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
@@ -36,7 +37,7 @@ from bus.events import (
 from bus.nats import NatsTransport
 from bus.registry import decode_payload, encode_payload, first_line, refuse_nul
 from bus.task_ref import task_ref
-from storage.records import DeadEvent, EventBatch
+from storage.records import DeadEvent, EventBatch, EventCursor
 
 if TYPE_CHECKING:
     from actors.domain import EventSpec
@@ -81,16 +82,20 @@ class Ingress:
     async def _read(self) -> None:
         """Read from the cursor in Postgres until the first partition leaves."""
         host = self._host
-        incarnation = await self._stream.ensure()
-        cursor = await host.store.event_cursor(host.fence.domain)
-        start = cursor[1] if cursor is not None and cursor[0] == incarnation else 0
-        reader = await self._stream.reader(host.fence.domain, start)
+        domain = host.fence.domain
+        state = await self._stream.ensure()
+        cursor = await host.store.event_cursor(domain)
+        place = await find_place(self._stream, state, cursor, domain)
+        if cursor is not None and place.incarnation != cursor.incarnation:
+            # On record before anything is read: once the stream has grown again, its loss is harder to see.
+            await host.store.accept_events(host.fence, place, EventBatch(keys=[], messages=[], dead=[]))
+        reader = await self._stream.reader(domain, place.seq, connection=state.connection)
         try:
             while host.holdings.may_run(FIRST_PARTITION) and not host.has_ended:
-                if host.mailboxes.backlog > host.scope.limits.cached_messages * _BUSY_SHARE:
+                if host.mailboxes.fill > _BUSY_SHARE:
                     await asyncio.sleep(_LOOK_EVERY_S)
                     continue
-                await self._accept_next(reader, incarnation)
+                await self._accept_next(reader, place.incarnation)
         finally:
             await reader.close()
 
@@ -126,7 +131,8 @@ class Ingress:
             batch.keys.append(f"event:{_key(event, incarnation)}")
             batch.messages.append(message)
         try:
-            numbers = await host.store.accept_events(host.fence, (incarnation, events[-1].seq), batch)
+            upto = EventCursor(incarnation=incarnation, seq=events[-1].seq, at_ns=events[-1].at_ns)
+            numbers = await host.store.accept_events(host.fence, upto, batch)
         except InvalidData as error:
             if refusal is not None:
                 raise

@@ -134,6 +134,7 @@ class Trials:
     async def _attempt(self, activations: list[Activation]) -> list[tuple[Activation, Envelope]]:
         """Commit the attempts on the heads of these, and take them; those that may not run are left out."""
         tried: list[tuple[Activation, Envelope, asyncio.Future[bool]]] = []
+        await self._mailboxes.read_heads(activations)
         for activation in activations:
             activation.running = False
             if not self._can_run(activation):

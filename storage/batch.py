@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bus.envelope import Outgoing
-from storage.records import EventBatch, Fence, Mark, TurnRecord
+from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
 
 SEEN_WINDOW = timedelta(days=30)  # how long a key from outside is remembered
 
@@ -57,9 +57,8 @@ def _shortest(values: list[Any]) -> list[Any]:
     return values[:1] if values and values.count(values[0]) == len(values) else values
 
 
-def event_arguments(fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> list[Any]:
+def event_arguments(fence: Fence, cursor: EventCursor, batch: EventBatch) -> list[Any]:
     """The arguments of `accept_events`, in its order."""
-    incarnation, upto = cursor
     messages = batch.messages
     dead = [
         {
@@ -69,7 +68,7 @@ def event_arguments(fence: Fence, cursor: tuple[str, int], batch: EventBatch) ->
         for d in batch.dead
     ]  # fmt: skip
     return [
-        fence.domain, fence.epoch, incarnation, upto, batch.keys, SEEN_WINDOW,
+        fence.domain, fence.epoch, cursor.incarnation, cursor.seq, cursor.at_ns, batch.keys, SEEN_WINDOW,
         [m.domain for m in messages], [m.tenant for m in messages], [m.partition for m in messages],
         [m.agent for m in messages], [m.control for m in messages], [m.header.id for m in messages],
         [m.header_json for m in messages], [m.payload for m in messages], json.dumps({"dead": dead}),
@@ -123,7 +122,7 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
             "timers": [
                 {
                     "domain": o.domain, "tenant": o.tenant, "partition": o.partition, "agent": o.agent,
-                    "due_at": o.visible_at, "id": o.header.id, "header": o.header_json, "payload": o.payload,
+                    "due_at": o.visible_at, "control": o.control, "id": o.header.id, "header": o.header_json, "payload": o.payload,
                 }
                 for o in timers
             ],

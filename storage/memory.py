@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import msgspec
+
 from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn
 from storage.batch import SEEN_WINDOW, fold_marks
@@ -26,9 +28,12 @@ from storage.memory_rows import (
 )
 from storage.records import (
     EventBatch,
+    EventCursor,
     Fence,
+    MailHead,
     Mark,
     Ownership,
+    Share,
     StoredState,
     TaskEvent,
     TaskWrite,
@@ -36,6 +41,7 @@ from storage.records import (
 )
 
 CONTROL_OFFSET = 2**62  # what is taken off a control message's number
+NO_BOUND = 2**63 - 1  # above every message's number
 
 
 Mailbox = tuple[str, str, int, str]  # domain, tenant, partition, agent
@@ -63,7 +69,7 @@ class MemoryStore:
         self.task_events: dict[tuple[str, str, str, int], TaskEvent] = {}
         self.blobs: dict[tuple[str, str, str], bytes] = {}
         self.seen: dict[tuple[str, str, str], float] = {}
-        self.event_cursors: dict[str, tuple[str, int]] = {}
+        self.event_cursors: dict[str, EventCursor] = {}
         self.sent: list[Outgoing] = []
         """All that turns have sent, timers included, in the order of their commits."""
         self._seq = 0
@@ -195,32 +201,74 @@ class MemoryStore:
     # -- mailboxes and states ------------------------------------------------------------------------
 
     async def load_partition(
-        self, domain: str, partition: int, *, after: tuple[str, str], agents: int, each: int
+        self,
+        domain: str,
+        partition: int,
+        *,
+        after: tuple[str, str],
+        agents: int,
+        each: Share,
+        page_bytes: int,
     ) -> tuple[list[Envelope], set[tuple[str, str]], tuple[str, str] | None]:
         waiting = sorted((b[1], b[3]) for b in self.mail if b[0] == domain and b[2] == partition)
-        page = [key for key in waiting if key > after][:agents]
         found: list[Envelope] = []
         more = set()
-        for tenant, agent in page:
-            messages = self._first(domain, partition, tenant, agent, each, of_paused=False)
-            found += messages
-            if len(messages) >= each:
+        room = page_bytes
+        for looked, (tenant, agent) in enumerate((key for key in waiting if key > after), start=1):
+            below = 0 if self._is_paused(domain, tenant, agent) else NO_BOUND
+            if each.size:
+                first, cut = self._first((domain, tenant, partition, agent), each, below)
+            else:
+                one, cut = Share(messages=1, size=1), True
+                first, _ = self._first((domain, tenant, partition, agent), one, below)
+                first = [msgspec.structs.replace(envelope, payload="") for envelope in first]
+            found += first
+            if first and cut:
                 more.add((tenant, agent))
-        return found, more, page[-1] if len(page) >= agents else None
+            room -= sum(_size(envelope) for envelope in first)
+            if looked >= agents or room <= 0:
+                return found, more, (tenant, agent)
+        return found, more, None
 
     async def load_agent(
-        self, domain: str, partition: int, tenant: str, agent: str, each: int
-    ) -> list[Envelope]:
-        return self._first(domain, partition, tenant, agent, each, of_paused=True)
+        self,
+        domain: str,
+        partition: int,
+        tenant: str,
+        agent: str,
+        share: Share,
+        *,
+        control_only: bool = False,
+    ) -> tuple[list[Envelope], bool]:
+        return self._first((domain, tenant, partition, agent), share, 0 if control_only else NO_BOUND)
 
-    def _first(
-        self, domain: str, partition: int, tenant: str, agent: str, each: int, *, of_paused: bool
-    ) -> list[Envelope]:
-        box = (domain, tenant, partition, agent)
+    def _first(self, box: Mailbox, share: Share, below: int) -> tuple[list[Envelope], bool]:
+        found: list[Envelope] = []
+        room = share.size
+        for seq, row in sorted(self.mail.get(box, {}).items()):
+            if seq >= below:
+                break
+            found.append(_envelope(box, row))
+            room -= _size(found[-1])
+            if len(found) >= share.messages or room <= 0:
+                return found, True
+        return found, False
+
+    def _is_paused(self, domain: str, tenant: str, agent: str) -> bool:
         stored = self.agents.get((domain, tenant, agent))
-        paused = not of_paused and stored is not None and stored.lifecycle == "paused"
-        rows = sorted(self.mail.get(box, {}).items())
-        return [_envelope(box, row) for seq, row in rows if seq < 0 or not paused][:each]
+        return stored is not None and stored.lifecycle == "paused"
+
+    async def mail_heads(
+        self, domain: str, after: tuple[str, int, str], partitions: Sequence[int], limit: int
+    ) -> tuple[list[MailHead], tuple[str, int, str] | None]:
+        places = sorted((b[1], b[2], b[3]) for b in self.mail if b[0] == domain and b[2] in partitions)
+        waiting = [place for place in places if place > after][:limit]
+        heads = []
+        for tenant, partition, agent in waiting:
+            seq = min(self.mail[(domain, tenant, partition, agent)])
+            if seq < 0 or not self._is_paused(domain, tenant, agent):
+                heads.append(MailHead(tenant=tenant, partition=partition, agent=agent, seq=seq))
+        return heads, waiting[-1] if len(waiting) == limit else None
 
     async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
         keys = [(domain, tenant, agent) for tenant, agent in agents]
@@ -243,15 +291,14 @@ class MemoryStore:
 
     # -- events --------------------------------------------------------------------------------------
 
-    async def event_cursor(self, domain: str) -> tuple[str, int] | None:
+    async def event_cursor(self, domain: str) -> EventCursor | None:
         return self.event_cursors.get(domain)
 
-    async def accept_events(self, fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> dict[str, int]:
+    async def accept_events(self, fence: Fence, cursor: EventCursor, batch: EventBatch) -> dict[str, int]:
         self._require_fence(fence, (0,))
-        incarnation, upto = cursor
         before = self.event_cursors.get(fence.domain)
-        if before is not None and before[0] == incarnation and before[1] >= upto:
-            raise StaleTurn(f"Events up to {upto} were accepted before.")
+        if before is not None and before.incarnation == cursor.incarnation and before.seq >= cursor.seq:
+            raise StaleTurn(f"Events up to {cursor.seq} were accepted before.")
         for message in batch.messages:
             check_outgoing(message)
         for dead in batch.dead:
@@ -353,6 +400,10 @@ class MemoryStore:
 
 def _mailbox(domain: str, row: TurnRecord | Mark) -> Mailbox:
     return domain, row.tenant, row.partition, row.agent
+
+
+def _size(envelope: Envelope) -> int:
+    return len(envelope.header_json.encode()) + len(envelope.payload.encode())
 
 
 def _envelope(box: Mailbox, row: MailRow) -> Envelope:

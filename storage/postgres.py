@@ -16,8 +16,19 @@ from storage.batch import commit_arguments, event_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
 from storage.queries import query
-from storage.records import EventBatch, Fence, Mark, Ownership, StoredState, TurnRecord
+from storage.records import (
+    EventBatch,
+    EventCursor,
+    Fence,
+    MailHead,
+    Mark,
+    Ownership,
+    Share,
+    StoredState,
+    TurnRecord,
+)
 
+_NO_BOUND = 2**63 - 1  # above every message's number
 _SETTLE_LOCK_TIMEOUT_MS = 500  # a look waits this long for the old backend before it ends that backend
 
 
@@ -102,12 +113,19 @@ class PostgresStore:
             rows = await connection.fetch(
                 query("fire_timers"), fence.domain, fence.epoch, list(partitions), limit
             )
-        return [_envelope(row["tenant"], row) for row in rows]
+        return [_envelope(row["tenant"], row["agent"], row) for row in rows]
 
     # -- mailboxes and states ------------------------------------------------------------------------
 
     async def load_partition(
-        self, domain: str, partition: int, *, after: tuple[str, str], agents: int, each: int
+        self,
+        domain: str,
+        partition: int,
+        *,
+        after: tuple[str, str],
+        agents: int,
+        each: Share,
+        page_bytes: int,
     ) -> tuple[list[Envelope], set[tuple[str, str]], tuple[str, str] | None]:
         async with self._reader() as connection:
             tenants = [row["tenant"] for row in await connection.fetch(query("tenants_with_mail"), domain)]
@@ -116,27 +134,48 @@ class PostgresStore:
                     continue
                 start = after[1] if tenant == after[0] else ""
                 rows = await connection.fetch(
-                    query("load_mail"), domain, tenant, partition, start, agents, each
-                )
+                    query("load_mail"),
+                    domain, tenant, partition, start, agents, each.messages, each.size, page_bytes,
+                )  # fmt: skip
                 if not rows:
                     continue
-                counts: dict[str, int] = {}
-                for row in rows:
-                    counts[row["agent"]] = counts.get(row["agent"], 0) + (row["seq"] is not None)
-                more = {(tenant, agent) for agent, count in counts.items() if count >= each}
-                found = [_envelope(tenant, row) for row in rows if row["seq"] is not None]
-                if len(counts) >= agents:
-                    return found, more, (tenant, rows[-1]["agent"])
-                later = [t for t in tenants if t > tenant]
-                return found, more, (later[0], "") if later else None
+                place: tuple[str, str] | None = None
+                if rows[-1]["seq"] is None:
+                    place = tenant, rows.pop()["agent"]
+                else:
+                    later = [t for t in tenants if t > tenant]
+                    place = (later[0], "") if later else None
+                more = {(tenant, row["agent"]) for row in rows if row["more"]}
+                return [_envelope(tenant, row["agent"], row) for row in rows], more, place
         return [], set(), None
 
     async def load_agent(
-        self, domain: str, partition: int, tenant: str, agent: str, each: int
-    ) -> list[Envelope]:
+        self,
+        domain: str,
+        partition: int,
+        tenant: str,
+        agent: str,
+        share: Share,
+        *,
+        control_only: bool = False,
+    ) -> tuple[list[Envelope], bool]:
+        below = 0 if control_only else _NO_BOUND
         async with self._reader() as connection:
-            rows = await connection.fetch(query("load_agent_mail"), domain, tenant, partition, agent, each)
-        return [_envelope(tenant, row) for row in rows]
+            rows = await connection.fetch(
+                query("load_agent_mail"), domain, tenant, partition, agent, below, share.messages, share.size
+            )
+        return [_envelope(tenant, agent, row) for row in rows], bool(rows and rows[-1]["more"])
+
+    async def mail_heads(
+        self, domain: str, after: tuple[str, int, str], partitions: Sequence[int], limit: int
+    ) -> tuple[list[MailHead], tuple[str, int, str] | None]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("mail_heads"), domain, *after, list(partitions), limit)
+        place: tuple[str, int, str] | None = None
+        if rows and rows[-1]["seq"] is None:
+            last = rows.pop()
+            place = last["tenant"], last["partition"], last["agent"]
+        return [MailHead(**dict(row)) for row in rows], place
 
     async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
         async with self._reader() as connection:
@@ -167,12 +206,12 @@ class PostgresStore:
 
     # -- events --------------------------------------------------------------------------------------
 
-    async def event_cursor(self, domain: str) -> tuple[str, int] | None:
+    async def event_cursor(self, domain: str) -> EventCursor | None:
         async with self._reader() as connection:
             row = await connection.fetchrow(query("event_cursor"), domain)
-        return (row["incarnation"], row["seq"]) if row is not None else None
+        return EventCursor(**dict(row)) if row is not None else None
 
-    async def accept_events(self, fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> dict[str, int]:
+    async def accept_events(self, fence: Fence, cursor: EventCursor, batch: EventBatch) -> dict[str, int]:
         async with self._reader() as connection:
             rows = await connection.fetch(query("accept_events"), *event_arguments(fence, cursor, batch))
         return {row["id"]: row["seq"] for row in rows}
@@ -225,11 +264,11 @@ class PostgresStore:
             self._committer = None
 
 
-def _envelope(tenant: str, row: Any) -> Envelope:
+def _envelope(tenant: str, agent: str, row: Any) -> Envelope:
     return Envelope(
         seq=row["seq"],
         tenant=tenant,
-        agent=row["agent"],
+        agent=agent,
         header=header_from_json(row["header"]),
         header_json=row["header"],
         payload=row["payload"],

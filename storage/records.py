@@ -98,6 +98,34 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     task_events: tuple[TaskEvent, ...] = ()
 
 
+class Share(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How much of one mailbox is read at once: so many messages, until they have so many bytes; one at the least."""
+
+    messages: int
+    size: int
+
+
+class MailHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An agent's first message in its mailbox."""
+
+    tenant: str
+    partition: int
+    agent: str
+    seq: int
+
+
+class EventCursor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How far a stream of events has been accepted.
+
+    `incarnation` names the stream, and which of its beginnings, if it has lost its tail. `at_ns` is when the stream
+    took the event at `seq`, nanoseconds since 1970, UTC; 0 is not known.
+    """
+
+    incarnation: str
+    seq: int
+    at_ns: int = 0
+
+
 class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event that no agent can be given; JSON fields are text. It stands under `events/<its name>`."""
 

@@ -15,13 +15,13 @@ CREATE TABLE callboard.mailbox (
     payload json NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
-CREATE FUNCTION callboard.accept_events(p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_keys text[], p_window interval, o_domain text[], o_tenant text[], o_partition integer[], o_agent text[], o_control boolean[], o_id uuid[], o_header text[], o_payload text[], p_dead jsonb) RETURNS SETOF callboard.mailbox
+CREATE FUNCTION callboard.accept_events(p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_at_ns bigint, p_keys text[], p_window interval, o_domain text[], o_tenant text[], o_partition integer[], o_agent text[], o_control boolean[], o_id uuid[], o_header text[], o_payload text[], p_dead jsonb) RETURNS SETOF callboard.mailbox
     LANGUAGE plpgsql
     AS $$
 begin
   perform require_fence(p_domain, p_epoch, array[0]);
-  insert into event_cursors (domain, incarnation, seq) values (p_domain, p_incarnation, p_upto)
-    on conflict (domain) do update set incarnation = excluded.incarnation, seq = excluded.seq
+  insert into event_cursors (domain, incarnation, seq, at_ns) values (p_domain, p_incarnation, p_upto, p_at_ns)
+    on conflict (domain) do update set incarnation = excluded.incarnation, seq = excluded.seq, at_ns = excluded.at_ns
     where event_cursors.incarnation <> excluded.incarnation or event_cursors.seq < excluded.seq;
   if not found then
     raise exception 'events up to % were accepted before', p_upto using errcode = 'CB002';
@@ -90,11 +90,12 @@ begin
   if changed <> coalesce(jsonb_array_length(p_rare -> 'undead'), 0) then
     raise exception 'a dead letter to be taken back is gone' using errcode = 'CB002';
   end if;
-  insert into timers (domain, tenant, partition, agent, seq, due_at, id, header, payload)
-    select t.domain, t.tenant, t.partition, t.agent, nextval('mailbox_seq'), to_timestamp(t.due_at), t.id,
+  insert into timers (domain, tenant, partition, agent, seq, due_at, control, id, header, payload)
+    select t.domain, t.tenant, t.partition, t.agent, nextval('mailbox_seq'), to_timestamp(t.due_at), t.control, t.id,
            t.header::json, t.payload::json
     from jsonb_to_recordset(p_rare -> 'timers')
-      as t(domain text, tenant text, partition int, agent text, due_at float8, id uuid, header text, payload text);
+      as t(domain text, tenant text, partition int, agent text, due_at float8, control boolean, id uuid,
+           header text, payload text);
   update tasks x
     set status = t.status, assignee = t.assignee, progress = t.progress, result = t.result::json,
         error = t.error::json, updated_at = now(),
@@ -162,13 +163,14 @@ begin
     select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
     from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
   if cardinality(o_turn) > 0 then
-    select array_agg(nextval('mailbox_seq')) into numbers from generate_series(1, cardinality(o_turn));
+    select array_agg(nextval('mailbox_seq') - case when coalesce(o_control[n], o_control[1])
+                                                   then 4611686018427387904 else 0 end)
+      into numbers from generate_series(1, cardinality(o_turn)) as n;
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent,
-             case when coalesce(o.control, o_control[1]) then o.seq - 4611686018427387904 else o.seq end,
+      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent, o.seq,
              o.id, o.header::json, o.payload::json
-      from unnest(o_turn, o_domain, o_partition, o_agent, o_control, o_id, o_header, o_payload, numbers)
-        as o(turn, domain, partition, agent, control, id, header, payload, seq);
+      from unnest(o_turn, o_domain, o_partition, o_agent, o_id, o_header, o_payload, numbers)
+        as o(turn, domain, partition, agent, id, header, payload, seq);
   end if;
   if p_rare is not null then
     perform commit_rare(p_domain, p_rare);
@@ -208,8 +210,102 @@ begin
       returning t.*
     ), ordered as (select * from due order by due_at, seq)
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      select domain, tenant, partition, agent, nextval('mailbox_seq'), id, header, payload from ordered
+      select domain, tenant, partition, agent,
+             nextval('mailbox_seq') - case when control then 4611686018427387904 else 0 end, id, header, payload
+      from ordered
       returning *;
+end $$;
+CREATE FUNCTION callboard.first_mail(p_domain text, p_tenant text, p_partition integer, p_agent text, p_below bigint, p_each integer, p_bytes bigint) RETURNS TABLE(seq bigint, failures smallint, trials smallint, retry_at double precision, header text, payload text, more boolean)
+    LANGUAGE plpgsql STABLE
+    AS $$
+declare
+  m record;
+  count int := 0;
+  room bigint := p_bytes;
+begin
+  for m in
+    select x.seq, x.failures, x.trials, extract(epoch from x.retry_at)::float8 as retry_at,
+           x.header::text as header, x.payload::text as payload
+    from mailbox x
+    where x.domain = p_domain and x.tenant = p_tenant and x.partition = p_partition and x.agent = p_agent
+      and x.seq < p_below
+    order by x.seq limit p_each
+  loop
+    count := count + 1;
+    room := room - octet_length(m.header) - octet_length(m.payload);
+    seq := m.seq; failures := m.failures; trials := m.trials; retry_at := m.retry_at;
+    header := m.header; payload := m.payload; more := count >= p_each or room <= 0;
+    return next;
+    exit when room <= 0;
+  end loop;
+end $$;
+CREATE FUNCTION callboard.load_mail(p_domain text, p_tenant text, p_partition integer, p_after text, p_agents integer, p_each integer, p_each_bytes bigint, p_bytes bigint) RETURNS TABLE(agent text, seq bigint, failures smallint, trials smallint, retry_at double precision, header text, payload text, more boolean)
+    LANGUAGE plpgsql STABLE
+    AS $$
+declare
+  m record;
+  below bigint;
+  room bigint := p_bytes;
+begin
+  agent := p_after;
+  for i in 1 .. p_agents loop
+    agent := (select x.agent from mailbox x
+              where x.domain = p_domain and x.tenant = p_tenant and x.partition = p_partition
+                and x.agent > load_mail.agent
+              order by x.agent limit 1);
+    if agent is null then
+      return;
+    end if;
+    below := case when exists (select from agents s where s.domain = p_domain and s.tenant = p_tenant
+                                 and s.agent = load_mail.agent and s.lifecycle = 'paused')
+                  then 0 else 9223372036854775807 end;
+    if p_each_bytes = 0 then
+      select x.seq, x.failures, x.trials, extract(epoch from x.retry_at)::float8, x.header::text, '', true
+        into seq, failures, trials, retry_at, header, payload, more
+        from mailbox x
+        where x.domain = p_domain and x.tenant = p_tenant and x.partition = p_partition
+          and x.agent = load_mail.agent and x.seq < below
+        order by x.seq limit 1;
+      if found then
+        room := room - octet_length(header);
+        return next;
+      end if;
+    else
+      for m in
+        select * from first_mail(p_domain, p_tenant, p_partition, agent, below, p_each, p_each_bytes)
+      loop
+        seq := m.seq; failures := m.failures; trials := m.trials; retry_at := m.retry_at;
+        header := m.header; payload := m.payload; more := m.more;
+        room := room - octet_length(header) - octet_length(payload);
+        return next;
+      end loop;
+    end if;
+    exit when room <= 0;
+  end loop;
+  seq := null; header := null; payload := null;
+  return next;
+end $$;
+CREATE FUNCTION callboard.mail_heads(p_domain text, p_tenant text, p_partition integer, p_agent text, p_partitions integer[], p_limit integer) RETURNS TABLE(tenant text, partition integer, agent text, seq bigint)
+    LANGUAGE plpgsql STABLE
+    AS $$
+begin
+  tenant := p_tenant; partition := p_partition; agent := p_agent;
+  for i in 1 .. p_limit loop
+    select x.tenant, x.partition, x.agent, x.seq into tenant, partition, agent, seq from mailbox x
+      where x.domain = p_domain
+        and (x.tenant, x.partition, x.agent) > (mail_heads.tenant, mail_heads.partition, mail_heads.agent)
+      order by x.tenant, x.partition, x.agent, x.seq limit 1;
+    if not found then
+      return;
+    elsif partition <> all (p_partitions) then
+      partition := partition + 1; agent := '';
+    elsif seq < 0 or not exists (select from agents s where s.domain = p_domain and s.tenant = mail_heads.tenant
+                                   and s.agent = mail_heads.agent and s.lifecycle = 'paused') then
+      return next;
+    end if;
+  end loop;
+  seq := null;
+  return next;
 end $$;
 CREATE FUNCTION callboard.release_partitions(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
     LANGUAGE plpgsql
@@ -321,7 +417,8 @@ CREATE SEQUENCE callboard.epochs
 CREATE TABLE callboard.event_cursors (
     domain text NOT NULL COLLATE pg_catalog."C",
     incarnation text NOT NULL,
-    seq bigint NOT NULL
+    seq bigint NOT NULL,
+    at_ns bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
 CREATE UNLOGGED TABLE callboard.heartbeats (
@@ -409,6 +506,7 @@ CREATE TABLE callboard.timers (
     agent text NOT NULL COLLATE pg_catalog."C",
     seq bigint NOT NULL,
     due_at timestamp with time zone NOT NULL,
+    control boolean DEFAULT false NOT NULL,
     id uuid NOT NULL,
     header json NOT NULL,
     payload json NOT NULL

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bus.envelope import Envelope
-from storage.records import EventBatch, Fence, Mark, Ownership, StoredState, TurnRecord
+from storage.records import (
+    EventBatch,
+    EventCursor,
+    Fence,
+    MailHead,
+    Mark,
+    Ownership,
+    Share,
+    StoredState,
+    TurnRecord,
+)
 
 
 class TurnStore(Protocol):
@@ -15,6 +25,7 @@ class TurnStore(Protocol):
     async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
         """Commit all of it or nothing; return the mailbox numbers of the messages sent, in their order.
 
+        Those of control messages are below zero, so that they pass the queue wherever they come to one.
         Sends with a due time become timers and have no number. Raises Fenced, StaleTurn or InvalidData, after
         which nothing was written, or StorageUnavailable, after which the outcome is unknown: `settle` it.
         """
@@ -33,18 +44,42 @@ class MailboxStore(Protocol):
     """Where waiting messages and states are read."""
 
     async def load_partition(
-        self, domain: str, partition: int, *, after: tuple[str, str], agents: int, each: int
+        self,
+        domain: str,
+        partition: int,
+        *,
+        after: tuple[str, str],
+        agents: int,
+        each: Share,
+        page_bytes: int,
     ) -> tuple[list[Envelope], set[tuple[str, str]], tuple[str, str] | None]:
-        """One page of a partition: messages, the agents that have more than `each`, the next page's start.
+        """One page of a partition: messages, the agents that have more than their share, the next page's start.
 
-        Of a paused agent only its control messages.
+        Of a paused agent only its control messages. With a share of no bytes there is one message of each agent,
+        its payload left out (""). A page ends with the agent that brings it to `page_bytes`.
         """
         ...
 
     async def load_agent(
-        self, domain: str, partition: int, tenant: str, agent: str, each: int
-    ) -> list[Envelope]:
-        """The first messages of one agent's mailbox, paused or not."""
+        self,
+        domain: str,
+        partition: int,
+        tenant: str,
+        agent: str,
+        share: Share,
+        *,
+        control_only: bool = False,
+    ) -> tuple[list[Envelope], bool]:
+        """The first messages of one agent's mailbox, paused or not, and whether it has more than the share."""
+        ...
+
+    async def mail_heads(
+        self, domain: str, after: tuple[str, int, str], partitions: Sequence[int], limit: int
+    ) -> tuple[list[MailHead], tuple[str, int, str] | None]:
+        """The first message of each agent that has mail in the partitions, from a place on, and the next place.
+
+        Of a paused agent only a control message. Cheap: it looks at so many agents at most, and at no payload.
+        """
         ...
 
     async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
@@ -79,11 +114,11 @@ class OwnershipStore(Protocol):
 class EventStore(Protocol):
     """Where events from outside are accepted."""
 
-    async def event_cursor(self, domain: str) -> tuple[str, int] | None:
-        """The stream's incarnation and the last sequence number accepted from it."""
+    async def event_cursor(self, domain: str) -> EventCursor | None:
+        """How far the stream of events has been accepted."""
         ...
 
-    async def accept_events(self, fence: Fence, cursor: tuple[str, int], batch: EventBatch) -> dict[str, int]:
+    async def accept_events(self, fence: Fence, cursor: EventCursor, batch: EventBatch) -> dict[str, int]:
         """Accept a batch and move the cursor; return the mailbox numbers of the new messages by their ids.
 
         Raises Fenced unless the epoch owns partition 0, StaleTurn when the cursor is there already.

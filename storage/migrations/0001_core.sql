@@ -103,6 +103,7 @@ create table timers (
   agent     text collate "C" not null,
   seq       bigint not null,
   due_at    timestamptz not null,
+  control   boolean not null default false,  -- once due, it passes the queue
   id        uuid not null,
   header    json not null,
   payload   json not null,
@@ -231,12 +232,14 @@ begin
 end $$;
 select ensure_transition_months(3);
 
--- Where the consumer of events from outside stands in JetStream's stream; `incarnation` tells one stream from
--- another one of the same name that was made later.
+-- Where the consumer of events from outside stands in JetStream's stream. `incarnation` tells one stream from
+-- another one of the same name that was made later, and from itself before it lost its tail; `at_ns` is when the
+-- stream took the event at `seq`, by which a number that was given twice is known (0: not known).
 create table event_cursors (
   domain      text collate "C" primary key,
   incarnation text not null,
-  seq         bigint not null
+  seq         bigint not null,
+  at_ns       bigint not null default 0
 ) with (fillfactor = 50);
 
 -- The fence: a share lock on the incarnation's row, which every change of ownership must update.
@@ -274,7 +277,8 @@ end $$;
 -- (t_seq is null where nothing is consumed), s_ the states (folded: s_turn is the place of its agent's last turn),
 -- o_ the outgoing messages in send order (o_turn is the place of the turn that sends). Where all elements are the
 -- same, tenant, schema, lifecycle, domain and control may have one element: unnest pads the rest with null.
--- What is seldom needed comes as JSON in p_rare. Returns the numbers of the outgoing messages, in their order.
+-- What is seldom needed comes as JSON in p_rare. Returns the numbers of the outgoing messages, in their order, as
+-- their mailboxes have them: those of control messages are below zero.
 create function commit_turns(
   p_domain text, p_epoch bigint, p_partitions int[],
   t_tenant text[], t_partition int[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[],
@@ -339,13 +343,14 @@ begin
     from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
 
   if cardinality(o_turn) > 0 then
-    select array_agg(nextval('mailbox_seq')) into numbers from generate_series(1, cardinality(o_turn));
+    select array_agg(nextval('mailbox_seq') - case when coalesce(o_control[n], o_control[1])
+                                                   then 4611686018427387904 else 0 end)
+      into numbers from generate_series(1, cardinality(o_turn)) as n;
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent,
-             case when coalesce(o.control, o_control[1]) then o.seq - 4611686018427387904 else o.seq end,
+      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent, o.seq,
              o.id, o.header::json, o.payload::json
-      from unnest(o_turn, o_domain, o_partition, o_agent, o_control, o_id, o_header, o_payload, numbers)
-        as o(turn, domain, partition, agent, control, id, header, payload, seq);
+      from unnest(o_turn, o_domain, o_partition, o_agent, o_id, o_header, o_payload, numbers)
+        as o(turn, domain, partition, agent, id, header, payload, seq);
   end if;
 
   if p_rare is not null then
@@ -391,11 +396,12 @@ begin
     raise exception 'a dead letter to be taken back is gone' using errcode = 'CB002';
   end if;
 
-  insert into timers (domain, tenant, partition, agent, seq, due_at, id, header, payload)
-    select t.domain, t.tenant, t.partition, t.agent, nextval('mailbox_seq'), to_timestamp(t.due_at), t.id,
+  insert into timers (domain, tenant, partition, agent, seq, due_at, control, id, header, payload)
+    select t.domain, t.tenant, t.partition, t.agent, nextval('mailbox_seq'), to_timestamp(t.due_at), t.control, t.id,
            t.header::json, t.payload::json
     from jsonb_to_recordset(p_rare -> 'timers')
-      as t(domain text, tenant text, partition int, agent text, due_at float8, id uuid, header text, payload text);
+      as t(domain text, tenant text, partition int, agent text, due_at float8, control boolean, id uuid,
+           header text, payload text);
 
   update tasks x
     set status = t.status, assignee = t.assignee, progress = t.progress, result = t.result::json,
@@ -428,8 +434,118 @@ begin
       returning t.*
     ), ordered as (select * from due order by due_at, seq)
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      select domain, tenant, partition, agent, nextval('mailbox_seq'), id, header, payload from ordered
+      select domain, tenant, partition, agent,
+             nextval('mailbox_seq') - case when control then 4611686018427387904 else 0 end, id, header, payload
+      from ordered
       returning *;
+end $$;
+
+-- The first messages of one mailbox, at most p_each, until they have p_bytes together; one at the least. In the last
+-- row `more` says whether that cut them short. p_below is a bound that the index can use: of a paused agent's
+-- million messages only those below zero are looked at.
+create function first_mail(
+  p_domain text, p_tenant text, p_partition int, p_agent text, p_below bigint, p_each int, p_bytes bigint
+) returns table (seq bigint, failures smallint, trials smallint, retry_at float8, header text, payload text, more boolean)
+language plpgsql stable as $$
+declare
+  m record;
+  count int := 0;
+  room bigint := p_bytes;
+begin
+  for m in
+    select x.seq, x.failures, x.trials, extract(epoch from x.retry_at)::float8 as retry_at,
+           x.header::text as header, x.payload::text as payload
+    from mailbox x
+    where x.domain = p_domain and x.tenant = p_tenant and x.partition = p_partition and x.agent = p_agent
+      and x.seq < p_below
+    order by x.seq limit p_each
+  loop
+    count := count + 1;
+    room := room - octet_length(m.header) - octet_length(m.payload);
+    seq := m.seq; failures := m.failures; trials := m.trials; retry_at := m.retry_at;
+    header := m.header; payload := m.payload; more := count >= p_each or room <= 0;
+    return next;
+    exit when room <= 0;
+  end loop;
+end $$;
+
+-- One page of a partition's mailboxes: the first messages of each of the next agents after p_after, agent by agent,
+-- until the page has p_bytes; of a paused agent only its control messages. With p_each_bytes = 0 there is one message
+-- of each agent, without its payload. A row without a number says that the page ends there and the partition may not.
+create function load_mail(
+  p_domain text, p_tenant text, p_partition int, p_after text, p_agents int, p_each int, p_each_bytes bigint,
+  p_bytes bigint
+) returns table (
+  agent text, seq bigint, failures smallint, trials smallint, retry_at float8, header text, payload text, more boolean
+) language plpgsql stable as $$
+declare
+  m record;
+  below bigint;
+  room bigint := p_bytes;
+begin
+  agent := p_after;
+  for i in 1 .. p_agents loop
+    agent := (select x.agent from mailbox x
+              where x.domain = p_domain and x.tenant = p_tenant and x.partition = p_partition
+                and x.agent > load_mail.agent
+              order by x.agent limit 1);
+    if agent is null then
+      return;
+    end if;
+    below := case when exists (select from agents s where s.domain = p_domain and s.tenant = p_tenant
+                                 and s.agent = load_mail.agent and s.lifecycle = 'paused')
+                  then 0 else 9223372036854775807 end;
+    if p_each_bytes = 0 then
+      select x.seq, x.failures, x.trials, extract(epoch from x.retry_at)::float8, x.header::text, '', true
+        into seq, failures, trials, retry_at, header, payload, more
+        from mailbox x
+        where x.domain = p_domain and x.tenant = p_tenant and x.partition = p_partition
+          and x.agent = load_mail.agent and x.seq < below
+        order by x.seq limit 1;
+      if found then
+        room := room - octet_length(header);
+        return next;
+      end if;
+    else
+      for m in
+        select * from first_mail(p_domain, p_tenant, p_partition, agent, below, p_each, p_each_bytes)
+      loop
+        seq := m.seq; failures := m.failures; trials := m.trials; retry_at := m.retry_at;
+        header := m.header; payload := m.payload; more := m.more;
+        room := room - octet_length(header) - octet_length(payload);
+        return next;
+      end loop;
+    end if;
+    exit when room <= 0;
+  end loop;
+  seq := null; header := null; payload := null;
+  return next;
+end $$;
+
+-- The first message of each agent that has mail in one of the partitions, from a place on; of a paused agent only a
+-- control message. It looks at p_limit agents and partitions at most; a row without a number says where to go on.
+-- Each step is one probe of the index, and partitions without mail cost none.
+create function mail_heads(
+  p_domain text, p_tenant text, p_partition int, p_agent text, p_partitions int[], p_limit int
+) returns table (tenant text, partition int, agent text, seq bigint) language plpgsql stable as $$
+begin
+  tenant := p_tenant; partition := p_partition; agent := p_agent;
+  for i in 1 .. p_limit loop
+    select x.tenant, x.partition, x.agent, x.seq into tenant, partition, agent, seq from mailbox x
+      where x.domain = p_domain
+        and (x.tenant, x.partition, x.agent) > (mail_heads.tenant, mail_heads.partition, mail_heads.agent)
+      order by x.tenant, x.partition, x.agent, x.seq limit 1;
+    if not found then
+      return;
+    elsif partition <> all (p_partitions) then
+      partition := partition + 1; agent := '';
+    elsif seq < 0 or not exists (select from agents s where s.domain = p_domain and s.tenant = mail_heads.tenant
+                                   and s.agent = mail_heads.agent and s.lifecycle = 'paused') then
+      return next;
+    end if;
+  end loop;
+  seq := null;
+  return next;
 end $$;
 
 -- Accepts messages from outside, once per key. Returns the mailbox rows made; a key seen before makes none.
@@ -465,14 +581,14 @@ $$;
 -- stream that has then been read. Events that no agent can be given are dead letters of
 -- `events/<name>`.
 create function accept_events(
-  p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_keys text[], p_window interval,
+  p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_at_ns bigint, p_keys text[], p_window interval,
   o_domain text[], o_tenant text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
   o_header text[], o_payload text[], p_dead jsonb
 ) returns setof mailbox language plpgsql as $$
 begin
   perform require_fence(p_domain, p_epoch, array[0]);
-  insert into event_cursors (domain, incarnation, seq) values (p_domain, p_incarnation, p_upto)
-    on conflict (domain) do update set incarnation = excluded.incarnation, seq = excluded.seq
+  insert into event_cursors (domain, incarnation, seq, at_ns) values (p_domain, p_incarnation, p_upto, p_at_ns)
+    on conflict (domain) do update set incarnation = excluded.incarnation, seq = excluded.seq, at_ns = excluded.at_ns
     where event_cursors.incarnation <> excluded.incarnation or event_cursors.seq < excluded.seq;
   if not found then
     raise exception 'events up to % were accepted before', p_upto using errcode = 'CB002';

@@ -23,38 +23,16 @@ with recursive t as (
 select tenant from t where tenant is not null
 
 -- name: load_mail
--- The first $6 messages of each of the next $5 agents after $4; of a paused agent only its control messages.
-with recursive a as (
-  (select agent from mailbox where domain = $1 and tenant = $2 and partition = $3 and agent > $4
-   order by agent limit 1)
-  union all
-  select (select m.agent from mailbox m
-          where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent > a.agent
-          order by m.agent limit 1)
-  from a where a.agent is not null
-), page as (
-  select agent, (select s.lifecycle from agents s where s.domain = $1 and s.tenant = $2 and s.agent = a.agent)
-  from a where agent is not null limit $5
-)
-select page.agent, m.seq, m.failures, m.trials,
-       extract(epoch from m.retry_at)::float8 as retry_at, m.header::text as header, m.payload::text as payload
-from page
-left join lateral (
-  select * from mailbox m
-  where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent = page.agent
-    -- a bound that the index can use: a paused agent's million messages are not looked at
-    and m.seq < case when page.lifecycle = 'paused' then 0 else 9223372036854775807 end
-  order by m.seq limit $6
-) m on true
-order by page.agent, m.seq
+-- A page of a partition; see the function.
+select agent, seq, failures, trials, retry_at, header, payload, more
+from load_mail($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: load_agent_mail
 -- Paused or not: its owner knows better than the table, which says "paused" until a resumption has committed.
-select m.agent, m.seq, m.failures, m.trials,
-       extract(epoch from m.retry_at)::float8 as retry_at, m.header::text as header, m.payload::text as payload
-from mailbox m
-where m.domain = $1 and m.tenant = $2 and m.partition = $3 and m.agent = $4
-order by m.seq limit $5
+select seq, failures, trials, retry_at, header, payload, more from first_mail($1, $2, $3, $4, $5, $6, $7)
+
+-- name: mail_heads
+select tenant, partition, agent, seq from mail_heads($1, $2, $3, $4, $5::int[], $6)
 
 -- name: load_states
 select s.tenant, s.agent, s.version, s.schema_version, s.lifecycle, s.state::text as state, s.hash

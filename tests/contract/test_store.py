@@ -12,8 +12,20 @@ import pytest
 from bus.envelope import Envelope, new_id
 from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn, StorageUnavailable
 from storage.chain import Transition, verify_chain
-from storage.records import DeadEvent, DeadLetter, EventBatch, Fence, Mark, TaskEvent, TaskWrite
+from storage.records import (
+    DeadEvent,
+    DeadLetter,
+    EventBatch,
+    EventCursor,
+    Fence,
+    Mark,
+    Share,
+    TaskEvent,
+    TaskWrite,
+)
 from tests.contract.rig import DOMAIN, MemoryRig, Rig, letter, postgres_rig, turn
+
+MUCH = 1_000_000
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -40,6 +52,23 @@ async def given(rig: Rig, *agents: str, **more: Any) -> list[int]:
     return [number for number in numbers if number is not None]
 
 
+MOST = 10_000  # bytes of a message in these tests
+
+
+def size_of(envelope: Envelope) -> int:
+    return len(envelope.header_json.encode()) + len(envelope.payload.encode())
+
+
+def _text(number: int, text: str) -> str:
+    return f'{{"number": {number}, "text": "{text}"}}'
+
+
+async def mail_of(rig: Rig, agent: str, *, partition: int = 0, messages: int = 10) -> list[Envelope]:
+    share = Share(messages=messages, size=MUCH)
+    found, _ = await rig.store.load_agent(DOMAIN, partition, "default", agent, share)
+    return found
+
+
 # -- commits -----------------------------------------------------------------------------------------
 
 
@@ -53,7 +82,7 @@ async def test_a_commit_consumes_the_message_writes_state_and_history_and_sends(
     [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
     assert (state.version, state.state, state.lifecycle, state.hash) == (1, '{"n":1}', "running", done.hash)
     assert await rig.history("order/1") == [(1, done.body, done.prev, done.hash)]
-    received = await rig.store.load_agent(DOMAIN, 1, "default", "order/2", 10)
+    received = await mail_of(rig, "order/2", partition=1)
     assert [(e.seq, e.header, e.header_json, e.payload) for e in received] == [
         (numbers[0], first.header, first.header_json, '{"a": 1}'),
         (numbers[1], second.header, second.header_json, '{"a": 2}'),
@@ -92,11 +121,37 @@ async def test_control_messages_come_first_in_the_order_they_were_sent(rig: Rig)
     )
     numbers = await rig.store.commit(fence, [turn(seq, sends=sends)], [])
     await rig.accept(letter("x/1", "5", control=True))
-    found = await rig.store.load_agent(DOMAIN, 0, "default", "x/1", 10)
+    found = await mail_of(rig, "x/1")
     assert [(e.payload, e.is_control) for e in found] == [
         ("2", True), ("4", True), ("5", True), ("1", False), ("3", False),
     ]  # fmt: skip
-    assert len(numbers) == 4
+    by_payload = {e.payload: e.seq for e in found}
+    assert numbers == [by_payload[payload] for payload in ("1", "2", "3", "4")]
+
+
+@pytest.mark.parametrize("control", [True, False])
+async def test_a_commit_returns_the_numbers_that_the_mailboxes_have(rig: Rig, control: bool) -> None:
+    """Also where all are of one kind: the flag then travels once for all of them."""
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    sends = tuple(letter("x/1", str(n), control=control) for n in range(3))
+    numbers = await rig.store.commit(fence, [turn(seq, sends=sends)], [])
+    assert [(e.payload, e.seq, e.is_control) for e in await mail_of(rig, "x/1")] == [
+        (str(n), number, control) for n, number in enumerate(numbers)
+    ]
+
+
+async def test_a_timer_of_a_control_message_passes_the_queue_once_it_is_due(rig: Rig) -> None:
+    fence = await rig.host(0)
+    [seq, waiting] = await given(rig, "order/1", "x/1")
+    due = await rig.now() - 1
+    sends = (letter("x/1", '"plain"', due=due), letter("x/1", '"wake"', due=due, control=True))
+    await rig.store.commit(fence, [turn(seq, sends=sends)], [])
+    fired = await rig.store.fire_timers(fence, [0], 10)
+    assert {e.payload: e.is_control for e in fired} == {'"plain"': False, '"wake"': True}
+    found = await mail_of(rig, "x/1")
+    assert [e.payload for e in found] == ['"wake"', "{}", '"plain"']
+    assert found[1].seq == waiting
 
 
 async def test_a_destroyed_agent_keeps_its_version(rig: Rig) -> None:
@@ -197,7 +252,7 @@ async def test_marks_count_and_the_newest_delay_and_error_stay(rig: Rig) -> None
     [row] = await rig.mail("order/1")
     assert (row.failures, row.trials, row.last_error) == (1, 0, "first")
     assert 50 < (row.retry_in or 0) <= 60
-    [envelope] = await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)
+    [envelope] = await mail_of(rig, "order/1")
     assert envelope.failures == 1
     assert envelope.retry_at == pytest.approx(await rig.now() + 60, abs=10)
     await rig.store.commit(fence, [], [mark(seq, tried=1)])
@@ -277,7 +332,7 @@ async def test_due_timers_become_messages_once_in_the_order_of_their_times(rig: 
     fired = await rig.store.fire_timers(fence, [0], 2)
     fired += await rig.store.fire_timers(fence, [0], 10)
     assert [envelope.payload for envelope in fired] == ["1", "2", "3"]
-    assert await rig.store.load_agent(DOMAIN, 0, "default", "x/1", 10) == fired
+    assert await mail_of(rig, "x/1") == fired
     assert (await rig.store.fire_timers(fence, [0], 10), await rig.timers()) == ([], 1)
 
 
@@ -308,15 +363,18 @@ async def test_only_the_owner_of_a_partition_fires_its_timers(rig: Rig) -> None:
 
 
 async def load_all(
-    rig: Rig, partition: int, agents: int, each: int
+    rig: Rig, partition: int, agents: int, each: int, *, each_bytes: int = MUCH, page_bytes: int = MUCH
 ) -> tuple[list[Envelope], set[tuple[str, str]]]:
-    found, more = [], set()
+    found: list[Envelope] = []
+    more: set[tuple[str, str]] = set()
     start: tuple[str, str] | None = ("", "")
     pages = 0
     while start is not None:
         page, page_more, start = await rig.store.load_partition(
-            DOMAIN, partition, after=start, agents=agents, each=each
-        )
+            DOMAIN, partition, after=start, agents=agents, each=Share(messages=each, size=each_bytes),
+            page_bytes=page_bytes,
+        )  # fmt: skip
+        assert sum(map(size_of, page)) < page_bytes + each_bytes + MOST
         found += page
         more |= page_more
         pages += 1
@@ -344,7 +402,7 @@ async def test_an_agent_with_more_than_its_share_is_named(rig: Rig) -> None:
     assert [e.seq for e in found if e.agent == "order/1"] == numbers[:3]
     assert ("default", "order/1") in more
     assert ("default", "order/2") not in more
-    assert [e.seq for e in await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 4)] == numbers[:4]
+    assert [e.seq for e in await mail_of(rig, "order/1", messages=4)] == numbers[:4]
 
 
 async def test_of_a_paused_agent_only_control_messages_are_loaded_with_its_partition(rig: Rig) -> None:
@@ -352,16 +410,99 @@ async def test_of_a_paused_agent_only_control_messages_are_loaded_with_its_parti
     [seq, waiting, other] = await given(rig, "order/1", "order/1", "order/2")
     await rig.store.commit(fence, [turn(seq, lifecycle="paused")], [])
     assert [e.seq for e in (await load_all(rig, 0, 1, 10))[0]] == [other]
-    assert [e.seq for e in await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)] == [waiting]
+    assert [e.seq for e in await mail_of(rig, "order/1")] == [waiting]
     control = await rig.accept(letter("order/1", control=True))
     found, more = await load_all(rig, 0, 1, 10)
     assert ([e.seq for e in found], more) == ([control, other], set())
-    own = await rig.store.load_agent(DOMAIN, 0, "default", "order/1", 10)
+    own = await mail_of(rig, "order/1")
     assert [e.seq for e in own] == [control, waiting]
 
 
 async def test_nothing_is_loaded_from_an_empty_partition(rig: Rig) -> None:
-    assert await rig.store.load_partition(DOMAIN, 7, after=("", ""), agents=10, each=10) == ([], set(), None)
+    empty = await rig.store.load_partition(
+        DOMAIN, 7, after=("", ""), agents=10, each=Share(messages=10, size=MUCH), page_bytes=MUCH
+    )
+    assert empty == ([], set(), None)
+
+
+async def test_a_share_of_bytes_ends_with_the_message_that_fills_it(rig: Rig) -> None:
+    numbers = [await rig.accept(letter("order/1", _text(n, "é" * 500))) for n in range(6)]
+    first = (await mail_of(rig, "order/1", messages=1))[0]
+    for messages, size, expected in [
+        (10, 1, 1), (10, size_of(first), 1), (10, size_of(first) + 1, 2), (10, 3 * size_of(first), 3), (2, MUCH, 2),
+    ]:  # fmt: skip
+        share = Share(messages=messages, size=size)
+        found, more = await rig.store.load_agent(DOMAIN, 0, "default", "order/1", share)
+        assert ([e.seq for e in found], more) == (numbers[:expected], True)
+    found, more = await rig.store.load_agent(DOMAIN, 0, "default", "order/1", Share(messages=7, size=MUCH))
+    assert ([e.seq for e in found], more) == (numbers, False)
+
+
+async def test_pages_end_by_their_bytes_and_leave_nobody_out(rig: Rig) -> None:
+    for agent in range(12):
+        for n in range(3):
+            await rig.accept(letter(f"order/{agent:02}", _text(n, "x" * 2_000)))
+    found, more = await load_all(rig, 0, 100, 10, each_bytes=4_000, page_bytes=9_000)
+    assert [e.agent for e in found] == [f"order/{agent:02}" for agent in range(12) for _ in range(2)]
+    assert more == {("default", f"order/{agent:02}") for agent in range(12)}
+
+
+@pytest.mark.parametrize("agents", [2, 100])
+async def test_a_share_of_no_bytes_is_the_first_message_without_its_payload(rig: Rig, agents: int) -> None:
+    fence = await rig.host(0)
+    for agent in ("order/1", "order/2", "order/3"):
+        await given(rig, agent, agent)
+    first = await mail_of(rig, "order/1")
+    await rig.store.commit(
+        fence, [turn((await mail_of(rig, "order/3"))[0].seq, agent="order/3", lifecycle="paused")], []
+    )
+    found, more = await load_all(rig, 0, agents, 10, each_bytes=0)
+    assert [(e.agent, e.payload) for e in found] == [("order/1", ""), ("order/2", "")]
+    assert found[0] == msgspec.structs.replace(first[0], payload="")
+    assert more == {("default", "order/1"), ("default", "order/2")}
+
+
+async def test_only_the_control_messages_of_an_agent_can_be_loaded(rig: Rig) -> None:
+    await given(rig, "order/1", "order/1")
+    control = await rig.accept(letter("order/1", control=True))
+    found, more = await rig.store.load_agent(
+        DOMAIN, 0, "default", "order/1", Share(messages=2, size=MUCH), control_only=True
+    )
+    assert ([e.seq for e in found], more) == ([control], False)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_the_heads_of_mailboxes_are_found_of_all_tenants_in_the_partitions_asked_for(
+    rig: Rig, limit: int
+) -> None:
+    fence = await rig.host(0, 1, 3)
+    expected = []
+    for tenant in ("acme", "default"):
+        for partition in (0, 1, 2, 3):
+            for agent in ("order/1", "order/2"):
+                [seq, _] = await given(rig, agent, agent, tenant=tenant, partition=partition)
+                if partition != 2:
+                    expected.append((tenant, partition, agent, seq))
+    [seq, _] = await given(rig, "order/8", "order/8")
+    [other, _] = await given(rig, "order/9", "order/9")
+    pausing = [
+        turn(seq, agent="order/8", lifecycle="paused"),
+        turn(other, agent="order/9", lifecycle="paused"),
+    ]
+    await rig.store.commit(fence, pausing, [])
+    control = await rig.accept(letter("order/9", control=True))
+    assert control is not None
+    expected.append(("default", 0, "order/9", control))
+    found: list[tuple[str, int, str, int]] = []
+    place: tuple[str, int, str] | None = ("", 0, "")
+    looks = 0
+    while place is not None:
+        heads, place = await rig.store.mail_heads(DOMAIN, place, [3, 1, 0], limit)
+        assert len(heads) <= limit
+        found += [(head.tenant, head.partition, head.agent, head.seq) for head in heads]
+        looks += 1
+        assert looks < 50
+    assert found == sorted(expected)
 
 
 async def test_states_are_loaded_of_those_agents_that_have_one(rig: Rig) -> None:
@@ -568,25 +709,33 @@ async def test_events_are_accepted_with_their_place_in_the_stream(rig: Rig) -> N
         payload="{}",
     )
     batch = EventBatch(keys=["e1", "e2", "e1"], messages=[a, b, again], dead=[dead])
-    numbers = await rig.store.accept_events(fence, ("monday", 3), batch)
+    numbers = await rig.store.accept_events(
+        fence, EventCursor(incarnation="monday", seq=3, at_ns=1_795_000_000_123_456_789), batch
+    )
     assert sorted(numbers) == sorted([a.header.id, b.header.id])
     assert [m.seq for m in await rig.mail("order/1")] == [numbers[a.header.id]]
     assert [(agent, reason) for _, agent, reason, _, _ in await rig.dead_letters()] == [
         ("events/x", "invalid_event")
     ]
-    assert await rig.store.event_cursor(DOMAIN) == ("monday", 3)
+    assert await rig.store.event_cursor(DOMAIN) == EventCursor(
+        incarnation="monday", seq=3, at_ns=1_795_000_000_123_456_789
+    )
     with pytest.raises(StaleTurn):
-        await rig.store.accept_events(fence, ("monday", 3), batch)
+        await rig.store.accept_events(
+            fence, EventCursor(incarnation="monday", seq=3, at_ns=1_795_000_000_123_456_789), batch
+        )
     assert len(await rig.dead_letters()) == 1
     none = EventBatch(keys=[], messages=[], dead=[])
-    assert await rig.store.accept_events(fence, ("tuesday", 1), none) == {}
-    assert await rig.store.event_cursor(DOMAIN) == ("tuesday", 1)
+    assert await rig.store.accept_events(fence, EventCursor(incarnation="tuesday", seq=1), none) == {}
+    assert await rig.store.event_cursor(DOMAIN) == EventCursor(incarnation="tuesday", seq=1)
 
 
 async def test_only_the_owner_of_the_first_partition_accepts_events(rig: Rig) -> None:
     fence = await rig.host(1)
     with pytest.raises(Fenced):
-        await rig.store.accept_events(fence, ("monday", 1), EventBatch(keys=[], messages=[], dead=[]))
+        await rig.store.accept_events(
+            fence, EventCursor(incarnation="monday", seq=1), EventBatch(keys=[], messages=[], dead=[])
+        )
 
 
 # -- ownership ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.inbound import MAX_HELD, Inbox
+from actors.inbound import MAX_HELD, MAX_HELD_BYTES, Inbox
 from bus.errors import StorageUnavailable
 from bus.wire import NUDGE_SOURCE, Item, Parcel, encode_parcel, nudge
 
@@ -139,6 +139,24 @@ async def test_more_than_can_be_held_is_read_instead() -> None:
     box.gate.set()
     await box.settled()
     assert box.delivered == box.committed
+
+
+async def test_what_is_held_is_bounded_in_bytes_and_its_numbers_are_remembered() -> None:
+    box = Mailbox(gate=asyncio.Event())
+    box.inbox.read_again()
+    await box.settled()
+    large = "x" * 200_000
+    for number in range(1, 101):
+        box.committed.append(number)
+        box.inbox.take(Parcel(7, 0, number, [Item(number, "default", "a/1", "{}", large)]))
+        assert sum(len(i.payload) for p in box.inbox._held for i in p.items) <= MAX_HELD_BYTES + len(large)
+    assert box.gate is not None
+    box.gate.set()
+    await box.settled()
+    reads = box.reads
+    assert (box.delivered, reads) == (box.committed, 2)
+    box.inbox.take(parcel(7, 101, 101))  # no gap: the numbers of what was let go are known
+    assert (box.delivered[-1], box.reads) == (101, reads)
 
 
 async def test_what_could_not_be_held_is_read_even_if_nothing_more_comes_from_its_source() -> None:

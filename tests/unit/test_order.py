@@ -15,12 +15,14 @@ from actors.mailboxes import Mailboxes
 from actors.ready import ReadyQueue
 from actors.retry import RetryPolicy
 from actors.scope import Scope
+from actors.sweep import EVERY_S, ON_ITS_WAY_S
 from bus.address import parse_address
 from bus.envelope import Envelope, Header, Outgoing, Priority, header_to_json, new_id
 from bus.wire import Item
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
 from storage.memory import MemoryStore
+from storage.records import Share
 from tests.unit.agents import Forward, Keeper, Note
 
 
@@ -102,8 +104,8 @@ async def test_order_holds_when_the_bus_drops_what_it_likes(seed: int) -> None:
             if number % 7 == 0:
                 await kit.advance(seconds=0.2)
         kit.transport.lose = lambda subject: False
-        for _ in range(2 * 8):  # until the sweep has been through all partitions
-            await kit.advance(seconds=0.2)
+        for seconds in (EVERY_S, ON_ITS_WAY_S) * 2:  # a sweep looks, waits a moment, and looks again
+            await kit.advance(seconds=seconds)
         for receiver in range(3):
             assert kit.state(f"test/keeper/to-{receiver}").notes == [str(n) for n in range(receiver, 30, 3)]
 
@@ -239,9 +241,16 @@ class _HeldStore(MemoryStore):
         self.arrive = asyncio.Event()
 
     async def load_agent(
-        self, domain: str, partition: int, tenant: str, agent: str, each: int
-    ) -> list[Envelope]:
-        found = await super().load_agent(domain, partition, tenant, agent, each)
+        self,
+        domain: str,
+        partition: int,
+        tenant: str,
+        agent: str,
+        share: Share,
+        *,
+        control_only: bool = False,
+    ) -> tuple[list[Envelope], bool]:
+        found = await super().load_agent(domain, partition, tenant, agent, share, control_only=control_only)
         self.asked.set()
         await self.arrive.wait()
         return found

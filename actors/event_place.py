@@ -1,0 +1,53 @@
+"""Where to go on in the stream of events: after the last one accepted, if the stream still is what it was."""
+
+from __future__ import annotations
+
+import logging
+
+from bus.events import EventStream, StreamState
+from storage.records import EventCursor
+
+_logger = logging.getLogger("callboard.ingress")
+
+_AGAIN = "#"
+
+
+async def find_place(
+    stream: EventStream, state: StreamState, cursor: EventCursor | None, domain: str
+) -> EventCursor:
+    """The cursor to read on from. Its incarnation is another one where the stream began anew or has lost its tail.
+
+    A server that acknowledges events before it syncs them forgets the last ones in a crash, and gives their numbers
+    to others. The stream then ends before the cursor, or has another event there, known by when it was taken. What
+    was taken later than the cursor's own event is new, whatever its number. Not seen: a tail lost by a server whose
+    clock went back, or whose event at the cursor was deleted by hand afterwards. Raises ServiceUnavailable.
+    """
+    if cursor is None or cursor.incarnation.partition(_AGAIN)[0] != state.created:
+        return EventCursor(incarnation=state.created, seq=0)
+    if cursor.seq == 0 or await _is_there(stream, state, cursor):
+        return cursor
+    first = await stream.first_after(domain, cursor.at_ns) if cursor.at_ns else None
+    seq = min(state.last_seq, cursor.seq) if first is None else first - 1
+    _logger.warning(
+        "The stream of events has lost its end: %d was accepted, and the stream stands at %d with other events. What "
+        "it has taken since is read as new; what it lost before it was accepted is gone. Its server acknowledges "
+        "before it syncs: set `sync_interval: always` in its jetstream block.",
+        cursor.seq,
+        state.last_seq,
+    )
+    return EventCursor(
+        incarnation=_next(cursor.incarnation), seq=seq, at_ns=(await stream.taken_at(seq) or 0) if seq else 0
+    )
+
+
+async def _is_there(stream: EventStream, state: StreamState, cursor: EventCursor) -> bool:
+    if state.last_seq < cursor.seq:
+        return False
+    if not cursor.at_ns:
+        return True
+    return await stream.taken_at(cursor.seq) in (cursor.at_ns, None)
+
+
+def _next(incarnation: str) -> str:
+    created, _, count = incarnation.partition(_AGAIN)
+    return f"{created}{_AGAIN}{int(count or 0) + 1}"
