@@ -8,6 +8,7 @@ CallboardError
 │   └── HopLimitExceeded      a chain of messages is longer than allowed
 ├── InvalidAddress            not `domain/kind/key`
 ├── UnknownDomain             no such domain runs here
+├── DomainBusy                the domain has tasks that have not ended
 ├── UnknownKind               the domain has no agent of that kind
 ├── NoHandler                 the kind does not handle that message type
 ├── InvalidDomainFile         domain.yaml is wrong
@@ -109,6 +110,10 @@ class UnknownDomain(CallboardError):
     """No such domain is known here."""
 
     fix = "`callboard status` lists the domains; `callboard run DOMAIN_DIR` adds one."
+
+
+class DomainBusy(CallboardError):
+    """The domain has tasks that have not ended, and cannot be removed."""
 
 
 class UnknownKind(CallboardError):

@@ -9,6 +9,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any, Self
@@ -46,6 +47,7 @@ FORGOTTEN_AFTER_S = 60.0  # JetStream keeps the consumer of a dead host so long
 ANSWER_WITHIN_S = 1.0
 FETCH_BYTES = 8 * 1024 * 1024  # asked for at once; a larger event comes alone
 DUPLICATE_WINDOW_S = 120.0  # JetStream's own; the `seen` keys in Postgres remember for far longer
+_FORGETS_WITHIN_S = 0.1  # the shortest that JetStream allows
 
 _ACK = "$JS.ACK."  # the reply subject of an event; JetStream's own words have none, whatever headers an event has
 _TIME_IS_UP = ("404", "408")
@@ -164,6 +166,25 @@ class EventStream:
         except (TimeoutError, NatsError, OSError) as error:
             raise _unavailable(error) from error
         return ack.seq
+
+    async def purge(self, domain: str) -> None:
+        """Delete a domain's events, read or not, and forget their ids: each may come again.
+
+        Raises ServiceUnavailable.
+        """
+        await self.ensure()
+        try:
+            await self._js.purge_stream(EVENTS_STREAM, subject=events(domain))
+            # JetStream remembers the ids of what it has deleted, and would drop the same events of a domain that
+            # begins anew. It forgets them all by a short window; Postgres remembers those of the other domains.
+            config = (await self._js.stream_info(EVENTS_STREAM)).config
+            try:
+                await self._js.update_stream(replace(config, duplicate_window=_FORGETS_WITHIN_S))
+                await asyncio.sleep(3 * _FORGETS_WITHIN_S)
+            finally:
+                await self._js.update_stream(replace(config, duplicate_window=DUPLICATE_WINDOW_S))
+        except (TimeoutError, NatsError, OSError) as error:
+            raise _unavailable(error) from error
 
     async def reader(self, domain: str, after: int, *, connection: int | None = None) -> EventReader:
         """Read a domain's events after a sequence number. Raises ServiceUnavailable.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from actors.domain import DomainSpec
 from bus.errors import CallboardError, Fenced, StorageUnavailable
 from bus.registry import describe_validation
+from coordinators.launcher import Leaders
 from coordinators.scaling import Load, desired_hosts
 from storage.boundary import translated
-from storage.domains import DomainRow, all_domains
+from storage.domains import ASLEEP, DomainRow, all_domains, forget_coordinator, wake_if_sent_to
 from storage.placement import live_hosts
 from storage.queries import query
 
@@ -24,19 +25,20 @@ _logger = logging.getLogger("callboard.master")
 
 ROUND_EVERY_S = 0.5
 LEAD_EVERY_S = 3.0  # a coordinator that is gone for good is missed for so long; a restart is Ray's work
+LOOK_FOR_MAIL_EVERY_S = 1.0  # it reads all that waits for a domain that is asleep
 
 
 class Master:
     """Level-triggered like the domain coordinators; it knows nothing of Ray. `run` ends when fenced."""
 
-    def __init__(
-        self, pool: asyncpg.Pool[Any], epoch: int, lead_domain: Callable[[str], Awaitable[None]]
-    ) -> None:
+    def __init__(self, pool: asyncpg.Pool[Any], epoch: int, leaders: Leaders) -> None:
         self._pool = pool
         self._epoch = epoch
-        self._lead_domain = lead_domain
+        self._leaders = leaders
         self._changed_at: dict[str, float] = {}
         self._led_until: dict[str, float] = {}
+        self._mail_at: dict[str, float] = {}
+        self._ends_at = 0.0
         self.every_round: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:
@@ -58,7 +60,10 @@ class Master:
         with translated():
             if not await self._pool.fetchval(query("lock_coordinator"), "master", self._epoch):
                 raise Fenced("Another master coordinator leads now.")
-        for row in await all_domains(self._pool):
+        rows = await all_domains(self._pool)
+        for row in rows:
+            if row.state == ASLEEP and not await self._wakes(row.domain):
+                continue
             try:
                 spec = DomainSpec.from_json(row.spec)
             except ValidationError as error:  # of another release, say: the other domains go on
@@ -68,8 +73,31 @@ class Master:
                 continue
             await self._scale(row, spec)
             if time.monotonic() > self._led_until.get(row.domain, 0.0):
-                await self._lead_domain(row.domain)
+                await self._leaders.lead(row.domain)
                 self._led_until[row.domain] = time.monotonic() + LEAD_EVERY_S
+        await self._end_removed(rows)
+
+    async def _wakes(self, domain: str) -> bool:
+        """Whether a domain that is asleep has been sent something; looked at now and then."""
+        if time.monotonic() < self._mail_at.get(domain, 0.0):
+            return False
+        self._mail_at[domain] = time.monotonic() + LOOK_FOR_MAIL_EVERY_S
+        if not await wake_if_sent_to(self._pool, domain):
+            return False
+        _logger.info("%s wakes: a message was sent to it", domain)
+        return True
+
+    async def _end_removed(self, registered: Sequence[DomainRow]) -> None:
+        """End the coordinators of domains that were removed, once they have drained their hosts."""
+        if time.monotonic() < self._ends_at:
+            return
+        self._ends_at = time.monotonic() + LEAD_EVERY_S
+        for domain in await self._leaders.led() - {row.domain for row in registered}:
+            if not await live_hosts(self._pool, domain):
+                _logger.info("%s was removed; its coordinator ends", domain)
+                await self._leaders.end(domain)
+                await forget_coordinator(self._pool, domain)
+                self._led_until.pop(domain, None)
 
     async def _scale(self, row: DomainRow, spec: DomainSpec) -> None:
         hosts = await live_hosts(self._pool, row.domain)

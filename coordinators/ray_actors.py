@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import ray
 import uvloop
 from ray.exceptions import RayError
+from ray.util import list_named_actors
 
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
@@ -84,7 +86,7 @@ class DomainCoordinator(_Lead):
         transport = await NatsTransport.connect(
             self._settings.nats_url, name=f"callboard coordinator {self._domain}"
         )
-        row = await find_domain(pool, self._domain)
+        row = await find_domain(pool, self._domain, removed=True)  # one that was removed has hosts to drain
         spec = DomainSpec.from_json(row.spec)
         epoch = await claim_coordinator(pool, self._domain, _node())
         launcher = RayLauncher(self._settings, spec.hosts.cpus)
@@ -99,12 +101,35 @@ class MasterCoordinator(_Lead):
     async def _lead(self) -> None:
         pool = await create_pool(self._settings.postgres_url, application="callboard-master")
         epoch = await claim_coordinator(pool, MASTER, _node())
-        master = Master(pool, epoch, self._lead_domain)
+        master = Master(pool, epoch, RayLeaders(self._settings))
         master.every_round.append(Upkeep(self._settings.postgres_url))
         await master.run()
 
-    async def _lead_domain(self, domain: str) -> None:
-        await asyncio.to_thread(start_domain_coordinator, self._settings, domain)
+
+class RayLeaders:
+    """The coordinators of domains as detached Ray actors."""
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self._settings = settings
+
+    async def lead(self, domain: str) -> None:
+        await asyncio.to_thread(_start, DomainCoordinator, _coordinator_name(domain), self._settings, domain)
+
+    async def led(self) -> set[str]:
+        prefix = _coordinator_name("")
+        names = await asyncio.to_thread(list_named_actors)
+        return {name.removeprefix(prefix) for name in names if name.startswith(prefix)} - {MASTER}
+
+    async def end(self, domain: str) -> None:
+        await asyncio.to_thread(self._end, domain)
+
+    def _end(self, domain: str) -> None:
+        # The coordinator first: it would start other hosts. Its hosts have drained and leave by themselves, but
+        # for one whose process is frozen.
+        names = [_coordinator_name(domain), *(n for n in list_named_actors() if _is_host_of(n, domain))]
+        for name in names:
+            with contextlib.suppress(ValueError):  # it is gone
+                ray.kill(ray.get_actor(name), no_restart=True)
 
 
 class RayLauncher:
@@ -156,13 +181,8 @@ class _RayHost:
 
 def start_master(settings: ClusterSettings) -> None:
     """Start the master coordinator unless it runs; return when it does."""
-    master = _start(MasterCoordinator, "coordinator:master", settings)
+    master = _start(MasterCoordinator, _coordinator_name(MASTER), settings)
     ray.get(master.pid.remote(), timeout=START_TIMEOUT_S)
-
-
-def start_domain_coordinator(settings: ClusterSettings, domain: str) -> None:
-    """Start a domain's coordinator unless it runs."""
-    _start(DomainCoordinator, f"coordinator:{domain}", settings, domain)
 
 
 def _start(cls: type[_Lead], name: str, *arguments: Any) -> Any:
@@ -182,8 +202,17 @@ def _start(cls: type[_Lead], name: str, *arguments: Any) -> Any:
     )
 
 
+def _coordinator_name(name: str) -> str:
+    return f"coordinator:{name}"
+
+
 def _host_name(host: str) -> str:
     return f"host:{host}"
+
+
+def _is_host_of(name: str, domain: str) -> bool:
+    """Whether an actor's name is that of a host of the domain: `host:<domain>-<8 characters>`."""
+    return name.rpartition("-")[0] == _host_name(domain)
 
 
 def _node() -> str:

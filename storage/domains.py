@@ -1,18 +1,27 @@
-"""The domains that this deployment knows."""
+"""The domains that this deployment knows: registered, asleep beside a run of another, or removed.
+
+A removed domain has its data, and comes back with it when it is registered again; deleting takes the data away,
+table by table, and its name at the end, so that a deletion that was cut off goes on where it stood.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
-from bus.errors import UnknownDomain
+from bus.errors import DomainBusy, StorageError, UnknownDomain
 from storage.boundary import translated
 from storage.queries import query
 
+ACTIVE, ASLEEP, REMOVED, DELETING = "active", "asleep", "removed", "deleting"
+
+_ROWS_AT_ONCE = 20_000
+
 
 class DomainRow(NamedTuple):
-    """A registered domain: its fixed partition count, domain.yaml as JSON, its agent kinds, the folder it came from."""
+    """A domain: its fixed partition count, domain.yaml as JSON, its agent kinds, the folder it came from."""
 
     domain: str
     partitions: int
@@ -21,29 +30,104 @@ class DomainRow(NamedTuple):
     home: str
     code: str
     hosts: int = 0
+    state: str = ACTIVE
 
 
 Connection: TypeAlias = "asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Pool[Any]"
 
 
 async def register_domain(db: Connection, row: DomainRow) -> int:
-    """Add or update a domain; return its partition count, which stays what it was when it was created."""
+    """Add or update a domain; return its partition count, which stays what it was when it was created.
+
+    A removed one is back with its data. Raises StorageError while its data is being deleted.
+    """
     with translated():
-        return int(
-            await db.fetchval(
-                query("register_domain"), row.domain, row.partitions, row.spec, row.kinds, row.home, row.code
-            )
+        partitions = await db.fetchval(
+            query("register_domain"), row.domain, row.partitions, row.spec, row.kinds, row.home, row.code
         )
+    if partitions is None:
+        raise StorageError(
+            f"The data of the domain {row.domain!r} is being deleted.",
+            fix=f"`callboard domains remove {row.domain} --delete-data` ends that; then register it again.",
+        )
+    return int(partitions)
 
 
-async def all_domains(db: Connection) -> list[DomainRow]:
+async def all_domains(db: Connection, *, removed: bool = False) -> list[DomainRow]:
+    """The registered domains by name; with `removed` also those that were removed and have data still."""
     with translated():
-        return [DomainRow(**dict(row)) for row in await db.fetch(query("all_domains"))]
+        return [DomainRow(**dict(row)) for row in await db.fetch(query("all_domains"), removed)]
 
 
-async def find_domain(db: Connection, domain: str) -> DomainRow:
-    """Raises UnknownDomain."""
-    for row in await all_domains(db):
+async def find_domain(db: Connection, domain: str, *, removed: bool = False) -> DomainRow:
+    """Raises UnknownDomain, also for a removed one unless `removed`."""
+    for row in await all_domains(db, removed=True):
         if row.domain == domain:
-            return row
+            if removed or row.state in (ACTIVE, ASLEEP):
+                return row
+            raise UnknownDomain(
+                f"The domain {domain!r} was removed.",
+                fix="`callboard up DOMAIN_DIR` registers it again, with its data.",
+            )
     raise UnknownDomain(f"There is no domain {domain!r}.")
+
+
+# -- asleep ------------------------------------------------------------------------------------------
+
+
+async def put_others_to_sleep(db: Connection, domain: str) -> None:
+    """Only this domain gets hosts; each other one as soon as a message is sent, or a task submitted, to it."""
+    with translated():
+        await db.execute(query("put_others_to_sleep"), domain)
+
+
+async def wake_all_domains(db: Connection) -> None:
+    with translated():
+        await db.execute(query("wake_all_domains"))
+
+
+async def wake_if_sent_to(db: Connection, domain: str) -> bool:
+    """Wake a domain that has been sent a message since it fell asleep; whether it has."""
+    with translated():
+        return await db.fetchval(query("wake_if_sent_to"), domain) is not None
+
+
+# -- removed -----------------------------------------------------------------------------------------
+
+
+async def unregister_domain(db: Connection, domain: str, *, force: bool = False) -> None:
+    """From now on it gets no hosts, messages or tasks; what it has stays. Nothing changes for a removed one.
+
+    Raises UnknownDomain, or DomainBusy while it has tasks that have not ended, unless `force`.
+    """
+    row = await find_domain(db, domain, removed=True)
+    with translated():
+        await db.execute(query("unregister_domain"), domain, force)
+        row = await find_domain(db, domain, removed=True)
+        if row.state in (ACTIVE, ASLEEP):
+            raise DomainBusy(
+                f"The domain {domain!r} has tasks that have not ended.",
+                fix=f"`callboard tasks --domain {domain} --open` lists them; wait for them, or give --force.",
+            )
+
+
+async def delete_domain(db: Connection, domain: str, deleted: Callable[[str, int], None]) -> None:
+    """Delete the rows of a removed domain whose hosts have ended, and the domain; can be called again.
+
+    `deleted` is told of each batch: the table's name and its rows.
+    """
+    with translated():
+        await db.execute(query("begin_deleting_domain"), domain)
+        for table in await db.fetch(query("domain_deletions")):
+            count = _ROWS_AT_ONCE
+            while count == _ROWS_AT_ONCE:
+                count = int((await db.execute(table["statement"], domain, _ROWS_AT_ONCE)).split()[-1])
+                if count:
+                    deleted(table["name"], count)
+        await db.execute(query("forget_coordinator"), domain)
+        await db.execute(query("forget_domain"), domain)
+
+
+async def forget_coordinator(db: Connection, domain: str) -> None:
+    with translated():
+        await db.execute(query("forget_coordinator"), domain)

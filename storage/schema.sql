@@ -404,9 +404,12 @@ CREATE TABLE callboard.domains (
     code text NOT NULL,
     hosts integer DEFAULT 0 NOT NULL,
     suspect integer[] DEFAULT '{}'::integer[] NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    asleep_after bigint,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT domains_partitions_check CHECK (((partitions >= 1) AND (partitions <= 4096)))
+    CONSTRAINT domains_partitions_check CHECK (((partitions >= 1) AND (partitions <= 4096))),
+    CONSTRAINT domains_state_check CHECK ((state = ANY (ARRAY['active'::text, 'asleep'::text, 'removed'::text, 'deleting'::text])))
 );
 CREATE SEQUENCE callboard.epochs
     START WITH 1

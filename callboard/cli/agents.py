@@ -26,7 +26,10 @@ _LOOK_EVERY_S = 0.05
 
 @asynchronous
 async def agents(
-    domain: Annotated[str | None, typer.Option(help="Only the agents of this domain.")] = None,
+    only: Annotated[
+        str | None, typer.Argument(metavar="[DOMAIN]", help="Only the agents of this domain.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="The same, as an option.")] = None,
     after: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Go on after this address.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to list.")] = 50,
     as_json: Json = False,
@@ -37,6 +40,9 @@ async def agents(
     from storage.domains import all_domains
     from storage.inspect import list_agents
 
+    if only is not None and domain not in (None, only):
+        raise InvalidAddress(f"Two domains are named, {only!r} and {domain!r}.", fix="Name one domain.")
+    domain = only or domain
     start = parse_address(after) if after is not None else None
     if start is not None and domain is not None and start.domain != domain:
         raise InvalidAddress(f"--after {after!r} is not in the domain {domain!r}.", fix="Name one domain.")

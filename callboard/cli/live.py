@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from callboard.cli.status import host_state
 from callboard.cli.task_view import COLOURS, event_line
-from callboard.cli.terminal import clean, plain, size
+from callboard.cli.terminal import clean, count, plain, size
 
 if TYPE_CHECKING:
     from callboard.cli.follow import Snapshot
@@ -101,6 +101,6 @@ def plain_line(snapshot: Snapshot) -> str:
     """The same on one line, for output that is no terminal."""
     task, hosts = snapshot.task, snapshot.hosts
     return clean(
-        f"{task.progress:.0%} {task.status}, {len(hosts)} hosts, "
+        f"{task.progress:.0%} {task.status}, {count(len(hosts), 'host')}, "
         f"backlog {sum(h.backlog for h in hosts):,}, {snapshot.turns_per_s:,.0f} turns/s"
     )

@@ -14,6 +14,7 @@ from callboard.cli import (
     bench,
     dead_letters,
     doctor,
+    domains,
     retention,
     run,
     status,
@@ -49,6 +50,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
 for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(domains.app, name="domains")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(bench.app, name="bench")
 

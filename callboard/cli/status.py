@@ -24,6 +24,7 @@ async def status(as_json: Json = False) -> int:
     from callboard.services import find_instance
     from callboard.settings import load_settings
     from storage import inspect
+    from storage.domains import ACTIVE, ASLEEP
 
     settings = load_settings()
     endpoints = running_endpoints(settings)
@@ -34,16 +35,18 @@ async def status(as_json: Json = False) -> int:
             console().print(plain(f"Nothing runs in {settings.home}. Start it with `callboard up`."))
         return 1
     async with opened() as at:
-        domains = await inspect.list_domains(at.db)
+        known = await inspect.list_domains(at.db)
         hosts = await inspect.list_hosts(at.db)
         coordinators = await inspect.list_coordinators(at.db)
         tables = await inspect.list_tables(at.db)
+    domains = [domain for domain in known if domain.state in (ACTIVE, ASLEEP)]
     instance = find_instance(settings)
     services = _services(settings, endpoints, instance)
+    running = instance is not None or bool(coordinators)  # services of somebody else run for others, too
     if as_json:
         emit(
             {
-                "running": True,
+                "running": running,
                 "home": str(settings.home),
                 "services": services,
                 "coordinators": coordinators,
@@ -52,7 +55,7 @@ async def status(as_json: Json = False) -> int:
                 "tables": tables,
             }
         )
-        return 0
+        return int(not running)
     out = console()
     for name, place in services.items():
         if place is not None:
@@ -63,22 +66,33 @@ async def status(as_json: Json = False) -> int:
     line.append(f"{size(sum(t.bytes for t in tables))}, of which ")
     line.append(", ".join(f"{t.name} {size(t.bytes)}" for t in tables[:3]))
     out.print(line)
+    if not running:
+        out.print(
+            plain("Callboard does not run with these services. Start it with `callboard up`.", "yellow")
+        )
     if not domains:
         out.print(plain("No domain yet. Add one with `callboard run DOMAIN_DIR --input FILE`."))
-        return 0
+        return int(not running)
     out.print(_domain_table(domains, hosts))
     if hosts:
         out.print(_host_table(hosts))
     for domain in domains:
+        if domain.state == ASLEEP:
+            what = "asleep beside a run of another domain; a message for it, or `callboard up`, wakes it"
+            out.print(plain(f"{domain.domain}: {what}.", "dim"))
         if domain.unowned:
-            out.print(plain(f"{domain.domain}: no host owns partition {spans(domain.unowned)}.", "yellow"))
+            out.print(
+                plain(
+                    f"{domain.domain}: no host owns {_partitions(domain)} {spans(domain.unowned)}.", "yellow"
+                )
+            )
         if domain.stuck_tasks:
             what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
             out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))
     if coordinators:
         names = ", ".join(f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in coordinators)
         out.print(plain(f"coordinators: {names}", "dim"))
-    return 0
+    return int(not running)
 
 
 def _services(settings: Settings, endpoints: Endpoints, instance: Instance | None) -> dict[str, str | None]:
@@ -114,7 +128,9 @@ def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
             (
                 d.domain,
                 sum(h.domain == d.domain for h in hosts),
-                f"{d.partitions - len(d.unowned)}/{d.partitions}",
+                plain("asleep", "dim")
+                if d.state == "asleep"
+                else f"{d.partitions - len(d.unowned)}/{d.partitions}",
                 f"{d.backlog:,}",
                 f"{d.agents:,}",
                 d.open_tasks,
@@ -127,12 +143,17 @@ def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
     )
 
 
+def _partitions(domain: DomainView) -> str:
+    return "partition" if len(domain.unowned) == 1 else "partitions"
+
+
 def _host_table(hosts: list[HostView]) -> Any:
     return table(
-        ("host", "domain", "state", "partitions", "backlog", "turns", "memory", "beat"),
+        ("host", "pid", "domain", "state", "partitions", "backlog", "turns", "memory", "beat"),
         [
             (
                 h.host,
+                h.pid,
                 h.domain,
                 host_state(h),
                 len(h.owned),
@@ -143,7 +164,7 @@ def _host_table(hosts: list[HostView]) -> Any:
             )
             for h in hosts
         ],
-        right=("partitions", "backlog", "turns", "memory", "beat"),
+        right=("pid", "partitions", "backlog", "turns", "memory", "beat"),
     )
 
 
@@ -151,10 +172,10 @@ def host_state(host: HostView) -> Any:
     """One word with its colour."""
     if host.is_silent:
         return plain("silent", "bold red")
+    if not host.ready:
+        return plain("starting", "yellow")
+    if host.suspect:  # it tries messages alone, and waits for each: that is its work, not its trouble
+        return plain("recovering", "yellow")
     if host.blocked_by:
         return plain(f"blocked by {host.blocked_by}", "red")
-    if host.draining:
-        return plain("draining", "yellow")
-    if host.suspect:
-        return plain("recovering", "yellow")
-    return plain("ready", "green") if host.ready else plain("starting", "yellow")
+    return plain("draining", "yellow") if host.draining else plain("ready", "green")

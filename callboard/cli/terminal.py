@@ -157,6 +157,11 @@ def size(count: int) -> str:
     raise AssertionError("unreachable")
 
 
+def count(number: int, thing: str) -> str:
+    """`1 host`, `2 hosts`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def spans(numbers: Iterable[int]) -> str:
     """Numbers as ranges: `0-31, 40`."""
     found: list[list[int]] = []

@@ -13,6 +13,7 @@ from storage import inspect
 from storage.boundary import translated
 from storage.connect import create_pool
 from storage.migrate import pending
+from storage.domains import ACTIVE
 
 if TYPE_CHECKING:
     import asyncpg
@@ -90,12 +91,13 @@ async def _clock(db: asyncpg.Pool[Any]) -> Finding:
 
 
 async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Finding]:
-    from callboard.cli.terminal import span, spans
+    from callboard.cli.terminal import count, span, spans
 
-    domains = await inspect.list_domains(db)
-    hosts = await inspect.list_hosts(db)
+    domains = [domain for domain in await inspect.list_domains(db) if domain.state == ACTIVE]
+    active = {domain.domain for domain in domains}
+    hosts = [host for host in await inspect.list_hosts(db) if host.domain in active]
     if not domains:
-        return [good("partitions", "no domain yet")]
+        return [good("partitions", "no domain is to have hosts")]
     wrong = [
         f"no host owns {domain.domain} {spans(domain.unowned)}"
         for domain in domains
@@ -106,7 +108,7 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
             wrong.append(
                 f"{host.host} of {host.domain} owns {len(host.owned)} and has been silent for {span(host.silent_s)}"
             )
-        elif host.blocked_by:
+        elif host.blocked_by and host.ready and not host.suspect:
             wrong.append(f"{host.host} of {host.domain} is blocked by {host.blocked_by}")
     if wrong:
         mend = (
@@ -117,7 +119,7 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
         return [fail("partitions", "; ".join(wrong), mend)]
     waiting = sum(domain.backlog for domain in domains)
     if not hosts:
-        return [good("partitions", f"no host runs; {waiting:,} messages wait for the next start")]
+        return [good("partitions", f"no host runs; {count(waiting, 'message')} waiting for the next start")]
     return [
         good(
             "partitions", f"all {sum(d.partitions for d in domains)} have a living owner; backlog {waiting:,}"
@@ -126,11 +128,13 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
 
 
 async def _dead_letters(db: asyncpg.Pool[Any]) -> Finding:
-    count = sum(domain.dead_letters for domain in await inspect.list_domains(db))
-    if count:
+    from callboard.cli.terminal import count
+
+    given_up = sum(domain.dead_letters for domain in await inspect.list_domains(db))
+    if given_up:
         return warn(
             "dead letters",
-            f"{count:,} messages were given up",
+            f"{count(given_up, 'message')} {'was' if given_up == 1 else 'were'} given up",
             "`callboard dead-letters` shows why; retry or drop them.",
         )
     return good("dead letters", "none")

@@ -78,7 +78,7 @@ async def list_agents(
     db: Connection, domain: str, *, tenant: str, after: str = "", limit: int = 100
 ) -> list[AgentRow]:
     """One page of a domain's agents, by `kind/key`; raises UnknownDomain."""
-    await find_domain(db, domain)
+    await find_domain(db, domain, removed=True)
     with translated():
         rows = await db.fetch(query("inspect_agents"), domain, tenant, after, limit)
     return [
@@ -97,7 +97,7 @@ async def view_agent(
 
     Raises UnknownDomain, or UnknownKind where nothing is stored either: a kind that was removed can be read.
     """
-    domain = await find_domain(db, address.domain)
+    domain = await find_domain(db, address.domain, removed=True)
     partition = partition_of(tenant, address.agent, domain.partitions)
     place = (address.domain, tenant, partition, address.agent)
     with translated():

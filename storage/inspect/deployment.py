@@ -52,13 +52,20 @@ class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainView(msgspec.Struct, frozen=True, kw_only=True):
-    """A domain in numbers; `unowned` are the partitions that no living host owns."""
+    """A domain in numbers.
+
+    `state` is `active`, `asleep` (its hosts start when a message waits for it), `removed` (only its data is
+    there) or `deleting`; `unowned` are the partitions of an active one that no living host owns.
+    """
 
     domain: str
     partitions: int
     kinds: list[str]
     home: str
+    code: str
+    state: str
     updated_at: datetime
+    hosts: int
     backlog: int
     timers: int
     agents: int
@@ -91,6 +98,7 @@ class Months(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def list_domains(db: Connection) -> list[DomainView]:
+    """All of them, also those that were removed and have their data still."""
     return await fetch_all(db, DomainView, "inspect_domains")
 
 

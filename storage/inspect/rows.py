@@ -21,5 +21,5 @@ async def fetch_all(db: Connection, record: type[R], name: str, *arguments: Any)
 
 async def domain_names(db: Connection, domain: str | None) -> Sequence[str]:
     if domain is not None:
-        return [(await find_domain(db, domain)).domain]
-    return [row.domain for row in await all_domains(db)]
+        return [(await find_domain(db, domain, removed=True)).domain]
+    return [row.domain for row in await all_domains(db, removed=True)]

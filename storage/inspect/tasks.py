@@ -59,7 +59,7 @@ async def list_tasks(
 ) -> list[TaskView]:
     """Tasks, newest first, without the `finished` ones or only the `stuck` ones; raises UnknownDomain."""
     if domain is not None:
-        await find_domain(db, domain)
+        await find_domain(db, domain, removed=True)
     return await fetch_all(db, TaskView, "inspect_tasks", tenant, domain, finished, stuck, limit)
 
 

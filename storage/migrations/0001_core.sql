@@ -11,6 +11,8 @@ create table domains (
   code        text not null,                       -- digest of the domain's code
   hosts       int not null default 0,              -- how many hosts the master wants it to have
   suspect     int[] not null default '{}',         -- partitions whose owner died, and that nobody owns yet
+  state       text not null default 'active' check (state in ('active', 'asleep', 'removed', 'deleting')),
+  asleep_after bigint,                             -- asleep: a message with a higher number wakes it
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now()
 );

@@ -79,7 +79,8 @@ select name, epoch, node, pid, started_at from coordinators order by name <> 'ma
 
 -- name: inspect_domains
 -- Counts are exact; an index-only scan of a million waiting messages takes about 0.1 s.
-select d.domain, d.partitions, d.kinds, d.home, d.updated_at,
+select d.domain, d.partitions, d.kinds, d.home, d.code, d.state, d.updated_at,
+       (select count(*) from hosts h where h.domain = d.domain and h.ended_at is null) as hosts,
        (select count(*) from mailbox m where m.domain = d.domain) as backlog,
        (select count(*) from timers t where t.domain = d.domain) as timers,
        (select count(*) from agents a where a.domain = d.domain) as agents,
@@ -89,7 +90,7 @@ select d.domain, d.partitions, d.kinds, d.home, d.updated_at,
         where t.domain = d.domain and t.finished_at is null and t.status = 'stuck') as stuck_tasks,
        array(
          select p from generate_series(0, d.partitions - 1) p
-         where not exists (
+         where d.state = 'active' and not exists (
            select from hosts h where h.domain = d.domain and h.ended_at is null and h.owned @> array[p])
        ) as unowned
 from domains d order by d.domain

@@ -78,15 +78,10 @@ select partitions, suspect, hosts, code, spec::text as spec from domains where d
 update domains set suspect = array(select distinct p from unnest($2::int[]) p order by p) where domain = $1
 
 -- name: set_host_target
-update domains set hosts = $2 where domain = $1 and hosts <> $2 returning hosts
+update domains set hosts = $2 where domain = $1 and hosts <> $2 and state = 'active' returning hosts
 
--- name: register_domain
-insert into domains (domain, partitions, spec, kinds, home, code) values ($1, $2, $3, $4::text[], $5, $6)
-on conflict (domain) do update set spec = excluded.spec, kinds = excluded.kinds, home = excluded.home, code = excluded.code, updated_at = now()
-returning partitions
-
--- name: all_domains
-select domain, partitions, spec::text as spec, kinds, home, code, hosts from domains order by domain
+-- name: newest_code
+select code from domains where domain = $1
 
 -- name: put_code
 -- Stored again, it is new again for retention, and whole again if it was damaged.
@@ -97,16 +92,19 @@ on conflict (domain, digest) do update set bundle = excluded.bundle, added_at = 
 select bundle from domain_code where domain = $1 and digest = $2
 
 -- name: partition_count
-select partitions, code, hosts from domains where domain = $1
+select partitions, code, hosts from domains where domain = $1 and state in ('active', 'asleep')
 
 -- name: end_coordinators
-update coordinators set epoch = nextval('epochs')
+delete from coordinators
 
 -- name: want_nothing
 update hosts set wanted = '{}', draining = true where ended_at is null
 
 -- name: anything_owned
-select exists (select from hosts where ended_at is null and owned <> '{}')
+-- By hosts that can give it back: what a crash has left to a domain that is asleep stays as it is.
+select exists (
+  select from hosts h join domains d using (domain)
+  where h.ended_at is null and h.owned <> '{}' and d.state <> 'asleep')
 
 -- name: end_hosts_without_partitions
 update hosts set ended_at = now(), ended_why = 'stopped' where ended_at is null and owned = '{}'

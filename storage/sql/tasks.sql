@@ -7,6 +7,7 @@ with accepted as (
   select domain, $2, $3::uuid, 'submitted', $4, $5::json, $6, $7, to_timestamp($8::float8), $9
   from domains
   where domain = $1
+    and state in ('active', 'asleep')
     and ($8::float8 is null or to_timestamp($8::float8) > now())
     and not exists (
       select from tasks w where w.domain = $1 and w.status = 'submitted'
@@ -16,11 +17,14 @@ with accepted as (
 ), logged as (
   insert into task_events (domain, tenant, task, number, kind, body)
   select domain, tenant, id, 1, 'submitted', $10::json from accepted
+), woken as (
+  update domains d set state = 'active', asleep_after = null from accepted a
+  where d.domain = a.domain and d.state = 'asleep'
 )
 select id::text from accepted
 
 -- name: why_not_submitted
-select d.domain is not null as known,
+select coalesce(d.state in ('active', 'asleep'), false) as known,
        ($5::float8 is not null and to_timestamp($5::float8) <= now()) as late,
        t.id::text as id, t.goal, t.input::text as input
 from (select) one

@@ -50,7 +50,7 @@ async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) 
     await desk.forsake()
     await desk.kill_hosts()
     await desk.pool.execute("update hosts set ended_at = now(), owned = '{}'")
-    assert "no host owns partition 0-3" in await cli("status")
+    assert "no host owns partitions 0-3" in await cli("status")
 
 
 async def test_tasks_and_one_task_are_shown(cli: Cli, desk: Deployment) -> None:

@@ -25,6 +25,19 @@ async def slow(database: str, services: Endpoints) -> AsyncIterator[Deployment]:
         yield deployment
 
 
+class LedAlready:
+    """Implements coordinators.launcher.Leaders: the domain's coordinator runs."""
+
+    async def lead(self, domain: str) -> None:
+        """Nothing is to do."""
+
+    async def led(self) -> set[str]:
+        return {"slow"}
+
+    async def end(self, domain: str) -> None:
+        raise AssertionError("nothing was removed")
+
+
 async def until(condition: Callable[[], Awaitable[bool]], *, timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not await condition():  # noqa: ASYNC110  # rows in Postgres, changed by others
@@ -53,10 +66,7 @@ async def test_hosts_grow_with_the_backlog_and_shrink_after_it(slow: Deployment)
     await slow.coordinate(hosts=1)
     epoch = await claim_coordinator(slow.pool, "master", "test")
 
-    async def lead(domain: str) -> None:
-        """The domain's coordinator runs already."""
-
-    master = asyncio.create_task(Master(slow.pool, epoch, lead).run())
+    master = asyncio.create_task(Master(slow.pool, epoch, LedAlready()).run())
     try:
 
         async def has_hosts(count: int) -> bool:

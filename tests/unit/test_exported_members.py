@@ -10,7 +10,7 @@ from bus import errors
 
 EXPORTED = [
     "NO_RETRY", "Address", "Agent", "BrokenChain", "CallForBids", "CallboardError", "Context", "DataFolderError",
-    "DeadlineExceeded", "Directive", "Fenced", "HopLimitExceeded", "InvalidAddress", "InvalidData",
+    "DeadlineExceeded", "Directive", "DomainBusy", "Fenced", "HopLimitExceeded", "InvalidAddress", "InvalidData",
     "InvalidDomainFile", "InvalidMessage", "InvalidPayload", "InvalidTask", "NoBid", "NoHandler", "Overloaded",
     "PayloadTooLarge", "Priority", "QueryFailed", "RetryPolicy", "RowLocked", "ServiceError", "ServiceUnavailable",
     "ServiceUnsafe", "SettingsError", "StaleTurn", "StorageError", "StorageUnavailable", "Supervision",

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from callboard.cli.follow import Rate, Snapshot
 from callboard.cli.live import plain_line, view
+from callboard.cli.status import host_state
 from storage.inspect import HostView, TaskEventView, TaskView
 
 NOW = datetime.now(UTC)
@@ -64,7 +65,22 @@ def test_figures_are_whole_at_80_columns_whatever_a_host_says() -> None:
 
 
 def test_without_a_terminal_it_is_one_line() -> None:
-    assert plain_line(snapshot([HOST], 1)) == "62% running, 1 hosts, backlog 12,345, 8,210 turns/s"
+    assert plain_line(snapshot([HOST], 1)) == "62% running, 1 host, backlog 12,345, 8,210 turns/s"
+
+
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        ({}, "ready"),
+        ({"silent_s": 9.0, "blocked_by": "x"}, "silent"),
+        ({"ready": False, "blocked_by": "x"}, "starting"),
+        ({"suspect": [1], "blocked_by": "x"}, "recovering"),
+        ({"blocked_by": "x"}, "blocked by x"),
+        ({"draining": True}, "draining"),
+    ],
+)
+def test_a_host_that_recovers_is_not_in_trouble(changed: dict[str, Any], state: str) -> None:
+    assert host_state(host(1, **changed)).plain == state
 
 
 def test_the_rate_counts_what_hosts_add_and_survives_their_restart() -> None:

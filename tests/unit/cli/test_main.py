@@ -15,8 +15,8 @@ from callboard.cli import main
 from callboard.cli.running import exit_code_of
 
 COMMANDS = (
-    "run", "up", "down", "status", "tasks", "task", "agents", "agent", "pause", "resume", "dead-letters", "bench",
-    "doctor", "backup", "restore", "retention", "version",
+    "run", "up", "down", "status", "tasks", "task", "agents", "agent", "domains", "pause", "resume", "dead-letters",
+    "bench", "doctor", "backup", "restore", "retention", "version",
 )  # fmt: skip
 
 

@@ -1,0 +1,62 @@
+-- The domains: registered, asleep, removed, and deleted.
+
+-- name: register_domain
+-- A domain that is being deleted is not taken back. What was sent to a name that nobody has is not the new domain's.
+with swept as (
+  delete from mailbox where domain = $1 and not exists (select from domains where domain = $1)
+), swept_timers as (
+  delete from timers where domain = $1 and not exists (select from domains where domain = $1)
+)
+insert into domains (domain, partitions, spec, kinds, home, code) values ($1, $2, $3, $4::text[], $5, $6)
+on conflict (domain) do update
+  set spec = excluded.spec, kinds = excluded.kinds, home = excluded.home, code = excluded.code, updated_at = now(),
+      state = 'active', asleep_after = null
+  where domains.state <> 'deleting'
+returning partitions
+
+-- name: all_domains
+select domain, partitions, spec::text as spec, kinds, home, code, hosts, state from domains
+where $1 or state in ('active', 'asleep')
+order by domain
+
+-- name: put_others_to_sleep
+update domains set state = 'asleep', asleep_after = (select last_value from mailbox_seq)
+where domain <> $1 and state = 'active'
+
+-- name: wake_all_domains
+update domains set state = 'active', asleep_after = null where state = 'asleep'
+
+-- name: wake_if_sent_to
+update domains d set state = 'active', asleep_after = null
+where d.domain = $1 and d.state = 'asleep'
+  and exists (select from mailbox m where m.domain = $1 and m.seq > d.asleep_after)
+returning d.domain
+
+-- name: unregister_domain
+-- Nothing happens while it has tasks that have not ended, unless $2.
+update domains set state = 'removed', asleep_after = null, hosts = 0, updated_at = now()
+where domain = $1 and state in ('active', 'asleep')
+  and ($2 or not exists (select from tasks where domain = $1 and finished_at is null))
+
+-- name: begin_deleting_domain
+update domains set state = 'deleting', updated_at = now() where domain = $1 and state in ('removed', 'deleting')
+
+-- name: domain_deletions
+-- A statement for each table that holds rows of domains; $1 is the domain, $2 how many rows go at once.
+select case when c.relname like 'transitions\_%' then 'transitions' else c.relname end as name,
+       format('delete from %1$I where ctid = any (array(select ctid from %1$I where domain = $1 limit $2))',
+              c.relname) as statement
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+join pg_attribute a on a.attrelid = c.oid and a.attname = 'domain' and not a.attisdropped
+where n.nspname = 'callboard' and c.relkind = 'r' and c.relname <> 'domains'
+order by c.relname
+
+-- name: forget_coordinator
+delete from coordinators where name = $1
+
+-- name: forget_domain
+delete from domains where domain = $1 and state = 'deleting'
+
+-- name: add_suspects
+update domains set suspect = array(select distinct p from unnest(suspect || $2::int[]) p order by p) where domain = $1
