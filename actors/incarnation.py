@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from actors.agent import Agent
@@ -16,6 +17,7 @@ from actors.domain import DomainSpec, load_domain
 from actors.heartbeat import Heartbeat, Vitals
 from actors.host import Host
 from actors.scope import Clock, Scope
+from bus.errors import StorageUnavailable
 from bus.nats import NatsTransport
 from storage.boundary import translated
 from storage.code import fetch_code
@@ -74,6 +76,7 @@ async def run_incarnation(
         )
         directory = Directory()
         scope = Scope(domain, directory, Clock())
+        scope.is_outdated = partial(_has_newer_code, control, row.domain, row.code)
         await _refresh(control, directory)
         host = Host(scope, fence, row.partitions, store, transport)
 
@@ -115,6 +118,15 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+async def _has_newer_code(control: Connection, domain: str, code: str) -> bool:
+    try:
+        with translated():
+            newest = await control.fetchval(query("newest_code"), domain)
+    except StorageUnavailable:  # nothing is given up on a guess
+        return True
+    return newest is not None and newest != code
 
 
 async def _refresh(control: Connection, directory: Directory) -> None:

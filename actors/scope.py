@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from actors.directory import Directory
@@ -41,8 +41,16 @@ class Clock:
         await asyncio.sleep(seconds)
 
 
+async def _never() -> bool:
+    return False
+
+
 class Scope:
-    """The domain, its limits, the directory of all domains, the clock."""
+    """The domain, its limits, the directory of all domains, the clock.
+
+    `is_outdated` looks whether the domain has newer code than this host runs. It is asked when something is about to
+    be given up that newer code may know: a domain's kinds and events are published before its hosts are replaced.
+    """
 
     def __init__(
         self, domain: Domain, directory: Directory, clock: Clock, rng: random.Random | None = None
@@ -54,6 +62,7 @@ class Scope:
         self.directory = directory
         self.clock = clock
         self.rng = rng or random.Random()
+        self.is_outdated: Callable[[], Awaitable[bool]] = _never
         self._topics = domain.spec.topics
 
     def subscribers(self, topic: str) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ from storage.records import DeadLetter, Mark, TurnRecord
 FULL_STATE_BYTES = 4096  # a larger state stands in the history as its changed fields...
 FULL_STATE_EVERY = 64  # ...except every so many versions, so that replay is short
 
+HOLD_BACK_S = 1.0  # for newer code; a host that has it waits at most so long for what it takes over
+
 Outcome = TurnRecord | Mark
 
 
@@ -108,12 +110,19 @@ class TurnRunner:
             handler = activation.type.handlers.get(header.type)
             if handler is None:  # no further try would find one
                 unhandled = self._why_unhandled(activation, header.type)
+                if await scope.is_outdated():
+                    return self._hold_back(activation, envelope, unhandled)
                 return self._give_up(activation, envelope, ctx, _reason_of(unhandled), _describe(unhandled))
             policy = handler.retry
             payload = envelope.payload
             if header.blob is not None:
                 payload = await self._get_blob(envelope.tenant, header.blob)
-            message = decode_payload(header.type, payload)
+            try:
+                message = decode_payload(header.type, payload)
+            except InvalidMessage as error:
+                if await scope.is_outdated():
+                    return self._hold_back(activation, envelope, error)
+                raise
             agent = activation.instance or await self._activate(activation)
             if activation.state_json is None:
                 await agent.on_created(ctx)
@@ -213,6 +222,13 @@ class TurnRunner:
         return self._record(
             activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,
             activation.lifecycle, dead,
+        )  # fmt: skip
+
+    def _hold_back(self, activation: Activation, envelope: Envelope, error: Exception) -> Mark:
+        """The message keeps its place for a host with the domain's newest code; nothing has failed."""
+        return Mark(
+            tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
+            delay_s=HOLD_BACK_S, error=f"waits for a host with newer code: {_describe(error)}",
         )  # fmt: skip
 
     def _fail(
