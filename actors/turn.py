@@ -119,9 +119,9 @@ class TurnRunner:
                 payload = await self._get_blob(envelope.tenant, header.blob)
             try:
                 message = decode_payload(header.type, payload)
-            except InvalidMessage as error:
+            except InvalidMessage as unreadable:
                 if await scope.is_outdated():
-                    return self._hold_back(activation, envelope, error)
+                    return self._hold_back(activation, envelope, unreadable)
                 raise
             agent = activation.instance or await self._activate(activation)
             if activation.state_json is None:
