@@ -17,6 +17,7 @@ from bus.errors import (
     CallboardError,
     Fenced,
     InvalidData,
+    InvalidMessage,
     InvalidPayload,
     NoHandler,
     ServiceUnavailable,
@@ -122,6 +123,10 @@ class Ingress:
             except StorageUnavailable:
                 raise
             except Exception as error:  # whatever is wrong with one event, the others go on
+                if isinstance(error, NoHandler | InvalidMessage) and await host.scope.is_outdated():
+                    raise ServiceUnavailable(
+                        f"Newer code of the domain may know the event {event.name!r}: its hosts are about to come."
+                    ) from error
                 words = str(error) if isinstance(error, CallboardError) else first_line(error)
                 _logger.warning("an event on %s is a dead letter: %s", event.name, words)
                 dead, header = _dead(event, words, host.fence.domain, host.partitions)
