@@ -19,6 +19,8 @@ import asyncpg
 
 from actors.domain import LimitSpec, read_domain
 from bus.errors import CallboardError
+from bus.events import EventStream
+from bus.nats import NatsTransport
 from callboard.services import Services
 from callboard.services.account import service_account
 from callboard.services.nats import EmbeddedNats
@@ -36,7 +38,7 @@ _logger = logging.getLogger("tests.faults")
 
 DOMAIN = "chaos"
 DOMAIN_FOLDER = Path(__file__).parent / "chaos_domain"
-KINDS = ["walker", "poisoned", "runner"]
+KINDS = ["walker", "poisoned", "runner", "errand", "task"]
 POLL_S = 0.02
 
 T = TypeVar("T")
@@ -274,6 +276,7 @@ async def running_cluster(
     cluster = Cluster(services, folder, url, label)
     try:
         await _prepare(url, hosts, planted, full_size)
+        await _forget_events(services.endpoints.nats_url)
         cluster.start_coordinator()
         await cluster.settled()
         yield cluster
@@ -303,3 +306,10 @@ async def _prepare(url: str, hosts: int, planted: tuple[str, ...], full_size: bo
     for name in planted:
         await db.execute(PLANTED_SQL.get(name, "select"))
     await db.close()
+
+
+async def _forget_events(nats_url: str) -> None:
+    """The stream outlives a run, whose database has read nothing of it yet."""
+    transport = await NatsTransport.connect(nats_url, name="fault-test")
+    await EventStream(transport).purge(DOMAIN)
+    await transport.close()

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from bus.nats import NatsTransport
 from coordinators.domain import DomainCoordinator
+from coordinators.equipment import equip_coordinator
 from storage.connect import create_pool
+from storage.domains import find_domain
 from storage.placement import claim_coordinator
+from tests.faults import planted
 from tests.faults.folder import Folder
 from tests.faults.host_process import Losses, LostAnswers, listen_for_orders
 from tests.faults.launcher import ProcessLauncher
@@ -18,12 +21,16 @@ from tests.faults.launcher import ProcessLauncher
 
 async def _main(folder: Folder) -> None:
     config = folder.config()
+    planted.plant(config["planted"])
     listen_for_orders(folder, Losses(), LostAnswers())
     pool = await create_pool(config["postgres_url"], application="callboard-coordinator")
     transport = await NatsTransport.connect(config["nats_url"], name="coordinator")
-    epoch = await claim_coordinator(pool, config["domain"], "local")
+    row = await find_domain(pool, config["domain"])
+    epoch = await claim_coordinator(pool, row.domain, "local")
     logging.info("coordinator %d begins", epoch)
-    await DomainCoordinator(pool, transport, ProcessLauncher(folder), config["domain"], epoch).run()
+    coordinator = DomainCoordinator(pool, transport, ProcessLauncher(folder), row.domain, epoch)
+    await equip_coordinator(coordinator, pool, transport, row, epoch)
+    await coordinator.run()
     logging.info("coordinator %d is fenced", epoch)
 
 

@@ -12,9 +12,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import uvloop
 
@@ -24,8 +25,8 @@ from bus import faultpoints
 from bus.errors import StorageUnavailable
 from bus.nats import NatsTransport
 from bus.transport import Receive, Subscription
+from coordinators.equipment import SYSTEM_KINDS, equip_host
 from storage.postgres import PostgresStore
-from storage.records import Fence, Mark, TurnRecord
 from tests.faults import planted
 from tests.faults.folder import Folder
 
@@ -57,28 +58,28 @@ class Losses:
 
 
 class LostAnswers:
-    """Makes commits fail as if the connection had been lost: before they were written, or after."""
+    """Makes writes fail as if the connection had been lost: before they were written, or after."""
 
     def __init__(self) -> None:
         self.rng: Random | None = None
 
     def install(self) -> None:
-        commit = PostgresStore.commit
+        for write in ("commit", "accept_events"):
+            setattr(PostgresStore, write, self._lossy(getattr(PostgresStore, write)))
 
-        async def lossy(
-            store: PostgresStore, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]
-        ) -> list[int]:
+    def _lossy(self, write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def lossy(*arguments: Any) -> Any:
             draw = self.rng.random() if self.rng is not None else 1.0
             if draw < 0.15:
                 sys.stderr.write("fault fired: lost request\n")
                 raise StorageUnavailable("The request was lost.")
-            numbers = await commit(store, fence, turns, marks)
+            written = await write(*arguments)
             if draw < 0.5:
                 sys.stderr.write("fault fired: lost answer\n")
                 raise StorageUnavailable("The answer was lost.")
-            return numbers
+            return written
 
-        PostgresStore.commit = lossy  # type: ignore[method-assign,assignment]
+        return lossy
 
 
 def listen_for_orders(folder: Folder, losses: Losses, answers: LostAnswers) -> None:
@@ -117,7 +118,7 @@ async def _main(folder: Folder, name: str) -> None:
     def started(host: Host) -> None:
         _logger.info("epoch %d is pid %d", host.fence.epoch, os.getpid())
 
-    why = await run_incarnation(settings, on_start=started)
+    why = await run_incarnation(settings, system_kinds=SYSTEM_KINDS, equip=equip_host, on_start=started)
     _logger.info("ended: %s", why)
 
 

@@ -111,10 +111,45 @@ def _order_of_arrival() -> None:
     Activation.insert = lambda self, envelope: self.queue.append(envelope)  # type: ignore[method-assign]
 
 
+def _cursor_runs_ahead() -> None:
+    """Some events are passed over: the cursor moves, and nothing is accepted."""
+    from storage.postgres import PostgresStore
+    from storage.records import EventBatch
+
+    accept_events = PostgresStore.accept_events
+    batches = 0
+
+    async def forgetful(self: Any, fence: Any, cursor: Any, batch: Any) -> dict[str, int]:
+        nonlocal batches
+        batches += 1
+        if batches % 5 == 0:
+            batch = EventBatch(keys=[], messages=[], dead=[])
+        return await accept_events(self, fence, cursor, batch)
+
+    PostgresStore.accept_events = forgetful  # type: ignore[method-assign]
+
+
+def _assigned_twice() -> None:
+    """The task's row is not marked when the task is handed over, nor is its agent told only once."""
+    import msgspec
+
+    from coordinators.tasks import assign
+
+    tell = assign.TaskAssigner._tell
+
+    async def unmarked(*arguments: Any, **options: Any) -> None:
+        pass
+
+    assign.hand_over_task = unmarked  # type: ignore[attr-defined]
+    assign.TaskAssigner._tell = lambda *a: msgspec.structs.replace(tell(*a), key=None)  # type: ignore[method-assign]
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "fence_off": lambda: None,  # in the database
     "deduplication_off": _deduplication_off,
     "publish_before_commit": _publish_before_commit,
     "no_reload": _no_reload,
     "order_of_arrival": _order_of_arrival,
+    "cursor_runs_ahead": _cursor_runs_ahead,
+    "assigned_twice": _assigned_twice,
 }

@@ -2,7 +2,8 @@
 
 A program is a forest of steps. What a step does follows from the program's seed and the step's own number
 alone, so that the agents (which carry only the number in their messages) and the model agree on it.
-What agents do to their states does not depend on the order between different senders.
+What agents do to their states does not depend on the order between different senders. Each root comes in from
+outside in one of three ways: put into a mailbox, published as an event, or submitted as a task.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FEEDER = "external/feeder"
+EVENTS = "external/events/walk"
+TASKS = "tasks"  # no sender of its own: each task has an agent that sends its parts
+_EVENTS_SHARE, _TASKS_SHARE = 0.2, 0.08
 HOT_AGENTS = 4  # these get a tenth of all steps, so that their mailboxes outgrow the cache
 DEPTH = 7
 _NUMBER_BITS = 52  # exact in every JSON reader
@@ -62,9 +66,24 @@ def step(seed: int, agents: int, number: int, depth: int) -> Step:
     return Step(add, fails, hopeless, pause_s, tuple(children))
 
 
+def way(seed: int, index: int) -> str:
+    """How root number `index` comes in: the sender of its message, or TASKS."""
+    draw = Random((seed << 32) ^ index ^ 0x3A7).random()
+    return EVENTS if draw < _EVENTS_SHARE else TASKS if draw < _EVENTS_SHARE + _TASKS_SHARE else FEEDER
+
+
 def root(seed: int, agents: int, index: int) -> Child:
     """The step that comes in from outside as number `index`."""
     return _child(Random((seed << 32) ^ index ^ 0x5EED), agents, DEPTH)._replace(delay_s=None)
+
+
+def parts(seed: int, agents: int, index: int) -> dict[str, Child]:
+    """The steps into which root number `index` is split when it comes in as a task, by the names of the parts."""
+    rng = Random((seed << 32) ^ index ^ 0x7A5C)
+    return {
+        f"part-{number}": _child(rng, agents, DEPTH - 3)._replace(delay_s=None)
+        for number in range(rng.randint(1, 3))
+    }
 
 
 def _child(rng: Random, agents: int, depth: int, agent: int | None = None) -> Child:
@@ -88,7 +107,7 @@ class Expected:
     count: int = 0
     total: int = 0
     turns: int = 0
-    timers: list[int] = field(default_factory=list)
+    timers: list[int] = field(default_factory=list)  # and parts of tasks: what is in no order
     sent: Counter[str] = field(default_factory=Counter)  # by recipient, timers apart
     handled: Counter[str] = field(default_factory=Counter)  # by sender, timers and dead letters apart
     dead: list[int] = field(default_factory=list)
@@ -101,7 +120,11 @@ def name(agent: int) -> str:
 def run_model(seed: int, agents: int, roots: int) -> dict[str, Expected]:
     """Every agent that the program's first `roots` roots touch, as it must be at the end."""
     world: defaultdict[str, Expected] = defaultdict(Expected)
-    waiting = [(FEEDER, root(seed, agents, index)) for index in range(roots)]
+    waiting: list[tuple[str, Child]] = []
+    for index in range(roots):
+        sender = way(seed, index)
+        steps = parts(seed, agents, index).values() if sender == TASKS else (root(seed, agents, index),)
+        waiting += [(sender, child) for child in steps]
     while waiting:
         sender, child = waiting.pop()
         me = name(child.agent)
@@ -115,7 +138,7 @@ def run_model(seed: int, agents: int, roots: int) -> dict[str, Expected]:
             continue
         state.count += 1
         state.total += done.add
-        if child.delay_s is None:
+        if child.delay_s is None and sender != TASKS:
             state.handled[sender] += 1
         else:
             state.timers.append(child.number)
@@ -124,3 +147,25 @@ def run_model(seed: int, agents: int, roots: int) -> dict[str, Expected]:
         state.timers.sort()
         state.dead.sort()
     return dict(world)
+
+
+class ExpectedTask(NamedTuple):
+    """How one task must have ended; one of whose parts is a dead letter waits for a person."""
+
+    status: str
+    result: dict[str, Any] | None
+
+
+def run_tasks(seed: int, agents: int, roots: int) -> dict[int, ExpectedTask]:
+    """The tasks among the program's first `roots` roots, by their index."""
+    tasks = {}
+    for index in (index for index in range(roots) if way(seed, index) == TASKS):
+        done = {
+            part: step(seed, agents, child.number, child.depth)
+            for part, child in parts(seed, agents, index).items()
+        }
+        if any(now.hopeless for now in done.values()):
+            tasks[index] = ExpectedTask("stuck", None)
+        else:
+            tasks[index] = ExpectedTask("completed", {part: now.add for part, now in done.items()})
+    return tasks

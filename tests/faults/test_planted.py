@@ -22,6 +22,8 @@ WITHIN_S = 60.0
         ("publish_before_commit", 2, [], "out of order"),
         ("no_reload", 2, [faults.drop_deliveries], "out of order"),
         ("order_of_arrival", 2, [], "out of order"),
+        ("cursor_runs_ahead", 2, [], "left out"),
+        ("assigned_twice", 1, [], "was assigned 2 times"),
     ],
 )
 async def test_a_planted_fault_turns_the_harness_red(

@@ -10,7 +10,7 @@ from typing import Any
 
 from storage.records import GENESIS
 from tests.faults.cluster import Cluster
-from tests.faults.programs import Expected, run_model
+from tests.faults.programs import Expected, run_model, run_tasks
 
 SHOWN = 12  # complaints shown of a red run; the first ones tell
 
@@ -22,6 +22,7 @@ async def complaints(cluster: Cluster, seed: int, agents: int, roots: int) -> li
         model[agent].turns += turns
     found = await wrongs(cluster)
     found += await _left_over(cluster)
+    found += await _tasks(cluster, seed, agents, roots)
     dead = await _dead_letters(cluster)
     stored = await _agents(cluster)
     for agent in sorted(stored.keys() - model.keys()):
@@ -35,16 +36,22 @@ async def complaints(cluster: Cluster, seed: int, agents: int, roots: int) -> li
 
 
 async def wrongs(cluster: Cluster) -> list[str]:
-    """What must not be at any moment: messages of a pair out of order or twice, writes of somebody who does not
-    own what it writes, broken histories."""
+    """What must not be at any moment: messages of a pair out of order, twice or left out, writes of somebody who
+    does not own what it writes, tasks that were assigned twice, broken histories."""
     found = await _intrusions(cluster)
-    for agent, row in sorted((await _agents(cluster)).items()):
+    stored = await _agents(cluster)
+    dead = await _dead_letters(cluster)  # after the states: what stands between two numbers is there by now
+    for agent, row in sorted(stored.items()):
         for sender, numbers in _state(row).get("got", {}).items():
+            given_up = {letter["nth"] for letter in dead.get(agent, []) if letter["sender"] == sender}
+            missing = set(range(1, max(numbers))) - given_up - set(numbers)
             if len(set(numbers)) < len(numbers):
                 found.append(f"{agent}: from {sender} twice: {numbers}")
             elif any(a > b for a, b in itertools.pairwise(numbers)):
                 found.append(f"{agent}: from {sender} out of order: {numbers}")
-    return found + await broken_chains(cluster)
+            elif missing:
+                found.append(f"{agent}: from {sender} left out: {sorted(missing)} of {numbers}")
+    return found + await _assigned_again(cluster) + await broken_chains(cluster)
 
 
 def _compare(expected: Expected, row: Any, dead: list[dict[str, Any]]) -> list[str]:
@@ -92,9 +99,45 @@ async def _left_over(cluster: Cluster) -> list[str]:
         f"{row['count']} rows left in {row['name']}"
         for row in await cluster.sql(
             "select 'mailbox' as name, count(*) from mailbox union all select 'timers', count(*) from timers"
+            " union all select 'dead_letters of others', count(*) from dead_letters where agent not like 'walker/%'"
         )
         if row["count"]
     ]
+
+
+async def _tasks(cluster: Cluster, seed: int, agents: int, roots: int) -> list[str]:
+    """Tasks that are not as the model says, or not once; errands that ran not once; logs with a gap or doubled."""
+    found = []
+    model = {f"root-{index}": task for index, task in run_tasks(seed, agents, roots).items()}
+    rows = await cluster.sql(
+        "select t.id::text, t.request_key, t.status, t.result::text, a.version as errands,"
+        " (select array_agg(e.kind order by e.number) from task_events e where e.task = t.id) as kinds,"
+        " (select max(e.number) from task_events e where e.task = t.id) as last"
+        " from tasks t left join agents a on a.agent = 'errand/' || t.id"
+    )
+    for row in rows:
+        expected = model.pop(row["request_key"], None)
+        result = json.loads(row["result"]) if row["result"] is not None else None
+        if expected is None:
+            found.append(f"task {row['request_key']} exists, and the model does not know it")
+        elif (row["status"], result) != expected:
+            found.append(f"task {row['request_key']} is {row['status']} {result}, must be {expected}")
+        kinds = row["kinds"]
+        if row["errands"] != 1:
+            found.append(f"the agent of task {row['request_key']} has made {row['errands']} turns")
+        if row["last"] != len(kinds):
+            found.append(f"the log of task {row['request_key']} ends with line {row['last']} of {len(kinds)}")
+        if any(kinds.count(once) != 1 for once in ("submitted", "assigned", "split", row["status"])):
+            found.append(f"the log of task {row['request_key']} says {kinds}")
+    return found + [f"task {key} does not exist" for key in model]
+
+
+async def _assigned_again(cluster: Cluster) -> list[str]:
+    rows = await cluster.sql(
+        "select agent, count(*) from transitions where agent like 'task/%'"
+        " and body -> 'message' -> 'header' ->> 'type' = 'callboard.task_assigned.v1' group by 1 having count(*) > 1"
+    )
+    return [f"{row['agent']} was assigned {row['count']} times" for row in rows]
 
 
 async def _intrusions(cluster: Cluster) -> list[str]:

@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from actors.agent import Agent, handler
 from actors.context import Context
 from actors.retry import RetryPolicy
+from actors.task_messages import TaskWork
 from bus.envelope import Priority
 from bus.registry import message
-from tests.faults.programs import name, step
+from tests.faults.programs import name, parts, step
 
 
 class Flaky(Exception):
@@ -27,13 +28,14 @@ class Hopeless(Exception):
 @message("chaos.walk.v1")
 class Walk(BaseModel):
     """One step of the program `seed`. `nth` counts the messages from its sender to its recipient, from 1; 0
-    stands for a timer, which is in no order with other messages."""
+    stands for a timer or a task's part, which are in no order with other messages."""
 
     seed: int
     agents: int
     number: int
     depth: int
     nth: int
+    part: str = ""
 
 
 class Walker(Agent):
@@ -69,12 +71,30 @@ class Walker(Agent):
                 ctx.send(f"chaos/{to}", send, priority=priority)
             else:
                 ctx.send_later(f"chaos/{to}", send, delay_s=child.delay_s, priority=priority)
+        if walk.part:
+            ctx.complete_part(walk.part, now.add)
         if now.pause_s:
             await asyncio.sleep(now.pause_s)
         if now.hopeless:
             raise Hopeless(f"step {walk.number}")
         if ctx.failures < now.fails:
             raise Flaky(f"step {walk.number}, failure {ctx.failures + 1} of {now.fails}")
+
+
+class Errand(Agent):
+    """Takes one task, root number `index` of a program, and splits it."""
+
+    kind = "errand"
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        seed, agents, index = (work.input[key] for key in ("seed", "agents", "index"))
+        found = parts(seed, agents, index)
+        ctx.split(len(found))
+        for part, child in found.items():
+            send = Walk(seed=seed, agents=agents, number=child.number, depth=child.depth, nth=0, part=part)
+            priority = None if child.priority is None else Priority(child.priority)
+            ctx.send(f"chaos/{name(child.agent)}", send, priority=priority)
 
 
 @message("chaos.poison.v1")
