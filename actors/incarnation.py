@@ -17,7 +17,7 @@ from actors.domain import DomainSpec, load_domain
 from actors.heartbeat import Heartbeat, Vitals
 from actors.host import Host
 from actors.scope import Clock, Scope
-from bus.errors import StorageUnavailable
+from bus.errors import SchemaMismatch, StorageUnavailable
 from bus.nats import NatsTransport
 from storage.boundary import translated
 from storage.code import fetch_code
@@ -26,7 +26,7 @@ from storage.domains import Connection, all_domains, find_domain
 from storage.postgres import PostgresStore
 from storage.queries import query
 from storage.records import Fence
-from storage.release import release, schema
+from storage.release import release, require_own_schema, schema
 
 _logger = logging.getLogger("callboard.incarnation")
 
@@ -56,11 +56,12 @@ async def run_incarnation(
     """Register a new epoch, work until it ends, and return why it ended.
 
     `equip` adds to the host what other rooms bring (events, tasks); the connections it gets last as long as
-    the incarnation. Raises ServiceUnavailable,
-    StorageUnavailable, UnknownDomain or InvalidDomainFile when it cannot start.
+    the incarnation. Raises ServiceUnavailable, StorageUnavailable, SchemaMismatch, UnknownDomain or
+    InvalidDomainFile when it cannot start.
     """
     control = await create_pool(settings.postgres_url, application="callboard-register", size=2)
     try:
+        await require_own_schema(control)
         row = await find_domain(control, settings.domain)
         folder = await fetch_code(control, row.domain, row.code) if row.code else Path(row.home)
         domain = load_domain(DomainSpec.from_json(row.spec), folder, system_kinds=system_kinds)
@@ -84,7 +85,10 @@ async def run_incarnation(
             while True:
                 await asyncio.sleep(_DIRECTORY_EVERY_S)
                 try:
+                    await require_own_schema(control)
                     await _refresh(control, directory)
+                except SchemaMismatch as error:
+                    host.end(str(error))
                 except Exception as error:  # an old directory is still right: counts never change
                     _logger.warning("the directory of domains is not refreshed: %s", error)
 

@@ -23,6 +23,7 @@ CallboardError
 │   ├── InvalidData           the data itself was refused (SQLSTATE 22 or 23)
 │   ├── Fenced                this incarnation no longer owns what it writes
 │   ├── StaleTurn             a turn's message or state version is no longer what it was
+│   ├── SchemaMismatch        the database's schema is that of another release
 │   └── BrokenChain           an agent's history was edited
 ├── UnknownDeadLetter         no dead letter has that number
 ├── QueryFailed               a @query handler raised, or answered with no model
@@ -176,6 +177,12 @@ class Fenced(StorageError):
 
 class StaleTurn(StorageError):
     """A turn's message or state version is no longer what it was; nothing was written."""
+
+
+class SchemaMismatch(StorageError):
+    """The database's schema is not the one that this release is written for; trying again does not help."""
+
+    fix = "Run one release of Callboard everywhere: `callboard down`, then `callboard up` with the newest."
 
 
 class BrokenChain(StorageError):

@@ -12,6 +12,7 @@ from bus.errors import (
     Fenced,
     InvalidData,
     RowLocked,
+    SchemaMismatch,
     StaleTurn,
     StorageError,
     StorageUnavailable,
@@ -20,6 +21,7 @@ from bus.errors import (
 _FENCED = "CB001"
 _STALE = "CB002"
 _LOCK_NOT_AVAILABLE = "55P03"
+_OF_ANOTHER_SCHEMA = ("42883", "42P01", "42703")  # no such function (with those arguments), table or column
 
 
 @contextmanager
@@ -48,6 +50,8 @@ def translate(error: asyncpg.PostgresError) -> CallboardError:
         return InvalidData(
             f"Postgres refused the data: {text}.", fix="Send text that JSON in Postgres can hold."
         )
+    if state in _OF_ANOTHER_SCHEMA:
+        return SchemaMismatch(f"The database's schema is not that of this release: {text}.")
     if state == _LOCK_NOT_AVAILABLE:
         return RowLocked(f"Postgres could not carry it out: {text}.")
     if state[:2] in ("08", "40", "53", "55", "57", "58", "XX", "25"):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from hashlib import sha256
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import asyncpg
 
 from bus.errors import StorageError
 from storage.boundary import translated
 from storage.connect import SCHEMA, connect
+from storage.queries import query
 
+_NAMED = 5  # hosts and coordinators in one error
 _LOCK = 0x63616C6C  # "call": any constant will do, as long as only migrations use it
 
 
@@ -36,7 +40,8 @@ def migrations() -> list[Migration]:
 async def migrate(url: str) -> list[str]:
     """Apply what is missing; return the names applied. Safe to run from several processes at once.
 
-    Raises StorageError when the database was made by a newer release or with other migrations.
+    Raises StorageError when the database was made by a newer release or with other migrations, or while hosts or
+    coordinators run that know another schema: their statements would fail, and handlers run again and again.
     """
     connection = await connect(url, application="callboard-migrate")
     try:
@@ -55,6 +60,8 @@ async def migrate(url: str) -> list[str]:
                 raise StorageError(
                     "The database was made by a newer release of Callboard.", fix="Upgrade this installation."
                 )
+            if done and not {m.number for m in known} <= set(done):
+                await _refuse_while_others_run(connection, known[-1].number)
             applied = []
             for migration in known:
                 if migration.number in done:
@@ -76,6 +83,19 @@ async def migrate(url: str) -> list[str]:
             return applied
     finally:
         await connection.close()
+
+
+async def _refuse_while_others_run(connection: asyncpg.Connection[Any], schema: int) -> None:
+    others = await connection.fetch(query("running_with_other_schema"), schema)
+    if others:
+        names = ", ".join(
+            f"{row['what']} of {row['release'] or 'an unknown release'}" for row in others[:_NAMED]
+        )
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        raise StorageError(
+            f"The database's schema cannot be changed while another release runs: {names}{more}.",
+            fix="`callboard down` ends them; then run this again.",
+        )
 
 
 async def pending(url: str) -> list[str]:

@@ -14,7 +14,7 @@ from bus.errors import Fenced
 from storage.boundary import translated
 from storage.connect import FROZEN_AFTER_MS, host_application
 from storage.queries import query
-from storage.release import release, schema
+from storage.release import release, require_own_schema, schema
 
 TAKE_LOCK_TIMEOUT_MS = (
     200  # how long a takeover waits for a commit of the old owner before it ends its backends
@@ -58,7 +58,11 @@ class DomainPlacement:
 
 
 async def claim_coordinator(pool: asyncpg.Pool[Any], name: str, node: str) -> int:
-    """Become the coordinator of that name; whoever was it before is fenced. Returns the new epoch."""
+    """Become the coordinator of that name; whoever was it before is fenced. Returns the new epoch.
+
+    Raises SchemaMismatch.
+    """
+    await require_own_schema(pool)
     with translated():
         return int(
             await pool.fetchval(query("claim_coordinator"), name, node, os.getpid(), release(), schema())

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
+from bus.errors import SchemaMismatch
+from storage.boundary import translated
 from storage.migrate import migrations
+from storage.queries import query
 
 
 @cache
@@ -21,3 +25,13 @@ def release() -> str:
 def schema() -> int:
     """The newest migration that this release knows: what its statements are written for."""
     return migrations()[-1].number
+
+
+async def require_own_schema(db: Any) -> None:
+    """Raise SchemaMismatch unless the database has been migrated to what this release knows, and no further."""
+    with translated():
+        found = await db.fetchval(query("schema_number"))
+    if found != schema():
+        raise SchemaMismatch(
+            f"The database is at migration {found}; Callboard {release()} is written for {schema()}."
+        )

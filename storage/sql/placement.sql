@@ -80,6 +80,22 @@ update domains set suspect = array(select distinct p from unnest($2::int[]) p or
 -- name: set_host_target
 update domains set hosts = $2 where domain = $1 and hosts <> $2 and state = 'active' returning hosts
 
+-- name: schema_number
+select max(number) from migrations
+
+-- name: running_with_other_schema
+-- By their connections: of what a crash has left in the tables nothing runs.
+with running as (select application_name as application from pg_stat_activity where datname = current_database())
+select 'host ' || host as what, release, schema from hosts
+where ended_at is null and schema <> $1
+  and left('callboard-host ' || epoch || ' ' || domain, 63) in (select application from running)
+union all
+select 'coordinator ' || name, release, schema from coordinators
+where schema <> $1
+  and case name when 'master' then 'callboard-master' else left('callboard-coordinator ' || name, 63) end
+      in (select application from running)
+order by 1
+
 -- name: newest_code
 select code from domains where domain = $1
 

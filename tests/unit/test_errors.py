@@ -16,6 +16,7 @@ from bus.errors import (
     InvalidData,
     Overloaded,
     RowLocked,
+    SchemaMismatch,
     StaleTurn,
     StorageError,
     StorageUnavailable,
@@ -100,7 +101,9 @@ def test_no_error_of_the_driver_passes_the_boundary(cls: type[Exception]) -> Non
         (asyncpg.ConnectionDoesNotExistError, StorageUnavailable),
         (asyncpg.ReadOnlySQLTransactionError, StorageUnavailable),
         (asyncpg.DataCorruptedError, StorageUnavailable),
-        (asyncpg.UndefinedTableError, StorageError),
+        (asyncpg.UndefinedFunctionError, SchemaMismatch),
+        (asyncpg.UndefinedTableError, SchemaMismatch),
+        (asyncpg.UndefinedColumnError, SchemaMismatch),
         (asyncpg.InsufficientPrivilegeError, StorageError),
     ],
 )
