@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -99,17 +100,13 @@ class RayHead:
         pid = self.running()
         if pid is None:
             return
-        try:
-            head = psutil.Process(pid)
-            tree = [head, *head.children(recursive=True)]
-        except psutil.Error:
-            return
-        for process in tree:
-            _signal(process, "terminate")
-        _, alive = await asyncio.to_thread(psutil.wait_procs, tree, STOP_TIMEOUT_S)
-        for process in alive:
-            _signal(process, "kill")
-        await asyncio.to_thread(psutil.wait_procs, alive, STOP_TIMEOUT_S)
+        how = "terminate"
+        # Processes that are just being started are not seen at first, and outlive who started them.
+        while processes := _session(pid):
+            for process in processes:
+                _signal(process, how)
+            await asyncio.to_thread(psutil.wait_procs, processes, STOP_TIMEOUT_S)
+            how = "kill"
         self._pid_file.unlink(missing_ok=True)
         await asyncio.to_thread(_keep_logs, self._temp, self.folder)
 
@@ -160,6 +157,16 @@ class RayHead:
     @property
     def _log(self) -> Path:
         return self.folder / "head.log"
+
+
+def _session(pid: int) -> list[psutil.Process]:
+    """The living processes of the session that a process has begun: all that it has started."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def _signal(process: psutil.Process, how: str) -> None:

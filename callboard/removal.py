@@ -63,7 +63,7 @@ async def remove_domain(
 
         def count(table: str, rows: int) -> None:
             deleted[table] += rows
-            progress(f"deleted {deleted[table]:,} rows of {table}")
+            progress(f"deleted {deleted[table]:,} of {table}")
 
         await delete_domain(db, domain, count)
     return Removed(

@@ -24,30 +24,41 @@ def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Calla
 
     @functools.wraps(command)
     def run(*arguments: P.args, **options: P.kwargs) -> int:
-        return asyncio.run(_ended_by_sigterm(command(*arguments, **options))) or 0
+        return asyncio.run(_ended_by_signals(command(*arguments, **options))) or 0
 
     return run
 
 
-async def _ended_by_sigterm(work: Coroutine[Any, Any, int | None]) -> int | None:
-    """SIGTERM ends a command as Ctrl-C does: the services that it has started are stopped with it."""
-    task = asyncio.current_task()
+async def _ended_by_signals(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """Ctrl-C and SIGTERM end a command, which stops what it has started; one more does not keep it from that.
+
+    The third ends it at once, and leaves `callboard down` to be called.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    terminated = False
+    received: list[int] = []
 
-    def terminate() -> None:
-        nonlocal terminated
-        terminated = True
-        task.cancel()
+    def end(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) == 1:
+            loop.call_soon_threadsafe(task.cancel)
+        elif len(received) == 2:
+            note("It is being stopped. Once more leaves it as it is.")
+        else:
+            raise KeyboardInterrupt
 
-    with contextlib.suppress(RuntimeError, ValueError):  # only a main thread can listen to signals
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    before = {}
+    with contextlib.suppress(ValueError):  # only a main thread can listen to signals
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return await work
     except asyncio.CancelledError:
-        if not terminated:
+        if not received:
             raise
-        return TERMINATED
+        return TERMINATED if received[0] == signal.SIGTERM else INTERRUPTED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:

@@ -109,7 +109,14 @@ async def _start(settings: Settings, home: Home) -> Services:
         servers.append(postgres)
     if settings.nats_url is None:
         servers.append(nats)
-    results = await asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
+    starting = asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
+    try:
+        results = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # A server on its way cannot be found and stopped yet: it is let come, and then stopped.
+        results = await starting
+        await _stop_all([server for server, result in zip(servers, results, strict=True) if result is True])
+        raise
     started = [server for server, result in zip(servers, results, strict=True) if result is True]
     try:
         for result in results:

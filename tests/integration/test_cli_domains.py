@@ -161,8 +161,12 @@ async def test_nobody_is_asked_where_nobody_can_answer(
     asked: list[str] = []
 
     def answer(yes: bool) -> None:
+        def confirm(question: str, *, err: bool) -> bool:
+            asked.append(question)
+            return yes
+
         monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-        monkeypatch.setattr("typer.confirm", lambda question, err: asked.append(question) or yes)
+        monkeypatch.setattr("typer.confirm", confirm)
 
     answer(False)
     await cli("domains", "remove", "desk", "--delete-data", code=1)

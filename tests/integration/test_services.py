@@ -116,6 +116,21 @@ async def test_of_commands_that_start_at_once_one_starts_and_the_others_join(set
     assert sorted(answers) == ["False", "False", "True"]
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.02, 0.2, 0.6])
+async def test_a_command_that_is_ended_while_it_starts_services_leaves_none(
+    settings: Settings, after_s: float
+) -> None:
+    starting = asyncio.create_task(ensure_services(settings))
+    await asyncio.wait([starting], timeout=after_s)  # anywhere: its lock, initdb, a server on its way
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not held(settings.home / "postgres.lock")
+    assert not held(settings.home / "nats.lock")
+    async with await ensure_services(settings) as again:
+        assert again.started_here
+
+
 async def test_external_services_are_used_and_nothing_is_started(services: Endpoints, home: Path) -> None:
     settings = Settings(
         home=home, postgres_url=SecretStr(services.postgres_url), nats_url=SecretStr(services.nats_url)

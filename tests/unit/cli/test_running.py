@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from callboard.cli.running import TERMINATED, asynchronous, exit_code_of
+from callboard.cli.running import INTERRUPTED, TERMINATED, asynchronous, exit_code_of
 
 
 def test_sigterm_lets_a_command_stop_what_it_started(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,3 +25,42 @@ def test_sigterm_lets_a_command_stop_what_it_started(capsys: pytest.CaptureFixtu
     assert exit_code_of(command, debug=False) == TERMINATED == 143
     assert stopped
     assert capsys.readouterr().err == "Terminated.\n"
+
+
+def test_a_second_signal_does_not_keep_a_command_from_stopping_what_it_started(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stopped = []
+
+    @asynchronous
+    async def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0)
+            stopped.append(True)
+
+    assert exit_code_of(command, debug=False) == INTERRUPTED == 130
+    assert stopped
+    assert capsys.readouterr().err == "It is being stopped. Once more leaves it as it is.\nInterrupted.\n"
+
+
+def test_the_third_ends_it_at_once() -> None:
+    stopped = []
+
+    @asynchronous
+    async def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            stopped.append(True)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert exit_code_of(command, debug=False) == INTERRUPTED
+    assert not stopped
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
