@@ -22,9 +22,12 @@ import msgspec
 import psutil
 import yaml
 
+from bus import subjects
 from bus.address import DEFAULT_TENANT, partition_of
 from bus.envelope import Header, header_to_json, new_id
 from bus.errors import ServiceUnavailable
+from bus.wire import encode_parcel
+from bus.wire import nudge as wire_nudge
 from callboard.runtime import Cluster, running_cluster
 from callboard.settings import load_settings
 from storage.boundary import translated
@@ -48,7 +51,9 @@ _STALLED_S = 30.0
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What is run: chains of messages (`inflight`) over agents, `hops` in all.
 
-    `waiting` messages lie in the mailboxes of other agents, which are paused.
+    `waiting` messages lie in the mailboxes of other agents. These are paused, and no read of a partition looks at
+    their mail; or they are `blocked`, their first message to be tried again tomorrow: every read finds them, and
+    they take their share of the hosts' caches.
     """
 
     hosts: int
@@ -56,6 +61,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     inflight: int
     hops: int
     waiting: int = 0
+    blocked: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +78,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     agents: int
     inflight: int
     waiting: int
+    blocked: bool
     host_mib: int
     ready_s: float
     processors: int
@@ -97,7 +104,7 @@ async def measure(load: Load, progress: Callable[[str], None]) -> Report:
                 await warm_up_log(cluster)
             if load.waiting:
                 progress(f"putting {load.waiting:,} messages into other mailboxes")
-                await _fill_mailboxes(cluster, load.waiting)
+                await _fill_mailboxes(cluster, load.waiting, blocked=load.blocked)
             await _drive(cluster, load.agents, min(load.inflight, WARM_UP_HOPS), WARM_UP_HOPS)
             progress(f"{load.hops:,} hops of {load.inflight:,} chains over {load.agents:,} agents")
             start, hops = await _drive(cluster, load.agents, load.inflight, load.hops)
@@ -111,21 +118,37 @@ async def warm_up_log(cluster: Cluster) -> None:
         await cluster.postgres.execute("checkpoint")
 
 
-async def _fill_mailboxes(cluster: Cluster, waiting: int) -> None:
-    """Leave messages with paused agents, a thousand each."""
-    agents = [f"runner/paused-{number}" for number in range(-(-waiting // WAITING_EACH))]
+async def _fill_mailboxes(cluster: Cluster, waiting: int, *, blocked: bool) -> None:
+    """Leave messages with agents that do not run, a thousand each; the hosts have read those that are blocked."""
+    agents = [f"runner/waiting-{number}" for number in range(-(-waiting // WAITING_EACH))]
     with translated():
         partitions = await cluster.postgres.fetchval(query("partition_count"), DOMAIN)
         header = Header(id=new_id(), type="hops.hop.v1", sender="external/bench", sent_at=time.time())
         await cluster.postgres.execute(
             query("bench_waiting"), DOMAIN, agents,
             [partition_of(DEFAULT_TENANT, agent, partitions) for agent in agents],
-            min(WAITING_EACH, waiting), header_to_json(header), _hop(0, 1, 1).model_dump_json(),
+            min(WAITING_EACH, waiting), header_to_json(header), _hop(0, 1, 1).model_dump_json(), blocked,
             timeout=600,
         )  # fmt: skip
         if cluster.endpoints.embedded_postgres:  # what has waited for long is on disk and vacuumed
             await cluster.postgres.execute("vacuum (analyze) mailbox", timeout=600)
             await cluster.postgres.execute("checkpoint", timeout=600)
+    if blocked:
+        for partition in range(partitions):
+            parcel = encode_parcel(wire_nudge(partition))
+            cluster.transport.publish(subjects.agents(DOMAIN, partition), parcel)
+        await _read_by_hosts(cluster, len(agents))
+
+
+async def _read_by_hosts(cluster: Cluster, agents: int) -> None:
+    deadline = time.monotonic() + _STALLED_S
+    while sum(host.agents for host in await list_hosts(cluster.postgres) if host.domain == DOMAIN) < agents:
+        if time.monotonic() > deadline:
+            raise ServiceUnavailable(
+                f"The hosts have not read {agents:,} agents' mailboxes within {_STALLED_S:.0f} s.",
+                fix="Look at `callboard doctor`.",
+            )
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _domain_folder(folder: Path, hosts: int) -> Path:
@@ -206,6 +229,7 @@ async def _report(cluster: Cluster, load: Load, start: Any, hops: int, ready_s: 
         agents=load.agents,
         inflight=load.inflight,
         waiting=load.waiting,
+        blocked=load.blocked,
         host_mib=max((host.rss_bytes for host in hosts), default=0) // 2**20,
         ready_s=round(ready_s, 2),
         processors=psutil.cpu_count() or 1,

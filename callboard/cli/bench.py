@@ -26,6 +26,9 @@ async def hops(
     inflight: Annotated[int, typer.Option(min=1, help="Chains of messages at once.")] = 100,
     count: Annotated[int, typer.Option("--hops", min=1, help="Hops in all.")] = 50_000,
     waiting: Annotated[int, typer.Option(min=0, help="Messages that wait in other mailboxes meanwhile.")] = 0,
+    blocked: Annotated[
+        bool, typer.Option(help="These wait for a retry, and are read, instead of with paused agents.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Durable hops a second: receive, change state, commit, send on. In a deployment of its own."""
@@ -33,7 +36,14 @@ async def hops(
 
     from callboard.bench.hops import Load, measure
 
-    load = Load(hosts=hosts, agents=agents, inflight=min(inflight, count), hops=count, waiting=waiting)
+    load = Load(
+        hosts=hosts,
+        agents=agents,
+        inflight=min(inflight, count),
+        hops=count,
+        waiting=waiting,
+        blocked=blocked,
+    )
     report = await measure(load, note)
     if as_json:
         emit(report)

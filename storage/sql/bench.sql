@@ -20,13 +20,16 @@ from measured
 select pg_logical_emit_message(false, 'warm-up', repeat('x', 1 << 20)) from generate_series(1, $1)
 
 -- name: bench_waiting
--- Each of the agents $2 (in the partitions $3) is paused and has $4 messages waiting.
-with paused as (
+-- Each of the agents $2 (in the partitions $3) has $4 messages waiting: because it is paused, or ($7) because the
+-- first of them has failed and is tried again tomorrow.
+with waiting as (
   insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
-    select $1, 'default', a.agent, a.partition, 1, 1, 'paused', '{"hops":0}', sha256('')
+    select $1, 'default', a.agent, a.partition, 1, 1, case when $7 then 'running' else 'paused' end, '{"hops":0}',
+           sha256('')
     from unnest($2::text[], $3::int[]) as a(agent, partition)
     returning agent, partition
 )
-insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-  select $1, 'default', p.partition, p.agent, nextval('mailbox_seq'), gen_random_uuid(), $5::json, $6::json
-  from paused p, generate_series(1, $4::int)
+insert into mailbox (domain, tenant, partition, agent, seq, id, failures, retry_at, header, payload)
+  select $1, 'default', m.partition, m.agent, nextval('mailbox_seq'), gen_random_uuid(), (m.n = 1 and $7)::int,
+         case when m.n = 1 and $7 then now() + interval '1 day' end, $5::json, $6::json
+  from (select w.partition, w.agent, n from waiting w, generate_series(1, $4::int) n order by w.agent, n) m
