@@ -13,12 +13,17 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from bus.errors import CallboardError, InvalidDomainFile, InvalidTask
+from bus.registry import describe_validation, first_line
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -26,18 +31,32 @@ if TYPE_CHECKING:
     from bus.events import EventStream
 
 STANDARD_INPUT = "-"
+_LOOKED_AT = 8192  # bytes of a file; text has no NUL in them
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd: text inside
 _UNDER_WAY = 256  # events published and not acknowledged: JetStream syncs each, so one at a time is slow
 
 
-def check_readable(path: str) -> None:
-    """Raise InvalidTask now for a file that could not be read later."""
+def check_input(path: str, *, binary: bool = False) -> None:
+    """Raise InvalidTask now for a file that could not be taken in later: missing, unreadable, empty, or binary
+    where text is wanted. A pipe is not looked into: what is read from it is gone.
+    """
     if path == STANDARD_INPUT:
         return
     try:
+        if os.path.isdir(path):
+            raise InvalidTask(f"{path} is a folder.", fix="Name a file.")
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return
         with open(path, "rb") as file:
-            file.read(1)
+            start = file.read(_LOOKED_AT)
     except OSError as error:
         raise InvalidTask(f"{path} cannot be read: {error.strerror}.", fix="Name a readable file.") from None
+    if not start:
+        raise InvalidTask(f"{path} is empty.", fix="Name a file with something in it.")
+    if b"\0" in start and not binary and not start.startswith(_COMPRESSED):
+        raise InvalidTask(
+            f"{path} is not text.", fix="Name a text file, or say `binary_input: true` in domain.yaml."
+        )
 
 
 class Publisher:
@@ -77,6 +96,11 @@ class Publisher:
             await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
         self._raise()
 
+    @property
+    def acknowledged(self) -> int:
+        """How many events the stream has."""
+        return self.published - len(self._under_way)
+
     async def flush(self) -> None:
         while self._under_way:
             await asyncio.wait(self._under_way)
@@ -92,12 +116,8 @@ class Publisher:
             raise self._failed
 
 
-async def feed(hook: str | None, path: str | None, publisher: Publisher, task: str) -> Any:
+async def feed(hook: str, path: str, publisher: Publisher, task: str) -> Any:
     """Bring the file in and return the task's input. Raises InvalidTask, InvalidDomainFile or what the hook says."""
-    if path is None:
-        return {}
-    if hook is None:
-        return await asyncio.to_thread(_read_json, path)
     function = _load(hook)
     try:
         given = await function(path, publisher, task)
@@ -107,9 +127,13 @@ async def feed(hook: str | None, path: str | None, publisher: Publisher, task: s
         raise InvalidTask(
             f"{path} cannot be read: {error.strerror or error}.", fix="Name a readable file."
         ) from error
+    except ValidationError as error:
+        raise InvalidTask(
+            f"{hook} could not take in {path}: {describe_validation(error)}.", fix="Check the file."
+        ) from error
     except Exception as error:
         raise InvalidTask(
-            f"{hook} could not take in {path}: {type(error).__name__}: {error}.",
+            f"{hook} could not take in {path}: {type(error).__name__}: {first_line(error).rstrip('.')}.",
             fix="Check the file, or the domain's `input` function.",
         ) from error
     await publisher.flush()
@@ -125,7 +149,8 @@ def _load(hook: str) -> Callable[[str, Publisher, str], Awaitable[Any]]:
     return function  # type: ignore[no-any-return]
 
 
-def _read_json(path: str) -> Any:
+def read_json(path: str) -> Any:
+    """The JSON in a file or in standard input; raises InvalidTask."""
     try:
         text = sys.stdin.read() if path == STANDARD_INPUT else Path(path).read_text(encoding="utf-8")
         return json.loads(text)

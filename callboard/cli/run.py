@@ -13,18 +13,19 @@ import typer
 
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import console, emit, is_terminal, note
+from callboard.cli.terminal import console, count, emit, is_terminal, note
 
 if TYPE_CHECKING:
+    from actors.domain import DomainSpec
     from callboard.cli.follow import Snapshot
     from callboard.runtime import Cluster
+    from callboard.settings import Settings
     from storage.inspect import TaskView
 
 _SAY_EVERY_S = 5.0  # how often a plain log says how the domain is doing
 
 
-@asynchronous
-async def run(
+def run(
     domain_dir: Annotated[
         Path, typer.Argument(metavar="DOMAIN_DIR", help="The folder with the domain.yaml.")
     ],
@@ -44,15 +45,37 @@ async def run(
     The exit code is 1 when the task fails, or is stuck behind a dead letter: then it stays open, to be mended.
     """
     from actors.domain import read_domain
-    from callboard.cli.feeding import Publisher, check_readable, feed
-    from callboard.cli.task_view import failure_of
-    from callboard.runtime import running_cluster
+    from callboard.cli.feeding import check_input, read_json
     from callboard.settings import load_settings
 
+    # What is wrong is said before anything is started; and outside the event loop Ctrl-C ends a read.
     settings = load_settings()
     spec = read_domain(domain_dir)
+    given: Any = {}
     if input_file is not None:
-        check_readable(input_file)
+        check_input(input_file, binary=spec.binary_input)
+        if spec.input is None:
+            given = read_json(input_file)
+    return _run(settings, spec, domain_dir, input_file, given, goal, priority, deadline, as_json)
+
+
+@asynchronous
+async def _run(
+    settings: Settings,
+    spec: DomainSpec,
+    domain_dir: Path,
+    input_file: str | None,
+    given: Any,
+    goal: str | None,
+    priority: int,
+    deadline: float | None,
+    as_json: bool,
+) -> int:
+    from callboard.cli.feeding import Publisher, feed
+    from callboard.cli.feeding_view import shown_feeding
+    from callboard.cli.task_view import failure_of
+    from callboard.runtime import running_cluster
+
     async with running_cluster(settings, progress=note) as cluster:
         domain = await cluster.add_domain(domain_dir)
         note(f"waiting for the hosts of {domain.name}")
@@ -62,10 +85,13 @@ async def run(
 
         task_id = new_id()
         publisher = Publisher(cluster.events, domain.name, task_id, settings.tenant)
-        given = await feed(spec.input, input_file, publisher, task_id)
-        if publisher.published:
-            note(f"{publisher.published:,} events published")
+        live = is_terminal() and not as_json
         what = "input" if input_file in (None, "-") else Path(str(input_file)).name
+        if spec.input is not None and input_file is not None:
+            async with shown_feeding(publisher, what, live=live):
+                given = await feed(spec.input, input_file, publisher, task_id)
+            if publisher.published:
+                note(f"{count(publisher.published, 'event')} published")
         await TaskClient(cluster.postgres, cluster.transport, tenant=settings.tenant).submit(
             domain.name,
             goal=goal or f"{domain.name}: {what}",
@@ -76,7 +102,7 @@ async def run(
         )
         note(f"task {task_id} submitted")
         try:
-            task = await _follow(cluster, domain.name, task_id, live=is_terminal() and not as_json)
+            task = await _follow(cluster, domain.name, task_id, live=live)
         except asyncio.CancelledError:
             note(f"Task {task_id} goes on whenever Callboard runs: `callboard task {task_id}`.")
             raise

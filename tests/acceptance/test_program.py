@@ -47,7 +47,8 @@ def test_an_input_that_cannot_be_taken_in_is_an_error(program: Program, tmp_path
     file = tmp_path / "notes.txt"
     file.write_bytes(b"\xff\xfe\x00\x01")
     said = program("run", DESK, "--input", file, code=1).stderr.splitlines()[-1]
-    assert said.startswith("Error: desk.intake:feed could not take in ")
+    assert said.startswith("Error: ")
+    assert "notes.txt is not text." in said
 
 
 def test_doctor_speaks_of_rays_ports_and_token(program: Program) -> None:

@@ -1,0 +1,128 @@
+"""What is wrong with an input file is said before anything is started; a long feed is seen."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from bus.errors import InvalidTask
+from callboard.cli import feeding, main
+from callboard.cli.feeding_view import progress_line, shown_feeding
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "log is empty. Name a file with something in it."),
+        (
+            bytes(range(256)) * 99,
+            "log is not text. Name a text file, or say `binary_input: true` in domain.yaml.",
+        ),
+        ("text".encode("utf-16"), "log is not text."),
+    ],
+    ids=["empty", "binary", "utf-16"],
+)
+def test_a_file_that_cannot_be_taken_in_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    with pytest.raises(InvalidTask) as caught:
+        feeding.check_input(str(path))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"text", "Zoë 監\n".encode(), gzip.compress(b"text")])
+def test_text_is_taken_in_also_compressed(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "log").write_bytes(content)
+    feeding.check_input(str(tmp_path / "log"))
+
+
+def test_a_domain_may_want_binary_files(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(b"\x89PNG\0\0")
+    feeding.check_input(str(tmp_path / "picture"), binary=True)
+
+
+def test_a_folder_is_no_file_and_a_missing_one_none_either(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTask, match="is a folder"):
+        feeding.check_input(str(tmp_path))
+    with pytest.raises(InvalidTask, match="cannot be read: No such file"):
+        feeding.check_input(str(tmp_path / "none"))
+
+
+def test_nothing_is_taken_out_of_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    feeding.check_input(str(tmp_path / "pipe"))  # opening it would wait for a writer
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "is empty"), ("{", "is not JSON"), ("{}\0", "is not text")],
+)
+def test_run_says_so_and_starts_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv("CALLBOARD_HOME", str(tmp_path / "home"))
+    (tmp_path / "domain.yaml").write_text("domain: x\nkinds: []")
+    (tmp_path / "input").write_text(content)
+    assert main.invoke(["run", str(tmp_path), "--input", str(tmp_path / "input")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
+class Line(BaseModel):
+    number: int
+
+
+async def test_what_a_hook_cannot_read_is_said_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hook(path: str, publish: object, task: str) -> dict[str, object]:
+        Line.model_validate(json.loads('{"number": "seven"}'))
+        return {}
+
+    monkeypatch.setattr(feeding, "_load", lambda name: hook)
+    with pytest.raises(InvalidTask) as caught:
+        await feeding.feed("a:b", "notes", None, "task")  # type: ignore[arg-type]
+    assert str(caught.value) == "a:b could not take in notes: number: must be a whole number. Check the file."
+
+
+def test_the_progress_of_a_feed_is_one_line() -> None:
+    assert progress_line("auth.log", 1, 2.0) == "feeding auth.log: 1 event in 2 s, 0 a second"
+    assert (
+        progress_line("a\x1b.log", 12_000, 3.0) == "feeding a\\x1b.log: 12,000 events in 3 s, 4,000 a second"
+    )
+
+
+async def test_a_long_feed_is_heard_of_while_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import asyncio
+
+    from callboard.cli import feeding_view
+
+    monkeypatch.setattr(feeding_view, "_SAY_EVERY_S", 0.01)
+    said = asyncio.Event()
+
+    def note(line: str) -> None:
+        print(line)
+        said.set()
+
+    monkeypatch.setattr(feeding_view, "note", note)
+
+    class Publisher:
+        acknowledged = 7
+
+    async with asyncio.timeout(5), shown_feeding(Publisher(), "log", live=False):  # type: ignore[arg-type]
+        await said.wait()
+    assert "feeding log: 7 events" in capsys.readouterr().out
