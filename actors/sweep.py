@@ -14,7 +14,7 @@ from storage.store import MailboxStore
 
 _logger = logging.getLogger("callboard.sweep")
 
-EVERY_S = 10.0  # from the beginning of one sweep to the next
+EVERY_S = 3.0  # from the beginning of one sweep to the next, unless its share of the work makes it slower
 LOOK_AGENTS = 2_000  # looked at in one query, a few milliseconds
 ON_ITS_WAY_S = 1.0  # a message not known for so long does not come over the bus any more
 WORK_SHARE = 0.01  # of one Postgres connection, which bounds what a sweep over very many agents costs
