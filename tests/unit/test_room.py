@@ -38,6 +38,7 @@ class Urgent(BaseModel):
 
     to: str
     delay_s: float | None = None
+    plain: bool = False  # only a note, so that what comes next from here is no gap
 
 
 class Porter(Agent):
@@ -82,11 +83,14 @@ class Herald(Agent):
 
     @handler
     async def on_urgent(self, urgent: Urgent, ctx: Context) -> None:
-        if urgent.delay_s is None:
+        if urgent.plain:
+            ctx.send(urgent.to, Note(text="warm"))
+        elif urgent.delay_s is None:
             ctx.send(urgent.to, control.Pause(reason="urgent"))
         else:
             ctx.send_later(urgent.to, control.Pause(reason="urgent"), delay_s=urgent.delay_s)
-        ctx._sends[-1] = msgspec.structs.replace(ctx._sends[-1], control=True)
+        if not urgent.plain:
+            ctx._sends[-1] = msgspec.structs.replace(ctx._sends[-1], control=True)
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +241,9 @@ async def test_a_control_message_sent_in_a_turn_passes_the_queue_however_long(
 ) -> None:
     limits = LimitSpec(cached_messages_per_agent=8, concurrent_turns=4)
     async with TestKit([Porter, Herald], hosts=hosts, limits=limits) as kit:
+        for herald in range(8):
+            await kit.send(f"test/herald/{herald}", Urgent(to="test/porter/p", plain=True))
+        await kit.quiet()
         await kit.send("test/porter/p", Block())
         await Porter.begun.wait()
         for number in range(waiting):
@@ -252,11 +259,11 @@ async def test_a_control_message_sent_in_a_turn_passes_the_queue_however_long(
         Porter.gate.set()
         await kit.quiet()
         assert kit.lifecycle("test/porter/p") == "paused"
-        assert kit.state("test/porter/p").numbers == []
+        assert kit.state("test/porter/p").numbers == ["warm"] * 8
         assert len(kit.mailbox("test/porter/p")) == waiting
         await kit.resume("test/porter/p")
         await kit.quiet()
-        assert kit.state("test/porter/p").numbers == [f"{n:04}" for n in range(waiting)]
+        assert kit.state("test/porter/p").numbers == ["warm"] * 8 + [f"{n:04}" for n in range(waiting)]
 
 
 async def test_a_control_message_sent_in_a_turn_reaches_a_paused_agent_that_has_mail_on_disk() -> None:
