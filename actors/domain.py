@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from actors.agent import Agent, AgentType, agent_type
 from bus.address import require_word
 from bus.errors import CallboardError, InvalidDomainFile
+from bus.limits import CLAIM_CHECK_BYTES, PAYLOAD_BYTES
 from bus.registry import describe_validation
+from bus.wire import MAX_PARCEL_BYTES
 
 PolicyName = Literal["direct", "least_loaded", "contract_net"]
 OnDeadLetter = Literal["keep", "fail"]
@@ -133,8 +135,8 @@ class LimitSpec(_Strict):
         default=64 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024
     )  # far below Postgres' 1 GiB
     turn_s: float = Field(default=900.0, gt=0)  # a handler that runs longer is cancelled, and has failed
-    claim_check_bytes: int = Field(default=256 * 1024, ge=1024)
-    payload_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    claim_check_bytes: int = Field(default=CLAIM_CHECK_BYTES, ge=1024, le=MAX_PARCEL_BYTES)
+    payload_bytes: int = Field(default=PAYLOAD_BYTES, ge=1024, le=256 * 1024 * 1024)
     state_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     cached_messages_per_agent: int = Field(default=256, ge=8)
     cached_bytes_per_agent: int = Field(default=4 * 1024 * 1024, ge=1024)
@@ -204,6 +206,7 @@ class Domain:
     def members_with(self, skill: str) -> list[str]:
         """The agents (`kind/key`) that may be assigned tasks needing the skill."""
         found = []
+        # Callboard's own kinds stand behind the domain's, and have no members.
         for kind_spec, kind in zip(self.spec.kinds, self.kinds.values(), strict=False):
             if skill in kind.cls.skills:
                 found += [f"{kind.kind}/{member}" for member in kind_spec.members]

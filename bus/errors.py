@@ -92,7 +92,7 @@ class InvalidPayload(InvalidMessage):
 class PayloadTooLarge(InvalidMessage):
     """The payload is above the hard limit, even for a blob."""
 
-    fix = "Store it elsewhere and send a reference, or raise CALLBOARD_MAX_PAYLOAD_BYTES."
+    fix = "Store it elsewhere and send a reference, or raise `limits.payload_bytes` in domain.yaml."
 
 
 class HopLimitExceeded(InvalidMessage):

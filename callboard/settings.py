@@ -19,13 +19,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from bus.complaints import in_plain_words
 from bus.errors import SettingsError
 
-KIB = 1024
-MIB = 1024 * KIB
-
-# nats-server refuses a larger message (its default `max_payload`, 1 MiB); 64 KiB of it are left for the
-# envelope around the payload.
-LARGEST_INLINE_PAYLOAD = MIB - 64 * KIB
-
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _TENANT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 NATS_SCHEMES = ("nats://", "tls://", "ws://", "wss://")
@@ -68,12 +61,6 @@ class Settings(BaseSettings):
     tenant: str = "default"
     """The tenant whose agents and tasks this process works on."""
 
-    claim_check_bytes: int = Field(default=256 * KIB, ge=KIB, le=LARGEST_INLINE_PAYLOAD)
-    """Payloads above this many bytes travel as a reference to a blob."""
-
-    max_payload_bytes: int = Field(default=16 * MIB, ge=KIB, le=512 * MIB)
-    """Payloads above this many bytes are refused, even as blobs."""
-
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line that is written."""
 
@@ -115,12 +102,6 @@ class Settings(BaseSettings):
     @classmethod
     def _any_case(cls, level: object) -> object:
         return level.lower() if isinstance(level, str) else level
-
-    @model_validator(mode="after")
-    def _payload_limits_in_order(self) -> Self:
-        if self.claim_check_bytes > self.max_payload_bytes:
-            raise ValueError("CALLBOARD_CLAIM_CHECK_BYTES must not be above CALLBOARD_MAX_PAYLOAD_BYTES")
-        return self
 
     @model_validator(mode="after")
     def _remote_ray_needs_reachable_services(self) -> Self:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from bus.envelope import Outgoing
+from bus.limits import SEEN_WINDOW
 from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
-
-SEEN_WINDOW = timedelta(days=30)  # how long a key from outside is remembered
 
 
 def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Any]:

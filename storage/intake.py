@@ -6,6 +6,7 @@ and tries again under the same key.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -18,16 +19,14 @@ from bus import subjects, wire
 from bus.address import DEFAULT_TENANT, Address, partition_of
 from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
 from bus.errors import PayloadTooLarge, UnknownDomain, UnknownKind
+from bus.limits import CLAIM_CHECK_BYTES, PAYLOAD_BYTES, SEEN_WINDOW
 from bus.registry import encode_payload, wire_name_of
 from bus.task_ref import task_ref
 from bus.transport import Transport
 from storage.boundary import translated
-from storage.domains import Connection, all_domains
+from storage.domains import Connection, DomainRow, all_domains
 from storage.queries import query
 
-WINDOW = timedelta(days=30)  # a key seen again within it is not accepted again
-CLAIM_CHECK_BYTES = 256 * 1024
-MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 _NAMED = 50  # agents in one nudge; for more, one read of the whole partition is cheaper
 
 
@@ -65,31 +64,31 @@ async def accept(
     messages: Sequence[Incoming],
     *,
     tenant: str = DEFAULT_TENANT,
-    window: timedelta = WINDOW,
-    claim_check_bytes: int = CLAIM_CHECK_BYTES,
-    max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    window: timedelta = SEEN_WINDOW,
 ) -> list[Accepted]:
     """Commit the messages, all or none, and nudge their owners; without a transport a sweep finds them.
 
-    Raises UnknownDomain, UnknownKind, InvalidPayload or PayloadTooLarge before anything is written.
+    Raises UnknownDomain, UnknownKind, InvalidPayload or PayloadTooLarge before anything is written. The sizes are
+    those that the recipient's domain sets.
     """
-    partitions, kinds = await _directory(db)
+    domains = {row.domain: _Recipients.of(row) for row in await all_domains(db)}
     outgoing: list[Outgoing] = []
     blobs: list[tuple[str, str, str, bytes]] = []
     for incoming in messages:
         to = incoming.to
-        if to.domain not in partitions:
+        if to.domain not in domains:
             raise UnknownDomain(f"There is no domain {to.domain!r}.")
-        if not incoming.any_kind and kinds[to.domain] and to.kind not in kinds[to.domain]:
+        domain = domains[to.domain]
+        if not incoming.any_kind and domain.kinds and to.kind not in domain.kinds:
             raise UnknownKind(f"The domain {to.domain!r} has no agent kind {to.kind!r}.")
         payload, blob = encode_payload(incoming.message), None
         data = payload.encode()
-        if len(data) > max_payload_bytes:
-            raise PayloadTooLarge(f"The payload has {len(data)} bytes; {max_payload_bytes} is the limit.")
-        if len(data) > claim_check_bytes:
+        if len(data) > domain.payload_bytes:
+            raise PayloadTooLarge(f"The payload has {len(data)} bytes; {domain.payload_bytes} is the limit.")
+        if len(data) > domain.claim_check_bytes:
             payload, blob = "null", sha256(data).hexdigest()
             blobs.append((to.domain, tenant, blob, data))
-        outgoing.append(_outgoing(incoming, tenant, partitions[to.domain], payload, blob))
+        outgoing.append(_outgoing(incoming, tenant, domain.partitions, payload, blob))
     with translated():
         for row in blobs:
             await db.execute(query("put_blob"), *row)
@@ -154,6 +153,20 @@ def _outgoing(incoming: Incoming, tenant: str, partitions: int, payload: str, bl
     )
 
 
-async def _directory(db: Connection) -> tuple[dict[str, int], dict[str, list[str]]]:
-    rows = await all_domains(db)
-    return {row.domain: row.partitions for row in rows}, {row.domain: row.kinds for row in rows}
+class _Recipients(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a domain a sender must know."""
+
+    partitions: int
+    kinds: list[str]
+    claim_check_bytes: int
+    payload_bytes: int
+
+    @classmethod
+    def of(cls, row: DomainRow) -> _Recipients:
+        limits = json.loads(row.spec).get("limits", {})
+        return cls(
+            partitions=row.partitions,
+            kinds=row.kinds,
+            claim_check_bytes=limits.get("claim_check_bytes", CLAIM_CHECK_BYTES),
+            payload_bytes=limits.get("payload_bytes", PAYLOAD_BYTES),
+        )

@@ -14,7 +14,8 @@ import msgspec
 
 from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn
-from storage.batch import SEEN_WINDOW, fold_marks
+from bus.limits import SEEN_WINDOW
+from storage.batch import fold_marks
 from storage.chain import Transition
 from storage.memory_rows import (
     DeadLetterRow,

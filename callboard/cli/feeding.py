@@ -75,7 +75,7 @@ class Publisher:
     async def __call__(
         self, name: str, payload: BaseModel | dict[str, Any], *, key: str | None = None
     ) -> None:
-        """Publish one event; `key` is its identity: it is accepted once in 30 days."""
+        """Publish one event; `key` is its identity: it is accepted once, for as long as keys are remembered."""
         from bus.events import TYPE_HEADER
         from bus.registry import encode_payload, wire_name_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -27,6 +28,14 @@ def note(key: str, text: str, to: str = "desk/clerk/a") -> Incoming:
     return Incoming(to=parse_address(to), message=Note(task="a", number=1, text=text), key=key)
 
 
+async def limit(desk: Deployment, **limits: int) -> None:
+    """Set limits of the domain, as its domain.yaml does."""
+    await desk.pool.execute(
+        "update domains set spec = jsonb_set(spec::jsonb, '{limits}', spec::jsonb -> 'limits' || $1::jsonb)::json",
+        json.dumps(limits),
+    )
+
+
 async def test_a_key_is_accepted_once_within_its_window(desk: Deployment) -> None:
     first, twin, other = await accept(
         desk.pool, None, [note("k", "one"), note("k", "two"), note("l", "three")]
@@ -44,13 +53,14 @@ async def test_a_key_is_accepted_once_within_its_window(desk: Deployment) -> Non
 
 
 async def test_all_are_refused_when_one_is_wrong(desk: Deployment) -> None:
+    await limit(desk, payload_bytes=1_000)
     for wrong, error in (
         (note("k", "x", "other/clerk/a"), UnknownDomain),
         (note("k", "x", "desk/ghost/a"), UnknownKind),
         (note("k", "x" * 2_000), PayloadTooLarge),
     ):
         with pytest.raises(error):
-            await accept(desk.pool, None, [note("l", "right"), wrong], max_payload_bytes=1_000)
+            await accept(desk.pool, None, [note("l", "right"), wrong])
     assert await desk.fetch("select count(*) from mailbox") == [(0,)]
     assert await desk.fetch("select count(*) from seen") == [(0,)]
 
@@ -62,6 +72,14 @@ async def test_a_large_payload_is_checked_in_as_a_blob_and_handled(desk: Deploym
         lambda: desk.fetch("select length(state ->> 'notes') from agents where agent = 'clerk/a'")
     )
     assert rows[0][0] > 300_000
+    assert await desk.fetch("select count(*) from blobs") == [(1,)]
+
+
+async def test_the_recipients_domain_says_which_payload_is_large(desk: Deployment) -> None:
+    await accept(desk.pool, None, [note("k", "x" * 2_000)])
+    assert await desk.fetch("select count(*) from blobs") == [(0,)]
+    await limit(desk, claim_check_bytes=1_024)
+    await accept(desk.pool, None, [note("l", "x" * 2_000)])
     assert await desk.fetch("select count(*) from blobs") == [(1,)]
 
 

@@ -21,8 +21,6 @@ def test_defaults() -> None:
     assert settings.nats_url is None
     assert settings.ray_address is None
     assert settings.tenant == "default"
-    assert settings.claim_check_bytes == 262_144
-    assert settings.max_payload_bytes == 16 * 1024 * 1024
 
 
 def test_home_is_one_folder_per_machine_as_root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,11 +61,6 @@ def test_both_names_of_the_ray_address_are_read(monkeypatch: pytest.MonkeyPatch)
         ("CALLBOARD_POSTGRES_URL", f"mysql://ada:{SECRET}@db/callboard"),
         ("CALLBOARD_NATS_URL", f"http://ada:{SECRET}@nats:4222"),
         ("CALLBOARD_NATS_URL", f"nats://nats:4222,ada:{SECRET}@other:4222"),
-        ("CALLBOARD_CLAIM_CHECK_BYTES", SECRET),
-        ("CALLBOARD_CLAIM_CHECK_BYTES", "-1"),
-        # Larger than what NATS carries in one message.
-        ("CALLBOARD_CLAIM_CHECK_BYTES", "1048576"),
-        ("CALLBOARD_MAX_PAYLOAD_BYTES", "0"),
         ("CALLBOARD_TENANT", f"Two Words {SECRET}"),
         ("CALLBOARD_LOG_LEVEL", SECRET),
         ("CALLBOARD_HOME", "relative/folder"),
@@ -86,12 +79,6 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     assert SECRET not in text
     assert SECRET not in repr(caught.value)
     assert caught.value.__suppress_context__
-
-
-def test_payload_limits_must_be_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CALLBOARD_MAX_PAYLOAD_BYTES", "2048")
-    with pytest.raises(SettingsError, match="CLAIM_CHECK_BYTES must not be above"):
-        load_settings()
 
 
 def test_passwords_are_not_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,14 @@
+"""Sizes and times that several rooms must agree on. A domain sets its own sizes, under `limits` in domain.yaml."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+CLAIM_CHECK_BYTES = 256 * 1024
+"""Default: a larger payload travels as a reference to a blob."""
+
+PAYLOAD_BYTES = 16 * 1024 * 1024
+"""Default: a larger payload is refused, even as a blob."""
+
+SEEN_WINDOW = timedelta(days=30)
+"""How long a key from outside is remembered: a message that comes with it again is not accepted again."""
