@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +14,11 @@ from storage import chain
 from storage.boundary import translated
 from storage.domains import Connection
 from storage.inspect.rows import fetch_all
+from storage.queries import query
 from storage.records import StoredState
 
 LAST_VERSION = 2**63 - 1
-_PAGE = 1_000  # transitions in memory at once
+_AT_ONCE = 1_000  # transitions in memory
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ async def list_history(
 
 
 async def verify_history(db: Connection, address: Address, *, tenant: str) -> ChainVerdict:
-    """Check the hash chain of an agent's whole history on one snapshot, a page at a time."""
+    """Check the hash chain of an agent's whole history on one snapshot, never holding all of it."""
     if isinstance(db, asyncpg.Pool):
         async with db.acquire() as connection:
             return await _verify(connection, address, tenant)
@@ -65,9 +65,10 @@ async def _verify(db: Any, address: Address, tenant: str) -> ChainVerdict:
     try:
         with translated():
             async with db.transaction(isolation="repeatable_read", readonly=True):
-                async for transition in _transitions(db, address, tenant):
-                    since = since or transition.version
-                    followed.follow(transition)
+                place = (address.domain, tenant, address.agent)
+                async for row in db.cursor(query("inspect_chain"), *place, prefetch=_AT_ONCE):
+                    since = since or row["version"]
+                    followed.follow(chain.Transition(**dict(row)))
                 newest = await fetch_all(
                     db, StoredState, "load_states", address.domain, [tenant], [address.agent]
                 )
@@ -76,15 +77,3 @@ async def _verify(db: Any, address: Address, tenant: str) -> ChainVerdict:
     except BrokenChain as error:
         return ChainVerdict(intact=False, length=followed.length, since=since, broken=error.message)
     return ChainVerdict(intact=True, length=followed.length, since=since, broken=None)
-
-
-async def _transitions(db: Any, address: Address, tenant: str) -> AsyncIterator[chain.Transition]:
-    place = (address.domain, tenant, address.agent)
-    after = 0
-    while True:
-        page = await fetch_all(db, chain.Transition, "inspect_chain", *place, after, _PAGE)
-        for transition in page:
-            yield transition
-        if len(page) < _PAGE:
-            return
-        after = page[-1].version
