@@ -22,6 +22,7 @@ from actors.mailboxes import Mailboxes
 from actors.outbound import Outbound
 from actors.ready import ReadyQueue
 from actors.scope import Scope
+from actors.slice import Slice
 from actors.sweep import Sweep
 from actors.trials import Trials
 from actors.turn import BlobsUnavailable, TurnRunner
@@ -33,7 +34,6 @@ from storage.store import HostStore
 
 _logger = logging.getLogger("callboard.host")
 
-_TURNS_BEFORE_YIELD = 32  # a worker lets the event loop look at sockets after so many turns in a row
 _TIMER_EVERY_S = 0.1
 _TIMER_BATCH = 500
 _EVICT_EVERY_S = 1.0
@@ -68,6 +68,7 @@ class Host:
         self.on_task_events: Callable[[TurnRecord], None] = lambda turn: None
         self.extra_work: list[Callable[[], Awaitable[None]]] = []
         self.ended_why: str | None = None
+        self._slice = Slice()
         self._stopped = asyncio.Event()
         self._closing = False
         self._running: dict[Activation, tuple[float, asyncio.Task[Any] | None]] = {}  # since when, where
@@ -135,7 +136,6 @@ class Host:
 
     async def _work(self) -> None:
         """One of several workers: take a ready agent, run one turn, hand it to the commit."""
-        in_a_row = 0
         while not self._closing:  # a handler may have swallowed our cancellation
             await self.committer.room()
             activation = await self.ready.take()
@@ -144,10 +144,8 @@ class Host:
             if entry is not None:
                 self.committer.submit(entry)
                 self.mailboxes.schedule(activation)
-            in_a_row += 1
-            if in_a_row >= _TURNS_BEFORE_YIELD:
-                in_a_row = 0
-                await asyncio.sleep(0)
+            while self._slice.is_over:
+                await self._slice.next()
 
     async def _run_turn(self, activation: Activation, envelope: Envelope) -> Entry | None:
         """Run one turn of an agent that is marked running; None when there is nothing to commit."""
