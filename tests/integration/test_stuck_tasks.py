@@ -205,6 +205,7 @@ async def test_an_end_by_hand_needs_a_reason(office: Deployment) -> None:
     task = await office.submit(["key"])
     with pytest.raises(InvalidTask, match="reason"):
         await office.client.fail(task, " ")
+    assert (await office.client.result(task, timeout_s=SOON_S))["fetched"] == "key"
 
 
 # -- `callboard run` ---------------------------------------------------------------------------------
