@@ -1,44 +1,55 @@
-"""A host's sign of life, from a thread of its own: a blocked event loop is reported, not mistaken for death."""
+"""A host's sign of life, given by a process of its own: what merely blocks the host is reported, and not mistaken
+for death."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
+import json
 import logging
+import os
+import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-import asyncpg
-import psutil
-
-from bus.errors import StorageUnavailable
-from storage.boundary import translated
-from storage.connect import connect
-from storage.queries import query
+from actors.blocker import Frame, blocker
+from actors.heartbeat_process import BEAT_EVERY_S, BLOCKED_AFTER_S
+from actors.pulse import Pulse, Vitals
 from storage.records import Fence
 
 _logger = logging.getLogger("callboard.heartbeat")
 
-BEAT_EVERY_S = 0.25
-BLOCKED_AFTER_S = 1.0  # an event loop that is this late is reported with the code that holds it
-CUT_OFF_AFTER_S = 10.0  # a host that has not reached Postgres for so long stops by itself
-_APPLICATION = "callboard-heartbeat"
+_ROOT = Path(__file__).parents[1]
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from actors.heartbeat_process import main; main()"
+_ENDS_WITHIN_S = 1.0
+_STARTS_EVERY_S = 1.0  # one that has worked is replaced at once, before its beats are missed
+_READ_BYTES = 65_536
+
+# At this signal the process writes its stacks, without the interpreter. No system without such signals has it.
+_ASK: int | None = getattr(signal, "SIGRTMIN", None) and signal.SIGRTMIN + 7
 
 
-@dataclass(slots=True)
-class Vitals:
-    """What a host says of itself."""
-
-    backlog: int = 0
-    agents: int = 0
-    turns: int = 0
+@cache
+def _stacks() -> int:
+    """The file of the whole process to which it writes its stacks. That is never taken back: a signal that comes
+    late would end the process."""
+    with tempfile.TemporaryFile() as temporary:
+        file = os.dup(temporary.fileno())
+    if _ASK is not None:
+        faulthandler.register(_ASK, file=file, all_threads=True)
+    return file
 
 
 class Heartbeat:
-    """Beats into Postgres; calls back into the host's loop with database time, or when the end has come."""
+    """Keeps the beating process; calls back into the host's loop with database time, or when the end has come."""
 
     def __init__(
         self,
@@ -55,88 +66,115 @@ class Heartbeat:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._ticked = time.monotonic()
+        self._pulse, self._pulse_file = Pulse.make()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._next_start = 0.0
+        self._rest = ""  # of a line that has not come in whole
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="heartbeat", daemon=True)
-        self._process = psutil.Process()
-        self._blocked = False
+        self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self._tick()
-        self._thread.start()
+        self._pulse.watched = time.monotonic()
+        self._watcher.start()
+        self._start_process()
 
     def stop(self) -> None:
-        self._stop.set()
+        """End the beating; returns when its process is gone."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._end_process()
+            os.close(self._pulse_file)
+
+    # -- the event loop's part ---------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._ticked = time.monotonic()
         if not self._stop.is_set():
+            self._pulse.vitals = self._vitals()
+            self._pulse.ticked = time.monotonic()
             self._loop.call_later(BEAT_EVERY_S / 2, self._tick)
 
-    def _main(self) -> None:
-        asyncio.run(self._beat_for_ever())
+    def _start_process(self) -> None:
+        if self._stop.is_set():
+            return
+        files = self._pulse_file, _stacks()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                _PROGRAM,
+                str(_ROOT),
+                f"heartbeat of {self._fence.domain} {self._fence.epoch}",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=files,
+            cwd="/",
+        )
+        settings = {
+            "url": self._url, "domain": self._fence.domain, "epoch": self._fence.epoch, "pid": os.getpid(),
+            "loop_thread": self._loop_thread, "pulse": files[0], "stacks": files[1], "ask": _ASK,
+        }  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # its end is found where it is read
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            process.stdin.flush()
+        self._process, self._rest = process, ""
+        self._next_start = time.monotonic() + _STARTS_EVERY_S
+        self._loop.add_reader(process.stdout.fileno(), self._hear)
 
-    async def _beat_for_ever(self) -> None:
-        connection: asyncpg.Connection | None = None
-        reached = time.monotonic()
-        while not self._stop.is_set():
-            try:
-                if connection is None or connection.is_closed():
-                    connection = await connect(self._url, application=_APPLICATION)
-                    with translated():
-                        await connection.execute("set synchronous_commit = off")
-                if not await self._beat(connection):
-                    self._end("its epoch was ended by the coordinator")
-                    break
-                reached = time.monotonic()
-            except (StorageUnavailable, asyncpg.PostgresError, OSError) as error:
-                connection = None
-                if time.monotonic() - reached > CUT_OFF_AFTER_S:
-                    self._end(
-                        f"Postgres has not answered for {CUT_OFF_AFTER_S:.0f} s ({type(error).__name__})"
-                    )
-                    break
-            await asyncio.sleep(BEAT_EVERY_S)
-        if connection is not None:
-            connection.terminate()
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._loop.remove_reader(process.stdout.fileno())
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # at which it ends
+        process.stdout.close()
+        try:
+            process.wait(_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
-    async def _beat(self, connection: asyncpg.Connection) -> bool:
-        lag = max(0.0, time.monotonic() - self._ticked - BEAT_EVERY_S / 2)
-        vitals = self._vitals()
-        with translated():
-            row = await connection.fetchrow(
-                query("beat"),
-                self._fence.domain,
-                self._fence.epoch,
-                lag * 1000,
-                self._blocker() if lag > BLOCKED_AFTER_S else None,
-                vitals.backlog,
-                vitals.agents,
-                vitals.turns,
-                self._process.memory_info().rss,
-                timeout=5.0,
-            )
-        if lag <= BLOCKED_AFTER_S:
-            self._blocked = False
-        assert row is not None
-        self._call(self._on_time, row["now"])
-        return bool(row["live"])
+    def _hear(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        heard = os.read(self._process.stdout.fileno(), _READ_BYTES)
+        if not heard:
+            _logger.warning("the process that beats for this host has ended; another one is started")
+            self._end_process()
+            self._loop.call_later(max(0.0, self._next_start - time.monotonic()), self._start_process)
+            return
+        *lines, self._rest = (self._rest + heard.decode(errors="replace")).split("\n")
+        for line in lines:
+            word, _, rest = line.partition(" ")
+            if word == "offset":
+                self._on_time(float(rest) + time.time())
+            elif word == "end":
+                self._on_end(rest)
+                self.stop()
+                return
+
+    # -- the watching thread's part ----------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Name what blocks the event loop, as long as it lets this thread run."""
+        blocked = False
+        while not self._stop.wait(BEAT_EVERY_S):
+            self._pulse.watched = time.monotonic()
+            late = time.monotonic() - self._pulse.ticked - BEAT_EVERY_S / 2 > BLOCKED_AFTER_S
+            if late and not blocked:
+                self._pulse.blocker = where = self._blocker()
+                _logger.warning("the event loop is blocked by %s; run it in a thread", where)
+            elif blocked and not late:
+                self._pulse.blocker = ""
+            blocked = late
 
     def _blocker(self) -> str:
-        """The innermost line of an author's code that holds the event loop, or of ours."""
-        frame = sys._current_frames().get(self._loop_thread)
-        stack = traceback.extract_stack(frame)
-        entered = [i for i, f in enumerate(stack) if f.name == "_call" and f.filename.endswith("turn.py")]
-        line = stack[min(entered[-1] + 1, len(stack) - 1)] if entered else stack[-1]
-        where = f"{line.name} ({line.filename.rsplit('/', 1)[-1]}:{line.lineno})"
-        if not self._blocked:
-            self._blocked = True
-            _logger.warning("the event loop is blocked by %s; run it in a thread", where)
-        return where
-
-    def _end(self, why: str) -> None:
-        self._call(self._on_end, why)
-
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, *arguments)
+        stack = traceback.extract_stack(sys._current_frames().get(self._loop_thread))
+        frames = [Frame(frame.filename, frame.lineno or 0, frame.name) for frame in reversed(stack)]
+        return blocker({self._loop_thread: frames}, self._loop_thread)

@@ -14,8 +14,9 @@ from pathlib import Path
 from actors.agent import Agent
 from actors.directory import Directory, DomainEntry
 from actors.domain import DomainSpec, load_domain
-from actors.heartbeat import Heartbeat, Vitals
+from actors.heartbeat import Heartbeat
 from actors.host import Host
+from actors.pulse import Vitals
 from actors.scope import Clock, Scope
 from bus.errors import SchemaMismatch, StorageUnavailable
 from bus.nats import NatsTransport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 
@@ -114,6 +115,14 @@ class Wait(BaseModel):
     seconds: float
 
 
+@message("chaos.hold.v1")
+class Hold(BaseModel):
+    """Holds Python's interpreter lock, as a long call of a library written in C or a hopeless regular expression
+    does: no thread of the process runs meanwhile."""
+
+    seconds: float
+
+
 class Poisoned(Agent):
     kind = "poisoned"
 
@@ -127,6 +136,11 @@ class Poisoned(Agent):
     @handler
     async def wait(self, wait: Wait, ctx: Context) -> None:
         await asyncio.sleep(wait.seconds)
+        self.state.count += 1
+
+    @handler
+    async def hold(self, hold: Hold, ctx: Context) -> None:
+        ctypes.PyDLL(None).poll(None, 0, int(hold.seconds * 1000))
         self.state.count += 1
 
     @handler
