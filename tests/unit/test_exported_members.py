@@ -12,8 +12,8 @@ EXPORTED = [
     "NO_RETRY", "Address", "Agent", "BrokenChain", "CallForBids", "CallboardError", "Context", "DataFolderError",
     "DeadlineExceeded", "Directive", "DomainBusy", "Fenced", "HopLimitExceeded", "InvalidAddress", "InvalidData",
     "InvalidDomainFile", "InvalidMessage", "InvalidPayload", "InvalidTask", "NoBid", "NoHandler", "Overloaded",
-    "PayloadTooLarge", "Priority", "QueryFailed", "RetryPolicy", "RowLocked", "ServiceError", "ServiceUnavailable",
-    "ServiceUnsafe", "SettingsError", "StaleTurn", "StorageError", "StorageUnavailable", "Supervision",
+    "PayloadTooLarge", "Priority", "QueryFailed", "RetryPolicy", "RowLocked", "SchemaMismatch", "ServiceError",
+    "ServiceUnavailable", "ServiceUnsafe", "SettingsError", "StaleTurn", "StorageError", "StorageUnavailable", "Supervision",
     "TaskError", "TaskFailed", "TaskWork", "UnknownDeadLetter", "UnknownDomain", "UnknownKind", "UnknownMessageType",
     "UnknownTask", "handler", "message", "query",
 ]  # fmt: skip
