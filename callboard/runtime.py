@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,26 +16,29 @@ from actors.domain import Domain, load_domain, read_domain
 from bus.errors import ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
+from callboard.ray_cluster import check_ray, end_in_ray, start_in_ray
 from callboard.ray_head import RayHead
+from callboard.ray_process import RayProcess
 from callboard.services import Endpoints, Services, ensure_services, find_instance, stop_instance
 from callboard.settings import Settings
 from storage.boundary import translated
 from storage.code import fetch_code, pack, put_code
 from storage.connect import create_pool
-from storage.domains import DomainRow, register_domain
-from storage.migrate import migrate
+from storage.domains import DomainRow, put_others_to_sleep, register_domain, wake_all_domains
+from storage.migrate import migrate, pending
 from storage.placement import live_hosts
 from storage.queries import query
 
 _logger = logging.getLogger("callboard.runtime")
 
 READY_TIMEOUT_S = 60.0
-RAY_ANSWERS_WITHIN_S = 5.0
 Progress = Callable[[str], None]
 
 
 class Cluster:
-    """A deployment that runs, seen from a command."""
+    """A deployment that runs, seen from a command. `joined`: it ran before this command."""
+
+    joined = True
 
     def __init__(
         self, settings: Settings, endpoints: Endpoints, postgres: asyncpg.Pool[Any], transport: NatsTransport
@@ -74,12 +75,14 @@ class Cluster:
         )
         return domain
 
-    async def ready(self, domain: str, *, timeout_s: float = READY_TIMEOUT_S) -> None:
+    async def ready(
+        self, domain: str, *, timeout_s: float = READY_TIMEOUT_S, progress: Progress = lambda line: None
+    ) -> None:
         """Wait until every partition of a domain has an owner that is ready and runs the domain's newest code.
 
         Raises UnknownDomain, or ServiceUnavailable when it takes too long.
         """
-        deadline = time.monotonic() + timeout_s
+        said, deadline = False, time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with translated():
                 row = await self.postgres.fetchrow(query("partition_count"), domain)
@@ -88,6 +91,9 @@ class Cluster:
             hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
             if len(hosts) >= row["hosts"] > 0 and sum(len(h.owned) for h in hosts) == row["partitions"]:
                 return
+            if not said:
+                progress(f"waiting for the hosts of {domain}")
+                said = True
             await asyncio.sleep(0.05)
         raise ServiceUnavailable(
             f"The hosts of {domain} were not ready within {timeout_s:.0f} s.",
@@ -105,58 +111,74 @@ async def joined_cluster(settings: Settings) -> AsyncIterator[Cluster]:
 
     Raises ServiceUnavailable when none runs.
     """
-    if settings.postgres_url is not None and settings.nats_url is not None:
-        endpoints = Endpoints(
-            postgres_url=settings.postgres_url.get_secret_value(),
-            nats_url=settings.nats_url.get_secret_value(),
-            embedded_postgres=False,
-            embedded_nats=False,
-        )
-    else:
-        instance = find_instance(settings)
-        if instance is None:
-            raise ServiceUnavailable("No Callboard runs here.", fix="Start one with `callboard up --detach`.")
-        endpoints = instance.endpoints
+    endpoints = _endpoints(settings)
+    if endpoints is None:
+        raise ServiceUnavailable("No Callboard runs here.", fix="Start one with `callboard up --detach`.")
     async with _connected(settings, endpoints) as cluster:
         yield cluster
 
 
 @contextlib.asynccontextmanager
 async def running_cluster(
-    settings: Settings, *, detach: bool = False, progress: Progress = lambda line: None
+    settings: Settings,
+    *,
+    only: str | None = None,
+    detach: bool = False,
+    progress: Progress = lambda line: None,
 ) -> AsyncIterator[Cluster]:
     """A running deployment: joined where there is one, else started here and stopped at the end.
 
-    With `detach` what is started stays. Raises ServiceUnavailable, ServiceUnsafe, DataFolderError.
+    One that is started for `only` one domain gives hosts to the others as soon as something is sent to them. With
+    `detach` what is started stays. Raises ServiceUnavailable, ServiceUnsafe, DataFolderError.
     """
     head = ray_head(settings)
     started_ray = settings.ray_address is None and head.running() is None
-    progress("starting Postgres, NATS and Ray" if started_ray else "joining the running Callboard")
+    if settings.ray_address is not None:
+        progress(f"joining Ray at {settings.ray_address}")
+    else:
+        progress("starting Postgres, NATS and Ray" if started_ray else "joining the running Callboard")
     services: Services | None = None
     try:
-        starting_ray = asyncio.create_task(_ray_address(settings, head))
-        loading = asyncio.create_task(asyncio.to_thread(_load_ray, settings, head))
-        try:
-            services = await ensure_services(settings)
-            progress("applying migrations")
-            await migrate(services.endpoints.postgres_url)
-            address = await starting_ray
-            await loading
-        finally:
-            if not starting_ray.done():
-                starting_ray.cancel()
-                await asyncio.gather(starting_ray, return_exceptions=True)
-        progress("starting the coordinators")
-        await asyncio.to_thread(_start_master, settings, services.endpoints, address)
-        _take_sigterm_back()
-        async with _connected(settings, services.endpoints) as cluster:
-            await cluster.events.ensure()
+        async with contextlib.AsyncExitStack() as stack:
+            starting_ray = asyncio.create_task(_ray_address(settings, head))
             try:
-                yield cluster
+                ray = await stack.enter_async_context(await _ray_process(settings, head))
+                services = await ensure_services(settings)
+                await _migrate(services.endpoints.postgres_url, progress)
+                address = await starting_ray
             finally:
-                if not detach and started_ray:
+                if not starting_ray.done():
+                    starting_ray.cancel()
+                await asyncio.gather(starting_ray, return_exceptions=True)
+            cluster = await stack.enter_async_context(_connected(settings, services.endpoints))
+
+            async def prepare() -> None:
+                progress("starting the coordinators")
+                if only is not None:
+                    await put_others_to_sleep(cluster.postgres, only)
+
+            if only is None:
+                await wake_all_domains(cluster.postgres)
+            started = await start_in_ray(
+                ray, settings, services.endpoints, cluster.postgres, address, prepare
+            )
+            await ray.leave()  # a command needs no more of Ray
+            started_it = started if settings.ray_address is not None else started_ray
+            # Whoever will stop the services drains what uses them before, whoever started that.
+            cluster.joined = not (started_it or services.started_here)
+            try:
+                await cluster.events.ensure()
+                yield cluster
+            except BaseException:
+                detach = False
+                raise
+            finally:
+                if not detach and not cluster.joined:
                     progress("stopping")
-                    await _leave_cleanly(cluster)
+                    if started_ray:  # it is stopped next, with all that is left in it
+                        await _leave_cleanly(cluster)
+                    else:
+                        await end_in_ray(cluster.postgres, address, lambda: _leave_cleanly(cluster))
     except BaseException:
         detach = False
         raise
@@ -169,18 +191,39 @@ async def running_cluster(
 
 
 async def stop_cluster(settings: Settings, *, progress: Progress = lambda line: None) -> bool:
-    """Stop what `callboard up` started: hosts first, so that nothing is left suspect; False when none ran."""
+    """Stop Callboard, hosts first, so that nothing is left suspect; False when it did not run.
+
+    Ray and the services are stopped where Callboard started them; what it was given goes on.
+    """
     head = ray_head(settings)
-    found = head.running() is not None
-    instance = find_instance(settings)
-    if instance is not None and found:
+    endpoints = _endpoints(settings)
+    found = settings.ray_address is None and head.running() is not None
+    if endpoints is not None and settings.ray_address is not None:
+        progress(f"stopping the coordinators and hosts in Ray at {settings.ray_address}")
+        async with _connected(settings, endpoints) as cluster:
+            found = await end_in_ray(cluster.postgres, settings.ray_address, lambda: _leave_cleanly(cluster))
+    elif endpoints is not None and found:
         progress("stopping the hosts")
         with contextlib.suppress(ServiceUnavailable):
-            async with joined_cluster(settings) as cluster:
+            async with _connected(settings, endpoints) as cluster:
                 await _leave_cleanly(cluster)
-    progress("stopping Ray, NATS and Postgres")
-    await head.stop()
+    if settings.ray_address is None:
+        progress("stopping Ray, NATS and Postgres")
+        await head.stop()
     return await stop_instance(settings) or found
+
+
+def _endpoints(settings: Settings) -> Endpoints | None:
+    """Where the services are, if both are external or an instance runs."""
+    if settings.postgres_url is not None and settings.nats_url is not None:
+        return Endpoints(
+            postgres_url=settings.postgres_url.get_secret_value(),
+            nats_url=settings.nats_url.get_secret_value(),
+            embedded_postgres=False,
+            embedded_nats=False,
+        )
+    instance = find_instance(settings)
+    return instance.endpoints if instance is not None else None
 
 
 @contextlib.asynccontextmanager
@@ -201,62 +244,20 @@ async def _connected(settings: Settings, endpoints: Endpoints) -> AsyncIterator[
 async def _ray_address(settings: Settings, head: RayHead) -> str:
     if settings.ray_address is None:
         return await head.start()
-    await _check_ray(settings.ray_address)
+    await check_ray(settings.ray_address)
     return settings.ray_address
 
 
-async def _check_ray(address: str) -> None:
-    """Raises ServiceUnavailable when nothing listens there: Ray itself would try for a minute."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return  # a name, such as "auto", that Ray looks up itself
-    try:
-        async with asyncio.timeout(RAY_ANSWERS_WITHIN_S):
-            _, writer = await asyncio.open_connection(host, int(port))
-        writer.close()
-    except (OSError, OverflowError) as error:
-        raise ServiceUnavailable(
-            f"Ray at {address} does not answer: {str(error) or type(error).__name__}.",
-            fix="Check RAY_ADDRESS, or unset it to have Ray started here.",
-        ) from None
-
-
-def _load_ray(settings: Settings, head: RayHead) -> None:
-    """Importing Ray takes seconds, which pass while its head starts; its token must be known before."""
+async def _ray_process(settings: Settings, head: RayHead) -> RayProcess:
     if settings.ray_address is None:
-        head.authenticate()
-    import coordinators.ray_actors  # noqa: F401
+        head.authenticate()  # it inherits the token
+    return await RayProcess.start()
 
 
-def _start_master(settings: Settings, endpoints: Endpoints, address: str) -> None:
-    import ray
-
-    from coordinators.ray_actors import NAMESPACE, ClusterSettings, start_master
-
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of being started from a thread
-    if not ray.is_initialized():
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
-    try:
-        start_master(
-            ClusterSettings(
-                postgres_url=endpoints.postgres_url, nats_url=endpoints.nats_url, log_level=settings.log_level
-            )
-        )
-    finally:
-        ray.shutdown()  # a command needs no more of Ray; what it started goes on
-
-
-def _take_sigterm_back() -> None:
-    """Ray puts its own handler of SIGTERM, which ends the process at once, below Python's: set Python's again."""
-    handler = signal.getsignal(signal.SIGTERM)
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+async def _migrate(url: str, progress: Progress) -> None:
+    if await pending(url):
+        progress("applying migrations")
+    await migrate(url)
 
 
 async def _leave_cleanly(cluster: Cluster) -> None:

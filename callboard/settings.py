@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         default=None, validation_alias=AliasChoices("CALLBOARD_RAY_ADDRESS", "RAY_ADDRESS")
     )
-    """A running Ray; unset means one that Callboard starts on this machine."""
+    """A running Ray; unset, or `local`, means one that Callboard starts on this machine."""
 
     tenant: str = "default"
     """The tenant whose agents and tasks this process works on."""
@@ -97,6 +97,12 @@ class Settings(BaseSettings):
                 if not part.strip().startswith(NATS_SCHEMES):
                     raise ValueError("must look like nats://user:password@host:port")
         return url
+
+    @field_validator("ray_address")
+    @classmethod
+    def _own_ray(cls, address: str | None) -> str | None:
+        # Ray's word for one of the process's own, which would end with each command.
+        return None if address == "local" else address
 
     @field_validator("log_level", mode="before")
     @classmethod

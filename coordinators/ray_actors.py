@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from ray.util import list_named_actors
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
 from actors.ray_host import configure_logging, remote_host
+from bus.errors import ServiceUnavailable
 from bus.nats import NatsTransport
 from coordinators import domain as core
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
@@ -31,18 +33,23 @@ from storage.placement import claim_coordinator
 
 _logger = logging.getLogger("callboard.coordinator")
 
-NAMESPACE = "callboard"
 MASTER = "master"
 START_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 10.0
 _RESTART_PAUSE_S = 0.5
+_LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """What every actor of a deployment is started with. The URLs carry passwords: neither is shown in `repr`."""
+    """What every actor of a deployment is started with. `namespace` is the deployment's own in its Ray.
+
+    The URLs carry passwords: neither is shown in `repr`.
+    """
 
     postgres_url: str = field(repr=False)
     nats_url: str = field(repr=False)
+    namespace: str
     log_level: str = "info"
 
 
@@ -158,7 +165,9 @@ class RayLauncher:
 
     async def attach(self, domain: str, host: str, pid: int) -> HostProcess | None:
         try:
-            return _RayHost(await asyncio.to_thread(ray.get_actor, _host_name(host), NAMESPACE))
+            return _RayHost(
+                await asyncio.to_thread(ray.get_actor, _host_name(host), self._settings.namespace)
+            )
         except ValueError:
             return None
 
@@ -179,18 +188,65 @@ class _RayHost:
         await asyncio.to_thread(ray.kill, self._actor)
 
 
-def start_master(settings: ClusterSettings) -> None:
-    """Start the master coordinator unless it runs; return when it does."""
-    master = _start(MasterCoordinator, _coordinator_name(MASTER), settings)
-    ray.get(master.pid.remote(), timeout=START_TIMEOUT_S)
+def start_master(settings: ClusterSettings) -> bool:
+    """Start the master coordinator unless it runs; return when it does, True when it did not before.
+
+    Raises ServiceUnavailable.
+    """
+    name = _coordinator_name(MASTER)
+    try:
+        ray.get_actor(name, settings.namespace)
+        ran = True
+    except ValueError:
+        ran = False
+    try:
+        master = _start(MasterCoordinator, name, settings)
+        ray.get(master.pid.remote(), timeout=START_TIMEOUT_S)
+    except RayError as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ServiceUnavailable(
+            f"The master coordinator does not start in Ray: {reason[-1].rstrip('.')}.",
+            fix="Every node needs this release of Callboard, and the head a worker process to spare: see the "
+            "actor's log in the Ray dashboard.",
+        ) from error
+    return not ran
 
 
-def _start(cls: type[_Lead], name: str, *arguments: Any) -> Any:
+def anything_runs() -> bool:
+    """Whether the namespace that this process has joined holds a coordinator or a host."""
+    return bool(list_named_actors())
+
+
+def end_coordinators() -> None:
+    """Kill the coordinators of that namespace, for good. Raises ServiceUnavailable."""
+    _end(_coordinator_name(""))
+
+
+def end_hosts() -> None:
+    """The same for hosts. Those that have given back their partitions leave nothing suspect."""
+    _end(_host_name(""))
+
+
+def _end(prefix: str) -> None:
+    """Until none is left: the master may be starting another while it is killed."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while names := [name for name in list_named_actors() if name.startswith(prefix)]:
+        for name in sorted(names, key=lambda name: name != _coordinator_name(MASTER)):
+            with contextlib.suppress(ValueError):  # gone meanwhile
+                ray.kill(ray.get_actor(name), no_restart=True)
+        if time.monotonic() > deadline:
+            raise ServiceUnavailable(
+                f"Ray does not end {', '.join(names)}.", fix="Look at them in the Ray dashboard."
+            )
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _start(cls: type[_Lead], name: str, settings: ClusterSettings, *arguments: Any) -> Any:
     return (
         ray.remote(cls)
         .options(
             name=name,
-            namespace=NAMESPACE,
+            namespace=settings.namespace,
             lifetime="detached",
             get_if_exists=True,
             max_restarts=-1,
@@ -198,7 +254,7 @@ def _start(cls: type[_Lead], name: str, *arguments: Any) -> Any:
             num_cpus=0,
             max_concurrency=2,
         )
-        .remote(*arguments)
+        .remote(settings, *arguments)
     )
 
 

@@ -16,7 +16,7 @@ async def doctor(as_json: Json = False) -> int:
     The exit code is 1 when a check fails; warnings leave it 0.
     """
     from callboard.cli.connection import running_endpoints
-    from callboard.doctor import FAIL, WARN, examine_deployment, examine_machine
+    from callboard.doctor import FAIL, WARN, examine_deployment, examine_machine, examine_ray
     from callboard.doctor.finding import warn
     from callboard.ray_head import RayHead
     from callboard.services import find_instance
@@ -24,6 +24,8 @@ async def doctor(as_json: Json = False) -> int:
 
     settings = load_settings()
     found = examine_machine(settings, find_instance(settings))
+    if settings.ray_address is not None:
+        found.append(await examine_ray(settings.ray_address))
     endpoints = running_endpoints(settings)
     if endpoints is None:
         found.append(warn("services", f"nothing runs in {settings.home}", "Start it with `callboard up`."))

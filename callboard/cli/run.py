@@ -76,10 +76,9 @@ async def _run(
     from callboard.cli.task_view import failure_of
     from callboard.runtime import running_cluster
 
-    async with running_cluster(settings, progress=note) as cluster:
+    async with running_cluster(settings, only=spec.domain, progress=note) as cluster:
         domain = await cluster.add_domain(domain_dir)
-        note(f"waiting for the hosts of {domain.name}")
-        await cluster.ready(domain.name)
+        await cluster.ready(domain.name, progress=note)
         from bus.envelope import new_id
         from coordinators.tasks.client import TaskClient
 

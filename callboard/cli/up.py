@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,14 +38,11 @@ async def up(
     settings = load_settings()
     for folder in domains or ():
         read_domain(folder)  # what is wrong is said before anything is started
-    ran_already = settings.ray_address is None and ray_head(settings).running() is not None
     began = time.monotonic()
-    stop = asyncio.Event()
     async with running_cluster(settings, detach=detach, progress=note) as cluster:
         added = [(await cluster.add_domain(folder)).name for folder in domains or ()]
         for name in added:
-            note(f"waiting for the hosts of {name}")
-            await cluster.ready(name)
+            await cluster.ready(name, progress=note)
         for row in await all_domains(cluster.postgres):
             if row.domain not in added:
                 await _wait_for(cluster, row.domain)
@@ -56,22 +52,22 @@ async def up(
             emit(
                 {
                     "running": True,
-                    "joined": ran_already,
+                    "joined": cluster.joined,
                     "domains": added,
                     "dashboard": dashboard,
-                    "seconds": round(took, 2),
+                    "ready_in_s": round(took, 2),
                 }
             )
         else:
-            word = "runs already" if ran_already else f"is up after {took:.1f} s"
-            console().print(plain(f"Callboard {word}{f'; dashboard at {dashboard}' if dashboard else ''}."))
-        if detach or ran_already:
+            word = "runs already" if cluster.joined else "is up"
+            place = f"; dashboard at {dashboard}" if dashboard else ""
+            console().print(plain(f"Callboard {word}, ready in {took:.1f} s{place}."))
+        if detach or cluster.joined:
             return
         note("Ctrl-C stops it.")
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         try:
-            await stop.wait()
-        except asyncio.CancelledError:  # Ctrl-C is the way to end this command
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # Ctrl-C and SIGTERM are the ways to end this command
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
@@ -79,9 +75,8 @@ async def up(
 
 async def _wait_for(cluster: Cluster, domain: str) -> None:
     """A domain of earlier days: one that cannot start does not keep the others from being up."""
-    note(f"waiting for the hosts of {domain}")
     try:
-        await cluster.ready(domain)
+        await cluster.ready(domain, progress=note)
     except ServiceUnavailable as error:
         note(f"Warning: {error}")
 

@@ -1,7 +1,7 @@
 """What `callboard doctor` looks at: each check is a finding, and each finding that is not good has a mend."""
 
-from .deployment import examine_deployment
+from .deployment import examine_deployment, examine_ray
 from .finding import FAIL, GOOD, WARN, Finding
 from .machine import examine_machine
 
-__all__ = ["FAIL", "GOOD", "WARN", "Finding", "examine_deployment", "examine_machine"]
+__all__ = ["FAIL", "GOOD", "WARN", "Finding", "examine_deployment", "examine_machine", "examine_ray"]

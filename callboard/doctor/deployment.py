@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 from bus.errors import CallboardError
 from callboard.doctor.events import examine_events
 from callboard.doctor.finding import GOOD, Finding, fail, good, warn
+from callboard.ray_cluster import check_ray
+from callboard.ray_process import RayProcess
 from callboard.services.checks import check_nats, check_postgres_durable, redacted
 from storage import inspect
 from storage.boundary import translated
 from storage.connect import create_pool
-from storage.migrate import pending
 from storage.domains import ACTIVE
+from storage.migrate import pending
 
 if TYPE_CHECKING:
     import asyncpg
@@ -22,11 +25,12 @@ if TYPE_CHECKING:
 
 CLOCK_WARN_S = 1.0  # timers and deadlines go by the database's clock, logs by each machine's
 OLDEST_POSTGRES = 16
+RAY_JOINED_WITHIN_S = 60.0  # Ray itself gives up after half of it
 TRANSACTION_WARN_S = 300.0  # while it is open, vacuum keeps every dead row of the mailboxes
 
 
 async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> list[Finding]:
-    """`expects_hosts`: a cluster runs, so that a partition without an owner is wrong."""
+    """`expects_hosts`: Ray runs, so that a partition without an owner is wrong once a coordinator leads."""
     url = endpoints.postgres_url
     found = [
         await _service("postgres", check_postgres_durable, url),
@@ -47,13 +51,37 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
             )
             return found
         found.append(good("migrations", "all are applied"))
-        found += await _partitions(db, expects_hosts)
+        led = bool(await inspect.list_coordinators(db))
+        found += await _partitions(db, expects_hosts and led)
         found += [await _dead_letters(db), await _months(db), await _old_transactions(db)]
     except CallboardError as error:
         found.append(fail("database", error.message, error.fix or "Look at the server's log."))
     finally:
         await db.close()
     return found
+
+
+async def examine_ray(address: str) -> Finding:
+    """A Ray that Callboard has not started: whether it answers, and takes this process with its token, its release
+    of Ray and its Python."""
+    from callboard.cli.terminal import count
+
+    try:
+        await check_ray(address)
+        async with asyncio.timeout(RAY_JOINED_WITHIN_S), await RayProcess.start() as ray:
+            await ray.call("join", address=address, namespace="callboard-doctor")
+            nodes = [node for node in await ray.call("nodes") if node["Alive"]]
+    except TimeoutError:
+        return fail(
+            "ray",
+            f"Ray at {address} has not let this process in within {RAY_JOINED_WITHIN_S:.0f} s",
+            "Look at its head's logs; from outside of its machines, RAY_ADDRESS is ray://HEAD:10001.",
+        )
+    except CallboardError as error:
+        return fail("ray", error.message, error.fix)
+    return good(
+        "ray", f"{address} answers with {count(len(nodes), 'node')}, and the same releases of Ray and Python"
+    )
 
 
 async def _service(name: str, check: Any, url: str) -> Finding:

@@ -13,14 +13,16 @@ PROGRAM = Path(sys.executable).with_name("callboard")
 
 
 class Program:
-    def __init__(self, home: Path) -> None:
-        self.environment = {**os.environ, "CALLBOARD_HOME": str(home)}
+    def __init__(self, home: Path, *, cwd: Path | None = None, **environment: str) -> None:
+        self.environment = {**os.environ, "CALLBOARD_HOME": str(home), **environment}
         self.home = home
+        self.cwd = cwd
 
     def __call__(self, *words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
         ran = subprocess.run(
             [PROGRAM, *words],
             env=self.environment,
+            cwd=self.cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bus.errors import ServiceUnavailable
-from callboard.runtime import _check_ray
+from callboard.ray_cluster import check_ray
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
@@ -17,8 +17,8 @@ async def test_an_address_where_nothing_listens_is_refused(
 
     monkeypatch.setattr("asyncio.open_connection", refuse)
     with pytest.raises(ServiceUnavailable, match="does not answer"):
-        await _check_ray(address)
+        await check_ray(address)
 
 
 async def test_a_name_is_left_to_ray() -> None:
-    await _check_ray("auto")
+    await check_ray("auto")

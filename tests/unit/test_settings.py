@@ -55,6 +55,11 @@ def test_both_names_of_the_ray_address_are_read(monkeypatch: pytest.MonkeyPatch)
     assert load_settings().ray_address == "127.0.0.1:6380"
 
 
+def test_rays_word_for_a_ray_of_ones_own_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert load_settings().ray_address is None
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from actors import host
 from actors.domain import LimitSpec
+from actors.ready import ReadyQueue
 from actors.retry import RetryPolicy
 from actors.supervision import Directive, Supervision
 from bus.envelope import Priority
@@ -304,7 +305,7 @@ async def test_a_dead_letter_of_a_kind_that_is_gone_is_dropped_without_touching_
 
 
 async def test_no_priority_starves_between_streams_of_the_others() -> None:
-    kit_ready = host.ReadyQueue()
+    kit_ready = ReadyQueue()
     served = dict.fromkeys(Priority, 0)
     for priority in Priority:
         kit_ready.add(activation_with(priority))

@@ -1,0 +1,124 @@
+"""A Ray that runs, as a command sees it: Callboard's actors are started in it or ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from bus.errors import ServiceUnavailable
+from callboard.ray_process import RayProcess
+from storage.boundary import translated
+from storage.queries import query
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from callboard.services import Endpoints
+    from callboard.settings import Settings
+
+RAY_ANSWERS_WITHIN_S = 5.0
+# Hosts of a Ray that has just died are not told from hosts elsewhere before their last beat is older than this.
+FORGOTTEN_AFTER_S = 2.0
+_LOOK_EVERY_S = 0.1
+
+
+async def check_ray(address: str) -> None:
+    """Raises ServiceUnavailable when nothing listens there: Ray itself would try for a minute."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # a name, such as "auto", that Ray looks up itself
+    try:
+        async with asyncio.timeout(RAY_ANSWERS_WITHIN_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        writer.close()
+    except (OSError, OverflowError) as error:
+        raise ServiceUnavailable(
+            f"Ray at {address} does not answer: {str(error) or type(error).__name__}.",
+            fix="Check RAY_ADDRESS, or unset it to have Ray started here.",
+        ) from None
+
+
+async def namespace_of(postgres: asyncpg.Pool[Any]) -> str:
+    """The Ray namespace of a deployment: several may share a Ray, and their database is what tells them apart,
+    whatever URL each client reaches it by."""
+    with translated():
+        row = await postgres.fetchrow(query("database_identity"))
+    assert row is not None
+    return f"callboard-{sha256(f'{row[0]}/{row[1]}'.encode()).hexdigest()[:12]}"
+
+
+async def start_in_ray(
+    ray: RayProcess,
+    settings: Settings,
+    endpoints: Endpoints,
+    postgres: asyncpg.Pool[Any],
+    address: str,
+    prepare: Callable[[], Awaitable[None]],
+) -> bool:
+    """Start the coordinators unless they run; True when they did not: then `prepare` is called before.
+
+    Raises ServiceUnavailable.
+    """
+    namespace = await namespace_of(postgres)
+    await check_ray(address)
+    await ray.call("join", address=address, namespace=namespace)
+    nodes = [node for node in await ray.call("nodes") if node["Alive"]]
+    _check_reachable(endpoints, {node["NodeManagerAddress"] for node in nodes})
+    await _check_not_elsewhere(postgres, [node["NodeID"] for node in nodes])
+    if not await ray.call("anything_runs"):
+        await prepare()
+    started: bool = await ray.call(
+        "start_master",
+        postgres_url=endpoints.postgres_url,
+        nats_url=endpoints.nats_url,
+        namespace=namespace,
+        log_level=settings.log_level,
+    )
+    return started
+
+
+async def end_in_ray(
+    postgres: asyncpg.Pool[Any], address: str, leave_cleanly: Callable[[], Awaitable[None]]
+) -> bool:
+    """End the coordinators for good, let the hosts leave cleanly, and end them; False when none of them ran.
+
+    Ray goes on. Raises ServiceUnavailable.
+    """
+    namespace = await namespace_of(postgres)
+    await check_ray(address)
+    async with await RayProcess.start() as ray:
+        await ray.call("join", address=address, namespace=namespace)
+        if not await ray.call("anything_runs"):
+            return False
+        await ray.call("end_coordinators")
+        await leave_cleanly()
+        await ray.call("end_hosts")
+        return True
+
+
+def _check_reachable(endpoints: Endpoints, machines: set[str]) -> None:
+    for embedded, variable in ((endpoints.embedded_postgres, "POSTGRES"), (endpoints.embedded_nats, "NATS")):
+        if embedded and len(machines) > 1:
+            raise ServiceUnavailable(
+                f"Ray has nodes on {len(machines)} machines, which cannot all reach the embedded services.",
+                fix=f"Set CALLBOARD_{variable}_URL to one that each of them can reach.",
+            )
+
+
+async def _check_not_elsewhere(postgres: asyncpg.Pool[Any], here: list[str]) -> None:
+    """Two Rays that lead the same database would take it from each other for ever."""
+    deadline = time.monotonic() + FORGOTTEN_AFTER_S + 1.0
+    while time.monotonic() < deadline:
+        with translated():
+            host = await postgres.fetchrow(query("beating_elsewhere"), here, FORGOTTEN_AFTER_S)
+        if host is None:
+            return
+        await asyncio.sleep(_LOOK_EVERY_S)
+    assert host is not None
+    raise ServiceUnavailable(
+        f"Callboard runs with this database already, in another Ray: {host['host']} on its node {host['node']}.",
+        fix="Set RAY_ADDRESS to that Ray, or stop Callboard there with `callboard down`.",
+    )

@@ -1,0 +1,225 @@
+"""Commands that start Callboard for themselves: what they start, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from callboard.runtime import ray_head
+from callboard.settings import Settings
+from tests.acceptance.program import PROGRAM, Program
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def alone() -> Iterator[Program]:
+    """A home in which nothing runs, before and after."""
+    folder = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
+    folder.chmod(0o711)
+    program = Program(folder / "home")
+    yield program
+    found = left_behind(program)
+    program("down")
+    assert found == []
+    shutil.rmtree(folder)
+
+
+def left_behind(program: Program) -> list[str]:
+    """Processes that were started for this home, Ray's and those that join it included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("CALLBOARD_HOME") == str(program.home):
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found + program.survivors()
+
+
+def started(program: Program, *words: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [PROGRAM, *words],
+        env=program.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test run that was started in a shell's background ignores SIGINT, and its children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    assert process.stderr is not None
+    said = ""
+    while word not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("word", "after_s"),
+    [
+        ("starting Postgres", 0.0),
+        ("starting Postgres", 1.5),
+        ("applying", 0.0),
+        ("applying", 1.0),
+        ("starting the coord", 0.0),
+    ],
+)
+def test_a_signal_while_it_starts_leaves_nothing_behind(
+    alone: Program, how: signal.Signals, word: str, after_s: float
+) -> None:
+    process = started(alone, "up")
+    read_until(process, word)
+    time.sleep(after_s)  # anywhere in what follows, and in Ray's own start above all
+    process.send_signal(how)
+    out, rest = process.communicate(timeout=60)
+    assert process.returncode == (130 if how is signal.SIGINT else 143)
+    assert out == ""
+    assert rest.splitlines()[-1] == ("Interrupted." if how is signal.SIGINT else "Terminated.")
+    assert len(rest.splitlines()) <= 4, rest
+    assert ray_head(Settings(home=alone.home)).running() is None
+
+
+def test_a_second_ctrl_c_does_not_keep_it_from_stopping_what_it_has_started(alone: Program) -> None:
+    process = started(alone, "up")
+    read_until(process, "starting the coordinators")
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "It is being stopped. Once more leaves it as it is.\n" in rest
+
+
+def domain(folder: Path, name: str, code: str) -> Path:
+    """A domain of one kind and one host, whose tasks go to one agent."""
+    folder = folder / name
+    folder.mkdir()
+    (folder / "domain.yaml").write_text(
+        f"domain: {name}\nkinds:\n  - class: {name}_agents:Only\n"
+        "tasks: {policy: direct, to: only/main}\nhosts: {min: 1, max: 1}\n"
+    )
+    (folder / f"{name}_agents.py").write_text(
+        "from callboard import Agent, Context, TaskWork, handler, message\n"
+        "from pydantic import BaseModel\n"
+        "@message('test.ball.v1')\n"
+        "class Ball(BaseModel):\n"
+        "    hits: int = 0\n"
+        "class Only(Agent):\n"
+        "    kind = 'only'\n" + code
+    )
+    return folder
+
+
+CALLER = """
+    @handler
+    async def begin(self, work: TaskWork, ctx: Context) -> None:
+        if work.input["to"]:
+            ctx.send(work.input["to"], Ball())
+        else:
+            ctx.complete({"hits": 0})
+
+    @handler
+    async def back(self, ball: Ball, ctx: Context) -> None:
+        ctx.complete({"hits": ball.hits})
+"""
+MIRROR = """
+    @handler
+    async def begin(self, work: TaskWork, ctx: Context) -> None:
+        ctx.complete({})
+
+    @handler
+    async def back(self, ball: Ball, ctx: Context) -> None:
+        ctx.reply(Ball(hits=ball.hits + 1))
+"""
+
+
+def test_a_run_of_its_own_starts_hosts_of_other_domains_when_they_are_sent_to(
+    alone: Program, tmp_path: Path
+) -> None:
+    caller, mirror = domain(tmp_path, "caller", CALLER), domain(tmp_path, "mirror", MIRROR)
+    alone("run", mirror)
+    given = tmp_path / "input.json"
+    given.write_text('{"to": ""}')
+    alone("run", caller, "--input", given)
+    assert hosts_since_start(alone) == {"caller": 1, "mirror": 1}
+    given.write_text('{"to": "mirror/only/one"}')
+    assert json.loads(alone("run", caller, "--input", given, "--json").stdout) == {"hits": 1}
+    assert hosts_since_start(alone) == {"caller": 2, "mirror": 2}
+
+
+def test_a_removed_domain_leaves_the_others_and_ray_as_they_are(alone: Program, tmp_path: Path) -> None:
+    caller, mirror = domain(tmp_path, "caller", CALLER), domain(tmp_path, "mirror", MIRROR)
+    found = json.loads(alone("up", "--detach", "--json", caller).stdout)
+    assert (found["joined"], found["domains"]) == (False, ["caller"])
+    assert found["ready_in_s"] > 0
+    ran = alone("up", "--detach", mirror)
+    assert re.search(r"^Callboard runs already, ready in \d+\.\d s; dashboard", ran.stdout)
+    assert ran.stderr == "joining the running Callboard\nwaiting for the hosts of mirror\n"
+    before = json.loads(alone("status", "--json").stdout)["hosts"]
+    done = json.loads(alone("domains", "remove", "mirror", "--yes", "--delete-data", "--json").stdout)
+    assert (done["hosts_drained"], done["hosts_fenced"]) == (1, 0)
+    assert [d["domain"] for d in json.loads(alone("domains", "--json").stdout)["domains"]] == ["caller"]
+    wait_until_led(alone, {"master", "caller"})
+    given = tmp_path / "input.json"
+    given.write_text('{"to": ""}')
+    assert json.loads(alone("run", caller, "--input", given, "--json").stdout) == {"hits": 0}
+    after = json.loads(alone("status", "--json").stdout)["hosts"]
+    assert [h["epoch"] for h in after] == [h["epoch"] for h in before if h["domain"] == "caller"]
+    # And it can come back, with a coordinator and a host of its own.
+    assert json.loads(alone("run", mirror, "--json").stdout) == {}
+    alone("down")
+
+
+def hosts_since_start(program: Program) -> dict[str, int]:
+    """How many hosts each domain has had."""
+    import asyncio
+
+    from callboard.services import ensure_services
+    from storage.connect import create_pool
+
+    async def read() -> dict[str, int]:
+        async with await ensure_services(Settings(home=program.home)) as services:
+            pool = await create_pool(services.endpoints.postgres_url, application="test", size=1)
+            rows = await pool.fetch("select domain, count(*) from hosts group by 1")
+            await pool.close()
+            return {row[0]: row[1] for row in rows}
+
+    return asyncio.run(read())
+
+
+def wait_until_led(program: Program, names: set[str]) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = json.loads(program("status", "--json").stdout)["coordinators"]
+        if {coordinator["name"] for coordinator in found} == names:
+            return
+    pytest.fail(f"{found} lead")
+
+
+def test_the_signals_tests_would_see_a_process_that_is_left(alone: Program) -> None:
+    """The fixture's own check can fail."""
+    process = subprocess.Popen(["sleep", "60"], env={**os.environ, "CALLBOARD_HOME": str(alone.home)})
+    try:
+        assert left_behind(alone) == ["sleep 60"]
+    finally:
+        process.kill()
+        process.wait()
