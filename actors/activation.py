@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import insort
 from collections import deque
+from typing import Any
 
 from actors.agent import Agent, AgentType
+from actors.journal import Journal
+from actors.wake import is_wake
 from bus.envelope import Envelope
 from storage.records import GENESIS, StoredState
 
@@ -24,9 +28,9 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "blocked_until", "hash", "held", "held_size", "instance", "lifecycle", "loaded", "more",
-        "more_control", "overdue", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
-        "state_json", "tenant", "type", "uncommitted", "undead", "used_at", "version",
+        "agent", "alive", "apart", "blocked_until", "hash", "held", "held_size", "instance", "journal", "lifecycle", "loaded", "more",
+        "more_control", "overdue", "parked", "parking", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
+        "state_json", "task", "tenant", "type", "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
 
     def __init__(self, tenant: str, agent: str, partition: int, type_: AgentType) -> None:
@@ -48,6 +52,10 @@ class Activation:
         self.scheduled = False
         self.running = False
         self.overdue = False  # its turn runs too long and is being cancelled
+        self.task: asyncio.Task[Any] | None = None  # in which its handler runs, or ran last
+        self.journal: Journal | None = None  # of the turn that runs or waits in memory
+        self.parked = False  # one of its turns waits, and is not in memory
+        self.parking = False  # it is being put away
         self.uncommitted = 0
         self.blocked_until = 0.0  # the head waits for its next try
         self.used_at = 0.0
@@ -64,7 +72,7 @@ class Activation:
 
     @property
     def is_idle(self) -> bool:
-        waits_on_disk = self.more and self.lifecycle != PAUSED
+        waits_on_disk = self.more and self.lifecycle != PAUSED and not self.parked
         return not (
             self.queue
             or self.running
@@ -83,6 +91,8 @@ class Activation:
             self.lifecycle = stored.lifecycle
             self.state_json = stored.state
             self.hash = stored.hash
+            self.parked = stored.turn == "waiting"
+            self.more = self.more or self.parked  # what came meanwhile is on disk
         self.loaded = True
 
     def make_instance(self) -> Agent:
@@ -96,14 +106,40 @@ class Activation:
         self.instance = instance
         return instance
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether its handler runs, and not merely waits."""
+        return self.running and (self.journal is None or self.journal.running > 0)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether only what passes the queue may run."""
+        return self.parked or self.lifecycle == PAUSED
+
+    def head(self) -> Envelope | None:
+        """What to run next. A wake-up is for a turn that has been put away; one that is about to run again by itself
+        takes it along, and an agent that is paused is not woken."""
+        queue = self.queue
+        if not queue:
+            return None
+        if queue[0].seq >= 0 or not is_wake(queue[0]):
+            return queue[0]
+        other = next((envelope for envelope in queue if not is_wake(envelope)), None)
+        if self.lifecycle == PAUSED:
+            return other if other is not None and other.is_control else None
+        if self.parked or other is None or not (other.is_control or other.open):
+            return queue[0]
+        return other
+
     def insert(self, envelope: Envelope) -> None:
         """Put a message into its place; the queue is sorted by number."""
         queue = self.queue
-        if not queue or envelope.seq > queue[-1].seq:
+        if not queue or _order(envelope) > _order(queue[-1]):
             queue.append(envelope)
         else:
-            insort(queue, envelope, key=_seq)
+            insort(queue, envelope, key=_order)
 
 
-def _seq(envelope: Envelope) -> int:
-    return envelope.seq
+def _order(envelope: Envelope) -> int:
+    """What passes the queue, then an open turn, then the others by their numbers."""
+    return 0 if envelope.open else envelope.seq

@@ -13,6 +13,7 @@ from actors.activation import Activation
 from bus import faultpoints
 from bus.envelope import Envelope
 from bus.errors import CallboardError, Fenced, InvalidData, StaleTurn, StorageUnavailable
+from storage.journal import Flush
 from storage.records import Fence, Mark, TurnRecord
 from storage.store import TurnStore
 
@@ -29,20 +30,21 @@ class Entry:
 
     activation: Activation
     envelope: Envelope
-    outcome: TurnRecord | Mark
+    outcome: TurnRecord | Mark | Flush
     done: asyncio.Future[bool] | None = field(default=None)
 
     @property
     def size(self) -> int:
         """About how many bytes the commit will send for it."""
-        turn = self.outcome
-        if isinstance(turn, Mark):
+        write = self.outcome
+        if isinstance(write, Mark):
             return 200
-        return (
-            len(turn.body)
-            + len(turn.state or "")
-            + sum(len(s.payload) + len(s.header_json) for s in turn.sends)
-        )
+        size = sum(len(s.payload) + len(s.header_json) for s in write.sends)
+        if isinstance(write, TurnRecord):
+            size += len(write.body) + len(write.state or "")
+        if write.journal is not None:
+            size += sum(200 + len(entry.value) for entry in write.journal.entries)
+        return size
 
     def settle(self, committed: bool) -> None:
         if self.done is not None and not self.done.done():
@@ -52,7 +54,7 @@ class Entry:
 class CommitEvents(Protocol):
     """What the committer tells the host. None of it may raise."""
 
-    def committed(self, entries: Sequence[Entry], numbers: list[int] | None) -> None:
+    def committed(self, entries: Sequence[Entry], numbers: list[int | None] | None) -> None:
         """These are durable. `numbers` are those of the messages sent, or None if they are not known."""
 
     def discarded(self, entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
@@ -150,10 +152,10 @@ class Committer:
         failures = 0
         ambiguous = False
         while group:
-            turns = [e.outcome for e in group if isinstance(e.outcome, TurnRecord)]
+            writes = [e.outcome for e in group if not isinstance(e.outcome, Mark)]
             marks = [e.outcome for e in group if isinstance(e.outcome, Mark)]
             try:
-                numbers: list[int] | None = await self._store.commit(self._fence, turns, marks)
+                numbers: list[int | None] | None = await self._store.commit(self._fence, writes, marks)
             except Fenced:
                 if not await self._events.fenced():
                     self._events.discarded(group)
@@ -179,7 +181,7 @@ class Committer:
             except StorageUnavailable as error:
                 _logger.warning("the outcome of a commit is unknown: %s", error.message)
                 ambiguous = True
-                settled = await self._settle(turns)
+                settled = await self._settle(writes)
                 if settled is None:
                     self._events.discarded(group)
                     return False
@@ -196,17 +198,20 @@ class Committer:
             faultpoints.reached("commit.after")
             self.commits += 1
             self._stale = 0
-            self.turns += len(turns)
+            self.turns += sum(isinstance(write, TurnRecord) for write in writes)
             self._events.committed(group, numbers)
             return True
         return True
 
-    async def _settle(self, turns: Sequence[TurnRecord]) -> bool | None:
+    async def _settle(self, writes: Sequence[TurnRecord | Flush]) -> bool | None:
         """Whether the last attempt was committed after all; None when this incarnation has ended."""
         attempt = 0
-        while turns:
+        # The first flush of a turn or an entry leaves a trace to look for; a flush of neither is written again,
+        # and what it consumes is then gone: its agents start again from committed state.
+        proof = next((w for w in writes if isinstance(w, TurnRecord)), None) or next(iter(writes), None)
+        while proof is not None:
             try:
-                return await self._store.settle(self._fence, turns[0])
+                return await self._store.settle(self._fence, proof)
             except Fenced:
                 if not await self._events.fenced():
                     return None

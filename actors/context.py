@@ -2,35 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from pydantic import BaseModel
 
+from actors.branch import current
+from actors.calls import DurableCalls
+from actors.journal import Journal
+from actors.task_messages import TASK_WORK
 from actors.task_reports import TaskReports
+from actors.values import Error, encode_answer
+from actors.wake import WAKE
 from bus.address import Address, parse_address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, Priority, header_to_json, new_id
-from bus.errors import DeadlineExceeded, HopLimitExceeded, InvalidMessage, PayloadTooLarge
+from bus.errors import (
+    CallboardError,
+    DeadlineExceeded,
+    HopLimitExceeded,
+    InvalidAddress,
+    InvalidMessage,
+    PayloadTooLarge,
+)
 from bus.registry import encode_json, encode_payload, wire_name_of
 from storage.records import TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
+    from actors.activation import Activation
     from actors.scope import Scope
 
 _logger = logging.getLogger("callboard.agent")
 
 
-class Context(TaskReports):
-    """One turn's window on the world. Nothing that a handler asks of it happens before the turn commits."""
+class TurnKeeper(Protocol):
+    """What a turn that records something needs of whoever runs it."""
+
+    def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal: ...
+
+    async def store_blobs(self, ctx: Context) -> None: ...
+
+    async def fetch_blob(self, tenant: str, digest: str) -> str: ...
+
+
+class Context(TaskReports, DurableCalls):
+    """One turn's window on the world. What a handler sends is sent when its turn commits, or before it waits."""
 
     __slots__ = (
-        "_address", "_blobs", "_bytes", "_closed", "_destroyed", "_envelope", "_notes", "_scope", "_sends", "_task_events", "_tasks",
-        "_undead", "now",
+        "_activation",
+        "_address",
+        "_apart",
+        "_blobs",
+        "_bytes",
+        "_closed",
+        "_destroyed",
+        "_ends",
+        "_envelope",
+        "_keep",
+        "_live",
+        "_notes",
+        "_places",
+        "_replied",
+        "_scope",
+        "_sends",
+        "_task_events",
+        "_tasks",
+        "_undead",
+        "now",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, envelope: Envelope, now: float) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        envelope: Envelope,
+        now: float,
+        keeper: TurnKeeper | None = None,
+        activation: Activation | None = None,
+    ) -> None:
         self._scope = scope
         self._envelope = envelope
         self._address: Address | None = None
@@ -43,6 +94,14 @@ class Context(TaskReports):
         self._destroyed = False
         self._bytes = 0
         self._closed = False
+        self._keep = keeper
+        self._activation = activation
+        self._live = (
+            None if activation is None else activation.journal
+        )  # once the turn has recorded something
+        self._places: list[str] = []  # of the sends, in a turn with a journal
+        self._replied = False
+        self._apart: str | None = None
         self.now = now
         """Database time at the turn's start, seconds since 1970, UTC."""
 
@@ -120,13 +179,64 @@ class Context(TaskReports):
         return self._send(address, message, priority, self.deadline, due)
 
     def reply(self, message: BaseModel) -> str:
-        """Send to whoever sent the message being handled; raises InvalidMessage if that was no agent."""
+        """Answer whoever sent the message being handled; raises InvalidMessage if that was no agent.
+
+        The first answer to an ask counts; a handler that returns a value has answered with it.
+        """
+        if self.header.reply_to is not None:
+            self._replied = True
+            return self.resolve(f"{self.sender}#{self.header.reply_to}", message)
         if self.sender.startswith("external/"):
             raise InvalidMessage(
                 f"{self.sender} is no agent and cannot be replied to.",
                 fix="Send the result to an agent or a task.",
             )
         return self._send(self.sender, message, None, self.deadline, None)
+
+    def reply_later(self) -> str:
+        """Leave the ask being handled open; return the ref with which `resolve` answers it in another turn.
+
+        Raises InvalidMessage when the message being handled is no ask.
+        """
+        if self.header.reply_to is None:
+            raise InvalidMessage(
+                "The message being handled is no ask.", fix="Only an ask waits for an answer."
+            )
+        self._replied = True
+        return f"{self.sender}#{self.header.reply_to}"
+
+    def resolve(self, ref: str, value: Any) -> str:
+        """Resolve a promise when this turn commits, with a message or any JSON value; the first to do so counts.
+
+        Returns the id of the wake-up; raises InvalidAddress for what is no ref, InvalidPayload, PayloadTooLarge.
+        """
+        return self._settle(ref, "resolved", encode_answer(value))
+
+    def answer(self, value: Any) -> None:
+        """For the turn loop: the handler has returned this. An ask that it has not answered is answered with it."""
+        if self.header.reply_to is not None and not self._replied:
+            self.resolve(f"{self.sender}#{self.header.reply_to}", value)
+
+    def answer_failed(self, reason: str, error: str) -> None:
+        """For the turn loop: the message was given up. Never raises."""
+        if self.header.reply_to is not None:
+            with contextlib.suppress(CallboardError):
+                value = msgspec.json.encode(Error(type=reason, message=error)).decode()
+                self._settle(f"{self.sender}#{self.header.reply_to}", "failed", value)
+
+    def _settle(self, ref: str, status: str, value: str) -> str:
+        self._must_be_open()
+        owner, hash_, promise = ref.rpartition("#")
+        if not hash_:
+            raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.")
+        to = parse_address(owner)
+        place, sent = self._replayed(f"{to}", WAKE)
+        if sent is not None:
+            return sent
+        payload = f'{{"promise":{encode_json(promise)},"status":"{status}","value":{value},"by":{encode_json(str(self.address))},"at":{self.now!r}}}'
+        return self._post(
+            to, WAKE, payload, place, self._envelope.header.priority, None, None, settles=promise
+        )
 
     def publish(self, topic: str, message: BaseModel) -> int:
         """Send to every agent subscribed to a topic in domain.yaml; return how many."""
@@ -167,11 +277,40 @@ class Context(TaskReports):
         priority: Priority | None,
         deadline: float | None,
         due: float | None,
+        reply_to: str | None = None,
     ) -> str:
         if self._closed:
             self._must_be_open()
-        scope = self._scope
         to = parse_address(str(address))  # an Address may have been made by hand
+        wire_name = wire_name_of(type(message))
+        place = ""
+        if self._live is not None:
+            place, sent = self._replayed(str(to), wire_name)
+            if sent is not None:
+                return sent
+        if deadline is not None and deadline <= self.now:
+            raise DeadlineExceeded(
+                "The deadline of a message to be sent has passed.", fix="Give a later one."
+            )
+        rank = self._envelope.header.priority if priority is None else int(priority)
+        return self._post(
+            to, wire_name, encode_payload(message), place, rank, deadline, due, reply_to=reply_to
+        )
+
+    def _post(
+        self,
+        to: Address,
+        wire_name: str,
+        payload: str,
+        place: str,
+        priority: int,
+        deadline: float | None,
+        due: float | None,
+        *,
+        reply_to: str | None = None,
+        settles: str | None = None,
+    ) -> str:
+        scope = self._scope
         partitions = scope.directory.partitions(to.domain, to.kind)
         came = self._envelope.header
         if len(self._sends) >= scope.limits.sends_per_turn:
@@ -181,27 +320,23 @@ class Context(TaskReports):
             )
         if came.hops >= scope.limits.hops:
             raise HopLimitExceeded(f"The chain of {came.correlation or came.id} has {came.hops} hops.")
-        if deadline is not None and deadline <= self.now:
-            raise DeadlineExceeded(
-                "The deadline of a message to be sent has passed.", fix="Give a later one."
-            )
-        payload = encode_payload(message)
         blob = None
         if _size(payload, scope.limits.claim_check_bytes) > scope.limits.claim_check_bytes:
             payload, blob = self._check_in(payload)
         header = Header(
             id=new_id(),
-            type=wire_name_of(type(message)),
+            type=wire_name,
             sender=f"{scope.domain}/{self._envelope.agent}",
             sent_at=self.now,
             correlation=came.correlation or came.id,
             causation=came.id,
             task=came.task,
-            priority=came.priority if priority is None else int(priority),
+            priority=priority,
             deadline=deadline,
             hops=came.hops + 1,
             traceparent=came.traceparent,
             blob=blob,
+            reply_to=reply_to,
         )
         header_json = header_to_json(header)
         self._count_bytes(len(header_json) + len(payload))
@@ -216,9 +351,85 @@ class Context(TaskReports):
                 header_json=header_json,
                 payload=payload,
                 visible_at=due,
+                control=settles is not None,
+                settles=settles,
             )
         )
+        if self._live is not None:
+            self._places.append(place)
         return header.id
+
+    # -- the journal ---------------------------------------------------------------------------------
+
+    def _journal(self) -> Journal:
+        if self._live is None:
+            self._must_be_open()
+            if self._keep is None or self._activation is None:
+                raise InvalidMessage("Nothing can be recorded or waited for here.", fix="Do it in a handler.")
+            self._live = self._keep.begin_journal(self, self._activation, self._envelope)
+            self._places = [self._live.root.send_place() for _ in self._sends]
+        return self._live
+
+    def _replayed(self, to: str, wire_name: str) -> tuple[str, str | None]:
+        """The place of the next message, and its id if it went out when the turn ran before."""
+        if self._live is None:
+            return "", None
+        place = self._apart or (current.get() or self._live.root).send_place()
+        return place, self._live.replayed_send(place, to, wire_name)
+
+    def take_sends(self) -> list[tuple[str, Outgoing]]:
+        """What has been sent and not committed, each with its place."""
+        sends, self._sends = self._sends, []
+        places, self._places = self._places, []
+        return list(zip(places, sends, strict=True))
+
+    async def _flush(self) -> None:
+        journal = self._journal()
+        if not journal.is_open and self.header.type == TASK_WORK:
+            self._apart = (
+                ">started"  # a handler that runs again does not come by here: it may take no one's place
+            )
+            self.report_started()
+            self._apart = None
+        assert self._keep is not None
+        await self._keep.store_blobs(self)
+        await journal.flush(self.take_sends())
+
+    async def _flush_sends(self) -> None:
+        if self._sends:
+            await self._flush()
+
+    def _ref(self, promise: str) -> str:
+        return f"{self.address}#{promise}"
+
+    def _due_at(self, timeout: float | None) -> float | None:
+        if timeout is not None and not timeout > 0:
+            raise InvalidMessage(
+                f"A timeout of {timeout} s is over before it begins.", fix="Give a positive one."
+            )
+        due_at = None if timeout is None else self._scope.clock.now() + timeout
+        return min((at for at in (due_at, self.deadline) if at is not None), default=None)
+
+    def _send_ask(
+        self,
+        address: str | Address,
+        message: BaseModel,
+        priority: Priority | None,
+        deadline: float | None,
+        promise: str,
+    ) -> None:
+        self._apart = f">{promise}"  # a handler that runs again does not come by here
+        self._send(address, message, priority, deadline, None, reply_to=promise)
+        self._apart = None
+
+    async def _check_in_value(self, text: str) -> str | None:
+        if _size(text, self._scope.limits.claim_check_bytes) <= self._scope.limits.claim_check_bytes:
+            return None
+        return self._check_in(text)[1]
+
+    async def _fetch_value(self, digest: str) -> str:
+        assert self._keep is not None
+        return await self._keep.fetch_blob(self.tenant, digest)
 
     def _must_be_open(self) -> None:
         if self._closed:

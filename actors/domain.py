@@ -143,6 +143,8 @@ class LimitSpec(_Strict):
     cached_messages: int = Field(default=200_000, ge=1_000)
     cached_bytes: int = Field(default=128 * 1024 * 1024, ge=1024 * 1024)
     activations: int = Field(default=60_000, ge=100)
+    linger_s: float = Field(default=1.0, ge=0)  # so long a turn that waits stays in memory
+    waiting_in_memory: int = Field(default=1_000, ge=0)  # and so many of them do
     idle_s: float = Field(default=300.0, gt=0)
     concurrent_turns: int = Field(default=64, ge=1)
     turns_per_commit: int = Field(default=1_000, ge=1)

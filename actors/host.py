@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any
 
 import msgspec
@@ -25,10 +26,13 @@ from actors.scope import Scope
 from actors.slice import Slice
 from actors.sweep import Sweep
 from actors.trials import Trials
-from actors.turn import BlobsUnavailable, TurnRunner
+from actors.turn import BlobsUnavailable, Outcome, TurnRunner
+from actors.waiting import WaitingTurns
+from actors.wake import is_wake
 from bus.envelope import Envelope, Outgoing
 from bus.errors import Fenced, InvalidData, StorageUnavailable
 from bus.transport import Transport
+from storage.journal import Does, Flush, JournalWrite
 from storage.records import Fence, Mark, TurnRecord
 from storage.store import HostStore
 
@@ -56,7 +60,8 @@ class Host:
         self.store = store
         self.ready = ReadyQueue()
         self.mailboxes = Mailboxes(scope, store, self.ready)
-        self.turns = TurnRunner(scope, store)
+        self.turns = TurnRunner(scope, store, self)
+        self.waiting = WaitingTurns(self)
         self.committer = Committer(fence, store, self, group_limit=scope.limits.turns_per_commit)
         self.outbound = Outbound(fence.epoch, transport, self._deliver_local)
         self.trials = Trials(
@@ -65,28 +70,35 @@ class Host:
         )  # fmt: skip
         self.holdings = Holdings(self, transport)
         self.mailboxes.may_run = self.holdings.may_run
+        self.mailboxes.on_mail = self.waiting.mail
+        self.mailboxes.on_dropped = self.waiting.dropped
         self.on_task_events: Callable[[TurnRecord], None] = lambda turn: None
         self.extra_work: list[Callable[[], Awaitable[None]]] = []
         self.ended_why: str | None = None
         self._slice = Slice()
         self._stopped = asyncio.Event()
         self._closing = False
-        self._running: dict[Activation, tuple[float, asyncio.Task[Any] | None]] = {}  # since when, where
+        self._running: dict[Activation, float] = {}  # since when, by the event loop's clock
+        self._workers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
 
     async def run(self) -> str:
         """Work until this incarnation ends; return why it ended."""
-        workers = [self._work() for _ in range(self.scope.limits.concurrent_turns)]
         services = [
             self.committer.run(), self.mailboxes.load_states(), self.holdings.run(), self._fire_timers(),
-            self._sweep(), self._evict(), self._end_overdue(), *(work() for work in self.extra_work),
+            self._sweep(), self._evict(), self._end_overdue(),
+            self.waiting.run(), *(work() for work in self.extra_work),
         ]  # fmt: skip
-        tasks = [asyncio.create_task(self.guarded(c)) for c in (*workers, *services)]
+        tasks = self._tasks = {asyncio.create_task(self.guarded(c)) for c in services}
+        for _ in range(self.scope.limits.concurrent_turns):
+            self._add_worker()
         try:
             await self._stopped.wait()
         finally:
             self._closing = True
+            self.waiting.close()
             for task in tasks:
                 task.cancel()
             _, stubborn = await asyncio.wait(tasks, timeout=_LEAVE_S)
@@ -136,38 +148,57 @@ class Host:
 
     async def _work(self) -> None:
         """One of several workers: take a ready agent, run one turn, hand it to the commit."""
-        while not self._closing:  # a handler may have swallowed our cancellation
+        task = asyncio.current_task()
+        while self._workers - len(self.waiting) <= self.scope.limits.concurrent_turns and not self._closing:
             await self.committer.room()
             activation = await self.ready.take()
             activation.running = True
+            activation.task = task
             entry = await self._run_turn(activation, self.mailboxes.take_head(activation))
             if entry is not None:
                 self.committer.submit(entry)
                 self.mailboxes.schedule(activation)
             while self._slice.is_over:
                 await self._slice.next()
+        self._workers -= 1
+
+    def _add_worker(self) -> None:
+        self._workers += 1
+        # A context of its own: this may be called by a handler, in the context of one of its branches.
+        task = asyncio.create_task(self.guarded(self._work()), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run_turn(self, activation: Activation, envelope: Envelope) -> Entry | None:
         """Run one turn of an agent that is marked running; None when there is nothing to commit."""
-        self._running[activation] = (asyncio.get_running_loop().time(), asyncio.current_task())
-        self._quiet.clear()
+        self._enter(activation)
+        outcome: Outcome | None = None
         try:
-            outcome = await self.turns.run(activation, envelope)
+            if is_wake(envelope):
+                wake, turn = envelope, await self.turns.reopen(activation, envelope)
+                if turn is None:
+                    outcome = _unwanted(activation, wake)
+                else:
+                    envelope = turn
+                    self.mailboxes.came_back(activation, turn.seq)
+            if outcome is None:
+                outcome = await self.turns.run(activation, envelope)
         except BlobsUnavailable as error:
             _logger.warning("a turn of %s waits for storage: %s", activation.agent, error)
-            activation.blocked_until = self.scope.clock.now() + _BLOB_RETRY_S
-            if activation.alive:
-                self.mailboxes.put_back(activation, envelope)
-            outcome = None
+            self._again_later(activation, envelope)
         finally:
             activation.running = False
-            if activation.overdue:
-                activation.overdue = False
+            put_away = activation.parking
+            if activation.overdue or put_away:
+                activation.overdue = activation.parking = False
                 _uncancel()
-            del self._running[activation]
-            if not self._running:
-                self._quiet.set()
+            if self.waiting:
+                self.waiting.runs(activation)
+            self._leave(activation)
         if not activation.alive:
+            return None
+        if put_away:
+            self.mailboxes.put_away(activation)
             return None
         if outcome is None:
             self.mailboxes.schedule(activation)
@@ -175,7 +206,7 @@ class Host:
         self.mailboxes.touch(activation)
         if isinstance(outcome, Mark):
             self._wait_for_retry(activation, envelope, outcome)
-        else:
+        elif isinstance(outcome, TurnRecord):
             activation.apart.discard(envelope.seq)
             if outcome.mark is not None:  # paused by its supervision: the message stays on disk
                 self.mailboxes.forget(envelope.seq)
@@ -184,7 +215,7 @@ class Host:
 
     def _wait_for_retry(self, activation: Activation, envelope: Envelope, mark: Mark) -> None:
         delay = mark.delay_s or 0.0
-        again = msgspec.structs.replace(envelope, failures=envelope.failures + mark.failed)
+        again = msgspec.structs.replace(envelope, failures=envelope.failures + mark.failed, open=mark.open)
         handler = activation.type.handlers.get(envelope.header.type)
         if handler is not None and handler.overtake:
             self.scope.clock.call_at(self.scope.clock.now() + delay, self._try_again, activation, again)
@@ -197,6 +228,49 @@ class Host:
             self.mailboxes.put_back(activation, envelope)
             self.mailboxes.schedule(activation)
 
+    def _again_later(self, activation: Activation, envelope: Envelope) -> None:
+        """Storage was away: run the turn again. One with a journal starts from what is committed of it."""
+        if not activation.alive:
+            return
+        if envelope.open or is_wake(envelope):
+            self.drop(activation)
+        else:
+            activation.blocked_until = self.scope.clock.now() + _BLOB_RETRY_S
+            self.mailboxes.put_back(activation, envelope)
+
+    def drop(self, activation: Activation) -> None:
+        """Let go of an agent whose turn cannot go on, and bring it back from committed state a little later."""
+        self.mailboxes.drop(activation)
+        self.committer.drop_dead()
+        asyncio.get_running_loop().call_later(_BLOB_RETRY_S, self._restart, activation)
+
+    # -- turns that wait (TurnHost) -------------------------------------------------------------------
+
+    def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> asyncio.Future[bool]:
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.committer.submit(Entry(activation, envelope, flush, done))
+        return done
+
+    def waits(self, activation: Activation) -> None:
+        self._leave(activation)
+        self.waiting.waits(activation)
+        if self._workers - len(self.waiting) < self.scope.limits.concurrent_turns:
+            self._add_worker()
+
+    def runs(self, activation: Activation) -> None:
+        self.waiting.runs(activation)
+        self._enter(activation)
+
+    def _enter(self, activation: Activation) -> None:
+        """The activation's handler runs, in the task that began it."""
+        self._running[activation] = asyncio.get_running_loop().time()
+        self._quiet.clear()
+
+    def _leave(self, activation: Activation) -> None:
+        self._running.pop(activation, None)
+        if not self._running:
+            self._quiet.set()
+
     async def quiet(self, timeout_s: float) -> None:
         """Wait until no turn runs, at most so long."""
         with contextlib.suppress(TimeoutError):
@@ -205,14 +279,17 @@ class Host:
 
     # -- what the committer reports (CommitEvents) -----------------------------------------------------
 
-    def committed(self, entries: Sequence[Entry], numbers: list[int] | None) -> None:
+    def committed(self, entries: Sequence[Entry], numbers: list[int | None] | None) -> None:
         sends: list[Outgoing] = []
         for entry in entries:
             activation = entry.activation
             activation.uncommitted -= 1
             outcome = entry.outcome
-            if isinstance(outcome, TurnRecord):
+            if isinstance(outcome, TurnRecord | Flush):
                 sends.extend(send for send in outcome.sends if send.visible_at is None)
+                if outcome.journal is not None:
+                    self._journaled(activation, outcome.journal)
+            if isinstance(outcome, TurnRecord):
                 if outcome.seq is not None:
                     self.mailboxes.handled(activation, outcome.seq)
                 if outcome.tasks or outcome.task_events:
@@ -221,7 +298,17 @@ class Host:
         if numbers is None:
             self.outbound.skip({(send.domain, send.partition) for send in sends})
         elif sends:
-            self.outbound.publish(zip(sends, numbers, strict=True))
+            self.outbound.publish(
+                (send, number) for send, number in zip(sends, numbers, strict=True) if number is not None
+            )
+
+    def _journaled(self, activation: Activation, journal: JournalWrite) -> None:
+        for seq in journal.consumed:
+            activation.apart.discard(seq)
+            self.mailboxes.handled(activation, seq)
+        if journal.does is Does.END:
+            activation.apart.discard(journal.seq)
+            self.mailboxes.handled(activation, journal.seq)
 
     def discarded(self, entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
         for entry in entries:
@@ -229,7 +316,7 @@ class Host:
             activation.uncommitted -= 1
             if isinstance(entry.outcome, TurnRecord):
                 self.mailboxes.forget(entry.envelope.seq)
-            if perhaps_committed and isinstance(entry.outcome, TurnRecord):
+            if perhaps_committed and not isinstance(entry.outcome, Mark):
                 self.outbound.skip({(send.domain, send.partition) for send in entry.outcome.sends})
             entry.settle(False)
         fallen = {id(e.activation): e.activation for e in entries if e.activation.alive}
@@ -246,7 +333,9 @@ class Host:
         activation.uncommitted -= 1
         _logger.error("a turn of %s cannot be stored: %s", activation.agent, error)
         turn = entry.outcome
-        if isinstance(turn, Mark) or turn.dead is not None:  # not even the plain words can be stored
+        if isinstance(turn, Mark) or (
+            isinstance(turn, TurnRecord) and turn.dead is not None
+        ):  # not even the plain words can be stored
             self.mailboxes.drop(activation)
             self.end(f"Postgres refuses a dead letter: {error.message}")
             return
@@ -283,6 +372,7 @@ class Host:
                 continue
             try:
                 due = await self.store.fire_timers(self.fence, owned, _TIMER_BATCH)
+                due += await self.store.settle_due(self.fence, owned, _TIMER_BATCH)
             except Fenced:
                 if not await self.fenced():
                     return
@@ -315,10 +405,18 @@ class Host:
         while True:
             await asyncio.sleep(_OVERDUE_EVERY_S)
             since = asyncio.get_running_loop().time() - self.scope.limits.turn_s
-            for activation, (began, task) in list(self._running.items()):
-                if began < since and task is not None:
+            for activation, began in list(self._running.items()):
+                if began < since and activation.task is not None:
                     activation.overdue = True
-                    task.cancel()
+                    activation.task.cancel()
+
+
+def _unwanted(activation: Activation, wake: Envelope) -> Flush:
+    """A wake-up whose turn has ended: it leaves the mailbox, and that is all."""
+    return Flush(
+        tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
+        journal=JournalWrite(seq=wake.seq, turn=wake.header.id, does=Does.NONE, consumed=(wake.seq,)),
+    )  # fmt: skip
 
 
 def _uncancel() -> None:

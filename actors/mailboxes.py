@@ -86,6 +86,9 @@ class Mailboxes:
         self._all_loaded.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.may_run: Callable[[int], bool] = lambda partition: True
+        self.on_mail: Callable[[Activation], None] = lambda activation: None
+        """Something has come for an agent whose turn is in memory."""
+        self.on_dropped: Callable[[Activation], None] = lambda activation: None
 
     def __len__(self) -> int:
         return len(self._activations)
@@ -141,6 +144,7 @@ class Mailboxes:
         """Read the whole partition from Postgres, page by page; raises StorageUnavailable."""
         self._reads += 1
         try:
+            self.merge(partition, await self._store.load_turns(self._scope.domain, partition), set())
             start: tuple[str, str] | None = ("", "")
             while start is not None:
                 async with self._pages:
@@ -169,7 +173,7 @@ class Mailboxes:
         if activation.refilling:
             self._asked.add(activation)
             return
-        has_enough = len(activation.queue) > self._limit // 4 or activation.lifecycle == PAUSED
+        has_enough = len(activation.queue) > self._limit // 4 or activation.is_closed
         self.refill(activation, control_only=has_enough)
 
     def knows(self, seq: int) -> bool:
@@ -219,7 +223,7 @@ class Mailboxes:
         for their next try may fill the cache for hours, and the others must go on."""
         if envelope.seq < 0:
             return True
-        if activation.lifecycle == PAUSED:
+        if activation.lifecycle == PAUSED or (activation.parked and not envelope.open):
             return False
         return not activation.queue or (
             len(activation.queue) < self._limit
@@ -250,11 +254,14 @@ class Mailboxes:
         """Make the agent ready if its head may run now; otherwise see to it that it will."""
         if not activation.alive or not activation.queue or not activation.loaded:
             return
-        if activation.lifecycle == PAUSED and not activation.queue[-1].is_control:
+        if activation.journal is not None:
+            self.on_mail(activation)
+            return
+        if activation.is_closed and activation.queue[-1].seq >= 0:
             self._shelve(activation)
-            if not activation.queue:
-                return
-        head = activation.queue[0]
+        head = activation.head()
+        if head is None:
+            return
         if not head.is_control or head.failures:
             now, until = self._scope.clock.now(), _may_run_at(activation, head)
             if until > now:
@@ -271,9 +278,9 @@ class Mailboxes:
 
     def head_may_run(self, activation: Activation) -> bool:
         """Whether the agent has a message that could run now, its partition apart."""
-        if not (activation.alive and activation.loaded and activation.queue):
+        head = activation.head()
+        if head is None or not (activation.alive and activation.loaded):
             return False
-        head = activation.queue[0]
         if head.is_control and not head.failures:
             return True
         paused = activation.lifecycle == PAUSED and not head.is_control
@@ -281,15 +288,28 @@ class Mailboxes:
 
     async def read_heads(self, activations: Sequence[Activation]) -> None:
         """Wait until the first messages of these can be taken: those that are unread are read, room or not."""
-        while unread := [a for a in activations if a.alive and a.queue and not a.queue[0].payload]:
+        while unread := [a for a in activations if a.alive and (head := a.head()) and not head.payload]:
             if unread[0] not in self._refills:
                 self._start_refill(unread[0], False, 1)
             await asyncio.wait((self._refills[unread[0]],))
 
     def take_head(self, activation: Activation) -> Envelope:
-        """The first message, which is not unread: only such an agent is ready."""
+        if activation.queue[0].seq >= 0:
+            self._cached -= 1
+            envelope = activation.queue.popleft()
+            activation.apart.add(envelope.seq)
+            return envelope
+        head = activation.head()
+        assert head is not None  # or it would not be ready
+        return self.take(activation, head)
+
+    def take(self, activation: Activation, envelope: Envelope) -> Envelope:
+        """Set a queued message apart: it is run or otherwise used up. It is not unread."""
         self._cached -= 1
-        envelope = activation.queue.popleft()
+        if envelope is activation.queue[0]:
+            activation.queue.popleft()
+        else:
+            activation.queue.remove(envelope)
         activation.apart.add(envelope.seq)
         return envelope
 
@@ -314,7 +334,7 @@ class Mailboxes:
         """Read the agent's mailbox again, because Postgres holds more of it than the queue."""
         if activation.refilling or not activation.alive:
             return
-        if activation.lifecycle == PAUSED:
+        if activation.is_closed:
             if not (control_only or activation.more_control):
                 return
             control_only = True
@@ -466,11 +486,29 @@ class Mailboxes:
                 self._forget(activation, head.seq)
 
     def _shelve(self, activation: Activation) -> None:
-        """The agent is paused: its messages stay on disk, where older ones may be that are not in the queue."""
+        """The agent is paused, or a turn of it waits: its messages stay on disk, where older ones may be that are not in the queue."""
         while activation.queue and not activation.queue[-1].is_control:
             self._forget(activation, activation.queue.pop().seq)
             self._cached -= 1
         activation.more = True
+
+    def put_away(self, activation: Activation) -> None:
+        """Its turn waits, and has left memory; so does the agent, unless something has come for it."""
+        activation.parked = True
+        for seq in activation.apart:
+            self._forget(activation, seq)
+        activation.apart.clear()
+        self.schedule(activation)
+        if activation.is_idle:
+            activation.alive = False
+            del self._activations[activation.key]
+            self._later.pop(activation, None)
+
+    def came_back(self, activation: Activation, seq: int) -> None:
+        """Its turn runs again: a copy of that turn's message is none that waits."""
+        activation.parked = False
+        activation.apart.add(seq)
+        self._seen.setdefault(seq, 0)
 
     # -- coming and going ----------------------------------------------------------------------------
 
@@ -488,6 +526,7 @@ class Mailboxes:
         if not activation.alive:
             return
         activation.alive = False
+        self.on_dropped(activation)
         if self._activations.get(activation.key) is activation:
             del self._activations[activation.key]
         self._cached -= len(activation.queue)

@@ -35,7 +35,10 @@ class TaskTerms(BaseModel):
 # -- what an assignee is sent ------------------------------------------------------------------------
 
 
-@message("callboard.task.v1")
+TASK_WORK = "callboard.task.v1"
+
+
+@message(TASK_WORK)
 class TaskWork(TaskTerms):
     """A task for you: answer with `ctx.complete(result)` or `ctx.fail(why)`, in this turn or a later one."""
 

@@ -116,6 +116,7 @@ class Trials:
         return turn
 
     async def _handle(self, activation: Activation, envelope: Envelope) -> None:
+        activation.task = asyncio.current_task()
         entry = await self._run_turn(activation, envelope)
         if entry is not None:
             self._committer.submit(entry)
@@ -144,7 +145,7 @@ class Trials:
             head = self._mailboxes.take_head(activation)
             mark = Mark(
                 tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
-                seq=head.seq, tried=1,
+                seq=head.seq, tried=1, open=head.open,
             )  # fmt: skip
             head = msgspec.structs.replace(head, trials=head.trials + 1)
             done = asyncio.get_running_loop().create_future()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from functools import partial
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from actors import control
 from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
 from actors.agent import Agent, Handler
 from actors.context import Context
+from actors.journal import Journal, TurnGone
 from actors.retry import RetryPolicy
 from actors.scope import Scope
 from actors.supervision import Directive
@@ -26,11 +28,13 @@ from bus.errors import (
     InvalidMessage,
     InvalidPayload,
     NoHandler,
+    NonDeterministicHandler,
     PayloadTooLarge,
     StorageUnavailable,
     UnknownKind,
 )
 from bus.registry import decode_payload, first_line, refuse_nul
+from storage.journal import Does, Flush, JournalWrite, StoredJournal
 from storage.records import DeadLetter, Mark, TurnRecord
 
 FULL_STATE_BYTES = 4096  # a larger state stands in the history as its changed fields...
@@ -38,7 +42,23 @@ FULL_STATE_EVERY = 64  # ...except every so many versions, so that replay is sho
 
 HOLD_BACK_S = 1.0  # for newer code; a host that has it waits at most so long for what it takes over
 
-Outcome = TurnRecord | Mark
+Outcome = TurnRecord | Mark | Flush
+
+
+class TurnHost(Protocol):
+    """What a turn that waits needs of its host."""
+
+    def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> asyncio.Future[bool]:
+        """Hand it to the group commit; true once it has committed, false when it was discarded."""
+        ...
+
+    def waits(self, activation: Activation) -> None:
+        """Every branch of the handler waits for a promise."""
+        ...
+
+    def runs(self, activation: Activation) -> None:
+        """The handler goes on."""
+        ...
 
 
 class BlobStore(Protocol):
@@ -71,27 +91,54 @@ class DeadLetterReader(Protocol):
 class TurnStorage(BlobStore, DeadLetterReader, Protocol):
     """What a turn may need of storage before it commits."""
 
+    async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None: ...
+
 
 class TurnRunner:
     """Runs turns. It never raises for what a handler does: a failure is an outcome."""
 
-    def __init__(self, scope: Scope, storage: TurnStorage) -> None:
+    def __init__(self, scope: Scope, storage: TurnStorage, host: TurnHost) -> None:
         self._scope = scope
         self._storage = storage
+        self._host = host
         self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words
 
-    async def run(self, activation: Activation, envelope: Envelope) -> Outcome:
+    async def reopen(self, activation: Activation, wake: Envelope) -> Envelope | None:
+        """Prepare the turn that a wake-up is for, and return its message; None when no turn waits any more."""
+        stored = await self._load(activation)
+        if stored is None:
+            return None
+        payload = wake.payload
+        if wake.header.blob is not None:
+            payload = await self.fetch_blob(activation.tenant, wake.header.blob)
+        envelope = Envelope(
+            seq=stored.seq, tenant=activation.tenant, agent=activation.agent,
+            header=header_from_json(stored.header_json), header_json=stored.header_json, payload=stored.payload,
+            failures=stored.failures, trials=max(stored.trials, wake.trials), open=True,
+        )  # fmt: skip
+        activation.journal = self._journal(activation, envelope, stored.began_at, stored)
+        activation.journal.settle(wake.seq, payload, wake.header.blob)
+        return envelope
+
+    async def run(self, activation: Activation, envelope: Envelope) -> Outcome | None:
         """Handle the message; return the turn to commit, or the mark of a failure that is tried again.
 
-        Raises BlobsUnavailable.
+        None when the turn has been put away, or is over for this host. Raises BlobsUnavailable.
         """
+        if envelope.open and activation.journal is None:
+            stored = await self._load(activation)
+            if stored is None or stored.seq != envelope.seq:  # it has ended meanwhile
+                return None
+            activation.journal = self._journal(activation, envelope, stored.began_at, stored)
         scope = self._scope
-        now = scope.clock.now()
+        journal = activation.journal
         header = envelope.header
-        ctx = Context(scope, envelope, now)
+        ctx = Context(
+            scope, envelope, scope.clock.now() if journal is None else journal.now, self, activation
+        )
         policy = activation.type.cls.retry
         try:
-            if header.deadline is not None and header.deadline <= now:
+            if journal is None and header.deadline is not None and header.deadline <= ctx.now:
                 return self._give_up(
                     activation, envelope, ctx, "expired", "its deadline passed before its turn"
                 )
@@ -116,7 +163,7 @@ class TurnRunner:
             policy = handler.retry
             payload = envelope.payload
             if header.blob is not None:
-                payload = await self._get_blob(envelope.tenant, header.blob)
+                payload = await self.fetch_blob(envelope.tenant, header.blob)
             try:
                 message = decode_payload(header.type, payload)
             except InvalidMessage as unreadable:
@@ -126,36 +173,44 @@ class TurnRunner:
             agent = activation.instance or await self._activate(activation)
             if activation.state_json is None:
                 await agent.on_created(ctx)
-            await self._call(agent, handler, message, ctx)
-            if message.__class__ is TaskWork:
+            answer = await self._call(agent, handler, message, ctx)
+            if header.reply_to is not None:
+                ctx.answer(answer)
+            if message.__class__ is TaskWork and not _is_open(activation):
                 ctx.report_started()
+            if activation.journal is not None:
+                await activation.journal.settled()
+                activation.journal.check_complete()
             if ctx._destroyed:
                 await agent.on_destroyed(ctx)
             return await self._succeed(activation, envelope, ctx, "handled")
+        except TurnGone:
+            activation.instance = None
+            return None
         except (BlobsUnavailable, GeneratorExit):
             activation.instance = None
             raise
         except asyncio.CancelledError:
+            if activation.parking:
+                activation.instance = None
+                return None
             if activation.overdue:
                 error: Exception = TurnTimeout(f"The turn has run longer than {scope.limits.turn_s:g} s.")
             elif _is_cancelled():
                 raise
             else:
                 error = RuntimeError("something that the handler waited for was cancelled")
-            return self._fail(activation, envelope, ctx, error, policy)
+            return await self._failed(activation, envelope, ctx, error, policy)
         except Exception as error:  # whatever a handler raises is its failure, never ours
-            return self._fail(activation, envelope, ctx, error, policy)
+            return await self._failed(activation, envelope, ctx, error, policy)
         except BaseException as error:  # sys.exit(), the panic of a library written in Rust
             broken = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
-            return self._fail(activation, envelope, ctx, broken, policy)
+            return await self._failed(activation, envelope, ctx, broken, policy)
         finally:
             ctx.close()
-
-    async def _get_blob(self, tenant: str, digest: str) -> str:
-        try:
-            return (await self._storage.get_blob(self._scope.domain, tenant, digest)).decode()
-        except StorageUnavailable as error:
-            raise BlobsUnavailable(error.message) from error
+            if activation.journal is not None:
+                activation.journal.close()
+                activation.journal = None
 
     def _why_unhandled(self, activation: Activation, wire_name: str) -> NoHandler | UnknownKind:
         name = activation.agent.partition("/")[0]
@@ -169,13 +224,82 @@ class TurnRunner:
             await agent.on_activated()
         return agent
 
-    async def _call(self, agent: Agent, handler: Handler, message: BaseModel, ctx: Context) -> None:
+    async def _call(self, agent: Agent, handler: Handler, message: BaseModel, ctx: Context) -> Any:
         function: Callable[..., Any] = getattr(agent, handler.method)
         if handler.is_async:
             coroutine: Coroutine[Any, Any, Any] = function(message, ctx)
-            await coroutine
-        else:
-            await in_thread(function, message, ctx)
+            return await coroutine
+        return await in_thread(function, message, ctx)
+
+    # -- the journal ---------------------------------------------------------------------------------
+
+    def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal:
+        """The handler records something for the first time; raises InvalidMessage where it may not."""
+        if envelope.is_control:
+            raise InvalidMessage(
+                "A control message's turn cannot wait.", fix="Send the agent a message instead."
+            )
+        activation.journal = self._journal(activation, envelope, ctx.now)
+        return activation.journal
+
+    async def store_blobs(self, ctx: Context) -> None:
+        """Store what the turn has checked in; raises BlobsUnavailable."""
+        blobs, ctx._blobs = ctx._blobs, []
+        try:
+            for tenant, digest, data in blobs:
+                await self._storage.put_blob(self._scope.domain, tenant, digest, data)
+        except StorageUnavailable as error:
+            raise BlobsUnavailable(error.message) from error
+
+    async def fetch_blob(self, tenant: str, digest: str) -> str:
+        """The text of a blob; raises BlobsUnavailable, or InvalidPayload when there is none."""
+        try:
+            return (await self._storage.get_blob(self._scope.domain, tenant, digest)).decode()
+        except StorageUnavailable as error:
+            raise BlobsUnavailable(error.message) from error
+
+    async def _load(self, activation: Activation) -> StoredJournal | None:
+        try:
+            return await self._storage.load_journal(self._scope.domain, activation.tenant, activation.agent)
+        except StorageUnavailable as error:
+            raise BlobsUnavailable(error.message) from error
+
+    def _journal(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        now: float,
+        stored: StoredJournal | None = None,
+    ) -> Journal:
+        def flush(write: JournalWrite, sends: tuple[Outgoing, ...]) -> asyncio.Future[bool]:
+            part = Flush(
+                tenant=activation.tenant, partition=activation.partition, agent=activation.agent, journal=write,
+                sends=sends,
+            )  # fmt: skip
+            return self._host.flush(activation, envelope, part)
+
+        journal = Journal(
+            envelope, now, flush, partial(self.fetch_blob, activation.tenant), stored, activation.task
+        )
+        journal.on_waiting = partial(self._host.waits, activation)
+        journal.on_running = partial(self._host.runs, activation)
+        return journal
+
+    async def _failed(
+        self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception, policy: RetryPolicy
+    ) -> Outcome | None:
+        """A failure of a turn with a journal: what failed for good in it is tried again when the turn is."""
+        journal = activation.journal
+        if journal is not None:
+            try:
+                await journal.settled()
+                journal.take_back(error)
+                if journal.is_open and journal.is_dirty:
+                    await journal.flush([])
+            except TurnGone:
+                activation.instance = None
+                return None
+        return self._fail(activation, envelope, ctx, error, policy)
 
     # -- outcomes ------------------------------------------------------------------------------------
 
@@ -203,11 +327,7 @@ class TurnRunner:
                     fix="Keep large things in blobs or in several agents.",
                 )
             refuse_nul(state)
-        try:
-            for tenant, digest, data in ctx._blobs:
-                await self._storage.put_blob(self._scope.domain, tenant, digest, data)
-        except StorageUnavailable as error:
-            raise BlobsUnavailable(error.message) from error
+        await self.store_blobs(ctx)
         return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
 
     def _give_up(
@@ -217,6 +337,7 @@ class TurnRunner:
         dead = DeadLetter(reason=reason, error=error, failures=envelope.failures)
         empty = Context(self._scope, envelope, ctx.now)
         empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
+        empty.answer_failed(reason, error)
         if reason != "expired" and envelope.header.type != TROUBLE:
             empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
         return self._record(
@@ -228,7 +349,7 @@ class TurnRunner:
         """The message keeps its place for a host with the domain's newest code; nothing has failed."""
         return Mark(
             tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
-            delay_s=HOLD_BACK_S, error=f"waits for a host with newer code: {_describe(error)}",
+            open=envelope.open, delay_s=HOLD_BACK_S, error=f"waits for a host with newer code: {_describe(error)}",
         )  # fmt: skip
 
     def _fail(
@@ -239,6 +360,10 @@ class TurnRunner:
         text = _describe(error)
         envelope = msgspec.structs.replace(envelope, failures=failures)
         directive = activation.type.cls.supervision.decide(error, failures, policy)
+        if isinstance(
+            error, NonDeterministicHandler
+        ):  # no further try by itself would mend it, and nothing is lost
+            directive = Directive.PAUSE
         if directive is Directive.PAUSE and envelope.is_control:  # a pause holds no control message up
             directive = Directive.DEAD_LETTER
         if directive is Directive.DEAD_LETTER:
@@ -246,7 +371,7 @@ class TurnRunner:
         ctx.logger.warning("%s failed (%d): %s", envelope.header.type, failures, text)
         mark = Mark(
             tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
-            failed=1, error=text,
+            failed=1, error=text, open=_is_open(activation),
         )  # fmt: skip
         if directive is Directive.RETRY:
             return msgspec.structs.replace(mark, delay_s=policy.delay_s(failures, self._scope.rng))
@@ -275,13 +400,19 @@ class TurnRunner:
         dead: DeadLetter | None = None,
         mark: Mark | None = None,
     ) -> TurnRecord:
+        journal = None
+        if activation.journal is not None and mark is None:
+            journal = activation.journal.end()
+        in_mailbox = journal is None or journal.does is not Does.END
         version = activation.version + 1
-        body = transition_body(version, ctx, envelope, decision, activation.state_json, state, lifecycle)
+        body = transition_body(
+            version, ctx, envelope, decision, activation.state_json, state, lifecycle, activation.journal
+        )
         record = TurnRecord(
             tenant=activation.tenant,
             agent=activation.agent,
             partition=activation.partition,
-            seq=None if mark is not None else envelope.seq,
+            seq=envelope.seq if mark is None and in_mailbox else None,
             version=version,
             schema_version=schema_version,
             lifecycle=lifecycle,
@@ -298,6 +429,7 @@ class TurnRunner:
             undead=tuple(ctx._undead),
             tasks=tuple(ctx._tasks),
             task_events=tuple(ctx._task_events),
+            journal=journal,
         )
         activation.undead.update(ctx._undead)
         activation.version = version
@@ -393,16 +525,21 @@ def transition_body(
     old_state: str | None,
     state: str | None,
     lifecycle: str,
+    journal: Journal | None = None,
 ) -> str:
     """The canonical text of a transition: one JSON object, its keys in this order, no spaces."""
     sends = ",".join(
         f'{{"id":"{s.header.id}","to":{_quote(s.domain + "/" + s.agent)},"type":"{s.header.type}"}}'
         for s in ctx._sends
     )
+    calls = ""
+    if journal is not None:
+        sends = ",".join(filter(None, (journal.sent_body(), sends)))
+        calls = f'"calls":[{journal.calls_body()}],'
     return (
         f'{{"version":{version},"at":{ctx.now:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
         f'"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
-        f'"notes":[{",".join(ctx._notes)}],"sends":[{sends}],{_state_part(version, old_state, state)}}}'
+        f'"notes":[{",".join(ctx._notes)}],{calls}"sends":[{sends}],{_state_part(version, old_state, state)}}}'
     )
 
 
@@ -424,6 +561,10 @@ def _state_part(version: int, old: str | None, new: str | None) -> str:
 
 
 _quote = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _is_open(activation: Activation) -> bool:
+    return activation.journal is not None and activation.journal.is_open
 
 
 def _is_cancelled() -> bool:

@@ -36,6 +36,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     hops: int = 0
     traceparent: str | None = None
     blob: str | None = None  # the payload is in blob storage under this digest
+    reply_to: str | None = None  # the promise of the sender that an answer settles
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -54,6 +55,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     failures: int = 0
     trials: int = 0
     retry_at: float | None = None
+    open: bool = False  # its turn has a journal: it has left the mailbox and is in `turns`
 
     @property
     def is_control(self) -> bool:
@@ -72,6 +74,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     payload: str
     visible_at: float | None = None  # a durable timer: not handled before this time
     control: bool = False
+    settles: str | None = None  # sent only if this promise of its recipient is still open
 
 
 def new_id() -> str:

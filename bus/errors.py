@@ -28,6 +28,11 @@ CallboardError
 ├── UnknownDeadLetter         no dead letter has that number
 ├── QueryFailed               a @query handler raised, or answered with no model
 ├── DeadlineExceeded          the message's or the task's deadline has passed
+├── TurnError                 a turn that waits cannot go on as its handler would have it
+│   ├── NonDeterministicHandler  it does something else than when it ran before
+│   ├── StepFailed            a step's function failed, and is not tried again
+│   ├── AskFailed             the agent asked has given the message up, or not answered in time
+│   └── PromiseExpired        nobody resolved it in time
 ├── TaskError                 a task cannot be found, submitted or assigned
 │   ├── UnknownTask
 │   ├── InvalidTask           its goal, input, priority, deadline or request key cannot be accepted
@@ -205,6 +210,28 @@ class QueryFailed(CallboardError):
 
 class DeadlineExceeded(CallboardError):
     """The deadline has passed."""
+
+
+class TurnError(CallboardError):
+    """A turn that waits cannot go on as its handler would have it."""
+
+
+class NonDeterministicHandler(TurnError):
+    """A handler that runs again does something else than its journal says; `called` and `recorded` name both."""
+
+    fix = "Put what depends on time, chance or the outside into a step; `callboard turn` lets the turn go on."
+
+
+class StepFailed(TurnError):
+    """A step's function failed, and its retry policy allows no further try; `place` is its key in the journal."""
+
+
+class AskFailed(TurnError):
+    """The agent asked has given the message up, or not answered in time; `reason` says which."""
+
+
+class PromiseExpired(TurnError):
+    """Nobody resolved the promise in time."""
 
 
 class TaskError(CallboardError):

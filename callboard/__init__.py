@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actors.agent import Agent, handler, query
+    from actors.calls import Promise
     from actors.context import Context
     from actors.retry import NO_RETRY, RetryPolicy
     from actors.supervision import Directive, Supervision
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from bus.address import Address
     from bus.envelope import Priority
     from bus.errors import (
+        AskFailed,
         BrokenChain,
         CallboardError,
         DataFolderError,
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
         InvalidTask,
         NoBid,
         NoHandler,
+        NonDeterministicHandler,
         Overloaded,
         PayloadTooLarge,
+        PromiseExpired,
         QueryFailed,
         RowLocked,
         SchemaMismatch,
@@ -38,10 +42,12 @@ if TYPE_CHECKING:
         ServiceUnsafe,
         SettingsError,
         StaleTurn,
+        StepFailed,
         StorageError,
         StorageUnavailable,
         TaskError,
         TaskFailed,
+        TurnError,
         UnknownDeadLetter,
         UnknownDomain,
         UnknownKind,
@@ -54,6 +60,7 @@ __all__ = [
     "NO_RETRY",
     "Address",
     "Agent",
+    "AskFailed",
     "BrokenChain",
     "CallForBids",
     "CallboardError",
@@ -72,9 +79,12 @@ __all__ = [
     "InvalidTask",
     "NoBid",
     "NoHandler",
+    "NonDeterministicHandler",
     "Overloaded",
     "PayloadTooLarge",
     "Priority",
+    "Promise",
+    "PromiseExpired",
     "QueryFailed",
     "RetryPolicy",
     "RowLocked",
@@ -84,12 +94,14 @@ __all__ = [
     "ServiceUnsafe",
     "SettingsError",
     "StaleTurn",
+    "StepFailed",
     "StorageError",
     "StorageUnavailable",
     "Supervision",
     "TaskError",
     "TaskFailed",
     "TaskWork",
+    "TurnError",
     "UnknownDeadLetter",
     "UnknownDomain",
     "UnknownKind",
@@ -102,6 +114,7 @@ __all__ = [
 
 # Names are looked up when they are asked for: the command line imports this package too, and starts at once.
 _ROOMS = (
+    "actors.calls",
     "actors.agent",
     "actors.context",
     "actors.retry",

@@ -10,29 +10,31 @@ import msgspec
 
 from bus.envelope import Outgoing
 from bus.limits import SEEN_WINDOW
+from storage.journal import Flush
 from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
 
+Write = TurnRecord | Flush
 
-def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Any]:
+
+def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark]) -> list[Any]:
     """The arguments of `commit_turns`, in its order. States and marks are folded: one row an agent or message."""
+    turns = [write for write in writes if isinstance(write, TurnRecord)]
     versions_before: dict[tuple[str, str], int] = {}
     last: dict[tuple[str, str], int] = {}
-    outgoing: list[tuple[int, Outgoing]] = []
+    outgoing: list[Outgoing] = []
     timers: list[Outgoing] = []
+    for write in writes:
+        for send in write.sends:
+            (outgoing if send.visible_at is None else timers).append(send)
     has_rare = bool(marks)
     for place, turn in enumerate(turns, start=1):  # Postgres counts from 1
         key = (turn.tenant, turn.agent)
         if key not in last:
             versions_before[key] = turn.version - 1
         last[key] = place
-        for send in turn.sends:
-            if send.visible_at is None:
-                outgoing.append((place, send))
-            else:
-                timers.append(send)
         if turn.dead or turn.mark or turn.undead or turn.tasks or turn.task_events:
             has_rare = True
-    partitions = sorted({turn.partition for turn in turns} | {mark.partition for mark in marks})
+    partitions = sorted({write.partition for write in writes} | {mark.partition for mark in marks})
     states = [turns[place - 1] for place in last.values()]
     rare = _rare(turns, fold_marks(turns, marks), timers) if has_rare or timers else None
     return [
@@ -42,11 +44,41 @@ def commit_arguments(fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[
         [t.hash for t in turns],
         list(last.values()), list(versions_before.values()), _shortest([s.schema_version for s in states]),
         _shortest([s.lifecycle for s in states]), [s.state for s in states],
-        [place for place, _ in outgoing], _shortest([o.domain for _, o in outgoing]),
-        [o.partition for _, o in outgoing], [o.agent for _, o in outgoing],
-        _shortest([o.control for _, o in outgoing]), [o.header.id for _, o in outgoing],
-        [o.header_json for _, o in outgoing], [o.payload for _, o in outgoing],
+        _shortest([o.tenant for o in outgoing]), _shortest([o.domain for o in outgoing]),
+        [o.partition for o in outgoing], [o.agent for o in outgoing],
+        _shortest([o.control for o in outgoing]), _shortest([o.settles for o in outgoing]),
+        [o.header.id for o in outgoing], [o.header_json for o in outgoing], [o.payload for o in outgoing],
         rare,
+    ]  # fmt: skip
+
+
+def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
+    """The further arguments of `commit_turns_and_journal`; empty when no write has a journal."""
+    journaled = [w for w in writes if w.journal is not None]
+    journals = [w.journal for w in journaled if w.journal is not None]
+    if not journals:
+        return []
+    places = list(enumerate(journals, start=1))
+    entries = [(place, e) for place, j in places for e in j.entries]
+    done = [(w.tenant, id_) for w, j in zip(journaled, journals, strict=True) for id_ in j.done]
+    promises = [
+        {
+            "tenant": w.tenant, "id": p.id, "agent": w.agent, "partition": w.partition, "turn": j.turn,
+            "key": p.key, "kind": p.kind, "name": p.name, "target": p.target, "due_at": p.due_at,
+            "details": None if p.details is None else json.loads(p.details),
+        }
+        for w, j in zip(journaled, journals, strict=True) for p in j.promises
+    ]  # fmt: skip
+    return [
+        code,
+        [w.tenant for w in journaled], [w.partition for w in journaled], [w.agent for w in journaled],
+        [j.seq for j in journals], [j.turn for j in journals], [j.does.value for j in journals],
+        [place for place, _ in entries], [e.number for _, e in entries], [e.key for _, e in entries],
+        [e.kind for _, e in entries], [e.name for _, e in entries], [e.ok for _, e in entries],
+        [e.value for _, e in entries], [e.blob for _, e in entries], [e.took_ms for _, e in entries],
+        [place for place, j in places for _ in j.consumed], [seq for j in journals for seq in j.consumed],
+        json.dumps(promises) if promises else None,
+        [tenant for tenant, _ in done], [id_ for _, id_ in done], [j.began_at for j in journals],
     ]  # fmt: skip
 
 
@@ -78,7 +110,7 @@ def fold_marks(turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Mark]
 
     A message can fail, be tried again and succeed while one commit is on its way.
     """
-    consumed = {(turn.tenant, turn.agent, turn.seq) for turn in turns if turn.seq is not None}
+    consumed = {(turn.tenant, turn.agent, _seq_of(turn)) for turn in turns if turn.mark is None}
     folded: dict[tuple[str, str, int | None], Mark] = {}
     for mark in (*marks, *(turn.mark for turn in turns if turn.mark is not None)):
         key = (mark.tenant, mark.agent, mark.seq)
@@ -96,6 +128,10 @@ def fold_marks(turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Mark]
     return list(folded.values())
 
 
+def _seq_of(turn: TurnRecord) -> int | None:
+    return turn.seq if turn.journal is None else turn.journal.seq
+
+
 def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[Outgoing]) -> str:
     # An update takes any one of several rows for a task: only its last may be there.
     tasks = {(t.tenant, w.id): w for t in turns for w in t.tasks}
@@ -105,6 +141,7 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
                 {
                     "tenant": m.tenant, "partition": m.partition, "agent": m.agent, "seq": m.seq,
                     "failed": m.failed, "tried": m.tried, "delay_s": m.delay_s, "error": m.error,
+                    "open": m.open,
                 }
                 for m in marks
             ],

@@ -17,6 +17,7 @@ from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn
 from bus.limits import SEEN_WINDOW
 from storage.batch import fold_marks
 from storage.chain import Transition
+from storage.journal import Flush, StoredJournal
 from storage.memory_rows import (
     DeadLetterRow,
     HostRow,
@@ -27,7 +28,9 @@ from storage.memory_rows import (
     check_text,
     check_turn,
 )
+from storage.memory_turns import MemoryTurns, note
 from storage.records import (
+    GENESIS,
     EventBatch,
     EventCursor,
     Fence,
@@ -73,26 +76,38 @@ class MemoryStore:
         self.event_cursors: dict[str, EventCursor] = {}
         self.sent: list[Outgoing] = []
         """All that turns have sent, timers included, in the order of their commits."""
+        self.waits = MemoryTurns(self.mail, self._post, lambda: self.now())
         self._seq = 0
         self._dead = 0
 
     # -- turns ---------------------------------------------------------------------------------------
 
-    async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+    async def commit(
+        self, fence: Fence, writes: Sequence[TurnRecord | Flush], marks: Sequence[Mark]
+    ) -> list[int | None]:
         await asyncio.sleep(0)  # as on the way to a server: other tasks run before and after the write
         self.passing("commit.before")
+        turns = [write for write in writes if isinstance(write, TurnRecord)]
         marks = fold_marks(turns, marks)
-        self._require_fence(fence, {t.partition for t in turns} | {m.partition for m in marks})
-        self._check(fence.domain, turns, marks)
-        numbers = self._apply(fence.domain, turns, marks)
+        self._require_fence(fence, {w.partition for w in writes} | {m.partition for m in marks})
+        self.waits.check(fence.domain, writes, marks)
+        self._check(fence.domain, turns, [mark for mark in marks if not mark.open])
+        for write in writes:
+            for send in write.sends:
+                check_outgoing(send)
+        self.waits.apply(fence.domain, writes, marks)
+        self._apply(fence.domain, turns, [mark for mark in marks if not mark.open])
+        numbers = self._send(writes)
         self.passing("commit.after")
         await asyncio.sleep(0)
         return numbers
 
-    async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
-        self._require_fence(fence, {turn.partition})
-        history = self.transitions.get((fence.domain, turn.tenant, turn.agent), [])
-        return any(t.version == turn.version and t.hash == turn.hash for t in history)
+    async def settle(self, fence: Fence, write: TurnRecord | Flush) -> bool:
+        self._require_fence(fence, {write.partition})
+        if isinstance(write, Flush):
+            return self.waits.has(fence.domain, write)
+        history = self.transitions.get((fence.domain, write.tenant, write.agent), [])
+        return any(t.version == write.version and t.hash == write.hash for t in history)
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         self._require_fence(fence, partitions)
@@ -132,7 +147,20 @@ class MemoryStore:
         for mark in marks:
             check_text(mark.error or "")
 
-    def _apply(self, domain: str, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+    def _send(self, writes: Sequence[TurnRecord | Flush]) -> list[int | None]:
+        """A reply that settles nothing any more is not sent."""
+        numbers: list[int | None] = []
+        for send in (send for write in writes for send in write.sends):
+            self.sent.append(send)
+            if send.visible_at is not None:
+                self.timers.append(TimerRow(seq=self._next(), due_at=send.visible_at, message=send))
+            elif send.settles is not None and not self.waits.settles(send):
+                numbers.append(None)
+            else:
+                numbers.append(self._post(send).seq)
+        return numbers
+
+    def _apply(self, domain: str, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> None:
         for turn in turns:
             key = (domain, turn.tenant, turn.agent)
             if turn.seq is not None:
@@ -144,18 +172,10 @@ class MemoryStore:
             self.transitions.setdefault(key, []).append(
                 Transition(version=turn.version, body=turn.body, prev=turn.prev, hash=turn.hash)
             )
-        sends = [send for turn in turns for send in turn.sends]
-        self.sent += sends
-        numbers = [self._post(send).seq for send in sends if send.visible_at is None]
         for mark in marks:
-            row = self.mail[_mailbox(domain, mark)][mark.seq]
-            row.failures += mark.failed
-            row.trials += mark.tried
-            row.retry_at = None if mark.delay_s is None else self.now() + mark.delay_s
-            row.last_error = row.last_error if mark.error is None else mark.error
+            note(self.mail[_mailbox(domain, mark)][mark.seq], mark, self.now())
         for turn in turns:
             self._apply_rare(domain, turn)
-        return numbers
 
     def _apply_rare(self, domain: str, turn: TurnRecord) -> None:
         if turn.dead is not None:
@@ -166,9 +186,6 @@ class MemoryStore:
             )  # fmt: skip
         for number in turn.undead:
             del self.dead_letters[(turn.tenant, number)]
-        for send in turn.sends:
-            if send.visible_at is not None:
-                self.timers.append(TimerRow(seq=self._next(), due_at=send.visible_at, message=send))
         for write in turn.tasks:
             if (domain, turn.tenant, write.id) in self.tasks:
                 self.tasks[(domain, turn.tenant, write.id)] = write
@@ -216,7 +233,7 @@ class MemoryStore:
         more = set()
         room = page_bytes
         for looked, (tenant, agent) in enumerate((key for key in waiting if key > after), start=1):
-            below = 0 if self._is_paused(domain, tenant, agent) else NO_BOUND
+            below = 0 if self._is_closed(domain, tenant, agent) else NO_BOUND
             if each.size:
                 first, cut = self._first((domain, tenant, partition, agent), each, below)
             else:
@@ -241,7 +258,9 @@ class MemoryStore:
         *,
         control_only: bool = False,
     ) -> tuple[list[Envelope], bool]:
-        return self._first((domain, tenant, partition, agent), share, 0 if control_only else NO_BOUND)
+        turn = [e for e in self.waits.to_run(domain, partition) if (e.tenant, e.agent) == (tenant, agent)]
+        found, more = self._first((domain, tenant, partition, agent), share, 0 if control_only else NO_BOUND)
+        return [*([] if control_only else turn), *found], more
 
     def _first(self, box: Mailbox, share: Share, below: int) -> tuple[list[Envelope], bool]:
         found: list[Envelope] = []
@@ -255,9 +274,10 @@ class MemoryStore:
                 return found, True
         return found, False
 
-    def _is_paused(self, domain: str, tenant: str, agent: str) -> bool:
+    def _is_closed(self, domain: str, tenant: str, agent: str) -> bool:
         stored = self.agents.get((domain, tenant, agent))
-        return stored is not None and stored.lifecycle == "paused"
+        paused = stored is not None and stored.lifecycle == "paused"
+        return paused or self.waits.state_of(domain, tenant, agent) is not None
 
     async def mail_heads(
         self, domain: str, after: tuple[str, int, str], partitions: Sequence[int], limit: int
@@ -267,13 +287,33 @@ class MemoryStore:
         heads = []
         for tenant, partition, agent in waiting:
             seq = min(self.mail[(domain, tenant, partition, agent)])
-            if seq < 0 or not self._is_paused(domain, tenant, agent):
+            if seq < 0 or not self._is_closed(domain, tenant, agent):
                 heads.append(MailHead(tenant=tenant, partition=partition, agent=agent, seq=seq))
         return heads, waiting[-1] if len(waiting) == limit else None
 
     async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
-        keys = [(domain, tenant, agent) for tenant, agent in agents]
-        return [self.agents[key] for key in keys if key in self.agents]
+        found = []
+        for tenant, agent in agents:
+            stored = self.agents.get((domain, tenant, agent))
+            turn = self.waits.state_of(domain, tenant, agent)
+            if stored is None and turn is not None:
+                stored = StoredState(
+                    tenant=tenant, agent=agent, version=0, schema_version=0, lifecycle="created", state=None,
+                    hash=GENESIS,
+                )  # fmt: skip
+            if stored is not None:
+                found.append(msgspec.structs.replace(stored, turn=turn))
+        return found
+
+    async def load_turns(self, domain: str, partition: int) -> list[Envelope]:
+        return self.waits.to_run(domain, partition)
+
+    async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
+        return self.waits.load(domain, tenant, agent)
+
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+        self._require_fence(fence, partitions)
+        return self.waits.settle_due(fence.domain, partitions, limit)
 
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
         self.blobs[(domain, tenant, digest)] = data
@@ -391,8 +431,11 @@ class MemoryStore:
         )
 
     def next_timer(self, domain: str, partitions: Collection[int]) -> float | None:
-        """When the first timer of these partitions is due."""
-        return next((timer.due_at for timer in self._timers_of(domain, partitions)), None)
+        """When the first timer of these partitions is due, or the clock settles the first promise."""
+        timer = next((timer.due_at for timer in self._timers_of(domain, partitions)), None)
+        return min(
+            (at for at in (timer, self.waits.next_due(domain, partitions)) if at is not None), default=None
+        )
 
     def _timers_of(self, domain: str, partitions: Collection[int]) -> list[TimerRow]:
         mine = [t for t in self.timers if t.message.domain == domain and t.message.partition in partitions]

@@ -12,9 +12,10 @@ import asyncpg
 from bus import faultpoints
 from bus.envelope import Envelope, header_from_json
 from bus.errors import Fenced, InvalidPayload, StorageUnavailable
-from storage.batch import commit_arguments, event_arguments
+from storage.batch import Write, commit_arguments, event_arguments, journal_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
+from storage.journal import Does, JournalEntry, OpenPromise, StoredJournal
 from storage.queries import query
 from storage.records import (
     EventBatch,
@@ -29,6 +30,8 @@ from storage.records import (
 )
 
 _NO_BOUND = 2**63 - 1  # above every message's number
+# A journal's first entries may be a little older than its turn's row says: clocks differ, but not by so much.
+_CLOCK_SLACK_S = 3600.0
 _SETTLE_LOCK_TIMEOUT_MS = 500  # a look waits this long for the old backend before it ends that backend
 
 
@@ -38,16 +41,18 @@ class PostgresStore:
     The commit connection is remade when it breaks; whoever got StorageUnavailable settles first.
     """
 
-    def __init__(self, url: str, application: str, pool: asyncpg.Pool[Any]) -> None:
+    def __init__(self, url: str, application: str, pool: asyncpg.Pool[Any], code: str) -> None:
         self._url = url
+        self._code = code
         self._application = application
         self._pool = pool
         self._committer: asyncpg.Connection[Any] | None = None
 
     @classmethod
-    async def open(cls, url: str, fence: Fence) -> Self:
+    async def open(cls, url: str, fence: Fence, code: str = "") -> Self:
+        """`code` is the digest of the domain's code that this host runs: it stands on the turns that open here."""
         application = host_application(fence.domain, fence.epoch)
-        return cls(url, application, await create_pool(url, application=application, by_key=True))
+        return cls(url, application, await create_pool(url, application=application, by_key=True), code)
 
     async def close(self) -> None:
         """Close what is open; a connection that does not answer is cut."""
@@ -59,31 +64,35 @@ class PostgresStore:
 
     # -- turns ---------------------------------------------------------------------------------------
 
-    async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
-        arguments = commit_arguments(fence, turns, marks)
+    async def commit(self, fence: Fence, writes: Sequence[Write], marks: Sequence[Mark]) -> list[int | None]:
+        arguments = commit_arguments(fence, writes, marks)
+        journal = journal_arguments(writes, self._code)
+        statement = query("commit_turns_and_journal" if journal else "commit_turns")
+        arguments += journal
+        column = 1 if journal else 0
         connection = await self._commit_connection()
         faultpoints.reached("commit.before")
         try:
             with translated():
                 if faultpoints.is_armed("commit.between_fence_and_commit"):
                     async with connection.transaction():
-                        numbers = await connection.fetchval(query("commit_turns"), *arguments)
+                        numbers = await connection.fetchval(statement, *arguments, column=column)
                         faultpoints.reached("commit.between_fence_and_commit")
                 else:
-                    numbers = await connection.fetchval(query("commit_turns"), *arguments)
+                    numbers = await connection.fetchval(statement, *arguments, column=column)
         except StorageUnavailable:
             self._drop_committer()
             raise
         return numbers or []
 
-    async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
+    async def settle(self, fence: Fence, write: Write) -> bool:
         """The share lock of an unfinished commit keeps this waiting; past a bound its backend is ended."""
         connection = await connect(self._url, application=f"{self._application} settle"[:63])
         try:
             for last_try in (False, True):
                 try:
                     with translated():
-                        return await self._look(connection, fence, turn)
+                        return await self._look(connection, fence, write)
                 except StorageUnavailable:
                     if last_try:
                         raise
@@ -94,19 +103,29 @@ class PostgresStore:
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await connection.close(timeout=2.0)
 
-    async def _look(self, connection: asyncpg.Connection[Any], fence: Fence, turn: TurnRecord) -> bool:
+    async def _look(self, connection: asyncpg.Connection[Any], fence: Fence, write: Write) -> bool:
         async with connection.transaction():
             await connection.execute(f"set local lock_timeout = {_SETTLE_LOCK_TIMEOUT_MS}")
             row = await connection.fetchrow(query("lock_host"), fence.domain, fence.epoch)
-            if row is None or not row["live"] or turn.partition not in row["owned"]:
+            if row is None or not row["live"] or write.partition not in row["owned"]:
                 raise Fenced(
-                    f"Epoch {fence.epoch} of {fence.domain} no longer owns partition {turn.partition}."
+                    f"Epoch {fence.epoch} of {fence.domain} no longer owns partition {write.partition}."
                 )
-            return bool(
-                await connection.fetchval(
-                    query("turn_committed"), fence.domain, turn.tenant, turn.agent, turn.version, turn.hash
+            proof: tuple[Any, ...] = (fence.domain, write.tenant, write.agent)
+            if isinstance(write, TurnRecord):
+                name = "turn_committed"
+                proof += write.version, write.hash
+            else:
+                name = "turn_flushed"
+                journal = write.journal
+                if journal.does is not Does.OPEN and not journal.entries and not journal.promises:
+                    return False  # it leaves no trace, and may be written twice
+                proof += (
+                    journal.turn,
+                    journal.entries[-1].number if journal.entries else None,
+                    journal.promises[-1].id if journal.promises else None,
                 )
-            )
+            return bool(await connection.fetchval(query(name), *proof))
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         async with self._reader() as connection:
@@ -161,10 +180,16 @@ class PostgresStore:
     ) -> tuple[list[Envelope], bool]:
         below = 0 if control_only else _NO_BOUND
         async with self._reader() as connection:
+            turn = None
+            if not control_only:
+                turn = await connection.fetchrow(query("load_open_turn"), domain, tenant, agent)
             rows = await connection.fetch(
                 query("load_agent_mail"), domain, tenant, partition, agent, below, share.messages, share.size
             )
-        return [_envelope(tenant, agent, row) for row in rows], bool(rows and rows[-1]["more"])
+        found = [_envelope(tenant, agent, row) for row in rows]
+        if turn is not None:
+            found.insert(0, _envelope(tenant, agent, turn, open_=True))
+        return found, bool(rows and rows[-1]["more"])
 
     async def mail_heads(
         self, domain: str, after: tuple[str, int, str], partitions: Sequence[int], limit: int
@@ -183,6 +208,34 @@ class PostgresStore:
                 query("load_states"), domain, [tenant for tenant, _ in agents], [agent for _, agent in agents]
             )
         return [StoredState(**dict(row)) for row in rows]
+
+    async def load_turns(self, domain: str, partition: int) -> list[Envelope]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("load_turns"), domain, partition)
+        return [_envelope(row["tenant"], row["agent"], row, open_=True) for row in rows]
+
+    async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
+        async with self._reader() as connection:
+            turn = await connection.fetchrow(query("load_turn"), domain, tenant, agent)
+            if turn is None:
+                return None
+            entries = await connection.fetch(
+                query("load_journal"), domain, tenant, agent, turn["turn"], turn["began_at"] - _CLOCK_SLACK_S
+            )
+            promises = await connection.fetch(query("load_promises"), domain, tenant, agent, turn["turn"])
+        return StoredJournal(
+            seq=turn["seq"], turn=turn["turn"], header_json=turn["header"], payload=turn["payload"],
+            failures=turn["failures"], trials=turn["trials"], retry_at=turn["retry_at"],
+            began_at=turn["began_at"], waiting=turn["waiting"], entries=tuple(JournalEntry(**dict(row)) for row in entries),
+            promises=tuple(OpenPromise(**dict(row)) for row in promises),
+        )  # fmt: skip
+
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(
+                query("settle_due"), fence.domain, fence.epoch, list(partitions), limit
+            )
+        return [_envelope(row["tenant"], row["agent"], row) for row in rows]
 
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
         async with self._reader() as connection:
@@ -264,7 +317,7 @@ class PostgresStore:
             self._committer = None
 
 
-def _envelope(tenant: str, agent: str, row: Any) -> Envelope:
+def _envelope(tenant: str, agent: str, row: Any, *, open_: bool = False) -> Envelope:
     return Envelope(
         seq=row["seq"],
         tenant=tenant,
@@ -275,4 +328,5 @@ def _envelope(tenant: str, agent: str, row: Any) -> Envelope:
         failures=row["failures"],
         trials=row["trials"],
         retry_at=row["retry_at"],
+        open=open_,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bus.envelope import Outgoing
+from storage.journal import JournalWrite
 
 GENESIS = bytes(32)  # the previous hash of an agent's first transition
 
@@ -26,6 +27,8 @@ class StoredState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lifecycle: str
     state: str | None
     hash: bytes
+    turn: str | None = None
+    """`open` or `waiting` while a turn of the agent has a journal."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -68,6 +71,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tried: int = 0
     delay_s: float | None = None
     error: str | None = None
+    open: bool = False  # its turn has a journal
 
 
 class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -96,6 +100,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     undead: tuple[int, ...] = ()
     tasks: tuple[TaskWrite, ...] = ()
     task_events: tuple[TaskEvent, ...] = ()
+    journal: JournalWrite | None = None  # of a turn that has waited, and ends
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True, gc=False):

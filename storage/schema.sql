@@ -55,11 +55,108 @@ CREATE FUNCTION callboard.accept_messages(p_keys text[], p_window interval, o_do
            id, header::json, payload::json
     from ordered returning *;
 $$;
+CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, f_tenant text[], f_partition integer[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[], e_flush integer[], e_number integer[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[], e_blob text[], e_took_ms real[], c_flush integer[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at double precision[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+  wanted bigint;
+  changed bigint;
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  -- An agent's next turn may open in the commit in which the one before it ends: ends come first.
+  if 'end' = any (f_does) then
+    delete from turns where ctid = any (array(
+      select (select t.ctid from turns t
+              where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq)
+      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does) where f.does = 'end'));
+    get diagnostics changed = row_count;
+    if changed <> cardinality(array_positions(f_does, 'end')) then
+      raise exception 'an open turn to be ended is gone' using errcode = 'CB002';
+    end if;
+  end if;
+  if 'open' = any (f_does) then
+    with gone as (
+      delete from mailbox where ctid = any (array(
+        select (select m.ctid from mailbox m
+                where m.domain = p_domain and m.tenant = f.tenant and m.partition = f.partition
+                  and m.agent = f.agent and m.seq = f.seq)
+        from unnest(f_tenant, f_partition, f_agent, f_seq, f_does) as f(tenant, partition, agent, seq, does)
+        where f.does = 'open'))
+      returning *
+    )
+    insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, last_error, header, payload,
+                       began_at)
+      select g.domain, g.tenant, g.agent, g.partition, g.seq, g.id, p_code, g.failures, g.trials, g.last_error,
+             g.header, g.payload, f.began_at
+      from gone g join unnest(f_tenant, f_agent, f_seq, f_began_at) as f(tenant, agent, seq, began_at)
+        using (tenant, agent, seq);
+    get diagnostics changed = row_count;
+    if changed <> cardinality(array_positions(f_does, 'open')) then
+      raise exception 'a message whose turn opens is gone' using errcode = 'CB002';
+    end if;
+  end if;
+  if 'resume' = any (f_does) or 'park' = any (f_does) then
+    update turns t set waiting = (f.does = 'park')
+      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
+      where f.does in ('resume', 'park')
+        and t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq;
+    get diagnostics changed = row_count;
+    if changed <> cardinality(array_positions(f_does, 'resume')) + cardinality(array_positions(f_does, 'park')) then
+      raise exception 'an open turn is gone' using errcode = 'CB002';
+    end if;
+  end if;
+  if 'go' = any (f_does) then
+    select count(*) into changed
+      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
+      where f.does = 'go' and exists (
+        select from turns t
+        where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq);
+    if changed <> cardinality(array_positions(f_does, 'go')) then
+      raise exception 'an open turn is gone' using errcode = 'CB002';
+    end if;
+  end if;
+  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms)
+    select p_domain, f_tenant[e.flush], f_agent[e.flush], f_turn[e.flush], e.number, e.key, e.kind, e.name, e.ok,
+           e.value::json, e.blob, e.took_ms
+    from unnest(e_flush, e_number, e_key, e_kind, e_name, e_ok, e_value, e_blob, e_took_ms)
+      as e(flush, number, key, kind, name, ok, value, blob, took_ms);
+  if cardinality(c_seq) > 0 then
+    delete from mailbox where ctid = any (array(
+      select (select m.ctid from mailbox m
+              where m.domain = p_domain and m.tenant = f_tenant[c.flush] and m.partition = f_partition[c.flush]
+                and m.agent = f_agent[c.flush] and m.seq = c.seq)
+      from unnest(c_flush, c_seq) as c(flush, seq)));
+    get diagnostics changed = row_count;
+    if changed <> cardinality(c_seq) then
+      raise exception '% of % wake-ups were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
+    end if;
+  end if;
+  if p_promises is not null then
+    insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, due_at, details)
+      select p_domain, p.tenant, p.id, p.agent, p.partition, p.turn, p.key, p.kind, p.name, p.target,
+             to_timestamp(p.due_at), p.details
+      from jsonb_to_recordset(p_promises)
+        as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
+             target text, due_at float8, details json);
+  end if;
+  if cardinality(p_done) > 0 then
+    with done as (select * from unnest(p_done_tenant, p_done) as d(tenant, id) order by tenant, id),
+    gone as (
+      delete from promises p using done d
+        where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id and p.kind in ('ask', 'sleep')
+    )
+    update promises p set status = 'abandoned', settled_at = now()
+      from done d
+      where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id and p.status = 'pending'
+        and p.kind not in ('ask', 'sleep');
+  end if;
+end $$;
 CREATE FUNCTION callboard.commit_rare(p_domain text, p_rare jsonb) RETURNS void
     LANGUAGE plpgsql
     AS $$
 declare
   changed bigint;
+  marked bigint;
 begin
   update mailbox m
     set failures = m.failures + r.failed, trials = m.trials + r.tried,
@@ -70,11 +167,21 @@ begin
                    where k.domain = p_domain and k.tenant = j.tenant and k.partition = j.partition
                      and k.agent = j.agent and k.seq = j.seq) as place
       from jsonb_to_recordset(p_rare -> 'marks')
-        as j(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text)
-      offset 0
+        as j(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text,
+             open boolean)
+      where not j.open offset 0
     ) r
     where m.ctid = r.place;
   get diagnostics changed = row_count;
+  update turns t
+    set failures = t.failures + r.failed, trials = t.trials + r.tried,
+        retry_at = case when r.delay_s is null then null else now() + make_interval(secs => r.delay_s) end,
+        last_error = coalesce(r.error, t.last_error), waiting = false
+    from jsonb_to_recordset(p_rare -> 'marks')
+      as r(tenant text, agent text, seq bigint, failed int, tried int, delay_s float8, error text, open boolean)
+    where r.open and t.domain = p_domain and t.tenant = r.tenant and t.agent = r.agent and t.seq = r.seq;
+  get diagnostics marked = row_count;
+  changed := changed + marked;
   if changed <> coalesce(jsonb_array_length(p_rare -> 'marks'), 0) then
     raise exception 'a message to be marked is gone' using errcode = 'CB002';
   end if;
@@ -109,7 +216,7 @@ begin
     from jsonb_to_recordset(p_rare -> 'task_events')
       as e(tenant text, task uuid, number int, kind text, body text);
 end $$;
-CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_turn integer[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb) RETURNS bigint[]
+CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_tenant text[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_settles uuid[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb) RETURNS bigint[]
     LANGUAGE plpgsql
     AS $$
 declare
@@ -162,15 +269,19 @@ begin
   insert into transitions (domain, tenant, agent, version, body, prev, hash)
     select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
     from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
-  if cardinality(o_turn) > 0 then
+  if cardinality(o_id) > 0 then
     select array_agg(nextval('mailbox_seq') - case when coalesce(o_control[n], o_control[1])
                                                    then 4611686018427387904 else 0 end)
-      into numbers from generate_series(1, cardinality(o_turn)) as n;
+      into numbers from generate_series(1, cardinality(o_id)) as n;
+    if cardinality(array_remove(o_settles, null)) > 0 then
+      numbers := settle_replies(numbers, o_tenant, o_domain, o_settles, o_header, o_payload);
+    end if;
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent, o.seq,
+      select coalesce(o.domain, o_domain[1]), coalesce(o.tenant, o_tenant[1]), o.partition, o.agent, o.seq,
              o.id, o.header::json, o.payload::json
-      from unnest(o_turn, o_domain, o_partition, o_agent, o_id, o_header, o_payload, numbers)
-        as o(turn, domain, partition, agent, id, header, payload, seq);
+      from unnest(o_tenant, o_domain, o_partition, o_agent, o_id, o_header, o_payload, numbers)
+        as o(tenant, domain, partition, agent, id, header, payload, seq)
+      where o.seq is not null;
   end if;
   if p_rare is not null then
     perform commit_rare(p_domain, p_rare);
@@ -183,15 +294,18 @@ CREATE FUNCTION callboard.ensure_transition_months(p_ahead integer) RETURNS void
 declare
   first date := date_trunc('month', now());
   month date;
+  parent text;
   name text;
 begin
   for i in 0 .. p_ahead loop
     month := (first + make_interval(months => i))::date;
-    name := 'transitions_' || to_char(month, 'YYYYMM');
-    if to_regclass(name) is null then
-      execute format('create table %I partition of transitions for values from (%L) to (%L)',
-                     name, month, (month + interval '1 month')::date);
-    end if;
+    foreach parent in array array['transitions', 'journal'] loop
+      name := parent || '_' || to_char(month, 'YYYYMM');
+      if to_regclass(name) is null then
+        execute format('create table %I partition of %I for values from (%L) to (%L)',
+                       name, parent, month, (month + interval '1 month')::date);
+      end if;
+    end loop;
   end loop;
 end $$;
 CREATE FUNCTION callboard.fire_timers(p_domain text, p_epoch bigint, p_partitions integer[], p_limit integer) RETURNS SETOF callboard.mailbox
@@ -239,6 +353,14 @@ begin
     exit when room <= 0;
   end loop;
 end $$;
+CREATE FUNCTION callboard.is_closed(p_domain text, p_tenant text, p_agent text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    AS $$
+begin
+  return exists (select from agents where domain = p_domain and tenant = p_tenant and agent = p_agent
+                   and lifecycle = 'paused')
+    or exists (select from turns where domain = p_domain and tenant = p_tenant and agent = p_agent);
+end $$;
 CREATE FUNCTION callboard.load_mail(p_domain text, p_tenant text, p_partition integer, p_after text, p_agents integer, p_each integer, p_each_bytes bigint, p_bytes bigint) RETURNS TABLE(agent text, seq bigint, failures smallint, trials smallint, retry_at double precision, header text, payload text, more boolean)
     LANGUAGE plpgsql STABLE
     AS $$
@@ -256,8 +378,7 @@ begin
     if agent is null then
       return;
     end if;
-    below := case when exists (select from agents s where s.domain = p_domain and s.tenant = p_tenant
-                                 and s.agent = load_mail.agent and s.lifecycle = 'paused')
+    below := case when is_closed(p_domain, p_tenant, agent)
                   then 0 else 9223372036854775807 end;
     if p_each_bytes = 0 then
       select x.seq, x.failures, x.trials, extract(epoch from x.retry_at)::float8, x.header::text, '', true
@@ -299,8 +420,7 @@ begin
       return;
     elsif partition <> all (p_partitions) then
       partition := partition + 1; agent := '';
-    elsif seq < 0 or not exists (select from agents s where s.domain = p_domain and s.tenant = mail_heads.tenant
-                                   and s.agent = mail_heads.agent and s.lifecycle = 'paused') then
+    elsif seq < 0 or not is_closed(p_domain, tenant, agent) then
       return next;
     end if;
   end loop;
@@ -335,6 +455,105 @@ begin
     raise exception 'epoch % of % no longer owns all of %', p_epoch, p_domain, p_partitions using errcode = 'CB001';
   end if;
 end $$;
+CREATE FUNCTION callboard.settle_due(p_domain text, p_epoch bigint, p_partitions integer[], p_limit integer) RETURNS SETOF callboard.mailbox
+    LANGUAGE plpgsql
+    AS $$
+declare
+  settled promises[];
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  with due as (
+    select tenant, id from promises
+    where domain = p_domain and partition = any (p_partitions) and status = 'pending' and due_at <= now()
+    order by due_at, id limit p_limit for update skip locked
+  ), done as (
+    update promises p
+      set status = case when p.kind = 'sleep' then 'resolved' else 'expired' end, settled_by = 'external/clock',
+          settled_at = now()
+      from due d where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id
+      returning p.*
+  )
+  select array_agg(done::promises order by due_at, id) into settled from done;
+  if settled is null then
+    return;
+  end if;
+  return query select * from wake_owners(settled);
+end $$;
+CREATE FUNCTION callboard.settle_promise(p_domain text, p_tenant text, p_id uuid, p_status text, p_value text, p_by text) RETURNS SETOF callboard.mailbox
+    LANGUAGE plpgsql
+    AS $$
+declare
+  settled promises[];
+begin
+  with done as (
+    update promises p set status = p_status, value = p_value::json, settled_by = p_by, settled_at = now()
+    where p.domain = p_domain and p.tenant = p_tenant and p.id = p_id and p.status = 'pending'
+      and (p.due_at is null or p.due_at > now())
+    returning p.*
+  )
+  select array_agg(done::promises) into settled from done;
+  if settled is null then
+    return;
+  end if;
+  return query select * from wake_owners(settled);
+end $$;
+CREATE FUNCTION callboard.settle_replies(p_numbers bigint[], o_tenant text[], o_domain text[], o_settles uuid[], o_header text[], o_payload text[]) RETURNS bigint[]
+    LANGUAGE sql
+    AS $$
+  with given as (
+    select coalesce(o.tenant_, o_tenant[1]) as tenant, coalesce(o.domain_, o_domain[1]) as domain, o.*
+    from unnest(o_tenant, o_domain, o_settles, o_header, o_payload, p_numbers)
+      with ordinality as o(tenant_, domain_, settles, header, payload, number, n)
+  ), first as (
+    select distinct on (domain, tenant, settles) * from given where settles is not null
+    order by domain, tenant, settles, n
+  ), still as (
+    select f.n, p.ctid as place
+    from first f join promises p on p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles
+    where p.status = 'pending'
+    order by f.domain, f.tenant, f.settles for update of p
+  ), done as (
+    update promises p
+      set status = g.payload::json ->> 'status', settled_by = g.header::json ->> 'sender', settled_at = now(),
+          value = case when p.kind in ('ask', 'sleep') then null else g.payload::json -> 'value' end
+      from still s join given g using (n) where p.ctid = s.place
+      returning g.n
+  )
+  select array_agg(case when g.settles is null or d.n is not null then g.number end order by g.n)
+  from given g left join done d using (n)
+$$;
+CREATE TABLE callboard.promises (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    id uuid NOT NULL,
+    agent text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    turn uuid NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL,
+    name text NOT NULL,
+    target text COLLATE pg_catalog."C",
+    status text DEFAULT 'pending'::text NOT NULL,
+    due_at timestamp with time zone,
+    details json,
+    value json,
+    settled_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
+CREATE FUNCTION callboard.wake_owners(p_settled callboard.promises[]) RETURNS SETOF callboard.mailbox
+    LANGUAGE sql
+    AS $$
+  insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+    select w.domain, w.tenant, w.partition, w.agent, nextval('mailbox_seq') - 4611686018427387904, w.wake,
+           json_build_object('id', w.wake, 'type', 'callboard.wake.v1', 'sender', w.settled_by,
+                             'sent_at', extract(epoch from now())::float8),
+           json_build_object('promise', w.id, 'status', w.status, 'value', w.value, 'by', w.settled_by,
+                             'at', extract(epoch from w.settled_at)::float8)
+    from (select *, gen_random_uuid() as wake from unnest(p_settled)) w
+  returning *
+$$;
 CREATE TABLE callboard.agents (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text NOT NULL COLLATE pg_catalog."C",
@@ -455,6 +674,97 @@ CREATE TABLE callboard.hosts (
     ended_why text
 )
 WITH (fillfactor='50');
+CREATE TABLE callboard.journal (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    agent text NOT NULL COLLATE pg_catalog."C",
+    turn uuid NOT NULL,
+    number integer NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL,
+    name text NOT NULL,
+    ok boolean NOT NULL,
+    value json NOT NULL,
+    blob text,
+    took_ms real NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL
+)
+PARTITION BY RANGE (at);
+CREATE TABLE callboard.journal_202611 (
+    domain text CONSTRAINT journal_domain_not_null NOT NULL COLLATE pg_catalog."C",
+    tenant text CONSTRAINT journal_tenant_not_null NOT NULL COLLATE pg_catalog."C",
+    agent text CONSTRAINT journal_agent_not_null NOT NULL COLLATE pg_catalog."C",
+    turn uuid CONSTRAINT journal_turn_not_null NOT NULL,
+    number integer CONSTRAINT journal_number_not_null NOT NULL,
+    key text CONSTRAINT journal_key_not_null NOT NULL COLLATE pg_catalog."C",
+    kind text CONSTRAINT journal_kind_not_null NOT NULL,
+    name text CONSTRAINT journal_name_not_null NOT NULL,
+    ok boolean CONSTRAINT journal_ok_not_null NOT NULL,
+    value json CONSTRAINT journal_value_not_null NOT NULL,
+    blob text,
+    took_ms real CONSTRAINT journal_took_ms_not_null NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT journal_at_not_null NOT NULL
+);
+CREATE TABLE callboard.journal_202612 (
+    domain text CONSTRAINT journal_domain_not_null NOT NULL COLLATE pg_catalog."C",
+    tenant text CONSTRAINT journal_tenant_not_null NOT NULL COLLATE pg_catalog."C",
+    agent text CONSTRAINT journal_agent_not_null NOT NULL COLLATE pg_catalog."C",
+    turn uuid CONSTRAINT journal_turn_not_null NOT NULL,
+    number integer CONSTRAINT journal_number_not_null NOT NULL,
+    key text CONSTRAINT journal_key_not_null NOT NULL COLLATE pg_catalog."C",
+    kind text CONSTRAINT journal_kind_not_null NOT NULL,
+    name text CONSTRAINT journal_name_not_null NOT NULL,
+    ok boolean CONSTRAINT journal_ok_not_null NOT NULL,
+    value json CONSTRAINT journal_value_not_null NOT NULL,
+    blob text,
+    took_ms real CONSTRAINT journal_took_ms_not_null NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT journal_at_not_null NOT NULL
+);
+CREATE TABLE callboard.journal_202701 (
+    domain text CONSTRAINT journal_domain_not_null NOT NULL COLLATE pg_catalog."C",
+    tenant text CONSTRAINT journal_tenant_not_null NOT NULL COLLATE pg_catalog."C",
+    agent text CONSTRAINT journal_agent_not_null NOT NULL COLLATE pg_catalog."C",
+    turn uuid CONSTRAINT journal_turn_not_null NOT NULL,
+    number integer CONSTRAINT journal_number_not_null NOT NULL,
+    key text CONSTRAINT journal_key_not_null NOT NULL COLLATE pg_catalog."C",
+    kind text CONSTRAINT journal_kind_not_null NOT NULL,
+    name text CONSTRAINT journal_name_not_null NOT NULL,
+    ok boolean CONSTRAINT journal_ok_not_null NOT NULL,
+    value json CONSTRAINT journal_value_not_null NOT NULL,
+    blob text,
+    took_ms real CONSTRAINT journal_took_ms_not_null NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT journal_at_not_null NOT NULL
+);
+CREATE TABLE callboard.journal_202702 (
+    domain text CONSTRAINT journal_domain_not_null NOT NULL COLLATE pg_catalog."C",
+    tenant text CONSTRAINT journal_tenant_not_null NOT NULL COLLATE pg_catalog."C",
+    agent text CONSTRAINT journal_agent_not_null NOT NULL COLLATE pg_catalog."C",
+    turn uuid CONSTRAINT journal_turn_not_null NOT NULL,
+    number integer CONSTRAINT journal_number_not_null NOT NULL,
+    key text CONSTRAINT journal_key_not_null NOT NULL COLLATE pg_catalog."C",
+    kind text CONSTRAINT journal_kind_not_null NOT NULL,
+    name text CONSTRAINT journal_name_not_null NOT NULL,
+    ok boolean CONSTRAINT journal_ok_not_null NOT NULL,
+    value json CONSTRAINT journal_value_not_null NOT NULL,
+    blob text,
+    took_ms real CONSTRAINT journal_took_ms_not_null NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT journal_at_not_null NOT NULL
+);
+CREATE TABLE callboard.journal_default (
+    domain text CONSTRAINT journal_domain_not_null NOT NULL COLLATE pg_catalog."C",
+    tenant text CONSTRAINT journal_tenant_not_null NOT NULL COLLATE pg_catalog."C",
+    agent text CONSTRAINT journal_agent_not_null NOT NULL COLLATE pg_catalog."C",
+    turn uuid CONSTRAINT journal_turn_not_null NOT NULL,
+    number integer CONSTRAINT journal_number_not_null NOT NULL,
+    key text CONSTRAINT journal_key_not_null NOT NULL COLLATE pg_catalog."C",
+    kind text CONSTRAINT journal_kind_not_null NOT NULL,
+    name text CONSTRAINT journal_name_not_null NOT NULL,
+    ok boolean CONSTRAINT journal_ok_not_null NOT NULL,
+    value json CONSTRAINT journal_value_not_null NOT NULL,
+    blob text,
+    took_ms real CONSTRAINT journal_took_ms_not_null NOT NULL,
+    at timestamp with time zone DEFAULT now() CONSTRAINT journal_at_not_null NOT NULL
+);
 CREATE SEQUENCE callboard.mailbox_seq
     START WITH 1
     INCREMENT BY 1
@@ -535,6 +845,29 @@ CREATE TABLE callboard.transitions_default (
     prev bytea CONSTRAINT transitions_prev_not_null NOT NULL,
     hash bytea CONSTRAINT transitions_hash_not_null NOT NULL
 );
+CREATE TABLE callboard.turns (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    agent text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    seq bigint NOT NULL,
+    turn uuid NOT NULL,
+    code text NOT NULL,
+    waiting boolean DEFAULT false NOT NULL,
+    failures smallint NOT NULL,
+    trials smallint NOT NULL,
+    retry_at timestamp with time zone,
+    last_error text,
+    header json NOT NULL,
+    payload json NOT NULL,
+    began_at double precision NOT NULL
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
+ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_202611 FOR VALUES FROM ('2026-11-01 00:00:00+00') TO ('2026-12-01 00:00:00+00');
+ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_202612 FOR VALUES FROM ('2026-12-01 00:00:00+00') TO ('2027-01-01 00:00:00+00');
+ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_202701 FOR VALUES FROM ('2027-01-01 00:00:00+00') TO ('2027-02-01 00:00:00+00');
+ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_202702 FOR VALUES FROM ('2027-02-01 00:00:00+00') TO ('2027-03-01 00:00:00+00');
+ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_default DEFAULT;
 ALTER TABLE ONLY callboard.transitions ATTACH PARTITION callboard.transitions_default DEFAULT;
 ALTER TABLE ONLY callboard.agents
     ADD CONSTRAINT agents_pkey PRIMARY KEY (domain, tenant, agent);
@@ -558,6 +891,8 @@ ALTER TABLE ONLY callboard.mailbox
     ADD CONSTRAINT mailbox_pkey PRIMARY KEY (domain, tenant, partition, agent, seq);
 ALTER TABLE ONLY callboard.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
+ALTER TABLE ONLY callboard.promises
+    ADD CONSTRAINT promises_pkey PRIMARY KEY (domain, tenant, id);
 ALTER TABLE ONLY callboard.seen
     ADD CONSTRAINT seen_pkey PRIMARY KEY (domain, tenant, key);
 ALTER TABLE ONLY callboard.task_events
@@ -566,8 +901,18 @@ ALTER TABLE ONLY callboard.tasks
     ADD CONSTRAINT tasks_pkey PRIMARY KEY (domain, tenant, id);
 ALTER TABLE ONLY callboard.timers
     ADD CONSTRAINT timers_pkey PRIMARY KEY (domain, tenant, seq);
+ALTER TABLE ONLY callboard.turns
+    ADD CONSTRAINT turns_pkey PRIMARY KEY (domain, tenant, agent);
 CREATE INDEX dead_letters_task ON callboard.dead_letters USING btree (((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX hosts_live ON callboard.hosts USING btree (domain) WHERE (ended_at IS NULL);
+CREATE INDEX journal_turn ON ONLY callboard.journal USING btree (domain, tenant, turn, number);
+CREATE INDEX journal_202611_domain_tenant_turn_number_idx ON callboard.journal_202611 USING btree (domain, tenant, turn, number);
+CREATE INDEX journal_202612_domain_tenant_turn_number_idx ON callboard.journal_202612 USING btree (domain, tenant, turn, number);
+CREATE INDEX journal_202701_domain_tenant_turn_number_idx ON callboard.journal_202701 USING btree (domain, tenant, turn, number);
+CREATE INDEX journal_202702_domain_tenant_turn_number_idx ON callboard.journal_202702 USING btree (domain, tenant, turn, number);
+CREATE INDEX journal_default_domain_tenant_turn_number_idx ON callboard.journal_default USING btree (domain, tenant, turn, number);
+CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL));
+CREATE INDEX promises_owner ON callboard.promises USING btree (domain, tenant, agent, turn);
 CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
 CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);
 CREATE UNIQUE INDEX tasks_request ON callboard.tasks USING btree (domain, tenant, request_key) WHERE (request_key IS NOT NULL);
@@ -575,4 +920,10 @@ CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC
 CREATE INDEX timers_due ON callboard.timers USING btree (domain, partition, due_at);
 CREATE INDEX transitions_agent ON ONLY callboard.transitions USING btree (domain, tenant, agent, version);
 CREATE INDEX transitions_default_domain_tenant_agent_version_idx ON callboard.transitions_default USING btree (domain, tenant, agent, version);
+CREATE INDEX turns_to_run ON callboard.turns USING btree (domain, partition) WHERE (NOT waiting);
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202611_domain_tenant_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202612_domain_tenant_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202701_domain_tenant_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202702_domain_tenant_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_default_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.transitions_agent ATTACH PARTITION callboard.transitions_default_domain_tenant_agent_version_idx;

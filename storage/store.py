@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bus.envelope import Envelope
+from storage.journal import Flush, StoredJournal
 from storage.records import (
     EventBatch,
     EventCursor,
@@ -22,21 +23,28 @@ from storage.records import (
 class TurnStore(Protocol):
     """Where turns are committed."""
 
-    async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+    async def commit(
+        self, fence: Fence, writes: Sequence[TurnRecord | Flush], marks: Sequence[Mark]
+    ) -> list[int | None]:
         """Commit all of it or nothing; return the mailbox numbers of the messages sent, in their order.
 
-        Those of control messages are below zero, so that they pass the queue wherever they come to one.
-        Sends with a due time become timers and have no number. Raises Fenced, StaleTurn or InvalidData, after
+        Those of control messages are below zero, so that they pass the queue wherever they come to one. Sends with a
+        due time become timers and are not in the list. None stands for a reply that came too late: it was not sent.
+        Raises Fenced, StaleTurn or InvalidData, after
         which nothing was written, or StorageUnavailable, after which the outcome is unknown: `settle` it.
         """
         ...
 
-    async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
-        """Whether the batch of this turn was committed, found by looking under a lock on the fence."""
+    async def settle(self, fence: Fence, write: TurnRecord | Flush) -> bool:
+        """Whether the batch of this write was committed, found by looking under a lock on the fence."""
         ...
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         """Move due timers into mailboxes; return the new messages."""
+        ...
+
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+        """Settle promises whose time has come; return the wake-ups of their owners."""
         ...
 
 
@@ -83,7 +91,15 @@ class MailboxStore(Protocol):
         ...
 
     async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
-        """The committed states of those (tenant, agent) that have one."""
+        """The committed states of those (tenant, agent) that have one, or that have an open turn (version 0)."""
+        ...
+
+    async def load_turns(self, domain: str, partition: int) -> list[Envelope]:
+        """The messages of the partition's open turns, except of those that wait."""
+        ...
+
+    async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
+        """The open turn of an agent, with what it has recorded and what it waits for."""
         ...
 
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None: ...

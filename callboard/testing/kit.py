@@ -16,6 +16,7 @@ from actors.directory import Directory, DomainEntry
 from actors.domain import Domain, DomainSpec, EventSpec, KindSpec, LimitSpec, load_domain, read_domain
 from actors.queries import run_query
 from actors.scope import Scope
+from actors.values import encode_answer
 from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
 from bus.errors import InvalidMessage
@@ -180,6 +181,18 @@ class TestKit:
         await self._post.control(
             self._address_of_dead(number), control.DropDeadLetter(id=number, reason=reason)
         )
+
+    async def resolve(self, ref: str, value: Any) -> bool:
+        """Resolve a promise from outside; False when it was settled before."""
+        owner, _, promise = ref.rpartition("#")
+        to = parsed(owner)
+        wake = self.store.waits.settle(
+            to.domain, self.tenant, promise, status="resolved", value=encode_answer(value), by="external/test"
+        )
+        if wake is None:
+            return False
+        self._post.nudge(to)
+        return True
 
     async def query(self, address: str | Address, question: BaseModel, *, timeout_s: float = 5.0) -> Any:
         """The answer of a @query handler, from a copy of the committed state; raises what run_query raises."""

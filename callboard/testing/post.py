@@ -90,9 +90,16 @@ class Post:
     def _accept(self, message: Outgoing, key: str | None) -> str | None:
         if self._store.accept(message, key=key) is None:
             return None
-        parcel = nudge(message.partition, [(message.tenant, message.agent)])
-        self._transport.publish(subjects.agents(message.domain, message.partition), encode_parcel(parcel))
+        self._nudge(message.domain, message.partition, message.agent)
         return message.header.id
+
+    def nudge(self, to: Address) -> None:
+        """Tell the owner of an agent that something has come for it."""
+        self._nudge(to.domain, self.partition(to), to.agent)
+
+    def _nudge(self, domain: str, partition: int, agent: str) -> None:
+        parcel = nudge(partition, [(self._tenant, agent)])
+        self._transport.publish(subjects.agents(domain, partition), encode_parcel(parcel))
 
 
 def parsed(address: str | Address) -> Address:

@@ -277,17 +277,18 @@ end $$;
 
 -- The group commit: one call, one round trip, all or nothing. Arrays of one prefix belong together: t_ the turns
 -- (t_seq is null where nothing is consumed), s_ the states (folded: s_turn is the place of its agent's last turn),
--- o_ the outgoing messages in send order (o_turn is the place of the turn that sends). Where all elements are the
--- same, tenant, schema, lifecycle, domain and control may have one element: unnest pads the rest with null.
+-- o_ the outgoing messages in send order (o_settles is the promise that a reply settles: it becomes a wake-up of
+-- the promise's owner if it is the first, and nothing otherwise). Where all elements are the same, tenant, schema,
+-- lifecycle, domain, control and settles may have one element: unnest pads the rest with null.
 -- What is seldom needed comes as JSON in p_rare. Returns the numbers of the outgoing messages, in their order, as
--- their mailboxes have them: those of control messages are below zero.
+-- their mailboxes have them: those of control messages are below zero, and a reply that came too late has none.
 create function commit_turns(
   p_domain text, p_epoch bigint, p_partitions int[],
   t_tenant text[], t_partition int[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[],
   t_prev bytea[], t_hash bytea[],
   s_turn int[], s_from bigint[], s_schema int[], s_lifecycle text[], s_state text[],
-  o_turn int[], o_domain text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
-  o_header text[], o_payload text[],
+  o_tenant text[], o_domain text[], o_partition int[], o_agent text[], o_control boolean[], o_settles uuid[],
+  o_id uuid[], o_header text[], o_payload text[],
   p_rare jsonb
 ) returns bigint[] language plpgsql as $$
 declare
@@ -344,15 +345,19 @@ begin
     select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
     from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
 
-  if cardinality(o_turn) > 0 then
+  if cardinality(o_id) > 0 then
     select array_agg(nextval('mailbox_seq') - case when coalesce(o_control[n], o_control[1])
                                                    then 4611686018427387904 else 0 end)
-      into numbers from generate_series(1, cardinality(o_turn)) as n;
+      into numbers from generate_series(1, cardinality(o_id)) as n;
+    if cardinality(array_remove(o_settles, null)) > 0 then
+      numbers := settle_replies(numbers, o_tenant, o_domain, o_settles, o_header, o_payload);
+    end if;
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      select coalesce(o.domain, o_domain[1]), t_tenant[o.turn], o.partition, o.agent, o.seq,
+      select coalesce(o.domain, o_domain[1]), coalesce(o.tenant, o_tenant[1]), o.partition, o.agent, o.seq,
              o.id, o.header::json, o.payload::json
-      from unnest(o_turn, o_domain, o_partition, o_agent, o_id, o_header, o_payload, numbers)
-        as o(turn, domain, partition, agent, id, header, payload, seq);
+      from unnest(o_tenant, o_domain, o_partition, o_agent, o_id, o_header, o_payload, numbers)
+        as o(tenant, domain, partition, agent, id, header, payload, seq)
+      where o.seq is not null;
   end if;
 
   if p_rare is not null then
@@ -361,10 +366,11 @@ begin
   return numbers;
 end $$;
 
--- Marks on mailbox rows, dead letters, timers and tasks, under the fence of the calling function.
+-- Marks on messages and open turns, dead letters, timers and tasks, under the fence of the calling function.
 create function commit_rare(p_domain text, p_rare jsonb) returns void language plpgsql as $$
 declare
   changed bigint;
+  marked bigint;
 begin
   update mailbox m
     set failures = m.failures + r.failed, trials = m.trials + r.tried,
@@ -375,11 +381,21 @@ begin
                    where k.domain = p_domain and k.tenant = j.tenant and k.partition = j.partition
                      and k.agent = j.agent and k.seq = j.seq) as place
       from jsonb_to_recordset(p_rare -> 'marks')
-        as j(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text)
-      offset 0
+        as j(tenant text, partition int, agent text, seq bigint, failed int, tried int, delay_s float8, error text,
+             open boolean)
+      where not j.open offset 0
     ) r
     where m.ctid = r.place;
   get diagnostics changed = row_count;
+  update turns t
+    set failures = t.failures + r.failed, trials = t.trials + r.tried,
+        retry_at = case when r.delay_s is null then null else now() + make_interval(secs => r.delay_s) end,
+        last_error = coalesce(r.error, t.last_error), waiting = false
+    from jsonb_to_recordset(p_rare -> 'marks')
+      as r(tenant text, agent text, seq bigint, failed int, tried int, delay_s float8, error text, open boolean)
+    where r.open and t.domain = p_domain and t.tenant = r.tenant and t.agent = r.agent and t.seq = r.seq;
+  get diagnostics marked = row_count;
+  changed := changed + marked;
   if changed <> coalesce(jsonb_array_length(p_rare -> 'marks'), 0) then
     raise exception 'a message to be marked is gone' using errcode = 'CB002';
   end if;
@@ -442,6 +458,14 @@ begin
       returning *;
 end $$;
 
+-- Whether an agent gets only what passes its queue: it is paused, or one of its turns is open.
+create function is_closed(p_domain text, p_tenant text, p_agent text) returns boolean language plpgsql stable as $$
+begin
+  return exists (select from agents where domain = p_domain and tenant = p_tenant and agent = p_agent
+                   and lifecycle = 'paused')
+    or exists (select from turns where domain = p_domain and tenant = p_tenant and agent = p_agent);
+end $$;
+
 -- The first messages of one mailbox, at most p_each, until they have p_bytes together; one at the least. In the last
 -- row `more` says whether that cut them short. p_below is a bound that the index can use: of a paused agent's
 -- million messages only those below zero are looked at.
@@ -494,8 +518,7 @@ begin
     if agent is null then
       return;
     end if;
-    below := case when exists (select from agents s where s.domain = p_domain and s.tenant = p_tenant
-                                 and s.agent = load_mail.agent and s.lifecycle = 'paused')
+    below := case when is_closed(p_domain, p_tenant, agent)
                   then 0 else 9223372036854775807 end;
     if p_each_bytes = 0 then
       select x.seq, x.failures, x.trials, extract(epoch from x.retry_at)::float8, x.header::text, '', true
@@ -541,8 +564,7 @@ begin
       return;
     elsif partition <> all (p_partitions) then
       partition := partition + 1; agent := '';
-    elsif seq < 0 or not exists (select from agents s where s.domain = p_domain and s.tenant = mail_heads.tenant
-                                   and s.agent = mail_heads.agent and s.lifecycle = 'paused') then
+    elsif seq < 0 or not is_closed(p_domain, tenant, agent) then
       return next;
     end if;
   end loop;

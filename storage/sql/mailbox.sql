@@ -4,13 +4,62 @@
 select commit_turns($1, $2, $3::int[],
   $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
   $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
-  $17::int[], $18::text[], $19::int[], $20::text[], $21::boolean[], $22::uuid[], $23::text[], $24::text[],
-  $25::jsonb)
+  $17::text[], $18::text[], $19::int[], $20::text[], $21::boolean[], $22::uuid[], $23::uuid[], $24::text[],
+  $25::text[], $26::jsonb)
+
+-- name: commit_turns_and_journal
+select commit_journal($1, $2, $3::int[], $27, $28::text[], $29::int[], $30::text[], $31::bigint[], $32::uuid[],
+  $33::text[], $34::int[], $35::int[], $36::text[], $37::text[], $38::text[], $39::boolean[], $40::text[],
+  $41::text[], $42::real[], $43::int[], $44::bigint[], $45::jsonb, $46::text[], $47::uuid[], $48::float8[]),
+  commit_turns($1, $2, $3::int[],
+  $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
+  $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
+  $17::text[], $18::text[], $19::int[], $20::text[], $21::boolean[], $22::uuid[], $23::uuid[], $24::text[],
+  $25::text[], $26::jsonb) as numbers
 
 -- name: turn_committed
 -- By its hash: another host may have reached that version meanwhile, with another turn.
 select exists (
   select from transitions where domain = $1 and tenant = $2 and agent = $3 and version = $4 and hash = $5)
+
+-- name: turn_flushed
+-- Whether an open turn has come as far as this entry and this promise; the caller's fence keeps others away.
+select exists (
+  select from turns where domain = $1 and tenant = $2 and agent = $3 and turn = $4
+) and ($5::int is null or exists (
+  select from journal where domain = $1 and tenant = $2 and turn = $4 and number = $5 and agent = $3)
+) and ($6::uuid is null or exists (
+  select from promises where domain = $1 and tenant = $2 and id = $6))
+
+-- name: load_turns
+-- The open turns of a partition that have something to do.
+select tenant, agent, seq, failures, trials, extract(epoch from retry_at)::float8 as retry_at,
+       header::text as header, payload::text as payload
+from turns where domain = $1 and partition = $2 and not waiting
+
+-- name: load_journal
+select e.number, e.key, e.kind, e.name, e.ok, e.value::text as value, e.blob, e.took_ms
+from journal e
+where e.domain = $1 and e.tenant = $2 and e.agent = $3 and e.turn = $4 and e.at >= to_timestamp($5)
+order by e.number
+
+-- name: load_turn
+select seq, turn::text as turn, header::text as header, payload::text as payload, failures, trials,
+       extract(epoch from retry_at)::float8 as retry_at, began_at, waiting
+from turns where domain = $1 and tenant = $2 and agent = $3
+
+-- name: load_promises
+select id::text as id, key, kind, name, status, target, extract(epoch from due_at)::float8 as due_at
+from promises where domain = $1 and tenant = $2 and agent = $3 and turn = $4
+order by created_at, id
+
+-- name: settle_due
+select tenant, agent, partition, seq, failures, trials, null::float8 as retry_at, header::text as header,
+       payload::text as payload
+from settle_due($1, $2, $3::int[], $4) order by seq
+
+-- name: settle_promise
+select tenant, agent, partition from settle_promise($1, $2, $3, $4, $5, $6)
 
 -- name: tenants_with_mail
 -- A loose index scan: one probe for each tenant.
@@ -34,12 +83,25 @@ select seq, failures, trials, retry_at, header, payload, more from first_mail($1
 -- name: mail_heads
 select tenant, partition, agent, seq from mail_heads($1, $2, $3, $4, $5::int[], $6)
 
+-- name: load_open_turn
+select seq, failures, trials, extract(epoch from retry_at)::float8 as retry_at, header::text as header,
+       payload::text as payload
+from turns where domain = $1 and tenant = $2 and agent = $3 and not waiting
+
 -- name: load_states
-select s.tenant, s.agent, s.version, s.schema_version, s.lifecycle, s.state::text as state, s.hash
+-- Also of an agent that has no state yet, and whose first turn is open.
+select k.tenant, k.agent, coalesce(s.version, 0) as version, coalesce(s.schema_version, 0) as schema_version,
+       coalesce(s.lifecycle, 'created') as lifecycle, s.state::text as state,
+       coalesce(s.hash, decode(repeat('00', 32), 'hex')) as hash, t.turn
 from unnest($2::text[], $3::text[]) as k(tenant, agent)
-cross join lateral (  -- by key, one by one: as a join, it reads the whole table
+left join lateral (  -- by key, one by one: as a join, it reads the whole table
   select * from agents a where a.domain = $1 and a.tenant = k.tenant and a.agent = k.agent offset 0
-) s
+) s on true
+left join lateral (
+  select case when o.waiting then 'waiting' else 'open' end as turn
+  from turns o where o.domain = $1 and o.tenant = k.tenant and o.agent = k.agent offset 0
+) t on true
+where s.version is not null or t.turn is not null
 
 -- name: fire_timers
 select tenant, agent, partition, seq, failures, trials,

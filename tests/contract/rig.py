@@ -74,6 +74,14 @@ class Rig(Protocol):
 
     async def now(self) -> float: ...
 
+    async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
+        """Settle a promise from outside; False when that was done before."""
+        ...
+
+    async def promises(self) -> dict[str, str]:
+        """The status of each promise, by its id."""
+        ...
+
     def lose_the_answer(self) -> None:
         """The next commit is written, and its caller gets StorageUnavailable."""
         ...
@@ -132,6 +140,13 @@ class MemoryRig:
 
     async def now(self) -> float:
         return self.store.now()
+
+    async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
+        wake = self.store.waits.settle(DOMAIN, DEFAULT_TENANT, promise, status="resolved", value=value, by=by)
+        return wake is not None
+
+    async def promises(self) -> dict[str, str]:
+        return {id_: row.status for (_, _, id_), row in self.store.waits.promises.items()}
 
     def lose_the_answer(self) -> None:
         self._fail_at("commit.after")
@@ -228,6 +243,15 @@ class PostgresRig:
     async def now(self) -> float:
         return float(await self._pool.fetchval("select extract(epoch from now())::float8"))
 
+    async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
+        row = await self._pool.fetchrow(
+            query("settle_promise"), DOMAIN, DEFAULT_TENANT, promise, "resolved", value, by
+        )
+        return row is not None
+
+    async def promises(self) -> dict[str, str]:
+        return dict(await self._pool.fetch("select id::text, status from promises"))
+
     def lose_the_answer(self) -> None:
         self.store.lose = "answer"
 
@@ -240,13 +264,13 @@ class _DisturbedPostgres(PostgresStore):
 
     lose: str | None = None
 
-    async def commit(self, fence: Fence, turns: Any, marks: Any) -> list[int]:
+    async def commit(self, fence: Fence, writes: Any, marks: Any) -> list[int | None]:
         lose, self.lose = self.lose, None
         if lose == "request":
             connection = await self._commit_connection()
             connection.terminate()
             raise StorageUnavailable("The connection was lost.")
-        numbers = await super().commit(fence, turns, marks)
+        numbers = await super().commit(fence, writes, marks)
         if lose == "answer":
             self._drop_committer()
             raise StorageUnavailable("The connection was lost.")
@@ -280,12 +304,14 @@ def letter(
     control: bool = False,
     due: float | None = None,
     domain: str = DOMAIN,
+    settles: str | None = None,
 ) -> Outgoing:
     """A message on its way to an agent."""
     header = Header(id=new_id(), type="shop.order.v1", sender="shop/till/1", sent_at=0.0)
     return Outgoing(
         domain=domain, tenant=tenant, agent=agent, partition=partition, header=header,
         header_json=header_to_json(header), payload=payload, control=control, visible_at=due,
+        settles=settles,
     )  # fmt: skip
 
 

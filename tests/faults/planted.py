@@ -69,7 +69,7 @@ def _publish_before_commit() -> None:
         make(self, *arguments, **options)
         hosts.append(self)
 
-    async def commit(self: Any, fence: Any, turns: Any, marks: Any) -> list[int]:
+    async def commit(self: Any, fence: Any, turns: Any, marks: Any) -> list[int | None]:
         connection = await self._commit_connection()
         with translated():
             async with connection.transaction():
@@ -90,7 +90,7 @@ def _publish_before_commit() -> None:
 
     Host.__init__ = known  # type: ignore[method-assign]
     Host.committed = committed  # type: ignore[method-assign]
-    PostgresStore.commit = commit  # type: ignore[method-assign]
+    PostgresStore.commit = commit  # type: ignore[method-assign,assignment]
 
 
 def _no_reload() -> None:

@@ -14,6 +14,7 @@ from actors.agent import agent_type
 from actors.committer import Committer, Entry
 from bus.envelope import Envelope, Header, header_to_json, new_id
 from bus.errors import Fenced, InvalidData, StaleTurn, StorageError, StorageUnavailable
+from storage.journal import Flush
 from storage.records import GENESIS, Fence, Mark, TurnRecord
 from tests.unit.agents import Keeper
 
@@ -31,19 +32,24 @@ class Store:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def commit(self, fence: Fence, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[int]:
+    async def commit(
+        self, fence: Fence, writes: Sequence[TurnRecord | Flush], marks: Sequence[Mark]
+    ) -> list[int | None]:
         await self.gate.wait()
         if self.plan and (error := self.plan.pop(0)) is not None:
             raise error
-        if self.poison.intersection(turn.agent for turn in turns):
+        if self.poison.intersection(turn.agent for turn in writes):
             raise InvalidData("Not this one.")
-        self.groups.append([turn.agent for turn in turns])
+        self.groups.append([turn.agent for turn in writes])
         return []
 
-    async def settle(self, fence: Fence, turn: TurnRecord) -> bool:
+    async def settle(self, fence: Fence, write: TurnRecord | Flush) -> bool:
         return self.settled
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+        return []
+
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         return []
 
 
@@ -55,7 +61,7 @@ class Events:
         self.owned = True
         self._committer_of = committer_of
 
-    def committed(self, entries: Sequence[Entry], numbers: list[int] | None) -> None:
+    def committed(self, entries: Sequence[Entry], numbers: list[int | None] | None) -> None:
         how = "committed" if numbers is not None else "found"
         self.log.append(f"{how} {' '.join(e.activation.agent for e in entries)}")
 
@@ -218,7 +224,7 @@ async def test_whoever_waits_for_an_entry_learns_what_became_of_it(alive: bool, 
     entry.activation.alive = alive
     committed_before, discarded_before = bench.events.committed, bench.events.discarded
 
-    def on_committed(entries: Sequence[Entry], numbers: list[int] | None) -> None:
+    def on_committed(entries: Sequence[Entry], numbers: list[int | None] | None) -> None:
         committed_before(entries, numbers)
         for one in entries:
             one.settle(True)

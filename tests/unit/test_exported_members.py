@@ -9,12 +9,15 @@ import callboard.testing
 from bus import errors
 
 EXPORTED = [
-    "NO_RETRY", "Address", "Agent", "BrokenChain", "CallForBids", "CallboardError", "Context", "DataFolderError",
-    "DeadlineExceeded", "Directive", "DomainBusy", "Fenced", "HopLimitExceeded", "InvalidAddress", "InvalidData",
-    "InvalidDomainFile", "InvalidMessage", "InvalidPayload", "InvalidTask", "NoBid", "NoHandler", "Overloaded",
-    "PayloadTooLarge", "Priority", "QueryFailed", "RetryPolicy", "RowLocked", "SchemaMismatch", "ServiceError",
-    "ServiceUnavailable", "ServiceUnsafe", "SettingsError", "StaleTurn", "StorageError", "StorageUnavailable", "Supervision",
-    "TaskError", "TaskFailed", "TaskWork", "UnknownDeadLetter", "UnknownDomain", "UnknownKind", "UnknownMessageType",
+    "NO_RETRY", "Address", "Agent", "AskFailed", "BrokenChain", "CallForBids", "CallboardError",
+    "Context", "DataFolderError", "DeadlineExceeded", "Directive", "DomainBusy", "Fenced",
+    "HopLimitExceeded", "InvalidAddress", "InvalidData", "InvalidDomainFile", "InvalidMessage",
+    "InvalidPayload", "InvalidTask", "NoBid", "NoHandler", "NonDeterministicHandler", "Overloaded",
+    "PayloadTooLarge", "Priority", "Promise", "PromiseExpired", "QueryFailed", "RetryPolicy",
+    "RowLocked", "SchemaMismatch", "ServiceError", "ServiceUnavailable", "ServiceUnsafe",
+    "SettingsError", "StaleTurn", "StepFailed", "StorageError", "StorageUnavailable", "Supervision",
+    "TaskError", "TaskFailed", "TaskWork", "TurnError", "UnknownDeadLetter", "UnknownDomain",
+    "UnknownKind", "UnknownMessageType",
     "UnknownTask", "handler", "message", "query",
 ]  # fmt: skip
 

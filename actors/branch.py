@@ -1,0 +1,45 @@
+"""The branches of a handler: `ctx.gather` runs several at once, and each counts its own calls."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+from bus.errors import InvalidMessage
+
+
+class Branch:
+    """One line of calls. Their places are counted in the order in which it makes them, so they are the same whenever
+    the handler runs again, whichever branch is faster."""
+
+    __slots__ = ("_calls", "_sends", "_task", "prefix")
+
+    def __init__(self, prefix: str, task: asyncio.Task[Any] | None = None) -> None:
+        self.prefix = prefix
+        self._calls = 0
+        self._sends = 0
+        self._task = task or asyncio.current_task()
+
+    def place(self, key: str | None) -> str:
+        """The place of the next call: its key, or else its number; raises InvalidMessage."""
+        if key is not None:
+            if not key or key.startswith("#") or "\0" in key or len(key) > 200:
+                raise InvalidMessage(
+                    f"{key!r} cannot be a key.", fix="Give 1 to 200 characters that do not begin with '#'."
+                )
+            return self.prefix + key
+        if asyncio.current_task() is not self._task:
+            raise InvalidMessage(
+                "A call beside others has no key, so its place would depend on which is faster.",
+                fix="Give it a key=, or run them with ctx.gather.",
+            )
+        self._calls += 1
+        return f"{self.prefix}#{self._calls}"
+
+    def send_place(self) -> str:
+        self._sends += 1
+        return f"{self.prefix}>{self._sends}"
+
+
+current: ContextVar[Branch | None] = ContextVar("callboard_branch", default=None)

@@ -1,0 +1,296 @@
+"""The part of Context that records and waits: steps, asks, sleeps, promises and branches of them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from pydantic import BaseModel
+
+from actors import branch, values
+from actors.branch import Branch
+from actors.journal import CHOICE, Journal, Wake
+from actors.retry import NO_RETRY, RetryPolicy
+from actors.threads import in_thread
+from bus.address import Address
+from bus.envelope import Priority
+from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed
+from bus.registry import first_line
+from storage.journal import Kind
+
+if TYPE_CHECKING:
+    from actors.scope import Scope
+
+STEP = "step"
+
+
+class Promise:
+    """A place where a turn waits, or may: `await` it for the value that it is resolved with.
+
+    Whoever has `ref` may resolve it, once, before or after the wait begins: `ctx.resolve(ref, value)`.
+    """
+
+    def __init__(self, calls: DurableCalls, ref: str, place: str, name: str) -> None:
+        self.ref = ref
+        self.name = name
+        self._calls = calls
+        self._place = place
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._calls._value_of(self._place, self.name).__await__()
+
+
+class DurableCalls(ABC):
+    """Each call is recorded in the turn's journal under its place: its key, or else its number in call order.
+
+    When the handler runs again (after a crash, or because it was put away while it waited), it finds what is
+    recorded and computes nothing twice. So between these calls a handler must do the same each time: what depends on
+    the time, on chance or on the outside belongs into a step.
+    """
+
+    __slots__ = ()
+
+    async def step(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        key: str | None = None,
+        retry: RetryPolicy = NO_RETRY,
+        **named: Any,
+    ) -> Any:
+        """Call a function once and record its result, which JSON must be able to carry; return it.
+
+        A plain function runs in a thread. A result is given as the function's return annotation says, or as plain
+        JSON values without one. Raises StepFailed with the function's error once `retry` allows no further try, and
+        InvalidPayload or PayloadTooLarge for a result that cannot be recorded.
+        """
+        journal = self._journal()
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        place = self._branch().place(key)
+        entry = journal.recorded(place, STEP, name)
+        if entry is None:
+            began = time.perf_counter()
+            try:
+                text = values.encode(await self._attempt(function, arguments, named, retry))
+                blob = await self._check_in_value(text)
+                ok = True
+            except Exception as error:
+                ok, text, blob = False, values.encode_error(error), None
+            took_ms = (time.perf_counter() - began) * 1000
+            entry = journal.record(
+                place, STEP, name, "null" if blob else text, ok=ok, took_ms=took_ms, blob=blob
+            )
+            if ok:  # a failure is on record once the handler has gone on from it
+                await self._flush()
+        else:
+            text = entry.value if entry.blob is None else await self._fetch_value(entry.blob)
+        if not entry.ok:
+            raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
+        return values.decode(text, function)
+
+    async def ask(
+        self,
+        address: str | Address,
+        message: BaseModel,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  (it outlives this process)
+        key: str | None = None,
+        priority: Priority | None = None,
+    ) -> Any:
+        """Send a message and wait for the answer: what the recipient's handler returns or replies with.
+
+        `timeout` is in seconds, at most until this turn's deadline. Raises AskFailed when the recipient has given the
+        message up, AskTimeout, and what `send` raises.
+        """
+        journal = self._journal()
+        place = self._branch().place(key)
+        name = f"{type(message).__name__} {address}"
+        if journal.recorded(place, Kind.ASK, name) is None and journal.open_promise(place) is None:
+            due_at = self._due_at(timeout)
+            promise = journal.promise(place, Kind.ASK, name, target=str(address), due_at=due_at)
+            self._send_ask(address, message, priority, due_at, promise)
+            await self._flush()
+        outcome = await self._outcome(place)
+        if outcome.status == "resolved":
+            return values.decode_answer(outcome.value)
+        if outcome.status == "expired":
+            raise AskFailed(f"{address} has not answered in time.", place=place, reason="timeout")
+        raise AskFailed(
+            f"{address} has not answered: {values.error_line(bytes(outcome.value).decode())}.",
+            place=place,
+            reason=outcome.status,
+        )
+
+    async def sleep(self, seconds: float, *, key: str | None = None) -> None:
+        """Wait so many seconds of database time; holds nothing while it waits."""
+        if not seconds >= 0:
+            raise InvalidMessage(
+                f"Nobody can sleep for {seconds} s.", fix="Give a number of seconds from 0 up."
+            )
+        journal = self._journal()
+        place = self._branch().place(key)
+        if journal.recorded(place, Kind.SLEEP, "sleep") is None and journal.open_promise(place) is None:
+            journal.promise(place, Kind.SLEEP, "sleep", due_at=self._scope.clock.now() + seconds)
+            await self._flush()
+        await self._outcome(place)
+
+    async def promise(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  (it outlives this process)
+        key: str | None = None,
+    ) -> Promise:
+        """Make a promise that anyone who knows its id may resolve; `await` what this returns for its value.
+
+        Awaiting it raises PromiseExpired after `timeout` seconds, which count from now.
+        """
+        journal = self._journal()
+        place = self._branch().place(key)
+        made = journal.open_promise(place)
+        if journal.recorded(place, Kind.PROMISE, name) is not None:
+            id_ = (await journal.outcome(place)).promise
+        elif made is not None:
+            id_ = made.id
+        else:
+            id_ = journal.promise(place, Kind.PROMISE, name, due_at=self._due_at(timeout))
+            await self._flush()
+        return Promise(self, self._ref(id_), place, name)
+
+    async def _value_of(self, place: str, name: str) -> Any:
+        outcome = await self._outcome(place)
+        if outcome.status == "resolved":
+            return values.decode_answer(outcome.value)
+        raise PromiseExpired(f"The promise {name!r} was not resolved in time.", place=place)
+
+    async def gather(self, *calls: Awaitable[Any], first: int | None = None) -> list[Any]:
+        """Run calls beside each other; return their results in order.
+
+        With `first`, wait for so many of them only, and return the results of those, in the order of the arguments;
+        the others are given up. The first error ends all and is raised.
+        """
+        if first is not None and not 1 <= first <= len(calls):
+            raise InvalidMessage(f"The first {first} of {len(calls)} calls cannot be waited for.")
+        if not calls:
+            return []
+        journal = self._journal()
+        place = self._branch().place(None)
+        name = f"{first or len(calls)} of {len(calls)}"
+        chosen = journal.recorded(place, CHOICE, name) if first is not None else None
+        wanted = None if chosen is None else frozenset(msgspec.json.decode(chosen.value, type=list[int]))
+        tasks = [asyncio.create_task(_run_branch(f"{place}.{n}/", call)) for n, call in enumerate(calls)]
+        journal.enter(len(tasks))
+        for task in tasks:
+            task.add_done_callback(lambda _: journal.leave())
+        journal.leave()  # this branch waits for those
+        try:
+            done = await _done(tasks, first or len(tasks), wanted)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            journal.enter()
+        if first is not None and chosen is None:
+            journal.record(place, CHOICE, name, msgspec.json.encode(done).decode())
+        return [tasks[n].result() for n in done]
+
+    async def _outcome(self, place: str) -> Wake:
+        journal = self._journal()
+        if not journal.is_settled(place):
+            await self._flush_sends()  # whoever is to settle it may need them
+        return await journal.outcome(place)
+
+    async def _attempt(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+        retry: RetryPolicy,
+    ) -> Any:
+        failures = 0
+        while True:
+            try:
+                if inspect.iscoroutinefunction(function):
+                    return await function(*arguments, **named)
+                return await in_thread(_named(function, named), *arguments)
+            except Exception as error:
+                failures += 1
+                if not retry.allows(error, failures):
+                    raise
+                self._say_retry(function, error, failures)
+            await asyncio.sleep(retry.delay_s(failures, self._scope.rng))
+
+    def _say_retry(self, function: Callable[..., Any], error: Exception, failures: int) -> None:
+        self.logger.warning(
+            "%s failed (%d): %s", getattr(function, "__qualname__", function), failures, first_line(error)
+        )
+
+    def _branch(self) -> Branch:
+        return branch.current.get() or self._journal().root
+
+    # -- what Context brings -------------------------------------------------------------------------
+
+    _scope: Scope
+    logger: Any
+
+    @abstractmethod
+    def _journal(self) -> Journal: ...
+
+    @abstractmethod
+    async def _flush(self) -> None: ...
+
+    @abstractmethod
+    async def _flush_sends(self) -> None: ...
+
+    @abstractmethod
+    def _ref(self, promise: str) -> str: ...
+
+    @abstractmethod
+    def _due_at(self, timeout: float | None) -> float | None: ...
+
+    @abstractmethod
+    def _send_ask(
+        self,
+        address: str | Address,
+        message: BaseModel,
+        priority: Priority | None,
+        deadline: float | None,
+        promise: str,
+    ) -> None: ...
+
+    @abstractmethod
+    async def _check_in_value(self, text: str) -> str | None: ...
+
+    @abstractmethod
+    async def _fetch_value(self, digest: str) -> str: ...
+
+
+async def _run_branch(prefix: str, call: Awaitable[Any]) -> Any:
+    branch.current.set(Branch(prefix))  # of this task alone: it runs in a copy of the context
+    return await call
+
+
+async def _done(tasks: list[asyncio.Task[Any]], count: int, wanted: frozenset[int] | None) -> list[int]:
+    """The places of the first `count` tasks that have ended, or of the `wanted` ones; raises the first error."""
+    pending = set(tasks)
+    ended: list[int] = []
+    while True:
+        finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for place, task in enumerate(tasks):
+            if task in finished:
+                task.result()
+                ended.append(place)
+        if wanted is not None:
+            if wanted <= set(ended):
+                return sorted(wanted)
+        elif len(ended) >= count:
+            return sorted(ended[:count])
+
+
+def _named(function: Callable[..., Any], named: dict[str, Any]) -> Callable[..., Any]:
+    return (lambda *arguments: function(*arguments, **named)) if named else function

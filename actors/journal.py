@@ -1,0 +1,361 @@
+"""The journal of one turn: what it has recorded, what it waits for, and what of that is not committed yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from json.encoder import JSONEncoder
+from typing import Any
+
+import msgspec
+
+from actors.branch import Branch
+from bus.envelope import Envelope, Outgoing, new_id
+from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, PromiseExpired, StepFailed
+from storage.journal import Does, JournalEntry, JournalWrite, Kind, OpenPromise, PromiseWrite, StoredJournal
+
+SENT = "sent"
+CHOICE = "choice"
+VOID = "void"  # an entry that takes back a failure, so that the call is made anew
+
+Flusher = Callable[[JournalWrite, tuple[Outgoing, ...]], "asyncio.Future[bool]"]
+
+
+class TurnGone(BaseException):
+    """The turn's commit was discarded or it was put away: its handler must not go on. Never an author's to catch."""
+
+
+class Wake(msgspec.Struct, frozen=True, kw_only=True):
+    """How a promise was settled: the payload of a wake-up, which the journal keeps."""
+
+    promise: str
+    status: str
+    value: msgspec.Raw = msgspec.Raw(b"null")
+    by: str | None = None
+    at: float = 0.0
+
+
+_FAILED_CALLS = (StepFailed, AskFailed, PromiseExpired)
+_quote = JSONEncoder(ensure_ascii=False).encode
+_decode_wake = msgspec.json.Decoder(Wake).decode
+
+
+class Sent(msgspec.Struct, frozen=True, array_like=True):
+    """A message that went out before its turn's end. `place` is its branch and ordinal."""
+
+    place: str
+    id: str
+    to: str
+    type: str
+
+
+class Journal:
+    """Replays what is recorded, and records what is new.
+
+    `flush` makes all that is new durable, together with what the turn has sent; it returns when that is committed.
+    `running` counts the branches of the handler that do not wait for a promise: at zero the turn may be put away.
+    """
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        now: float,
+        flusher: Flusher,
+        fetch: Callable[[str], Awaitable[str]],
+        stored: StoredJournal | None = None,
+        task: asyncio.Task[Any] | None = None,
+    ) -> None:
+        self.turn = envelope.header.id
+        self.root = Branch("", task)
+        self.running = 1
+        self.on_waiting: Callable[[], None] = lambda: None
+        self.on_running: Callable[[], None] = lambda: None
+        self.sent: list[Sent] = []
+        self._seq = envelope.seq
+        self.now = now
+        self._flusher = flusher
+        self._fetch = fetch
+        self._does = Does.OPEN if stored is None else Does.RESUME if stored.waiting else Does.GO
+        self._recorded: dict[str, JournalEntry] = {}
+        self._sent_at: dict[str, Sent] = {}
+        self._promises: dict[str, OpenPromise] = {}
+        self._by_place: dict[str, OpenPromise] = {}
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self._outcomes: dict[str, Wake] = {}
+        self._used: set[str] = set()
+        self._entries: list[JournalEntry] = []
+        self._consumed: list[int] = []
+        self._made: list[PromiseWrite] = []
+        self._done: list[str] = []
+        self._closed = False
+        self._flushing: set[asyncio.Future[bool]] = set()
+        self.entries: list[JournalEntry] = []
+        self._next = 1
+        if stored is not None:
+            self._restore(stored)
+
+    def _restore(self, stored: StoredJournal) -> None:
+        for entry in stored.entries:
+            if entry.kind == VOID:
+                self._recorded.pop(entry.name, None)
+            self._keep(entry)
+            self._next = entry.number + 1
+            if entry.kind == SENT:
+                for sent in msgspec.json.decode(entry.value, type=list[Sent]):
+                    self._sent_at[sent.place] = sent
+        for promise in stored.promises:
+            if promise.key not in self._recorded:
+                self._expect(promise)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the turn has left the mailbox, or is about to."""
+        return self._does is not Does.OPEN
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self._entries or self._consumed or self._made)
+
+    # -- replay --------------------------------------------------------------------------------------
+
+    def recorded(self, place: str, kind: str, name: str) -> JournalEntry | None:
+        """The entry at a place; raises NonDeterministicHandler when another call was recorded there."""
+        if self._closed:
+            raise TurnGone
+        if place in self._used:
+            raise InvalidMessage(
+                f"The key {place!r} is used twice in one turn.", fix="Give each call a key of its own."
+            )
+        self._used.add(place)
+        entry = self._recorded.get(place)
+        found = entry or self._by_place.get(place)
+        if found is not None and (found.kind, found.name) != (kind, name):
+            raise NonDeterministicHandler(
+                f"At {place} the handler calls {kind} {name}; the journal has {found.kind} {found.name} there.",
+                place=place,
+                called=f"{kind} {name}",
+                recorded=f"{found.kind} {found.name}",
+            )
+        return entry
+
+    def replayed_send(self, place: str, to: str, wire_name: str) -> str | None:
+        """The id of a message that went out when the turn ran before."""
+        sent = self._sent_at.pop(place, None)
+        if sent is None:
+            return None
+        if (sent.to, sent.type) != (to, wire_name):
+            raise NonDeterministicHandler(
+                f"At {place} the handler sends {wire_name} to {to}; the journal has {sent.type} to {sent.to} there.",
+                place=place,
+                called=f"send {wire_name} to {to}",
+                recorded=f"send {sent.type} to {sent.to}",
+            )
+        self.sent.append(sent)
+        return sent.id
+
+    def check_complete(self) -> None:
+        """Raise NonDeterministicHandler when the handler has ended without a call that is recorded."""
+        left = next(
+            (e for e in self._recorded.values() if e.key not in self._used and e.kind not in (SENT, VOID)),
+            None,
+        )
+        if left is not None:
+            raise NonDeterministicHandler(
+                f"The handler has ended without {left.kind} {left.name}, which the journal has at {left.key}.",
+                place=left.key,
+                called="the end",
+                recorded=f"{left.kind} {left.name}",
+            )
+
+    # -- recording -----------------------------------------------------------------------------------
+
+    def record(
+        self, place: str, kind: str, name: str, value: str, *, ok: bool = True, took_ms: float = 0.0,
+        blob: str | None = None,
+    ) -> JournalEntry:  # fmt: skip
+        """Write an entry; it is durable with the next flush, or with the turn's end."""
+        if self._closed:
+            raise TurnGone
+        entry = JournalEntry(
+            number=self._next, key=place, kind=kind, name=name, ok=ok, value=value, took_ms=took_ms,
+            blob=blob,
+        )  # fmt: skip
+        self._next += 1
+        self._keep(entry)
+        self._entries.append(entry)
+        return entry
+
+    def _keep(self, entry: JournalEntry) -> None:
+        self.entries.append(entry)
+        self._recorded[entry.key] = entry
+
+    async def flush(self, sends: list[tuple[str, Outgoing]]) -> None:
+        """Make durable what is new, with these messages (each with its place); raises TurnGone."""
+        if self._closed:
+            raise TurnGone
+        if sends:
+            gone = [Sent(place, s.header.id, f"{s.domain}/{s.agent}", s.header.type) for place, s in sends]
+            self.sent.extend(gone)
+            self.record(f"{SENT}:{self._next}", SENT, "messages", msgspec.json.encode(gone).decode())
+        does, self._does = self._does, Does.GO
+        if not await self._commit(does, tuple(outgoing for _, outgoing in sends)):
+            self._closed = True
+            raise TurnGone
+
+    async def park(self) -> bool:
+        """Commit that the turn is put away; False when the commit was discarded."""
+        self._does = Does.RESUME
+        return await self._commit(Does.PARK, ())
+
+    async def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> bool:
+        flushing = self._flusher(self._write(does), sends)
+        self._flushing.add(flushing)
+        flushing.add_done_callback(self._flushing.discard)
+        return await asyncio.shield(flushing)
+
+    def close(self) -> None:
+        """From now on whatever the handler still asks ends it."""
+        self._closed = True
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    async def settled(self) -> None:
+        """Wait for the flushes of branches that were given up: no two commits of a turn go into one group with its end."""
+        while self._flushing:
+            if not all(await asyncio.gather(*self._flushing)):
+                raise TurnGone
+
+    def end(self) -> JournalWrite | None:
+        """The last write, if there is anything to write. Promises that nobody waits for any more are let go."""
+        self._done.extend(self._promises)
+        if self.is_open:
+            return self._write(Does.END)
+        return self._write(Does.NONE) if self.is_dirty else None
+
+    def take_back(self, error: BaseException) -> None:
+        """The turn fails of this error and may be tried again: then the failed calls behind it are made anew."""
+        seen: set[int] = set()
+        cause: BaseException | None = error
+        while cause is not None and id(cause) not in seen:
+            seen.add(id(cause))
+            place = cause.fields.get("place") if isinstance(cause, _FAILED_CALLS) else None
+            if isinstance(place, str) and place in self._recorded:
+                self._void(place)
+            cause = cause.__cause__ or cause.__context__
+
+    def _void(self, place: str) -> None:
+        entry = self._recorded.pop(place)
+        if entry in self._entries:  # nobody has seen it yet
+            self._entries.remove(entry)
+            self.entries.remove(entry)
+        else:
+            self.record(f"{VOID}:{self._next}", VOID, place, "null")
+
+    # -- for the history -----------------------------------------------------------------------------
+
+    def sent_body(self) -> str:
+        return ",".join(
+            f'{{"id":"{sent.id}","to":{_quote(sent.to)},"type":"{sent.type}"}}' for sent in self.sent
+        )
+
+    def calls_body(self) -> str:
+        """The calls as the transition has them; their values stand in the journal, and their digests here."""
+        return ",".join(
+            f'{{"key":{_quote(e.key)},"kind":"{e.kind}","name":{_quote(e.name)},"ok":{"true" if e.ok else "false"},'
+            f'"ms":{e.took_ms:.3f},"value":"{e.blob or sha256(e.value.encode()).hexdigest()}"}}'
+            for e in self.entries
+            if e.kind != SENT
+        )
+
+    def _write(self, does: Does) -> JournalWrite:
+        write = JournalWrite(
+            seq=self._seq, turn=self.turn, does=does, began_at=self.now, entries=tuple(self._entries),
+            consumed=tuple(self._consumed), promises=tuple(self._made), done=tuple(self._done),
+        )  # fmt: skip
+        self._entries, self._consumed, self._made, self._done = [], [], [], []
+        return write
+
+    # -- promises ------------------------------------------------------------------------------------
+
+    def open_promise(self, place: str) -> OpenPromise | None:
+        return self._by_place.get(place)
+
+    def promise(
+        self, place: str, kind: Kind, name: str, *, target: str | None = None, due_at: float | None = None,
+        details: str | None = None,
+    ) -> str:  # fmt: skip
+        """Make a promise; it exists once the next flush has committed. Returns its id."""
+        id_ = new_id()
+        self._made.append(
+            PromiseWrite(
+                id=id_, key=place, kind=kind, name=name, target=target, due_at=due_at, details=details
+            )
+        )
+        self._expect(
+            OpenPromise(
+                id=id_, key=place, kind=kind, name=name, status="pending", target=target, due_at=due_at
+            )
+        )
+        return id_
+
+    def _expect(self, promise: OpenPromise) -> None:
+        self._promises[promise.id] = promise
+        self._by_place[promise.key] = promise
+
+    def settle(self, seq: int, payload: str, blob: str | None) -> None:
+        """Take a wake-up: record how its promise was settled, and let whoever waits for it go on.
+
+        It is durable in the mailbox, and leaves that in the commit that has its entry. `payload` is what stands in
+        the `blob`, if there is one.
+        """
+        wake = _decode_wake(payload)
+        self._consumed.append(seq)
+        promise = self._promises.pop(wake.promise, None)
+        if promise is None:  # it belongs to an earlier turn, or was settled twice by a mistake of ours
+            return
+        self._outcomes[promise.key] = wake
+        self.record(promise.key, promise.kind, promise.name, "null" if blob else payload, blob=blob)
+        self._done.append(promise.id)
+        waiter = self._waiters.pop(promise.id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def is_settled(self, place: str) -> bool:
+        return place in self._recorded
+
+    async def outcome(self, place: str) -> Wake:
+        """How the promise made at a place was settled; waits for it, and may never return if the turn is put away."""
+        if place not in self._recorded:
+            id_ = self._by_place[place].id
+            waiter = self._waiters.setdefault(id_, asyncio.get_running_loop().create_future())
+            with self._waiting():
+                await asyncio.shield(waiter)
+        outcome = self._outcomes.get(place)
+        if outcome is None:
+            entry = self._recorded[place]
+            text = entry.value if entry.blob is None else await self._fetch(entry.blob)
+            outcome = self._outcomes[place] = _decode_wake(text)
+        return outcome
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.leave()
+        try:
+            yield
+        finally:
+            self.enter()
+
+    def leave(self) -> None:
+        """A branch of the handler waits, or has ended."""
+        self.running -= 1
+        if self.running == 0:
+            self.on_waiting()
+
+    def enter(self, branches: int = 1) -> None:
+        if self.running == 0 and not self._closed:
+            self.on_running()
+        self.running += branches

@@ -1,0 +1,115 @@
+"""Turns that wait: they linger in memory for a short while, and are put away until they are woken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from actors.activation import Activation
+from actors.turn import BlobsUnavailable
+from actors.wake import is_wake
+from bus.envelope import Envelope
+from bus.errors import CallboardError
+
+if TYPE_CHECKING:
+    from actors.host import Host
+
+_logger = logging.getLogger("callboard.waiting")
+
+_LOOK_EVERY_S = 0.1
+
+
+class WaitingTurns:
+    """The handlers in this host's memory of which every branch waits for a promise. They take no worker's place."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._since: dict[Activation, float] = {}  # the one that has waited for longest comes first
+        self._urgent: deque[Activation] = deque()
+        self._fetching: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def waits(self, activation: Activation) -> None:
+        self._since[activation] = self._host.scope.clock.now()
+        self.mail(activation)
+
+    def runs(self, activation: Activation) -> None:
+        self._since.pop(activation, None)
+
+    def mail(self, activation: Activation) -> None:
+        """Messages that pass the queue have come for an agent whose turn is in memory."""
+        journal = activation.journal
+        if journal is None or journal.is_closed:
+            return
+        for wake in [envelope for envelope in activation.queue if is_wake(envelope)]:
+            if not wake.payload:  # there was no room for it
+                self._host.mailboxes.refill(activation, control_only=True)
+                continue
+            self._host.mailboxes.take(activation, wake)
+            if wake.header.blob is None:
+                journal.settle(wake.seq, wake.payload, None)
+            else:
+                task = asyncio.create_task(self._host.guarded(self._fetch(activation, wake)))
+                self._fetching.add(task)
+                task.add_done_callback(self._fetching.discard)
+        if activation in self._since and activation.queue and activation.queue[0].is_control:
+            self._urgent.append(activation)  # it is carried out on the committed state
+
+    async def _fetch(self, activation: Activation, wake: Envelope) -> None:
+        journal = activation.journal
+        try:
+            payload = await self._host.turns.fetch_blob(activation.tenant, wake.header.blob or "")
+        except (BlobsUnavailable, CallboardError) as error:
+            _logger.warning("an answer to %s cannot be read yet: %s", activation.agent, error)
+            self._host.drop(activation)
+            return
+        if journal is not None and not journal.is_closed:
+            journal.settle(wake.seq, payload, wake.header.blob)
+
+    def dropped(self, activation: Activation) -> None:
+        """The activation no longer holds: its handler must end without a trace."""
+        journal = activation.journal
+        if journal is not None:
+            journal.close()
+            if activation in self._since:
+                self._end(activation)
+
+    def close(self) -> None:
+        for activation in self._since:
+            self._end(activation)
+        for task in self._fetching:
+            task.cancel()
+
+    async def run(self) -> None:
+        """Runs for ever: puts away what has waited long enough, or what is too much."""
+        limits = self._host.scope.limits
+        while True:
+            await self._host.scope.clock.pause(_LOOK_EVERY_S)
+            since = self._host.scope.clock.now() - limits.linger_s
+            excess = len(self._since) - limits.waiting_in_memory
+            due = [
+                activation
+                for place, (activation, began) in enumerate(self._since.items())
+                if place < excess or began <= since
+            ]
+            due += self._urgent
+            self._urgent.clear()
+            await asyncio.gather(*(self._park(activation) for activation in dict.fromkeys(due)))
+
+    async def _park(self, activation: Activation) -> None:
+        journal = activation.journal
+        if journal is None or journal.is_closed or activation not in self._since:
+            return
+        committed = await journal.park()
+        if committed and activation in self._since and not journal.is_dirty:
+            journal.close()
+            self._end(activation)
+
+    def _end(self, activation: Activation) -> None:
+        activation.parking = True
+        if activation.task is not None:
+            activation.task.cancel()

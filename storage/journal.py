@@ -1,0 +1,108 @@
+"""What a turn that waits leaves in storage before it ends. Times are seconds since 1970, UTC."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from bus.envelope import Outgoing
+
+
+class Kind(StrEnum):
+    """What a promise is for. The clock and agents settle the first two, which leave no row behind."""
+
+    ASK = "ask"
+    SLEEP = "sleep"
+    PROMISE = "promise"
+    APPROVAL = "approval"
+
+
+class Does(StrEnum):
+    """What a flush does to its turn's row."""
+
+    OPEN = "open"  # the first one: the message moves from the mailbox to `turns`
+    GO = "go"
+    RESUME = "resume"  # the first one after the turn had been put away
+    PARK = "park"  # the turn is put away until a promise is settled
+    END = "end"
+    NONE = "none"  # it belongs to no turn: wake-ups that nobody waits for
+
+
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One recorded call: replay finds it by its key and compares kind and name. `value` is JSON text."""
+
+    number: int
+    key: str
+    kind: str
+    name: str
+    ok: bool
+    value: str
+    took_ms: float
+    blob: str | None = None
+
+
+class PromiseWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A promise that a turn has made. `target` is the agent that an ask waits for; `details` is JSON text."""
+
+    id: str
+    key: str
+    kind: str
+    name: str
+    target: str | None = None
+    due_at: float | None = None
+    details: str | None = None
+
+
+class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The journal's part of one commit for one turn, which `seq` and `turn` (its message's id) name."""
+
+    seq: int
+    turn: str
+    does: Does
+    began_at: float = 0.0
+    """The turn's idea of now, which it keeps when it runs again; needed to open it."""
+    entries: tuple[JournalEntry, ...] = ()
+    consumed: tuple[int, ...] = ()
+    """The numbers of wake-ups that leave the mailbox."""
+    promises: tuple[PromiseWrite, ...] = ()
+    done: tuple[str, ...] = ()
+    """The promises that the turn no longer waits for."""
+
+
+class Flush(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a turn commits before its end: its journal, and what it has sent so far."""
+
+    tenant: str
+    partition: int
+    agent: str
+    journal: JournalWrite
+    sends: tuple[Outgoing, ...] = ()
+
+
+class OpenPromise(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A promise of an open turn that has no journal entry yet."""
+
+    id: str
+    key: str
+    kind: str
+    name: str
+    status: str
+    target: str | None = None
+    due_at: float | None = None
+
+
+class StoredJournal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An open turn as it is stored: the envelope of its message is `header_json` and `payload`."""
+
+    seq: int
+    turn: str
+    header_json: str
+    payload: str
+    failures: int
+    trials: int
+    retry_at: float | None
+    began_at: float
+    waiting: bool
+    entries: tuple[JournalEntry, ...]
+    promises: tuple[OpenPromise, ...]

@@ -1,0 +1,265 @@
+"""Open turns, their journals and promises in memory: what storage/migrations/0002_turns_that_wait.sql does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import msgspec
+
+from bus.envelope import Envelope, Header, Outgoing, header_from_json, header_to_json, new_id
+from bus.errors import StaleTurn
+from storage.journal import (
+    Does,
+    Flush,
+    JournalEntry,
+    JournalWrite,
+    Kind,
+    OpenPromise,
+    PromiseWrite,
+    StoredJournal,
+)
+from storage.memory_rows import MailRow, check_json, check_text
+from storage.records import Mark, TurnRecord
+
+WAKE = "callboard.wake.v1"  # as in the SQL: this room knows no agents
+
+AgentKey = tuple[str, str, str]  # domain, tenant, agent
+Mail = dict[tuple[str, str, int, str], dict[int, MailRow]]
+Post = Callable[[Outgoing], Envelope]
+
+
+class TurnRow(msgspec.Struct, kw_only=True):
+    """One open turn."""
+
+    partition: int
+    turn: str
+    message: MailRow
+    began_at: float
+    waiting: bool = False
+
+
+class PromiseRow(msgspec.Struct, kw_only=True):
+    """One promise and its owner."""
+
+    tenant: str
+    agent: str
+    partition: int
+    turn: str
+    made: PromiseWrite
+    status: str = "pending"
+    value: str | None = None
+    settled_by: str | None = None
+
+    @property
+    def leaves_no_row(self) -> bool:
+        return self.made.kind in (Kind.ASK, Kind.SLEEP)
+
+
+class MemoryTurns:
+    """The tables `turns`, `journal` and `promises` of all domains."""
+
+    def __init__(self, mail: Mail, post: Post, now: Callable[[], float]) -> None:
+        self._mail = mail
+        self._post = post
+        self._now = now
+        self.turns: dict[AgentKey, TurnRow] = {}
+        self.journal: dict[tuple[str, str, str], list[JournalEntry]] = {}
+        self.promises: dict[tuple[str, str, str], PromiseRow] = {}
+
+    # -- a commit's part -----------------------------------------------------------------------------
+
+    def check(self, domain: str, writes: Sequence[TurnRecord | Flush], marks: Iterable[Mark]) -> None:
+        """Raise for whatever Postgres would refuse; nothing has been written yet."""
+        journaled = [(write, write.journal) for write in writes if write.journal is not None]
+        ended = {(domain, write.tenant, write.agent) for write, part in journaled if part.does is Does.END}
+        opened: set[AgentKey] = set()
+        for write, part in sorted(journaled, key=lambda pair: pair[1].does is not Does.OPEN):
+            key = (domain, write.tenant, write.agent)
+            box = self._mail.get((domain, write.tenant, write.partition, write.agent), {})
+            row = self.turns.get(key)
+            if part.does is Does.OPEN:
+                if part.seq not in box or (row is not None and key not in ended):
+                    raise StaleTurn("A message whose turn opens is gone.")
+                opened.add(key)
+            elif (
+                part.does is not Does.NONE
+                and key not in opened
+                and (row is None or row.message.seq != part.seq)
+            ):
+                raise StaleTurn("An open turn is gone.")
+            if any(seq not in box for seq in part.consumed):
+                raise StaleTurn("A wake-up to be consumed is gone.")
+            for entry in part.entries:
+                check_text(entry.key + entry.name)
+                check_json(entry.value)
+            for promise in part.promises:
+                check_json(promise.details)
+        for mark in marks:
+            row = self.turns.get((domain, mark.tenant, mark.agent))
+            if mark.open and (row is None or row.message.seq != mark.seq):
+                raise StaleTurn("An open turn to be marked is gone.")
+
+    def apply(self, domain: str, writes: Sequence[TurnRecord | Flush], marks: Iterable[Mark]) -> None:
+        journaled = [(write, write.journal) for write in writes if write.journal is not None]
+        for write, part in journaled:
+            if part.does is Does.END:
+                del self.turns[(domain, write.tenant, write.agent)]
+        for write, part in journaled:
+            self._apply(domain, write, part)
+        for mark in marks:
+            if mark.open:
+                row = self.turns[(domain, mark.tenant, mark.agent)]
+                row.waiting = False
+                note(row.message, mark, self._now())
+
+    def _apply(self, domain: str, write: TurnRecord | Flush, part: JournalWrite) -> None:
+        key = (domain, write.tenant, write.agent)
+        box = self._mail.get((domain, write.tenant, write.partition, write.agent), {})
+        if part.does is Does.OPEN:
+            self.turns[key] = TurnRow(
+                partition=write.partition, turn=part.turn, message=box.pop(part.seq), began_at=part.began_at
+            )
+        elif part.does in (Does.PARK, Does.RESUME):
+            self.turns[key].waiting = part.does is Does.PARK
+        if part.entries:
+            self.journal.setdefault((domain, write.tenant, part.turn), []).extend(part.entries)
+        for seq in part.consumed:
+            del box[seq]
+        for made in part.promises:
+            self.promises[(domain, write.tenant, made.id)] = PromiseRow(
+                tenant=write.tenant, agent=write.agent, partition=write.partition, turn=part.turn, made=made
+            )
+        for id_ in part.done:
+            promise = self.promises.get((domain, write.tenant, id_))
+            if promise is not None and promise.leaves_no_row:
+                del self.promises[(domain, write.tenant, id_)]
+            elif promise is not None and promise.status == "pending":
+                promise.status = "abandoned"
+        if not box:
+            self._mail.pop((domain, write.tenant, write.partition, write.agent), None)
+
+    # -- settling ------------------------------------------------------------------------------------
+
+    def settles(self, reply: Outgoing) -> bool:
+        """Settle the promise that the reply is for; False when it came too late."""
+        promise = self.promises.get((reply.domain, reply.tenant, reply.settles or ""))
+        if promise is None or promise.status != "pending":
+            return False
+        body = json.loads(reply.payload)
+        promise.status, promise.settled_by = body["status"], reply.header.sender
+        if not promise.leaves_no_row:
+            promise.value = json.dumps(body.get("value"))
+        return True
+
+    def settle(
+        self, domain: str, tenant: str, id_: str, *, status: str, value: str | None, by: str
+    ) -> Envelope | None:
+        """Settle a promise from outside; None when it had been settled before."""
+        promise = self.promises.get((domain, tenant, id_))
+        if promise is None or promise.status != "pending":
+            return None
+        if promise.made.due_at is not None and promise.made.due_at <= self._now():
+            return None
+        return self._settled(domain, promise, status, value, by)
+
+    def settle_due(self, domain: str, partitions: Collection[int], limit: int) -> list[Envelope]:
+        due = sorted(
+            (row.made.due_at, id_, row)
+            for (of, _, id_), row in self.promises.items()
+            if of == domain and row.partition in partitions and row.status == "pending"
+            and row.made.due_at is not None and row.made.due_at <= self._now()
+        )[:limit]  # fmt: skip
+        return [
+            self._settled(
+                domain, row, "resolved" if row.made.kind == Kind.SLEEP else "expired", None, "external/clock"
+            )
+            for _, _, row in due
+        ]
+
+    def next_due(self, domain: str, partitions: Collection[int]) -> float | None:
+        """When the clock will settle the first promise of these partitions."""
+        return min(
+            (
+                row.made.due_at
+                for (of, _, _), row in self.promises.items()
+                if of == domain and row.partition in partitions and row.status == "pending"
+                and row.made.due_at is not None
+            ),
+            default=None,
+        )  # fmt: skip
+
+    def _settled(self, domain: str, promise: PromiseRow, status: str, value: str | None, by: str) -> Envelope:
+        promise.status, promise.value, promise.settled_by = status, value, by
+        header = Header(id=new_id(), type=WAKE, sender=by, sent_at=self._now())
+        body = {
+            "promise": promise.made.id, "status": status,
+            "value": None if value is None else json.loads(value), "by": by, "at": self._now(),
+        }  # fmt: skip
+        return self._post(
+            Outgoing(
+                domain=domain, tenant=promise.tenant, agent=promise.agent, partition=promise.partition,
+                header=header, header_json=header_to_json(header), payload=json.dumps(body), control=True,
+            )
+        )  # fmt: skip
+
+    # -- loading -------------------------------------------------------------------------------------
+
+    def state_of(self, domain: str, tenant: str, agent: str) -> str | None:
+        row = self.turns.get((domain, tenant, agent))
+        return None if row is None else "waiting" if row.waiting else "open"
+
+    def to_run(self, domain: str, partition: int) -> list[Envelope]:
+        return [
+            opened_envelope(tenant, agent, row)
+            for (of, tenant, agent), row in self.turns.items()
+            if of == domain and row.partition == partition and not row.waiting
+        ]
+
+    def has(self, domain: str, write: Flush) -> bool:
+        """Whether this was written; False for what leaves no trace."""
+        part = write.journal
+        row = self.turns.get((domain, write.tenant, write.agent))
+        if row is None or row.turn != part.turn:
+            return False
+        if part.entries:
+            return part.entries[-1] in self.journal.get((domain, write.tenant, part.turn), ())
+        if part.promises:
+            return (domain, write.tenant, part.promises[-1].id) in self.promises
+        return part.does is Does.OPEN
+
+    def load(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
+        row = self.turns.get((domain, tenant, agent))
+        if row is None:
+            return None
+        message = row.message
+        return StoredJournal(
+            seq=message.seq, turn=row.turn, header_json=message.header_json, payload=message.payload,
+            failures=message.failures, trials=message.trials, retry_at=message.retry_at,
+            began_at=row.began_at, waiting=row.waiting, entries=tuple(self.journal.get((domain, tenant, row.turn), ())),
+            promises=tuple(
+                OpenPromise(
+                    id=p.made.id, key=p.made.key, kind=p.made.kind, name=p.made.name, status=p.status,
+                    target=p.made.target, due_at=p.made.due_at,
+                )
+                for (of, owner, _), p in self.promises.items()
+                if (of, owner, p.agent, p.turn) == (domain, tenant, agent, row.turn)
+            ),
+        )  # fmt: skip
+
+
+def note(message: MailRow, mark: Mark, now: float) -> None:
+    """What a mark does to its message."""
+    message.failures += mark.failed
+    message.trials += mark.tried
+    message.retry_at = None if mark.delay_s is None else now + mark.delay_s
+    message.last_error = message.last_error if mark.error is None else mark.error
+
+
+def opened_envelope(tenant: str, agent: str, row: TurnRow) -> Envelope:
+    message = row.message
+    return Envelope(
+        seq=message.seq, tenant=tenant, agent=agent, header=header_from_json(message.header_json),
+        header_json=message.header_json, payload=message.payload, failures=message.failures,
+        trials=message.trials, retry_at=message.retry_at, open=True,
+    )  # fmt: skip

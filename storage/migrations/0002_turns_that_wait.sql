@@ -1,0 +1,295 @@
+-- Turns that wait: what they have recorded so far, and the promises they wait for.
+
+-- A turn that has put something into its journal and has not ended. Its message has moved here from the mailbox,
+-- where the agent's later messages wait.
+create table turns (
+  domain     text collate "C" not null,
+  tenant     text collate "C" not null,
+  agent      text collate "C" not null,
+  partition  int not null,
+  seq        bigint not null,
+  turn       uuid not null,                   -- the id of its message
+  code       text not null,                   -- the digest of the domain's code that it began with
+  waiting    boolean not null default false,  -- it holds no memory: every branch waits for a promise
+  failures   smallint not null,
+  trials     smallint not null,
+  retry_at   timestamptz,
+  last_error text,
+  header     json not null,
+  payload    json not null,
+  began_at   double precision not null,       -- what its handler takes for now whenever it runs
+  primary key (domain, tenant, agent)
+) with (
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
+  vacuum_truncate = off
+);
+create index turns_to_run on turns (domain, partition) where not waiting;
+
+-- One row is one recorded call: append-only, and kept as history when its turn has ended.
+create table journal (
+  domain  text collate "C" not null,
+  tenant  text collate "C" not null,
+  agent   text collate "C" not null,
+  turn    uuid not null,
+  number  int not null,          -- its place in the turn's journal
+  key     text collate "C" not null,
+  kind    text not null,
+  name    text not null,         -- what was called or waited for: replay compares it
+  ok      boolean not null,
+  value   json not null,         -- what the handler was given: a result, or an error
+  blob    text,                  -- the value is in blob storage under this digest
+  took_ms real not null,
+  at      timestamptz not null default now()
+) partition by range (at);
+create index journal_turn on journal (domain, tenant, turn, number);
+create table journal_default partition of journal default;
+
+-- What a turn waits for, or may. Whoever settles it (a reply, the clock, a person) does so once, and leaves a
+-- wake-up in its owner's mailbox in the same transaction.
+create table promises (
+  domain     text collate "C" not null,
+  tenant     text collate "C" not null,
+  id         uuid not null,
+  agent      text collate "C" not null,   -- the owner
+  partition  int not null,
+  turn       uuid not null,
+  key        text collate "C" not null,   -- its key in the owner's journal
+  kind       text not null,               -- ask, sleep, promise or approval
+  name       text not null,
+  target     text collate "C",            -- whom an ask waits for: tenant's domain/kind/key
+  status     text not null default 'pending',
+  due_at     timestamptz,                 -- then the clock settles it
+  details    json,
+  value      json,
+  settled_by text,
+  created_at timestamptz not null default now(),
+  settled_at timestamptz,
+  primary key (domain, tenant, id)
+) with (
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
+  vacuum_truncate = off
+);
+create index promises_owner on promises (domain, tenant, agent, turn);
+create index promises_due on promises (domain, partition, due_at) where status = 'pending' and due_at is not null;
+
+create or replace function ensure_transition_months(p_ahead int) returns void language plpgsql as $$
+declare
+  first date := date_trunc('month', now());
+  month date;
+  parent text;
+  name text;
+begin
+  for i in 0 .. p_ahead loop
+    month := (first + make_interval(months => i))::date;
+    foreach parent in array array['transitions', 'journal'] loop
+      name := parent || '_' || to_char(month, 'YYYYMM');
+      if to_regclass(name) is null then
+        execute format('create table %I partition of %I for values from (%L) to (%L)',
+                       name, parent, month, (month + interval '1 month')::date);
+      end if;
+    end loop;
+  end loop;
+end $$;
+select ensure_transition_months(3);
+
+-- The journal's part of a group commit. Arrays of one prefix belong together: f_ the flushes, each of one turn
+-- (f_does: `open` its first, `go` a later one, `resume` the first after it had been put away, `park` puts it away,
+-- `end` its last, `none` belongs to no turn); e_ the entries and c_ the wake-ups consumed, each with the place of
+-- its flush. Promises come as JSON; p_done are those that nobody waits for any more.
+create function commit_journal(
+  p_domain text, p_epoch bigint, p_partitions int[], p_code text,
+  f_tenant text[], f_partition int[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[],
+  e_flush int[], e_number int[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[],
+  e_blob text[], e_took_ms real[],
+  c_flush int[], c_seq bigint[],
+  p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at float8[]
+) returns void language plpgsql as $$
+declare
+  wanted bigint;
+  changed bigint;
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+
+  -- An agent's next turn may open in the commit in which the one before it ends: ends come first.
+  if 'end' = any (f_does) then
+    delete from turns where ctid = any (array(
+      select (select t.ctid from turns t
+              where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq)
+      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does) where f.does = 'end'));
+    get diagnostics changed = row_count;
+    if changed <> cardinality(array_positions(f_does, 'end')) then
+      raise exception 'an open turn to be ended is gone' using errcode = 'CB002';
+    end if;
+  end if;
+
+  if 'open' = any (f_does) then
+    with gone as (
+      delete from mailbox where ctid = any (array(
+        select (select m.ctid from mailbox m
+                where m.domain = p_domain and m.tenant = f.tenant and m.partition = f.partition
+                  and m.agent = f.agent and m.seq = f.seq)
+        from unnest(f_tenant, f_partition, f_agent, f_seq, f_does) as f(tenant, partition, agent, seq, does)
+        where f.does = 'open'))
+      returning *
+    )
+    insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, last_error, header, payload,
+                       began_at)
+      select g.domain, g.tenant, g.agent, g.partition, g.seq, g.id, p_code, g.failures, g.trials, g.last_error,
+             g.header, g.payload, f.began_at
+      from gone g join unnest(f_tenant, f_agent, f_seq, f_began_at) as f(tenant, agent, seq, began_at)
+        using (tenant, agent, seq);
+    get diagnostics changed = row_count;
+    if changed <> cardinality(array_positions(f_does, 'open')) then
+      raise exception 'a message whose turn opens is gone' using errcode = 'CB002';
+    end if;
+  end if;
+
+  if 'resume' = any (f_does) or 'park' = any (f_does) then
+    update turns t set waiting = (f.does = 'park')
+      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
+      where f.does in ('resume', 'park')
+        and t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq;
+    get diagnostics changed = row_count;
+    if changed <> cardinality(array_positions(f_does, 'resume')) + cardinality(array_positions(f_does, 'park')) then
+      raise exception 'an open turn is gone' using errcode = 'CB002';
+    end if;
+  end if;
+
+  if 'go' = any (f_does) then
+    select count(*) into changed
+      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
+      where f.does = 'go' and exists (
+        select from turns t
+        where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq);
+    if changed <> cardinality(array_positions(f_does, 'go')) then
+      raise exception 'an open turn is gone' using errcode = 'CB002';
+    end if;
+  end if;
+
+  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms)
+    select p_domain, f_tenant[e.flush], f_agent[e.flush], f_turn[e.flush], e.number, e.key, e.kind, e.name, e.ok,
+           e.value::json, e.blob, e.took_ms
+    from unnest(e_flush, e_number, e_key, e_kind, e_name, e_ok, e_value, e_blob, e_took_ms)
+      as e(flush, number, key, kind, name, ok, value, blob, took_ms);
+
+  if cardinality(c_seq) > 0 then
+    delete from mailbox where ctid = any (array(
+      select (select m.ctid from mailbox m
+              where m.domain = p_domain and m.tenant = f_tenant[c.flush] and m.partition = f_partition[c.flush]
+                and m.agent = f_agent[c.flush] and m.seq = c.seq)
+      from unnest(c_flush, c_seq) as c(flush, seq)));
+    get diagnostics changed = row_count;
+    if changed <> cardinality(c_seq) then
+      raise exception '% of % wake-ups were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
+    end if;
+  end if;
+
+  if p_promises is not null then
+    insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, due_at, details)
+      select p_domain, p.tenant, p.id, p.agent, p.partition, p.turn, p.key, p.kind, p.name, p.target,
+             to_timestamp(p.due_at), p.details
+      from jsonb_to_recordset(p_promises)
+        as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
+             target text, due_at float8, details json);
+  end if;
+
+  if cardinality(p_done) > 0 then
+    with done as (select * from unnest(p_done_tenant, p_done) as d(tenant, id) order by tenant, id),
+    gone as (
+      delete from promises p using done d
+        where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id and p.kind in ('ask', 'sleep')
+    )
+    update promises p set status = 'abandoned', settled_at = now()
+      from done d
+      where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id and p.status = 'pending'
+        and p.kind not in ('ask', 'sleep');
+  end if;
+end $$;
+
+-- Puts the wake-ups of promises that have just been settled into their owners' mailboxes, ahead of the queue.
+create function wake_owners(p_settled promises[]) returns setof mailbox language sql as $$
+  insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+    select w.domain, w.tenant, w.partition, w.agent, nextval('mailbox_seq') - 4611686018427387904, w.wake,
+           json_build_object('id', w.wake, 'type', 'callboard.wake.v1', 'sender', w.settled_by,
+                             'sent_at', extract(epoch from now())::float8),
+           json_build_object('promise', w.id, 'status', w.status, 'value', w.value, 'by', w.settled_by,
+                             'at', extract(epoch from w.settled_at)::float8)
+    from (select *, gen_random_uuid() as wake from unnest(p_settled)) w
+  returning *
+$$;
+
+-- Settles promises of the owned partitions whose time has come, under the fence.
+create function settle_due(p_domain text, p_epoch bigint, p_partitions int[], p_limit int)
+returns setof mailbox language plpgsql as $$
+declare
+  settled promises[];
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  with due as (
+    select tenant, id from promises
+    where domain = p_domain and partition = any (p_partitions) and status = 'pending' and due_at <= now()
+    order by due_at, id limit p_limit for update skip locked
+  ), done as (
+    update promises p
+      set status = case when p.kind = 'sleep' then 'resolved' else 'expired' end, settled_by = 'external/clock',
+          settled_at = now()
+      from due d where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id
+      returning p.*
+  )
+  select array_agg(done::promises order by due_at, id) into settled from done;
+  if settled is null then
+    return;
+  end if;
+  return query select * from wake_owners(settled);
+end $$;
+
+-- Settles one promise from outside, once. Returns its wake-up; none when it had been settled before.
+create function settle_promise(
+  p_domain text, p_tenant text, p_id uuid, p_status text, p_value text, p_by text
+) returns setof mailbox language plpgsql as $$
+declare
+  settled promises[];
+begin
+  with done as (
+    update promises p set status = p_status, value = p_value::json, settled_by = p_by, settled_at = now()
+    where p.domain = p_domain and p.tenant = p_tenant and p.id = p_id and p.status = 'pending'
+      and (p.due_at is null or p.due_at > now())
+    returning p.*
+  )
+  select array_agg(done::promises) into settled from done;
+  if settled is null then
+    return;
+  end if;
+  return query select * from wake_owners(settled);
+end $$;
+
+-- The replies of a group commit: settles the promises that are still open, and takes the numbers of the others away.
+create function settle_replies(
+  p_numbers bigint[], o_tenant text[], o_domain text[], o_settles uuid[], o_header text[], o_payload text[]
+) returns bigint[] language sql as $$
+  with given as (
+    select coalesce(o.tenant_, o_tenant[1]) as tenant, coalesce(o.domain_, o_domain[1]) as domain, o.*
+    from unnest(o_tenant, o_domain, o_settles, o_header, o_payload, p_numbers)
+      with ordinality as o(tenant_, domain_, settles, header, payload, number, n)
+  ), first as (
+    select distinct on (domain, tenant, settles) * from given where settles is not null
+    order by domain, tenant, settles, n
+  ), still as (
+    select f.n, p.ctid as place
+    from first f join promises p on p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles
+    where p.status = 'pending'
+    order by f.domain, f.tenant, f.settles for update of p
+  ), done as (
+    update promises p
+      set status = g.payload::json ->> 'status', settled_by = g.header::json ->> 'sender', settled_at = now(),
+          value = case when p.kind in ('ask', 'sleep') then null else g.payload::json -> 'value' end
+      from still s join given g using (n) where p.ctid = s.place
+      returning g.n
+  )
+  select array_agg(case when g.settles is null or d.n is not null then g.number end order by g.n)
+  from given g left join done d using (n)
+$$;

@@ -1,0 +1,264 @@
+"""Turns that wait, in every store: they leave the mailbox when they open, and come back only when they are woken."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bus.envelope import Envelope, Outgoing, new_id
+from bus.errors import Fenced, StaleTurn, StorageUnavailable
+from storage.journal import Does, Flush, JournalEntry, JournalWrite, Kind, PromiseWrite, StoredJournal
+from storage.records import Fence, Mark, Share
+from tests.contract.rig import DOMAIN, Rig, letter, turn
+
+Message = tuple[int, str]  # its number and id
+
+AGENT = "order/1"
+
+
+def entry(number: int, **more: Any) -> JournalEntry:
+    values: dict[str, Any] = {
+        "key": f"#{number}", "kind": "step", "name": "add", "ok": True, "value": "1", "took_ms": 2.5,
+    }  # fmt: skip
+    return JournalEntry(number=number, **{**values, **more})
+
+
+def promise(kind: Kind = Kind.ASK, **more: Any) -> PromiseWrite:
+    return PromiseWrite(**{"id": new_id(), "key": "#9", "kind": kind, "name": "n", **more})
+
+
+def flush(message: Message, does: Does, *, sends: tuple[Outgoing, ...] = (), **more: Any) -> Flush:
+    seq, id_ = message
+    journal = JournalWrite(seq=seq, turn=id_, does=does, began_at=12.25, **more)
+    return Flush(tenant="default", partition=0, agent=AGENT, journal=journal, sends=sends)
+
+
+def reply(promise_id: str, value: str = "1") -> Outgoing:
+    payload = json.dumps({"promise": promise_id, "status": "resolved", "value": json.loads(value)})
+    return letter(AGENT, payload, control=True, settles=promise_id)
+
+
+async def accepted(rig: Rig, **more: Any) -> Message:
+    message = letter(AGENT, '{"n":1}', **more)
+    seq = await rig.accept(message)
+    assert seq is not None
+    return seq, message.header.id
+
+
+async def opened(rig: Rig, fence: Fence, **more: Any) -> Message:
+    """A message whose turn is open."""
+    message = await accepted(rig)
+    await rig.store.commit(fence, [flush(message, Does.OPEN, **more)], [])
+    return message
+
+
+async def stored(rig: Rig) -> StoredJournal:
+    found = await rig.store.load_journal(DOMAIN, "default", AGENT)
+    assert found is not None
+    return found
+
+
+async def page(rig: Rig) -> list[Envelope]:
+    share = Share(messages=10, size=10_000)
+    found, _, _ = await rig.store.load_partition(
+        DOMAIN, 0, after=("", ""), agents=10, each=share, page_bytes=10_000
+    )
+    return found
+
+
+async def turn_of(rig: Rig) -> str | None:
+    [state] = await rig.store.load_states(DOMAIN, [("default", AGENT)])
+    return state.turn
+
+
+async def test_a_turn_that_opens_leaves_the_mailbox_with_its_journal(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence, entries=(entry(1), entry(2, ok=False, value='{"a":1}')))
+    assert await rig.mail(AGENT) == []
+    found = await stored(rig)
+    assert (found.seq, found.turn) == message
+    assert (found.payload, found.began_at, found.waiting) == ('{"n":1}', 12.25, False)
+    assert [e.number for e in found.entries] == [1, 2]
+    assert found.entries[1] == entry(2, ok=False, value='{"a":1}')
+    [envelope] = await rig.store.load_turns(DOMAIN, 0)
+    assert (envelope.seq, envelope.open, envelope.agent) == (message[0], True, AGENT)
+    [state] = await rig.store.load_states(DOMAIN, [("default", AGENT)])
+    assert (state.turn, state.version, state.state) == ("open", 0, None)
+
+
+async def test_a_turn_that_waits_is_not_loaded_and_its_agent_gets_only_what_passes_the_queue(
+    rig: Rig,
+) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    later = await rig.accept(letter(AGENT))
+    await rig.store.commit(fence, [flush(message, Does.PARK, entries=(entry(1),))], [])
+    assert await turn_of(rig) == "waiting"
+    assert await rig.store.load_turns(DOMAIN, 0) == []
+    assert await page(rig) == []
+    heads, _ = await rig.store.mail_heads(DOMAIN, ("", 0, ""), [0], 10)
+    assert heads == []
+    passing = await rig.accept(letter(AGENT, control=True))
+    assert [e.seq for e in await page(rig)] == [passing]
+    await rig.store.commit(fence, [flush(message, Does.RESUME)], [])
+    assert await turn_of(rig) == "open"
+    share = Share(messages=10, size=10_000)
+    found, _ = await rig.store.load_agent(DOMAIN, 0, "default", AGENT, share)
+    assert [(e.seq, e.open) for e in found] == [(message[0], True), (passing, False), (later, False)]
+
+
+async def test_a_turn_that_ends_leaves_its_journal_as_history_and_lets_its_promises_go(rig: Rig) -> None:
+    fence = await rig.host(0)
+    ask, payment = promise(), promise(Kind.PROMISE, key="#8")
+    message = await opened(rig, fence, promises=(ask, payment))
+    ids = {p.id: p.status for p in (await stored(rig)).promises}
+    assert ids == {ask.id: "pending", payment.id: "pending"}
+    ending = turn(
+        None, journal=flush(message, Does.END, entries=(entry(1),), done=(ask.id, payment.id)).journal
+    )
+    await rig.store.commit(fence, [ending], [])
+    assert await rig.store.load_journal(DOMAIN, "default", AGENT) is None
+    assert await rig.promises() == {payment.id: "abandoned"}
+    [state] = await rig.store.load_states(DOMAIN, [("default", AGENT)])
+    assert (state.turn, state.version) == (None, 1)
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [turn(None, 2, journal=ending.journal)], [])
+
+
+async def test_an_agents_next_turn_may_open_in_the_commit_in_which_one_ends(rig: Rig) -> None:
+    fence = await rig.host(0)
+    first = await opened(rig, fence)
+    second = await accepted(rig)
+    ends = turn(None, journal=flush(first, Does.END).journal)
+    await rig.store.commit(fence, [ends, flush(second, Does.OPEN, entries=(entry(1),))], [])
+    assert (await stored(rig)).seq == second[0]
+
+
+@pytest.mark.parametrize("does", [Does.GO, Does.RESUME, Does.PARK, Does.END])
+async def test_nothing_is_written_to_a_turn_that_is_not_open(rig: Rig, does: Does) -> None:
+    fence = await rig.host(0)
+    message = await accepted(rig)
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [flush(message, does, entries=(entry(1),))], [])
+    assert len(await rig.mail(AGENT)) == 1
+
+
+async def test_a_message_that_is_gone_opens_no_turn(rig: Rig) -> None:
+    fence = await rig.host(0)
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [flush((4_711, new_id()), Does.OPEN)], [])
+
+
+async def test_only_the_owner_writes_to_a_journal(rig: Rig) -> None:
+    stranger = await rig.host(1)
+    message = await accepted(rig)
+    with pytest.raises(Fenced):
+        await rig.store.commit(stranger, [flush(message, Does.OPEN)], [])
+
+
+async def test_a_reply_settles_its_promise_once_and_wakes_its_owner(rig: Rig) -> None:
+    fence = await rig.host(0)
+    ask = promise(target="shop/oracle/1")
+    message = await opened(rig, fence, promises=(ask,))
+    a, b = [await rig.accept(letter("oracle/1")) for _ in range(2)]
+    numbers = await rig.store.commit(
+        fence,
+        [
+            turn(a, agent="oracle/1", sends=(letter("x/1"), reply(ask.id))),
+        ],
+        [],
+    )
+    wake = numbers[1]
+    assert wake is not None
+    assert wake < 0
+    again = await rig.store.commit(fence, [turn(b, 2, agent="oracle/1", sends=(reply(ask.id),))], [])
+    assert again == [None]
+    assert [m.seq for m in await rig.mail(AGENT)] == [wake]
+    await rig.store.commit(
+        fence, [flush(message, Does.GO, entries=(entry(1),), consumed=(wake,), done=(ask.id,))], []
+    )
+    assert await rig.mail(AGENT) == []
+    assert await rig.promises() == {}
+
+
+async def test_two_replies_in_one_commit_are_one(rig: Rig) -> None:
+    fence = await rig.host(0)
+    ask = promise()
+    await opened(rig, fence, promises=(ask,))
+    a = await rig.accept(letter("oracle/1"))
+    numbers = await rig.store.commit(
+        fence, [turn(a, agent="oracle/1", sends=(reply(ask.id), reply(ask.id), letter("x/1")))], []
+    )
+    assert [number is None for number in numbers] == [False, True, False]
+
+
+async def test_a_wake_up_that_is_gone_cannot_be_consumed(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [flush(message, Does.GO, consumed=(-5,))], [])
+
+
+async def test_the_clock_settles_what_is_due(rig: Rig) -> None:
+    fence = await rig.host(0)
+    now = await rig.now()
+    sleep = promise(Kind.SLEEP, due_at=now - 1, key="#1")
+    ask = promise(Kind.ASK, due_at=now - 1, key="#2")
+    later = promise(Kind.SLEEP, due_at=now + 60, key="#3")
+    await opened(rig, fence, promises=(sleep, ask, later))
+    wakes = await rig.store.settle_due(fence, [0], 10)
+    found = {json.loads(w.payload)["promise"]: json.loads(w.payload)["status"] for w in wakes}
+    assert found == {sleep.id: "resolved", ask.id: "expired"}
+    assert all(w.seq < 0 and w.header.type == "callboard.wake.v1" for w in wakes)
+    assert await rig.store.settle_due(fence, [0], 10) == []
+    with pytest.raises(Fenced):
+        await rig.store.settle_due(fence, [5], 10)
+
+
+async def test_a_promise_is_settled_from_outside_once_and_not_when_it_is_over(rig: Rig) -> None:
+    fence = await rig.host(0)
+    payment = promise(Kind.PROMISE, key="#1")
+    over = promise(Kind.PROMISE, key="#2", due_at=await rig.now() - 1)
+    await opened(rig, fence, promises=(payment, over))
+    assert await rig.settle(payment.id, '{"a":1}')
+    assert not await rig.settle(payment.id, '{"a":2}')
+    assert not await rig.settle(over.id, "1")
+    assert not await rig.settle(new_id(), "1")
+    [wake] = await page(rig)
+    assert json.loads(wake.payload)["value"] == {"a": 1}
+    assert wake.header.sender == "external/test"
+
+
+async def test_a_failure_of_an_open_turn_is_marked_on_it(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    failed = Mark(
+        tenant="default", partition=0, agent=AGENT, seq=message[0], failed=1, tried=1, delay_s=30.0, error="no",
+        open=True,
+    )  # fmt: skip
+    await rig.store.commit(fence, [], [failed])
+    [envelope] = await rig.store.load_turns(DOMAIN, 0)
+    assert (envelope.failures, envelope.trials) == (1, 1)
+    assert envelope.retry_at == pytest.approx(await rig.now() + 30, abs=5)
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(
+            fence, [], [Mark(tenant="default", partition=0, agent="x/1", seq=1, open=True)]
+        )
+
+
+@pytest.mark.parametrize("lost", ["answer", "request"])
+@pytest.mark.parametrize("what", ["opens", "entry", "promise"])
+async def test_whether_a_flush_was_committed_is_found_by_looking(rig: Rig, lost: str, what: str) -> None:
+    fence = await rig.host(0)
+    message = await accepted(rig)
+    write = flush(message, Does.OPEN)
+    if what != "opens":
+        await rig.store.commit(fence, [write], [])
+        more: dict[str, Any] = {"entries": (entry(1),)} if what == "entry" else {"promises": (promise(),)}
+        write = flush(message, Does.GO, **more)
+    (rig.lose_the_answer if lost == "answer" else rig.lose_the_request)()
+    with pytest.raises(StorageUnavailable):
+        await rig.store.commit(fence, [write], [])
+    assert await rig.store.settle(fence, write) is (lost == "answer")

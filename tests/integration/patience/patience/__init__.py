@@ -1,0 +1,1 @@
+"""A domain whose agents wait for each other."""

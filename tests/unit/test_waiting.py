@@ -1,0 +1,649 @@
+"""Turns that wait: what is recorded is not computed again, what is awaited arrives once, and waiting holds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from actors.domain import LimitSpec
+from actors.retry import RetryPolicy
+from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed
+from callboard import Agent, Context, handler, message
+from callboard.testing import TestKit
+from tests.unit.agents import Forward, Keeper, Note
+
+
+@message("waiting.run.v1")
+class Run(BaseModel):
+    program: str
+
+
+@message("waiting.question.v1")
+class Question(BaseModel):
+    text: str
+
+
+@message("waiting.reply.v1")
+class Reply(BaseModel):
+    text: str
+
+
+class Place(BaseModel):
+    city: str
+    floor: int = 0
+
+
+class Waiter(Agent):
+    """Runs the program that the test has given it."""
+
+    kind = "waiter"
+    retry = RetryPolicy(attempts=3, first_delay_s=1.0, jitter=0.0)
+    programs: dict[str, Callable[[Waiter, Context], Awaitable[Any]]] = {}  # noqa: RUF012  (shared on purpose)
+    calls: list[str] = []  # noqa: RUF012
+    starts: list[str] = []  # noqa: RUF012
+
+    class State(BaseModel):
+        log: list[str] = []
+
+    state: State
+
+    @handler
+    async def on_run(self, run: Run, ctx: Context) -> Any:
+        Waiter.starts.append(run.program)
+        return await Waiter.programs[run.program](self, ctx)
+
+    @handler
+    async def on_note(self, note: Note, ctx: Context) -> None:
+        self.state.log.append(f"note {note.text}")
+
+
+class Oracle(Agent):
+    kind = "oracle"
+    retry = RetryPolicy(attempts=1)
+
+    class State(BaseModel):
+        open: dict[str, str] = {}
+
+    state: State
+
+    @handler
+    async def on_question(self, question: Question, ctx: Context) -> Reply | None:
+        if question.text == "fail":
+            raise ValueError("no idea")
+        if question.text == "later":
+            self.state.open["later"] = ctx.reply_later()
+            return None
+        if question.text == "explicit":
+            ctx.reply(Reply(text="by hand"))
+            return None
+        return Reply(text=f"re {question.text}")
+
+    @handler
+    async def on_note(self, note: Note, ctx: Context) -> None:
+        ctx.resolve(self.state.open["later"], Reply(text=note.text))
+
+
+def program(function: Callable[[Waiter, Context], Awaitable[Any]]) -> str:
+    name = function.__name__
+    Waiter.programs[name] = function
+    return name
+
+
+def counted(value: Any = None) -> Callable[[str], Any]:
+    def call(name: str) -> Any:
+        Waiter.calls.append(name)
+        return value if value is not None else name.upper()
+
+    return call
+
+
+call = counted()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Waiter.programs.clear()
+    Waiter.calls, Waiter.starts = [], []
+
+
+AT = "test/waiter/w"
+KINDS: list[type[Agent]] = [Waiter, Oracle, Keeper]
+
+
+async def put_away(kit: TestKit) -> None:
+    """Let the turns that wait leave memory."""
+    await kit.advance(seconds=2)
+    assert not kit._running[0].host.waiting
+
+
+def open_turns(kit: TestKit) -> int:
+    return len(kit.store.waits.turns)
+
+
+def leftovers(kit: TestKit) -> tuple[int, int, int]:
+    """Open turns, promises and messages."""
+    return open_turns(kit), len(kit.store.waits.promises), sum(len(box) for box in kit.store.mail.values())
+
+
+# -- steps -------------------------------------------------------------------------------------------
+
+
+async def test_steps_are_computed_once_although_the_handler_runs_again() -> None:
+    crashed = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        for name in ("a", "b"):
+            self.state.log.append(await ctx.step(call, name))
+        if not go_on.is_set():
+            crashed.set()
+            await asyncio.Event().wait()
+        self.state.log.append(await ctx.step(call, "c"))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await crashed.wait()
+        await kit.crash()
+        go_on.set()
+        await kit.recover()
+        assert kit.state(AT).log == ["A", "B", "C"]
+        assert Waiter.calls == ["a", "b", "c"]
+        assert len(Waiter.starts) == 2
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_results_come_back_as_the_annotation_says_and_as_json_without_one() -> None:
+    def find(city: str) -> Place:
+        return Place(city=city, floor=2)
+
+    async def find_all(*cities: str) -> list[Place]:
+        return [Place(city=city) for city in cities]
+
+    def plain() -> Any:
+        return {"place": Place(city="x")}
+
+    seen: list[Any] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        seen.append(await ctx.step(find, "Riga"))
+        seen.append(await ctx.step(find_all, "Bonn", "Oslo"))
+        seen.append(await ctx.step(plain))
+        await ctx.sleep(5)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        once = [
+            Place(city="Riga", floor=2), [Place(city="Bonn"), Place(city="Oslo")],
+            {"place": {"city": "x", "floor": 0}},
+        ]  # fmt: skip
+        assert seen == once * 2  # it was put away while it slept, and ran again
+
+
+async def test_a_step_is_tried_again_as_its_policy_says() -> None:
+    failures = [ValueError("once"), ValueError("twice")]
+
+    def flaky() -> str:
+        Waiter.calls.append("flaky")
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append(await ctx.step(flaky, retry=RetryPolicy(attempts=3, first_delay_s=0.01)))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=10)
+        assert kit.state(AT).log == ["done"]
+        assert Waiter.calls == ["flaky"] * 3
+
+
+async def test_a_failure_that_the_handler_goes_on_from_is_recorded_and_stays() -> None:
+    def broken() -> str:
+        Waiter.calls.append("broken")
+        raise ValueError("no such thing")
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.step(broken)
+        except StepFailed as error:
+            self.state.log.append(error.message)
+        await ctx.sleep(5)
+        self.state.log.append(await ctx.step(call, "after"))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        assert kit.state(AT).log[0].endswith("broken failed: ValueError: no such thing.")
+        assert kit.state(AT).log[1] == "AFTER"
+        assert Waiter.calls == ["broken", "after"]
+        assert len(Waiter.starts) == 2
+
+
+async def test_a_failed_turn_keeps_its_results_and_tries_only_the_failed_step_again() -> None:
+    failures = [ValueError("not yet")]
+
+    def flaky() -> str:
+        Waiter.calls.append("flaky")
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append(await ctx.step(call, "first"))
+        self.state.log.append(await ctx.step(flaky))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=10)
+        assert kit.state(AT).log == ["FIRST", "done"]
+        assert Waiter.calls == ["first", "flaky", "flaky"]
+        assert kit.dead_letters() == []
+
+
+async def test_a_turn_that_keeps_failing_becomes_a_dead_letter_and_leaves_nothing_open() -> None:
+    def broken() -> str:
+        raise ValueError("for good")
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "first")
+        await ctx.step(broken)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.send(AT, Note(text="next"))
+        await kit.advance(seconds=30)
+        [letter] = kit.dead_letters()
+        assert (letter.reason, letter.failures) == ("failed", 3)
+        assert "StepFailed" in letter.error
+        assert kit.state(AT).log == ["note next"]
+        assert Waiter.calls == ["first"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), {1: b"\xff"}, "a\0b"])
+async def test_a_result_that_json_cannot_carry_is_a_failure_of_the_step(value: Any) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.step(lambda: value)
+        except StepFailed as error:
+            self.state.log.append(error.message)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert "InvalidPayload" in kit.state(AT).log[0]
+
+
+async def test_a_large_result_goes_to_blob_storage_and_a_too_large_one_is_refused() -> None:
+    sizes: list[int] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        sizes.append(len(await ctx.step(lambda: "x" * 5_000)))
+        try:
+            await ctx.step(lambda: "x" * 50_000)
+        except StepFailed as error:
+            self.state.log.append(error.message)
+        await ctx.sleep(5)
+
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000, payload_bytes=20_000)) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        assert sizes == [5_000, 5_000]
+        assert "PayloadTooLarge" in kit.state(AT).log[0]
+        [recorded] = [e for entries in kit.store.waits.journal.values() for e in entries if e.blob]
+        assert recorded.value == "null"
+
+
+async def test_a_key_used_twice_or_a_call_without_one_beside_others_is_refused() -> None:
+    errors: list[str] = []
+
+    async def twice(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "a", key="k")
+        try:
+            await ctx.step(call, "b", key="k")
+        except InvalidMessage as error:
+            errors.append(error.message)
+
+    async def beside(self: Waiter, ctx: Context) -> None:
+        try:
+            await asyncio.gather(asyncio.create_task(ctx.step(call, "c")))
+        except InvalidMessage as error:
+            errors.append(error.message)
+        await asyncio.gather(ctx.step(call, "d", key="d"), ctx.step(call, "e", key="e"))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(twice)))
+        await kit.send(AT, Run(program=program(beside)))
+        await kit.quiet()
+        assert "is used twice" in errors[0]
+        assert "has no key" in errors[1]
+        assert sorted(Waiter.calls) == ["a", "d", "e"]
+
+
+# -- sends -------------------------------------------------------------------------------------------
+
+
+async def test_what_was_sent_before_a_wait_goes_out_before_it_and_once() -> None:
+    ids: list[str] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        ids.append(ctx.send("test/keeper/k", Note(text="before")))
+        await ctx.step(call, "a")
+        ids.append(ctx.send("test/keeper/k", Note(text="between")))
+        await ctx.sleep(60)
+        ctx.send("test/keeper/k", Note(text="after"))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        assert kit.state("test/keeper/k").notes == ["before", "between"]
+        await kit.crash()
+        await kit.recover()
+        await kit.advance(seconds=61)
+        assert kit.state("test/keeper/k").notes == ["before", "between", "after"]
+        assert ids[:2] == ids[2:]
+        [step] = kit.history(AT)
+        assert [sent["type"] for sent in step.sends] == ["tests.note.v1"] * 3
+
+
+# -- asks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["who", "explicit"])
+async def test_an_ask_is_answered(text: str) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        reply = await ctx.ask("test/oracle/o", Question(text=text))
+        self.state.log.append(reply.text)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["re who" if text == "who" else "by hand"]
+        assert len(Waiter.starts) == 1
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_an_answer_that_comes_after_the_asker_was_put_away_and_crashed_finds_it() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        reply = await ctx.ask("test/oracle/o", Question(text="later"))
+        self.state.log.append(reply.text)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.send(AT, Note(text="waits"))
+        await put_away(kit)
+        await kit.crash()
+        await kit.recover()
+        assert len(Waiter.starts) == 1  # a restart costs nothing for what is not due
+        assert kit.state(AT).log == []
+        await kit.send("test/oracle/o", Note(text="at last"))
+        await kit.quiet()
+        assert kit.state(AT).log == ["at last", "note waits"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_an_ask_whose_message_is_given_up_fails_at_once() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.ask("test/oracle/o", Question(text="fail"))
+        except AskFailed as error:
+            self.state.log.append(error.message)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        [line] = kit.state(AT).log
+        assert "ValueError: no idea" in line
+
+
+async def test_an_ask_times_out_by_database_time_and_a_late_answer_changes_nothing() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.ask("test/oracle/o", Question(text="later"), timeout=30)
+        except AskFailed as error:
+            self.state.log.append(error.reason)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=29)
+        assert kit.state(AT).log == []
+        await kit.advance(seconds=2)
+        assert kit.state(AT).log == ["timeout"]
+        await kit.send("test/oracle/o", Note(text="too late"))
+        await kit.quiet()
+        assert kit.state(AT).log == ["timeout"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_many_asks_are_gathered_in_order_and_the_first_of_several_wins_for_good() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        replies = await ctx.gather(*(ctx.ask("test/oracle/o", Question(text=f"{n}")) for n in range(5)))
+        self.state.log += [reply.text for reply in replies]
+        first = await ctx.gather(
+            ctx.ask("test/oracle/p", Question(text="later")),
+            ctx.ask("test/oracle/q", Question(text="quick")),
+            first=1,
+        )
+        self.state.log += [reply.text for reply in first]
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.send("test/oracle/p", Note(text="slow"))
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == [f"re {n}" for n in range(5)] + ["re quick"]
+        assert len(Waiter.starts) > 1
+        assert leftovers(kit) == (0, 0, 0)
+
+
+# -- sleeps and promises -----------------------------------------------------------------------------
+
+
+async def test_a_turn_that_sleeps_for_days_holds_nothing_and_goes_on() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append(f"{ctx.now:.0f}")
+        await ctx.sleep(3 * 86_400)
+        self.state.log.append(f"{ctx.now:.0f}")
+
+    async with TestKit(KINDS) as kit:
+        began = kit.clock.now()
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        assert len(kit._running[0].host.mailboxes) == 0
+        await kit.advance(seconds=2 * 86_400)
+        assert len(Waiter.starts) == 1
+        await kit.advance(seconds=86_400)
+        assert kit.state(AT).log == [f"{began:.0f}"] * 2  # what the handler takes for now stays the same
+        assert leftovers(kit) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("when", ["before the wait", "while it lingers", "when it was put away"])
+async def test_a_promise_is_resolved_once_whenever_that_happens(when: str) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        ctx.send("test/keeper/k", Note(text=promise.ref))
+        if when == "before the wait":
+            await ctx.sleep(60)
+        self.state.log.append(await promise)
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        if when == "when it was put away":
+            await put_away(kit)
+        [ref] = kit.state("test/keeper/k").notes
+        assert await kit.resolve(ref, "paid")
+        assert not await kit.resolve(ref, "paid twice")
+        await kit.advance(seconds=130)
+        assert kit.state(AT).log == ["paid"]
+        assert (open_turns(kit), len(kit.store.waits.promises)) == (0, 1)  # its row stays as history
+
+
+async def test_a_promise_that_nobody_resolves_expires() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment", timeout=60)
+        try:
+            await promise
+        except PromiseExpired:
+            self.state.log.append("expired")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == ["expired"]
+
+
+# -- the host ----------------------------------------------------------------------------------------
+
+
+async def test_turns_that_wait_hold_no_worker() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS, limits=LimitSpec(concurrent_turns=1, linger_s=1_000)) as kit:
+        for n in range(20):
+            await kit.send(f"test/waiter/{n}", Run(program=program(run)))
+        await kit.send("test/keeper/k", Note(text="next"))
+        await kit.quiet()
+        host = kit._running[0].host
+        assert kit.state("test/keeper/k").notes == ["next"]
+        assert len(host.waiting) == 20
+        await kit.advance(seconds=61)
+        assert open_turns(kit) == 0
+        await kit.send("test/keeper/k", Note(text="more"))
+        await kit.quiet()
+        assert host._workers == 1
+
+
+async def test_only_so_many_turns_wait_in_memory() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.sleep(6_000)
+        self.state.log.append("slept")
+
+    async with TestKit(KINDS, limits=LimitSpec(waiting_in_memory=5, linger_s=1_000)) as kit:
+        for n in range(20):
+            await kit.send(f"test/waiter/{n}", Run(program=program(run)))
+        await kit.advance(seconds=1)
+        assert len(kit._running[0].host.waiting) == 5
+        assert len(kit._running[0].host.mailboxes) == 5
+        await kit.advance(seconds=6_001)
+        assert all(kit.state(f"test/waiter/{n}").log == ["slept"] for n in range(20))
+
+
+async def test_a_paused_agent_is_not_woken_and_goes_on_when_it_is_resumed() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        reply = await ctx.ask("test/oracle/o", Question(text="later"))
+        self.state.log.append(reply.text)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        await kit.pause(AT)
+        await kit.advance(seconds=1)
+        assert kit.lifecycle(AT) == "paused"
+        await kit.send("test/oracle/o", Note(text="answer"))
+        await kit.advance(seconds=5)
+        assert (kit.state(AT).log, len(Waiter.starts)) == ([], 1)
+        await kit.resume(AT)
+        await kit.quiet()
+        assert kit.state(AT).log == ["answer"]
+
+
+async def test_later_messages_wait_for_the_turn_that_waits_also_when_it_is_tried_again() -> None:
+    failures = [ValueError("not yet")]
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "a")
+        await ctx.sleep(5)
+        if failures:
+            raise failures.pop()
+        self.state.log.append("done")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        for n in range(3):
+            await kit.send(AT, Note(text=f"{n}"))
+        await kit.advance(seconds=30)
+        assert kit.state(AT).log == ["done", "note 0", "note 1", "note 2"]
+
+
+async def test_a_handler_that_does_something_else_than_before_is_parked_with_both_keys_shown() -> None:
+    turns: list[int] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        turns.append(1)
+        if len(turns) == 1:
+            await ctx.step(call, "a")
+        else:
+            await ctx.sleep(1)
+        await ctx.sleep(5)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=60)
+        assert kit.lifecycle(AT) == "paused"
+        assert "calls sleep sleep; the journal has step" in str(kit.history(AT)[-1].notes)
+        assert (open_turns(kit), kit.dead_letters()) == (1, [])
+        turns.clear()  # the code is mended
+        await kit.resume(AT)
+        await kit.quiet()
+        assert (open_turns(kit), kit.lifecycle(AT)) == (0, "running")
+        assert Waiter.calls == ["a"]
+
+
+@pytest.mark.parametrize("crash_at", range(1, 9))
+@pytest.mark.parametrize("point", ["commit.before", "commit.after"])
+async def test_a_crash_on_either_side_of_a_flush_neither_loses_nor_doubles(point: str, crash_at: int) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        for n in range(4):
+            ctx.send("test/keeper/k", Note(text=f"{n}"))
+            reply = await ctx.ask("test/oracle/o", Question(text=f"{n}"))
+            self.state.log.append(reply.text)
+
+    async with TestKit(KINDS) as kit:
+        commits = 0
+        fatal = asyncio.Event()
+
+        def passing(reached: str) -> None:
+            nonlocal commits
+            commits += reached == point
+            if commits == crash_at:
+                kit.store.passing = lambda point: None
+                fatal.set()
+                raise asyncio.CancelledError  # the process is gone: nobody learns of the outcome
+
+        kit.store.passing = passing
+        await kit.send(AT, Run(program=program(run)))
+        async with asyncio.timeout(5):
+            await fatal.wait()
+        await kit.crash()
+        await kit.recover()
+        assert kit.state(AT).log == [f"re {n}" for n in range(4)]
+        assert kit.state("test/keeper/k").notes == [f"{n}" for n in range(4)]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_a_message_sent_after_the_turn_keeps_its_order_behind_what_was_flushed() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        ctx.send("test/keeper/k", Note(text="1"))
+        ctx.send("test/keeper/f", Forward(to="test/keeper/k", text="far"))
+        await ctx.step(call, "a")
+        ctx.send("test/keeper/k", Note(text="2"))
+
+    async with TestKit(KINDS, hosts=2) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        notes = kit.state("test/keeper/k").notes
+        assert [note for note in notes if note != "far"] == ["1", "2"]
