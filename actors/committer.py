@@ -12,7 +12,7 @@ from typing import Protocol
 from actors.activation import Activation
 from bus import faultpoints
 from bus.envelope import Envelope
-from bus.errors import CallboardError, Fenced, InvalidData, StaleTurn, StorageUnavailable
+from bus.errors import CallboardError, Fenced, InvalidData, SchemaMismatch, StaleTurn, StorageUnavailable
 from storage.journal import Flush
 from storage.records import Fence, Mark, TurnRecord
 from storage.store import TurnStore
@@ -190,6 +190,8 @@ class Committer:
                     failures += 1
                     continue
                 numbers = None
+            except SchemaMismatch:
+                raise  # no further try can succeed: the incarnation ends
             except CallboardError as error:
                 _logger.error("a commit failed: %s", error)
                 await asyncio.sleep(_RETRY_S[-1])  # it will most likely fail again

@@ -30,7 +30,7 @@ from actors.turn import BlobsUnavailable, Outcome, TurnRunner
 from actors.waiting import WaitingTurns
 from actors.wake import is_wake
 from bus.envelope import Envelope, Outgoing
-from bus.errors import Fenced, InvalidData, StorageUnavailable
+from bus.errors import Fenced, InvalidData, SchemaMismatch, StorageUnavailable
 from bus.transport import Transport
 from storage.journal import Does, Flush, JournalWrite
 from storage.records import Fence, Mark, TurnRecord
@@ -133,7 +133,7 @@ class Host:
         """Run a part of the host; when it fails, the incarnation ends, and another takes its place."""
         try:
             await coroutine
-        except Fenced as error:
+        except (Fenced, SchemaMismatch) as error:
             self.end(error.message)
         except asyncio.CancelledError:
             if not self.has_ended and not self._closing:

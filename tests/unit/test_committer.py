@@ -13,7 +13,7 @@ from actors.activation import Activation
 from actors.agent import agent_type
 from actors.committer import Committer, Entry
 from bus.envelope import Envelope, Header, header_to_json, new_id
-from bus.errors import Fenced, InvalidData, StaleTurn, StorageError, StorageUnavailable
+from bus.errors import Fenced, InvalidData, SchemaMismatch, StaleTurn, StorageError, StorageUnavailable
 from storage.journal import Flush
 from storage.records import GENESIS, Fence, Mark, TurnRecord
 from tests.unit.agents import Keeper
@@ -206,6 +206,15 @@ async def test_what_nobody_expected_discards_the_group_and_the_committer_lives_o
     bench.store.plan = [StorageError("No such table.")]
     bench.submit("a", "b")
     assert await bench.run() == ["discarded a", "committed b"]
+
+
+async def test_the_schema_of_another_release_ends_the_committer() -> None:
+    bench = Bench()
+    bench.store.plan = [SchemaMismatch("The function has other parameters.")]
+    bench.submit("a")
+    with pytest.raises(SchemaMismatch):
+        await bench.committer.run()
+    assert bench.events.log == []
 
 
 async def test_turns_of_an_agent_that_was_dropped_are_left_out() -> None:
