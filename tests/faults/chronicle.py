@@ -50,7 +50,7 @@ def summary(runs: Sequence[Run], faults: Iterable[str]) -> list[str]:
     turns = sum(run.chronicle.turns for run in runs)
     lines += [
         "",
-        f"{len(runs)} fault runs in {_span(sum(run.seconds for run in runs))}: {len(runs) - len(red)} green, "
+        f"{len(runs)} fault run{'s' * (len(runs) != 1)} in {_span(sum(run.seconds for run in runs))}: {len(runs) - len(red)} green, "
         f"{len(red)} red; {done.total():,} faults over {turns:,} turns.",
     ]
     return lines

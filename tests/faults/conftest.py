@@ -57,7 +57,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _reason(report: pytest.TestReport) -> str:
-    """The first line of what was wrong."""
+    """What was wrong: the count of complaints, and the first one."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash is not None else str(report.longrepr)
-    return str(text).strip().partition("\n")[0]
+    return ": ".join(str(text).strip().splitlines()[:2])

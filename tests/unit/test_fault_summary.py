@@ -49,5 +49,5 @@ def test_a_run_that_measures_shows_its_figures() -> None:
     assert summary([run], ["kill_host"]) == [
         "green  test_soon    88.0 s  first 0.44 s",
         "",
-        "1 fault runs in 88 s: 1 green, 0 red; 0 faults over 0 turns.",
+        "1 fault run in 88 s: 1 green, 0 red; 0 faults over 0 turns.",
     ]
