@@ -44,6 +44,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     code: int
     tasks: int
     blobs: int
+    promises: int
     months_made: list[str]
     dry_run: bool
 
@@ -79,15 +80,16 @@ async def _count(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retent
         blobs = await db.fetchval(query("retention_blobs_count"), cutoff)
     return Retention(
         cutoff=cutoff,
-        months=[row["name"].removeprefix("transitions_") for row in old],
-        transitions=sum(row["rows"] for row in old) + astray,
+        months=sorted({row["month"] for row in old}),
+        transitions=sum(row["transitions"] for row in old) + astray,
         bytes=sum(row["bytes"] for row in old),
         seen=await db.fetchval(query("retention_seen_count")),
         hosts=await db.fetchval(query("retention_hosts_count"), HOSTS_KEPT_DAYS, HOSTS_KEPT),
         code=await db.fetchval(query("retention_code_count"), CODE_KEPT_HOURS),
         tasks=await db.fetchval(query("retention_tasks_count"), cutoff),
         blobs=blobs,
-        months_made=[row["month"] for row in missing],
+        promises=await db.fetchval(query("retention_promises_count"), cutoff),
+        months_made=sorted({row["month"] for row in missing}),
         dry_run=True,
     )
 
@@ -95,9 +97,10 @@ async def _count(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retent
 async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retention:
     counted = await _count(db, cutoff)
     await make_months(db)
-    for month in counted.months:
-        await _patiently(db, f"drop table transitions_{month}")
-    await db.execute(query("retention_astray_delete"), cutoff)
+    for row in await db.fetch(query("retention_old_months"), cutoff):
+        await _patiently(db, f"drop table {row['name']}")
+    for name in ("retention_astray_delete", "retention_astray_journal_delete", "retention_promises_delete"):
+        await db.execute(query(name), cutoff)
     while _rows(await db.execute(query("retention_seen_delete"), _BATCH)):
         pass
     while await db.fetchval(query("retention_tasks_delete"), cutoff, _BATCH):
@@ -111,22 +114,22 @@ async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retenti
 
 async def make_months(db: asyncpg.Connection[Any]) -> list[str]:
     """Make the monthly tables up to MONTHS_AHEAD; rows that went to the default one meanwhile move over."""
-    made = []
+    made = set()
     for row in await db.fetch(query("retention_missing_months"), MONTHS_AHEAD):
-        table = f"transitions_{row['month']}"
+        parent, table = row["parent"], f"{row['parent']}_{row['month']}"
         span = f"at >= '{row['first']}' and at < '{row['next']}'"
         await _patiently(
             db,
             # First, or a row that another transaction puts there between the delete and the attaching is in the way.
-            "lock table transitions_default in access exclusive mode;"  # noqa: S608  # digits and dates
-            f"create table {table} (like transitions including all);"
-            f"with astray as (delete from transitions_default where {span} returning *)"
+            f"lock table {parent}_default in access exclusive mode;"  # noqa: S608  # digits and dates
+            f"create table {table} (like {parent} including all);"
+            f"with astray as (delete from {parent}_default where {span} returning *)"
             f" insert into {table} select * from astray;"
-            f"alter table transitions attach partition {table}"
+            f"alter table {parent} attach partition {table}"
             f" for values from ('{row['first']}') to ('{row['next']}')",
         )
-        made.append(str(row["month"]))
-    return made
+        made.add(str(row["month"]))
+    return sorted(made)
 
 
 async def _patiently(db: asyncpg.Connection[Any], statements: str) -> None:

@@ -43,7 +43,7 @@ update domains set state = 'deleting', updated_at = now() where domain = $1 and 
 
 -- name: domain_deletions
 -- A statement for each table that holds rows of domains; $1 is the domain, $2 how many rows go at once.
-select case when c.relname like 'transitions\_%' then 'transitions' else c.relname end as name,
+select regexp_replace(c.relname, '^(transitions|journal)_.*$', '\1') as name,
        format('delete from %1$I where ctid = any (array(select ctid from %1$I where domain = $1 limit $2))',
               c.relname) as statement
 from pg_class c

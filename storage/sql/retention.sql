@@ -11,11 +11,15 @@ select pg_advisory_unlock($1)
 select date_trunc('month', now()) - make_interval(months => $1::int)
 
 -- name: retention_old_months
--- Monthly tables that end before the cut-off, with their size and the statistics' count of rows.
-select c.relname as name, pg_total_relation_size(c.oid) as bytes, greatest(c.reltuples, 0)::bigint as rows
-from pg_inherits i join pg_class c on c.oid = i.inhrelid
-where i.inhparent = 'callboard.transitions'::regclass and c.relname ~ '^transitions_[0-9]{6}$'
-  and to_date(right(c.relname, 6), 'YYYYMM') < $1::timestamptz
+-- Monthly tables that end before the cut-off, with their size and the statistics' count of rows. A month of the
+-- journal is kept while a turn that began before its end is open.
+select c.relname as name, right(c.relname, 6) as month, pg_total_relation_size(c.oid) as bytes,
+       case when p.relname = 'transitions' then greatest(c.reltuples, 0)::bigint else 0 end as transitions
+from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
+where p.oid in ('callboard.transitions'::regclass, 'callboard.journal'::regclass)
+  and c.relname ~ '_[0-9]{6}$' and to_date(right(c.relname, 6), 'YYYYMM') < $1::timestamptz
+  and (p.relname = 'transitions' or not exists (
+    select from turns where to_timestamp(began_at) < to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month'))
 order by 1
 
 -- name: retention_astray_count
@@ -24,13 +28,28 @@ select count(*) from transitions_default where at < $1::timestamptz
 -- name: retention_astray_delete
 delete from transitions_default where at < $1::timestamptz
 
+-- name: retention_astray_journal_delete
+delete from journal_default where at < $1::timestamptz and not exists (
+  select from turns where to_timestamp(began_at) <= journal_default.at)
+
 -- name: retention_missing_months
 -- The months from this one to $1 ahead that have no table.
-select to_char(m, 'YYYYMM') as month, m::date as first, (m + interval '1 month')::date as next
+select h.parent, to_char(m, 'YYYYMM') as month, m::date as first, (m + interval '1 month')::date as next
 from generate_series(date_trunc('month', now()), date_trunc('month', now()) + make_interval(months => $1::int),
-                     interval '1 month') m
-where to_regclass('callboard.transitions_' || to_char(m, 'YYYYMM')) is null
-order by 1
+                     interval '1 month') m,
+  unnest(array['transitions', 'journal']) as h(parent)
+where to_regclass('callboard.' || h.parent || '_' || to_char(m, 'YYYYMM')) is null
+order by 1, 2
+
+-- name: retention_promises_count
+select count(*) from promises where status <> 'pending' and settled_at < $1::timestamptz
+  and not exists (select from turns t where t.domain = promises.domain and t.tenant = promises.tenant
+                                        and t.agent = promises.agent and t.turn = promises.turn)
+
+-- name: retention_promises_delete
+delete from promises where status <> 'pending' and settled_at < $1::timestamptz
+  and not exists (select from turns t where t.domain = promises.domain and t.tenant = promises.tenant
+                                        and t.agent = promises.agent and t.turn = promises.turn)
 
 -- name: retention_seen_count
 select count(*) from seen where expires_at < now()
@@ -86,6 +105,8 @@ with used as (
   select domain, tenant, header ->> 'blob' as digest from mailbox where header ->> 'blob' is not null
   union all select domain, tenant, header ->> 'blob' from timers where header ->> 'blob' is not null
   union all select domain, tenant, header ->> 'blob' from dead_letters where header ->> 'blob' is not null
+  union all select domain, tenant, header ->> 'blob' from turns where header ->> 'blob' is not null
+  union all select domain, tenant, blob from journal where blob is not null
   union all select domain, tenant, body -> 'message' -> 'header' ->> 'blob' from transitions
     where body -> 'message' -> 'header' ->> 'blob' is not null
 )
@@ -102,6 +123,8 @@ with used as (
   select domain, tenant, header ->> 'blob' as digest from mailbox where header ->> 'blob' is not null
   union all select domain, tenant, header ->> 'blob' from timers where header ->> 'blob' is not null
   union all select domain, tenant, header ->> 'blob' from dead_letters where header ->> 'blob' is not null
+  union all select domain, tenant, header ->> 'blob' from turns where header ->> 'blob' is not null
+  union all select domain, tenant, blob from journal where blob is not null
   union all select domain, tenant, body -> 'message' -> 'header' ->> 'blob' from transitions
     where body -> 'message' -> 'header' ->> 'blob' is not null
 )

@@ -94,6 +94,44 @@ async def test_what_is_old_and_over_goes_and_the_rest_stays(desk: Deployment, da
     assert (await retain(database, months=3)).months == []
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_what_a_turn_has_recorded_goes_with_its_month_unless_it_is_still_open(
+    desk: Deployment, database: str, is_open: bool
+) -> None:
+    db = desk.pool
+    [(month, next_month)] = await desk.fetch(
+        f"select to_char({OLD}, 'YYYYMM01'), to_char({OLD} + interval '1 month', 'YYYYMM01')"
+    )
+    await db.execute(
+        f"create table journal_{month[:6]} partition of journal for values from ('{month}') to ('{next_month}')"
+    )
+    turn = await db.fetchval("select gen_random_uuid()")
+    await db.execute(
+        "insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, took_ms, at)"
+        f" values ('desk', 'default', 'clerk/w', $1, 1, '#1', 'step', 's', true, '1', 1, {OLD})",
+        turn,
+    )
+    for status, settled in (("resolved", OLD), ("pending", "null")):
+        await db.execute(
+            "insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, status, settled_at)"
+            f" values ('desk', 'default', gen_random_uuid(), 'clerk/w', 0, $1, '#2', 'promise', 'p', $2, {settled})",
+            turn,
+            status,
+        )
+    if is_open:
+        await db.execute(
+            "insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, header, payload,"
+            " began_at) values ('desk', 'default', 'clerk/w', 0, 1, $1, '', 0, 0, '{}', 'null',"
+            f" extract(epoch from {OLD}))",
+            turn,
+        )
+    done = await retain(database, months=3)
+    assert (done.promises, month[:6] in done.months) == ((0, False) if is_open else (1, True))
+    kept = await desk.fetch("select count(*) from journal where turn = $1", turn)
+    assert kept == [(1 if is_open else 0,)]
+    assert await desk.fetch("select count(*) from promises") == [(2 if is_open else 1,)]
+
+
 async def test_a_month_without_its_table_gets_one_and_its_astray_rows(
     desk: Deployment, database: str
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from pydantic import BaseModel
 
-from actors import trials
+from actors import holdings, trials
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
 from storage.memory import MemoryStore
@@ -72,6 +72,13 @@ def fresh() -> None:
     Tried.release = asyncio.Event()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is: nothing is let beside another for having taken long."""
+    for module, name in ((trials, "SOLO_S"), (trials, "STANDSTILL_S"), (holdings, "QUIET_S")):
+        monkeypatch.setattr(module, name, 3_600.0)
+
+
 async def until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110  (of many things, none signals)
         await asyncio.sleep(0)
@@ -86,7 +93,7 @@ async def dead_with(kit: TestKit, jobs: int, *, holds: bool = False) -> None:
         await kit.send(f"test/tried/{number:03}", Job(holds=holds))
 
 
-async def test_each_first_attempt_runs_alone_and_is_on_record_before_it_runs() -> None:
+async def test_each_first_attempt_runs_alone_and_is_on_record_before_it_runs(patient: None) -> None:
     async with TestKit([Tried, Keeper]) as kit:
         agents = trials.CHUNK + 30
         await dead_with(kit, agents)
@@ -97,7 +104,7 @@ async def test_each_first_attempt_runs_alone_and_is_on_record_before_it_runs() -
         assert Tried.untried == []
 
 
-async def test_two_takeovers_at_once_try_their_messages_in_turns() -> None:
+async def test_two_takeovers_at_once_try_their_messages_in_turns(patient: None) -> None:
     async with TestKit([Tried, Keeper], hosts=2) as kit:
         await dead_with(kit, 40)
         everything = kit._running[0].partitions | kit._running[1].partitions
