@@ -49,9 +49,10 @@ async def remove_domain(
     Whatever was cut off goes on when it is called again. Other domains notice nothing. Raises UnknownDomain,
     DomainBusy while it has tasks that have not ended, unless `force`, or ServiceUnavailable.
     """
+    hosts = await live_hosts(db, domain)  # before: the coordinator may have drained them at once
     await unregister_domain(db, domain, force=force)
     unregistered = time.monotonic()
-    drained, fenced = await _end_hosts(db, domain, progress)
+    drained, fenced = await _end_hosts(db, domain, hosts, progress)
     deleted: Counter[str] = Counter()
     if delete_data:
         with translated():
@@ -75,9 +76,10 @@ async def remove_domain(
     )
 
 
-async def _end_hosts(db: asyncpg.Pool[Any], domain: str, progress: Callable[[str], None]) -> tuple[int, int]:
+async def _end_hosts(
+    db: asyncpg.Pool[Any], domain: str, hosts: Sequence[HostRow], progress: Callable[[str], None]
+) -> tuple[int, int]:
     """Let the coordinator drain the hosts, and fence off those that it does not; how many of each."""
-    hosts = await live_hosts(db, domain)
     if hosts:
         progress(f"draining {len(hosts)} host{'s' if len(hosts) > 1 else ''} of {domain}")
     total, deadline = len(hosts), time.monotonic() + DRAINED_WITHIN_S
@@ -85,7 +87,7 @@ async def _end_hosts(db: asyncpg.Pool[Any], domain: str, progress: Callable[[str
         await asyncio.sleep(_LOOK_EVERY_S)
         hosts = await live_hosts(db, domain)
     await _fence_off(db, domain, hosts)
-    return total - len(hosts), len(hosts)
+    return max(0, total - len(hosts)), len(hosts)
 
 
 async def _fence_off(db: asyncpg.Pool[Any], domain: str, hosts: Sequence[HostRow]) -> None:
