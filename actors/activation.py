@@ -28,7 +28,7 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "blocked_until", "hash", "held", "held_size", "instance", "journal", "lifecycle", "loaded", "more",
+        "agent", "alive", "apart", "blocked_until", "hash", "held", "held_size", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
         "more_control", "overdue", "parked", "parking", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
         "state_json", "task", "tenant", "type", "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
@@ -55,6 +55,9 @@ class Activation:
         self.task: asyncio.Task[Any] | None = None  # in which its handler runs, or ran last
         self.journal: Journal | None = None  # of the turn that runs or waits in memory
         self.parked = False  # one of its turns waits, and is not in memory
+        self.lacks_turn = (
+            False  # one of its turns is open, and has not been read yet: nothing may run before it
+        )
         self.parking = False  # it is being put away
         self.uncommitted = 0
         self.blocked_until = 0.0  # the head waits for its next try
@@ -92,7 +95,8 @@ class Activation:
             self.state_json = stored.state
             self.hash = stored.hash
             self.parked = stored.turn == "waiting"
-            self.more = self.more or self.parked  # what came meanwhile is on disk
+            self.lacks_turn = stored.turn == "open" and not any(envelope.open for envelope in self.queue)
+            self.more = self.more or stored.turn is not None  # what came meanwhile is on disk
         self.loaded = True
 
     def make_instance(self) -> Agent:
@@ -114,7 +118,7 @@ class Activation:
     @property
     def is_closed(self) -> bool:
         """Whether only what passes the queue may run."""
-        return self.parked or self.lifecycle == PAUSED
+        return self.parked or self.lacks_turn or self.lifecycle == PAUSED
 
     def head(self) -> Envelope | None:
         """What to run next. A wake-up is for a turn that has been put away; one that is about to run again by itself
@@ -127,13 +131,15 @@ class Activation:
         other = next((envelope for envelope in queue if not is_wake(envelope)), None)
         if self.lifecycle == PAUSED:
             return other if other is not None and other.is_control else None
-        if self.parked or other is None or not (other.is_control or other.open):
+        if self.parked or self.lacks_turn or other is None or not (other.is_control or other.open):
             return queue[0]
         return other
 
     def insert(self, envelope: Envelope) -> None:
         """Put a message into its place; the queue is sorted by number."""
         queue = self.queue
+        if envelope.open:
+            self.lacks_turn = False
         if not queue or _order(envelope) > _order(queue[-1]):
             queue.append(envelope)
         else:

@@ -23,19 +23,19 @@ class Branch:
 
     def place(self, key: str | None) -> str:
         """The place of the next call: its key, or else its number; raises InvalidMessage."""
-        if key is not None:
-            if not key or key.startswith("#") or "\0" in key or len(key) > 200:
-                raise InvalidMessage(
-                    f"{key!r} cannot be a key.", fix="Give 1 to 200 characters that do not begin with '#'."
-                )
-            return self.prefix + key
         if asyncio.current_task() is not self._task:
             raise InvalidMessage(
-                "A call beside others has no key, so its place would depend on which is faster.",
-                fix="Give it a key=, or run them with ctx.gather.",
+                "A call is made in a task of its own, which nothing puts away while it waits.",
+                fix="Run calls beside each other with ctx.gather, and give ask and promise a timeout.",
             )
-        self._calls += 1
-        return f"{self.prefix}#{self._calls}"
+        if key is None:
+            self._calls += 1
+            return f"{self.prefix}#{self._calls}"
+        if not key or key.startswith("#") or "\0" in key or len(key) > 200:
+            raise InvalidMessage(
+                f"{key!r} cannot be a key.", fix="Give 1 to 200 characters that do not begin with '#'."
+            )
+        return self.prefix + key
 
     def send_place(self) -> str:
         self._sends += 1

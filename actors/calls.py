@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator
@@ -18,7 +19,7 @@ from actors.journal import CHOICE, Journal, Wake
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.threads import in_thread
 from bus.address import Address
-from bus.envelope import Priority
+from bus.envelope import Priority, new_id
 from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed
 from bus.registry import first_line
 from storage.journal import Kind
@@ -112,8 +113,9 @@ class DurableCalls(ABC):
         name = f"{type(message).__name__} {address}"
         if journal.recorded(place, Kind.ASK, name) is None and journal.open_promise(place) is None:
             due_at = self._due_at(timeout)
-            promise = journal.promise(place, Kind.ASK, name, target=str(address), due_at=due_at)
-            self._send_ask(address, message, priority, due_at, promise)
+            promise = new_id()
+            self._send_ask(address, message, priority, due_at, promise)  # first: it may be refused
+            journal.promise(place, Kind.ASK, name, id_=promise, target=str(address), due_at=due_at)
             await self._flush()
         outcome = await self._outcome(place)
         if outcome.status == "resolved":
@@ -128,7 +130,7 @@ class DurableCalls(ABC):
 
     async def sleep(self, seconds: float, *, key: str | None = None) -> None:
         """Wait so many seconds of database time; holds nothing while it waits."""
-        if not seconds >= 0:
+        if not (seconds >= 0 and math.isfinite(seconds)):
             raise InvalidMessage(
                 f"Nobody can sleep for {seconds} s.", fix="Give a number of seconds from 0 up."
             )
@@ -183,18 +185,29 @@ class DurableCalls(ABC):
         name = f"{first or len(calls)} of {len(calls)}"
         chosen = journal.recorded(place, CHOICE, name) if first is not None else None
         wanted = None if chosen is None else frozenset(msgspec.json.decode(chosen.value, type=list[int]))
-        tasks = [asyncio.create_task(_run_branch(f"{place}.{n}/", call)) for n, call in enumerate(calls)]
+        branches = {n: f"{place}.{n}/" for n in range(len(calls)) if wanted is None or n in wanted}
+        for n, call in enumerate(calls):
+            if n not in branches:  # when the turn ran before, it was not among the first
+                journal.forgive(f"{place}.{n}/")
+                if inspect.iscoroutine(call):
+                    call.close()
+        tasks = {n: asyncio.create_task(_run_branch(prefix, calls[n])) for n, prefix in branches.items()}
         journal.enter(len(tasks))
-        for task in tasks:
+        for task in tasks.values():
             task.add_done_callback(lambda _: journal.leave())
         journal.leave()  # this branch waits for those
         try:
-            done = await _done(tasks, first or len(tasks), wanted)
+            done = await _done(tasks, len(tasks) if wanted is not None else first or len(tasks))
+        except BaseException:
+            done = []
+            raise
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
             journal.enter()
+            for n in branches.keys() - set(done):
+                journal.forgive(branches[n])
         if first is not None and chosen is None:
             journal.record(place, CHOICE, name, msgspec.json.encode(done).decode())
         return [tasks[n].result() for n in done]
@@ -275,21 +288,17 @@ async def _run_branch(prefix: str, call: Awaitable[Any]) -> Any:
     return await call
 
 
-async def _done(tasks: list[asyncio.Task[Any]], count: int, wanted: frozenset[int] | None) -> list[int]:
-    """The places of the first `count` tasks that have ended, or of the `wanted` ones; raises the first error."""
-    pending = set(tasks)
+async def _done(tasks: dict[int, asyncio.Task[Any]], count: int) -> list[int]:
+    """The numbers of the first `count` tasks that have ended; raises the first error."""
+    pending = set(tasks.values())
     ended: list[int] = []
-    while True:
+    while len(ended) < count:
         finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for place, task in enumerate(tasks):
+        for number, task in tasks.items():
             if task in finished:
                 task.result()
-                ended.append(place)
-        if wanted is not None:
-            if wanted <= set(ended):
-                return sorted(wanted)
-        elif len(ended) >= count:
-            return sorted(ended[:count])
+                ended.append(number)
+    return sorted(ended[:count])
 
 
 def _named(function: Callable[..., Any], named: dict[str, Any]) -> Callable[..., Any]:

@@ -208,9 +208,7 @@ class Committer:
     async def _settle(self, writes: Sequence[TurnRecord | Flush]) -> bool | None:
         """Whether the last attempt was committed after all; None when this incarnation has ended."""
         attempt = 0
-        # The first flush of a turn or an entry leaves a trace to look for; a flush of neither is written again,
-        # and what it consumes is then gone: its agents start again from committed state.
-        proof = next((w for w in writes if isinstance(w, TurnRecord)), None) or next(iter(writes), None)
+        proof = next((w for w in writes if isinstance(w, TurnRecord) or w.journal.leaves_trace), None)
         while proof is not None:
             try:
                 return await self._store.settle(self._fence, proof)

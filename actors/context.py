@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
 
 import msgspec
 from pydantic import BaseModel
@@ -175,7 +176,7 @@ class Context(TaskReports, DurableCalls):
         """Send a message at a time (seconds since 1970, UTC) or after a delay, by database time; durable."""
         if (delay_s is None) == (at is None):
             raise InvalidMessage("send_later takes either delay_s or at.", fix="Give exactly one of them.")
-        due = at if at is not None else self.now + (delay_s or 0.0)
+        due = at if at is not None else self._clock_now() + (delay_s or 0.0)
         return self._send(address, message, priority, self.deadline, due)
 
     def reply(self, message: BaseModel) -> str:
@@ -230,13 +231,19 @@ class Context(TaskReports, DurableCalls):
         if not hash_:
             raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.")
         to = parse_address(owner)
+        try:
+            promise = str(UUID(promise))
+        except ValueError:
+            raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.") from None
         place, sent = self._replayed(f"{to}", WAKE)
         if sent is not None:
             return sent
-        payload = f'{{"promise":{encode_json(promise)},"status":"{status}","value":{value},"by":{encode_json(str(self.address))},"at":{self.now!r}}}'
-        return self._post(
-            to, WAKE, payload, place, self._envelope.header.priority, None, None, settles=promise
-        )
+        head = f'{{"promise":"{promise}","status":"{status}","by":{encode_json(str(self.address))},"at":{self.now!r}'
+        payload, blob = f'{head},"value":{value}}}', None
+        if self._is_large(payload):  # the status stays where Postgres sees it
+            payload, blob = f'{head},"value":null}}', self._check_in(payload)[1]
+        rank = self._envelope.header.priority
+        return self._post(to, WAKE, payload, place, rank, None, None, settles=promise, blob=blob)
 
     def publish(self, topic: str, message: BaseModel) -> int:
         """Send to every agent subscribed to a topic in domain.yaml; return how many."""
@@ -288,7 +295,7 @@ class Context(TaskReports, DurableCalls):
             place, sent = self._replayed(str(to), wire_name)
             if sent is not None:
                 return sent
-        if deadline is not None and deadline <= self.now:
+        if deadline is not None and deadline <= self._clock_now():
             raise DeadlineExceeded(
                 "The deadline of a message to be sent has passed.", fix="Give a later one."
             )
@@ -309,6 +316,7 @@ class Context(TaskReports, DurableCalls):
         *,
         reply_to: str | None = None,
         settles: str | None = None,
+        blob: str | None = None,
     ) -> str:
         scope = self._scope
         partitions = scope.directory.partitions(to.domain, to.kind)
@@ -320,14 +328,13 @@ class Context(TaskReports, DurableCalls):
             )
         if came.hops >= scope.limits.hops:
             raise HopLimitExceeded(f"The chain of {came.correlation or came.id} has {came.hops} hops.")
-        blob = None
-        if _size(payload, scope.limits.claim_check_bytes) > scope.limits.claim_check_bytes:
+        if blob is None and self._is_large(payload):
             payload, blob = self._check_in(payload)
         header = Header(
             id=new_id(),
             type=wire_name,
             sender=f"{scope.domain}/{self._envelope.agent}",
-            sent_at=self.now,
+            sent_at=self._clock_now(),
             correlation=came.correlation or came.id,
             causation=came.id,
             task=came.task,
@@ -387,9 +394,9 @@ class Context(TaskReports, DurableCalls):
         journal = self._journal()
         if not journal.is_open and self.header.type == TASK_WORK:
             self._apart = (
-                ">started"  # a handler that runs again does not come by here: it may take no one's place
+                ">started"  # a handler that runs again does not come by here: it takes nobody's place
             )
-            self.report_started()
+            self.report_started()  # never raises
             self._apart = None
         assert self._keep is not None
         await self._keep.store_blobs(self)
@@ -419,17 +426,26 @@ class Context(TaskReports, DurableCalls):
         promise: str,
     ) -> None:
         self._apart = f">{promise}"  # a handler that runs again does not come by here
-        self._send(address, message, priority, deadline, None, reply_to=promise)
-        self._apart = None
+        try:
+            self._send(address, message, priority, deadline, None, reply_to=promise)
+        finally:
+            self._apart = None
 
     async def _check_in_value(self, text: str) -> str | None:
-        if _size(text, self._scope.limits.claim_check_bytes) <= self._scope.limits.claim_check_bytes:
+        if not self._is_large(text):
             return None
-        return self._check_in(text)[1]
+        digest = self._check_in(text)[1]
+        assert self._keep is not None
+        await self._keep.store_blobs(self)  # before anything can commit that refers to it
+        return digest
 
     async def _fetch_value(self, digest: str) -> str:
         assert self._keep is not None
         return await self._keep.fetch_blob(self.tenant, digest)
+
+    def _clock_now(self) -> float:
+        """Database time now; in a turn that has not waited, that of its start."""
+        return self.now if self._live is None else self._scope.clock.now()
 
     def _must_be_open(self) -> None:
         if self._closed:
@@ -446,6 +462,10 @@ class Context(TaskReports, DurableCalls):
                 f"One turn may send and explain {self._scope.limits.turn_bytes} bytes.",
                 fix="Send the rest in further turns, or raise the domain's `limits.turn_bytes`.",
             )
+
+    def _is_large(self, text: str) -> bool:
+        limit = self._scope.limits.claim_check_bytes
+        return _size(text, limit) > limit
 
     def _check_in(self, payload: str) -> tuple[str, str]:
         data = payload.encode()

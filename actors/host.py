@@ -185,7 +185,7 @@ class Host:
                 outcome = await self.turns.run(activation, envelope)
         except BlobsUnavailable as error:
             _logger.warning("a turn of %s waits for storage: %s", activation.agent, error)
-            self._again_later(activation, envelope)
+            self._again_later(activation, envelope, error.journaled)
         finally:
             activation.running = False
             put_away = activation.parking
@@ -200,7 +200,10 @@ class Host:
         if put_away:
             self.mailboxes.put_away(activation)
             return None
-        if outcome is None:
+        if outcome is None:  # it waits for storage, or has ended meanwhile
+            if envelope.seq in activation.apart:
+                activation.apart.discard(envelope.seq)
+                self.mailboxes.forget(envelope.seq)
             self.mailboxes.schedule(activation)
             return None
         self.mailboxes.touch(activation)
@@ -217,7 +220,7 @@ class Host:
         delay = mark.delay_s or 0.0
         again = msgspec.structs.replace(envelope, failures=envelope.failures + mark.failed, open=mark.open)
         handler = activation.type.handlers.get(envelope.header.type)
-        if handler is not None and handler.overtake:
+        if handler is not None and handler.overtake and not mark.open:  # an open turn keeps its place
             self.scope.clock.call_at(self.scope.clock.now() + delay, self._try_again, activation, again)
         else:
             activation.blocked_until = self.scope.clock.now() + delay
@@ -228,11 +231,11 @@ class Host:
             self.mailboxes.put_back(activation, envelope)
             self.mailboxes.schedule(activation)
 
-    def _again_later(self, activation: Activation, envelope: Envelope) -> None:
+    def _again_later(self, activation: Activation, envelope: Envelope, journaled: bool) -> None:
         """Storage was away: run the turn again. One with a journal starts from what is committed of it."""
         if not activation.alive:
             return
-        if envelope.open or is_wake(envelope):
+        if journaled or envelope.open or is_wake(envelope):
             self.drop(activation)
         else:
             activation.blocked_until = self.scope.clock.now() + _BLOB_RETRY_S

@@ -13,7 +13,8 @@ import msgspec
 
 from actors.branch import Branch
 from bus.envelope import Envelope, Outgoing, new_id
-from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, PromiseExpired, StepFailed
+from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, StepFailed
+from bus.registry import encode_json
 from storage.journal import Does, JournalEntry, JournalWrite, Kind, OpenPromise, PromiseWrite, StoredJournal
 
 SENT = "sent"
@@ -37,7 +38,7 @@ class Wake(msgspec.Struct, frozen=True, kw_only=True):
     at: float = 0.0
 
 
-_FAILED_CALLS = (StepFailed, AskFailed, PromiseExpired)
+_FAILED_CALLS = (StepFailed, AskFailed)  # not an expired promise: its ref may have been handed out
 _quote = JSONEncoder(ensure_ascii=False).encode
 _decode_wake = msgspec.json.Decoder(Wake).decode
 
@@ -67,7 +68,9 @@ class Journal:
         stored: StoredJournal | None = None,
         task: asyncio.Task[Any] | None = None,
     ) -> None:
-        self.turn = envelope.header.id
+        self.turn = (
+            new_id() if stored is None else stored.turn
+        )  # one of its own: a message may be tried again
         self.root = Branch("", task)
         self.running = 1
         self.on_waiting: Callable[[], None] = lambda: None
@@ -77,7 +80,9 @@ class Journal:
         self.now = now
         self._flusher = flusher
         self._fetch = fetch
-        self._does = Does.OPEN if stored is None else Does.RESUME if stored.waiting else Does.GO
+        self._does = (
+            Does.OPEN if stored is None else Does.RESUME if stored.waiting or stored.trials else Does.GO
+        )
         self._recorded: dict[str, JournalEntry] = {}
         self._sent_at: dict[str, Sent] = {}
         self._promises: dict[str, OpenPromise] = {}
@@ -90,6 +95,8 @@ class Journal:
         self._made: list[PromiseWrite] = []
         self._done: list[str] = []
         self._closed = False
+        self._parking: asyncio.Future[bool] | None = None
+        self._forgiven: tuple[str, ...] = ()
         self._flushing: set[asyncio.Future[bool]] = set()
         self.entries: list[JournalEntry] = []
         self._next = 1
@@ -97,16 +104,19 @@ class Journal:
             self._restore(stored)
 
     def _restore(self, stored: StoredJournal) -> None:
+        over: set[str] = set()
         for entry in stored.entries:
             if entry.kind == VOID:
-                self._recorded.pop(entry.name, None)
+                voided = self._recorded.pop(entry.name, None)
+                if voided is not None and voided.kind in tuple(Kind) and voided.blob is None:
+                    over.add(_decode_wake(voided.value).promise)
             self._keep(entry)
             self._next = entry.number + 1
             if entry.kind == SENT:
                 for sent in msgspec.json.decode(entry.value, type=list[Sent]):
                     self._sent_at[sent.place] = sent
         for promise in stored.promises:
-            if promise.key not in self._recorded:
+            if promise.key not in self._recorded and promise.id not in over:
                 self._expect(promise)
 
     @property
@@ -155,10 +165,20 @@ class Journal:
         self.sent.append(sent)
         return sent.id
 
+    def forgive(self, prefix: str) -> None:
+        """A branch was given up: what it has recorded need not be called for again."""
+        self._forgiven += (prefix,)
+
     def check_complete(self) -> None:
         """Raise NonDeterministicHandler when the handler has ended without a call that is recorded."""
         left = next(
-            (e for e in self._recorded.values() if e.key not in self._used and e.kind not in (SENT, VOID)),
+            (
+                e
+                for e in self._recorded.values()
+                if e.key not in self._used
+                and e.kind not in (SENT, VOID)
+                and not e.key.startswith(self._forgiven)
+            ),
             None,
         )
         if left is not None:
@@ -193,6 +213,8 @@ class Journal:
 
     async def flush(self, sends: list[tuple[str, Outgoing]]) -> None:
         """Make durable what is new, with these messages (each with its place); raises TurnGone."""
+        if self._parking is not None:  # no two changes of a turn's row go into one group
+            await asyncio.shield(self._parking)
         if self._closed:
             raise TurnGone
         if sends:
@@ -207,7 +229,11 @@ class Journal:
     async def park(self) -> bool:
         """Commit that the turn is put away; False when the commit was discarded."""
         self._does = Does.RESUME
-        return await self._commit(Does.PARK, ())
+        self._parking = asyncio.ensure_future(self._commit(Does.PARK, ()))
+        try:
+            return await asyncio.shield(self._parking)
+        finally:
+            self._parking = None
 
     async def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> bool:
         flushing = self._flusher(self._write(does), sends)
@@ -249,7 +275,7 @@ class Journal:
 
     def _void(self, place: str) -> None:
         entry = self._recorded.pop(place)
-        if entry in self._entries:  # nobody has seen it yet
+        if entry in self._entries and entry.kind not in tuple(Kind):  # nobody has seen it yet
             self._entries.remove(entry)
             self.entries.remove(entry)
         else:
@@ -285,11 +311,12 @@ class Journal:
         return self._by_place.get(place)
 
     def promise(
-        self, place: str, kind: Kind, name: str, *, target: str | None = None, due_at: float | None = None,
-        details: str | None = None,
+        self, place: str, kind: Kind, name: str, *, id_: str | None = None, target: str | None = None,
+        due_at: float | None = None, details: str | None = None,
     ) -> str:  # fmt: skip
         """Make a promise; it exists once the next flush has committed. Returns its id."""
-        id_ = new_id()
+        encode_json(name)  # raises for what Postgres could not hold
+        id_ = id_ or new_id()
         self._made.append(
             PromiseWrite(
                 id=id_, key=place, kind=kind, name=name, target=target, due_at=due_at, details=details

@@ -223,7 +223,7 @@ class Mailboxes:
         for their next try may fill the cache for hours, and the others must go on."""
         if envelope.seq < 0:
             return True
-        if activation.lifecycle == PAUSED or (activation.parked and not envelope.open):
+        if activation.lifecycle == PAUSED or (activation.is_closed and not envelope.open):
             return False
         return not activation.queue or (
             len(activation.queue) < self._limit
@@ -259,6 +259,8 @@ class Mailboxes:
             return
         if activation.is_closed and activation.queue[-1].seq >= 0:
             self._shelve(activation)
+            if activation.lacks_turn:
+                self.refill(activation)
         head = activation.head()
         if head is None:
             return
@@ -334,7 +336,7 @@ class Mailboxes:
         """Read the agent's mailbox again, because Postgres holds more of it than the queue."""
         if activation.refilling or not activation.alive:
             return
-        if activation.is_closed:
+        if activation.parked or activation.lifecycle == PAUSED:
             if not (control_only or activation.more_control):
                 return
             control_only = True
@@ -439,6 +441,9 @@ class Mailboxes:
         if more:
             activation.more = True
             activation.more_control = activation.more_control or found[-1].is_control
+        if activation.lacks_turn and not control_only and not any(e.open for e in found):
+            activation.lacks_turn = False  # it has ended meanwhile
+            activation.more = True
         held, activation.held, activation.held_size = activation.held, [], 0
         unread = {e.seq for e in activation.queue if not e.payload}
         fresh = [e for e in found if e.seq not in self._seen or e.seq in unread]

@@ -67,11 +67,14 @@ class BlobStore(Protocol):
     async def get_blob(self, domain: str, tenant: str, digest: str) -> bytes: ...
 
 
-class BlobsUnavailable(Exception):
+class BlobsUnavailable(BaseException):
     """A blob cannot be read or written now: the turn runs again later, which counts as no failure.
 
-    A type of its own, since a handler may raise StorageUnavailable for a storage of its own.
+    A type of its own, since a handler may raise StorageUnavailable for a storage of its own; and never an author's
+    to catch. `journaled` tells whether the turn has a journal to run again from.
     """
+
+    journaled = False
 
 
 class TurnTimeout(CallboardError):
@@ -178,16 +181,20 @@ class TurnRunner:
                 ctx.answer(answer)
             if message.__class__ is TaskWork and not _is_open(activation):
                 ctx.report_started()
+            if ctx._destroyed:
+                await agent.on_destroyed(ctx)
             if activation.journal is not None:
                 await activation.journal.settled()
                 activation.journal.check_complete()
-            if ctx._destroyed:
-                await agent.on_destroyed(ctx)
             return await self._succeed(activation, envelope, ctx, "handled")
         except TurnGone:
             activation.instance = None
             return None
-        except (BlobsUnavailable, GeneratorExit):
+        except BlobsUnavailable as away:
+            activation.instance = None
+            away.journaled = _is_open(activation)
+            raise
+        except GeneratorExit:
             activation.instance = None
             raise
         except asyncio.CancelledError:
@@ -244,10 +251,14 @@ class TurnRunner:
 
     async def store_blobs(self, ctx: Context) -> None:
         """Store what the turn has checked in; raises BlobsUnavailable."""
-        blobs, ctx._blobs = ctx._blobs, []
         try:
-            for tenant, digest, data in blobs:
+            for blob in list(
+                ctx._blobs
+            ):  # each stays there until it is stored: another branch may wait for it too
+                tenant, digest, data = blob
                 await self._storage.put_blob(self._scope.domain, tenant, digest, data)
+                if blob in ctx._blobs:
+                    ctx._blobs.remove(blob)
         except StorageUnavailable as error:
             raise BlobsUnavailable(error.message) from error
 
@@ -289,6 +300,8 @@ class TurnRunner:
         self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception, policy: RetryPolicy
     ) -> Outcome | None:
         """A failure of a turn with a journal: what failed for good in it is tried again when the turn is."""
+        if isinstance(error, NonDeterministicHandler) and await self._scope.is_outdated():
+            return self._hold_back(activation, envelope, error)
         journal = activation.journal
         if journal is not None:
             try:
@@ -349,7 +362,8 @@ class TurnRunner:
         """The message keeps its place for a host with the domain's newest code; nothing has failed."""
         return Mark(
             tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
-            open=envelope.open, delay_s=HOLD_BACK_S, error=f"waits for a host with newer code: {_describe(error)}",
+            open=envelope.open or _is_open(activation), delay_s=HOLD_BACK_S,
+            error=f"waits for a host with newer code: {_describe(error)}",
         )  # fmt: skip
 
     def _fail(
@@ -406,8 +420,9 @@ class TurnRunner:
         in_mailbox = journal is None or journal.does is not Does.END
         version = activation.version + 1
         body = transition_body(
-            version, ctx, envelope, decision, activation.state_json, state, lifecycle, activation.journal
-        )
+            version, ctx, envelope, decision, activation.state_json, state, lifecycle, activation.journal,
+            self._scope.clock.now() if activation.journal is not None else ctx.now,
+        )  # fmt: skip
         record = TurnRecord(
             tenant=activation.tenant,
             agent=activation.agent,
@@ -459,7 +474,8 @@ class TurnRunner:
                 if agent is not None:
                     await agent.on_destroyed(ctx)
                 ctx.destroy()
-                return await self._succeed(activation, envelope, ctx, "destroyed")
+                record = await self._succeed(activation, envelope, ctx, "destroyed")
+                return await self._end_open_turn(activation, record)
             case control.RetryDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
@@ -481,6 +497,24 @@ class TurnRunner:
                 )
             case _:
                 raise NoHandler(f"{envelope.header.type} is not a control message.")
+
+    async def _end_open_turn(self, activation: Activation, record: TurnRecord) -> TurnRecord:
+        """With its agent, a turn that waits is gone: its message becomes a dead letter."""
+        stored = await self._load(activation)
+        if stored is None:
+            return record
+        activation.parked = activation.lacks_turn = False
+        activation.more = True
+        ends = JournalWrite(
+            seq=stored.seq, turn=stored.turn, does=Does.END, done=tuple(p.id for p in stored.promises)
+        )
+        dead = DeadLetter(
+            reason="destroyed", error="its agent was destroyed while it waited", failures=stored.failures
+        )
+        return msgspec.structs.replace(
+            record, journal=ends, dead=dead, message_id=header_from_json(stored.header_json).id,
+            header_json=stored.header_json, payload=stored.payload,
+        )  # fmt: skip
 
     async def _activate_for_control(self, activation: Activation, ctx: Context) -> Agent | None:
         """The agent, or None when its kind is gone or its stored state does not fit its class: it obeys all the same,
@@ -526,6 +560,7 @@ def transition_body(
     state: str | None,
     lifecycle: str,
     journal: Journal | None = None,
+    at: float | None = None,
 ) -> str:
     """The canonical text of a transition: one JSON object, its keys in this order, no spaces."""
     sends = ",".join(
@@ -535,9 +570,9 @@ def transition_body(
     calls = ""
     if journal is not None:
         sends = ",".join(filter(None, (journal.sent_body(), sends)))
-        calls = f'"calls":[{journal.calls_body()}],'
+        calls = f'"turn":"{journal.turn}","calls":[{journal.calls_body()}],'
     return (
-        f'{{"version":{version},"at":{ctx.now:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
+        f'{{"version":{version},"at":{ctx.now if at is None else at:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
         f'"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
         f'"notes":[{",".join(ctx._notes)}],{calls}"sends":[{sends}],{_state_part(version, old_state, state)}}}'
     )

@@ -219,7 +219,7 @@ class TurnError(CallboardError):
 class NonDeterministicHandler(TurnError):
     """A handler that runs again does something else than its journal says; `called` and `recorded` name both."""
 
-    fix = "Put what depends on time, chance or the outside into a step; `callboard turn` lets the turn go on."
+    fix = "Put what depends on time, chance or the outside into a step; once the code is mended, resume the agent."
 
 
 class StepFailed(TurnError):

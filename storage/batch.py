@@ -10,7 +10,7 @@ import msgspec
 
 from bus.envelope import Outgoing
 from bus.limits import SEEN_WINDOW
-from storage.journal import Flush
+from storage.journal import Does, Flush
 from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
 
 Write = TurnRecord | Flush
@@ -36,7 +36,7 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
             has_rare = True
     partitions = sorted({write.partition for write in writes} | {mark.partition for mark in marks})
     states = [turns[place - 1] for place in last.values()]
-    rare = _rare(turns, fold_marks(turns, marks), timers) if has_rare or timers else None
+    rare = _rare(turns, fold_marks(writes, marks), timers) if has_rare or timers else None
     return [
         fence.domain, fence.epoch, partitions,
         _shortest([t.tenant for t in turns]), [t.partition for t in turns], [t.agent for t in turns],
@@ -105,17 +105,25 @@ def event_arguments(fence: Fence, cursor: EventCursor, batch: EventBatch) -> lis
     ]  # fmt: skip
 
 
-def fold_marks(turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> list[Mark]:
+def fold_marks(writes: Sequence[Write], marks: Sequence[Mark]) -> list[Mark]:
     """One mark a message, counting all of its own, and none for a message that a turn of the batch consumes.
 
     A message can fail, be tried again and succeed while one commit is on its way.
     """
+    turns = [write for write in writes if isinstance(write, TurnRecord)]
+    opened = {
+        (write.tenant, write.agent, write.journal.seq)
+        for write in writes
+        if write.journal is not None and write.journal.does is Does.OPEN
+    }
     consumed = {(turn.tenant, turn.agent, _seq_of(turn)) for turn in turns if turn.mark is None}
     folded: dict[tuple[str, str, int | None], Mark] = {}
     for mark in (*marks, *(turn.mark for turn in turns if turn.mark is not None)):
         key = (mark.tenant, mark.agent, mark.seq)
         if key in consumed:
             continue
+        if key in opened:  # it is marked where it has moved to
+            mark = msgspec.structs.replace(mark, open=True)
         earlier = folded.get(key)
         if earlier is not None:
             mark = msgspec.structs.replace(

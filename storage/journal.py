@@ -69,6 +69,11 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     done: tuple[str, ...] = ()
     """The promises that the turn no longer waits for."""
 
+    @property
+    def leaves_trace(self) -> bool:
+        """Whether one can find out by looking that it was written; what leaves none may be written twice."""
+        return self.does is Does.OPEN or bool(self.entries or self.promises)
+
 
 class Flush(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a turn commits before its end: its journal, and what it has sent so far."""

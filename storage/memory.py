@@ -88,7 +88,7 @@ class MemoryStore:
         await asyncio.sleep(0)  # as on the way to a server: other tasks run before and after the write
         self.passing("commit.before")
         turns = [write for write in writes if isinstance(write, TurnRecord)]
-        marks = fold_marks(turns, marks)
+        marks = fold_marks(writes, marks)
         self._require_fence(fence, {w.partition for w in writes} | {m.partition for m in marks})
         self.waits.check(fence.domain, writes, marks)
         self._check(fence.domain, turns, [mark for mark in marks if not mark.open])

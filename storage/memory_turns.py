@@ -97,6 +97,8 @@ class MemoryTurns:
                 check_json(promise.details)
         for mark in marks:
             row = self.turns.get((domain, mark.tenant, mark.agent))
+            if (domain, mark.tenant, mark.agent) in opened:
+                continue
             if mark.open and (row is None or row.message.seq != mark.seq):
                 raise StaleTurn("An open turn to be marked is gone.")
 
@@ -122,6 +124,8 @@ class MemoryTurns:
             )
         elif part.does in (Does.PARK, Does.RESUME):
             self.turns[key].waiting = part.does is Does.PARK
+            if part.does is Does.RESUME:
+                self.turns[key].message.trials = 0
         if part.entries:
             self.journal.setdefault((domain, write.tenant, part.turn), []).extend(part.entries)
         for seq in part.consumed:
@@ -144,7 +148,7 @@ class MemoryTurns:
     def settles(self, reply: Outgoing) -> bool:
         """Settle the promise that the reply is for; False when it came too late."""
         promise = self.promises.get((reply.domain, reply.tenant, reply.settles or ""))
-        if promise is None or promise.status != "pending":
+        if promise is None or promise.status != "pending" or promise.agent != reply.agent:
             return False
         body = json.loads(reply.payload)
         promise.status, promise.settled_by = body["status"], reply.header.sender

@@ -15,7 +15,7 @@ from bus.errors import Fenced, InvalidPayload, StorageUnavailable
 from storage.batch import Write, commit_arguments, event_arguments, journal_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
-from storage.journal import Does, JournalEntry, OpenPromise, StoredJournal
+from storage.journal import JournalEntry, OpenPromise, StoredJournal
 from storage.queries import query
 from storage.records import (
     EventBatch,
@@ -118,8 +118,8 @@ class PostgresStore:
             else:
                 name = "turn_flushed"
                 journal = write.journal
-                if journal.does is not Does.OPEN and not journal.entries and not journal.promises:
-                    return False  # it leaves no trace, and may be written twice
+                if not journal.leaves_trace:
+                    return False
                 proof += (
                     journal.turn,
                     journal.entries[-1].number if journal.entries else None,

@@ -350,7 +350,7 @@ begin
                                                    then 4611686018427387904 else 0 end)
       into numbers from generate_series(1, cardinality(o_id)) as n;
     if cardinality(array_remove(o_settles, null)) > 0 then
-      numbers := settle_replies(numbers, o_tenant, o_domain, o_settles, o_header, o_payload);
+      numbers := settle_replies(numbers, o_tenant, o_domain, o_agent, o_settles, o_header, o_payload);
     end if;
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
       select coalesce(o.domain, o_domain[1]), coalesce(o.tenant, o_tenant[1]), o.partition, o.agent, o.seq,

@@ -8,7 +8,7 @@ create table turns (
   agent      text collate "C" not null,
   partition  int not null,
   seq        bigint not null,
-  turn       uuid not null,                   -- the id of its message
+  turn       uuid not null,                   -- of this opening: a message may be given up and tried again
   code       text not null,                   -- the digest of the domain's code that it began with
   waiting    boolean not null default false,  -- it holds no memory: every branch waits for a promise
   failures   smallint not null,
@@ -138,9 +138,9 @@ begin
     )
     insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, last_error, header, payload,
                        began_at)
-      select g.domain, g.tenant, g.agent, g.partition, g.seq, g.id, p_code, g.failures, g.trials, g.last_error,
+      select g.domain, g.tenant, g.agent, g.partition, g.seq, f.turn, p_code, g.failures, g.trials, g.last_error,
              g.header, g.payload, f.began_at
-      from gone g join unnest(f_tenant, f_agent, f_seq, f_began_at) as f(tenant, agent, seq, began_at)
+      from gone g join unnest(f_tenant, f_agent, f_seq, f_turn, f_began_at) as f(tenant, agent, seq, turn, began_at)
         using (tenant, agent, seq);
     get diagnostics changed = row_count;
     if changed <> cardinality(array_positions(f_does, 'open')) then
@@ -149,7 +149,8 @@ begin
   end if;
 
   if 'resume' = any (f_does) or 'park' = any (f_does) then
-    update turns t set waiting = (f.does = 'park')
+    -- A turn that makes progress is no poison, however many hosts have died in its life.
+    update turns t set waiting = (f.does = 'park'), trials = case when f.does = 'resume' then 0 else trials end
       from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
       where f.does in ('resume', 'park')
         and t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq;
@@ -269,19 +270,20 @@ end $$;
 
 -- The replies of a group commit: settles the promises that are still open, and takes the numbers of the others away.
 create function settle_replies(
-  p_numbers bigint[], o_tenant text[], o_domain text[], o_settles uuid[], o_header text[], o_payload text[]
+  p_numbers bigint[], o_tenant text[], o_domain text[], o_agent text[], o_settles uuid[], o_header text[],
+  o_payload text[]
 ) returns bigint[] language sql as $$
   with given as (
     select coalesce(o.tenant_, o_tenant[1]) as tenant, coalesce(o.domain_, o_domain[1]) as domain, o.*
-    from unnest(o_tenant, o_domain, o_settles, o_header, o_payload, p_numbers)
-      with ordinality as o(tenant_, domain_, settles, header, payload, number, n)
+    from unnest(o_tenant, o_domain, o_agent, o_settles, o_header, o_payload, p_numbers)
+      with ordinality as o(tenant_, domain_, agent, settles, header, payload, number, n)
   ), first as (
     select distinct on (domain, tenant, settles) * from given where settles is not null
     order by domain, tenant, settles, n
   ), still as (
     select f.n, p.ctid as place
     from first f join promises p on p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles
-    where p.status = 'pending'
+    where p.status = 'pending' and p.agent = f.agent
     order by f.domain, f.tenant, f.settles for update of p
   ), done as (
     update promises p

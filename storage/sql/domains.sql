@@ -29,7 +29,10 @@ update domains set state = 'active', asleep_after = null where state = 'asleep'
 -- name: wake_if_sent_to
 update domains d set state = 'active', asleep_after = null
 where d.domain = $1 and d.state = 'asleep'
-  and exists (select from mailbox m where m.domain = $1 and m.seq > d.asleep_after)
+  and (exists (select from mailbox m where m.domain = $1  -- below zero: it passes its queue
+                 and m.seq + case when m.seq < 0 then 4611686018427387904 else 0 end > d.asleep_after)
+       or exists (select from timers where domain = $1 and due_at <= now())
+       or exists (select from promises where domain = $1 and status = 'pending' and due_at <= now()))
 returning d.domain
 
 -- name: unregister_domain

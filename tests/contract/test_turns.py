@@ -262,3 +262,47 @@ async def test_whether_a_flush_was_committed_is_found_by_looking(rig: Rig, lost:
     with pytest.raises(StorageUnavailable):
         await rig.store.commit(fence, [write], [])
     assert await rig.store.settle(fence, write) is (lost == "answer")
+
+
+async def test_a_reply_whose_value_is_in_a_blob_settles_its_promise(rig: Rig) -> None:
+    fence = await rig.host(0)
+    ask = promise()
+    await opened(rig, fence, promises=(ask,))
+    a = await rig.accept(letter("oracle/1"))
+    payload = json.dumps({"promise": ask.id, "status": "resolved", "by": "shop/oracle/1", "value": None})
+    numbers = await rig.store.commit(
+        fence, [turn(a, agent="oracle/1", sends=(letter(AGENT, payload, control=True, settles=ask.id),))], []
+    )
+    assert numbers != [None]
+    assert await rig.promises() == {ask.id: "resolved"}
+
+
+async def test_a_reply_to_somebody_else_settles_nothing(rig: Rig) -> None:
+    fence = await rig.host(0)
+    ask = promise()
+    await opened(rig, fence, promises=(ask,))
+    a = await rig.accept(letter("oracle/1"))
+    wrong = letter(
+        "order/2", json.dumps({"promise": ask.id, "status": "resolved"}), control=True, settles=ask.id
+    )
+    assert await rig.store.commit(fence, [turn(a, agent="oracle/1", sends=(wrong,))], []) == [None]
+    assert await rig.promises() == {ask.id: "pending"}
+
+
+async def test_a_failure_marked_in_the_commit_in_which_its_turn_opens_is_marked_on_the_turn(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await accepted(rig)
+    failed = Mark(tenant="default", partition=0, agent=AGENT, seq=message[0], failed=1, error="no")
+    await rig.store.commit(fence, [flush(message, Does.OPEN, entries=(entry(1),))], [failed])
+    [envelope] = await rig.store.load_turns(DOMAIN, 0)
+    assert envelope.failures == 1
+
+
+async def test_a_turn_that_makes_progress_has_its_trials_forgotten(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    tried = Mark(tenant="default", partition=0, agent=AGENT, seq=message[0], tried=3, open=True)
+    await rig.store.commit(fence, [], [tried])
+    assert (await stored(rig)).trials == 3
+    await rig.store.commit(fence, [flush(message, Does.RESUME, entries=(entry(1),))], [])
+    assert (await stored(rig)).trials == 0

@@ -14,7 +14,7 @@ from actors.agent import agent_type
 from actors.committer import Committer, Entry
 from bus.envelope import Envelope, Header, header_to_json, new_id
 from bus.errors import Fenced, InvalidData, SchemaMismatch, StaleTurn, StorageError, StorageUnavailable
-from storage.journal import Flush
+from storage.journal import Does, Flush, JournalEntry, JournalWrite
 from storage.records import GENESIS, Fence, Mark, TurnRecord
 from tests.unit.agents import Keeper
 
@@ -170,6 +170,29 @@ async def test_an_unknown_outcome_that_was_none_is_tried_again() -> None:
     bench.store.plan = [StorageUnavailable("Cut.")]
     bench.submit("a")
     assert await bench.run() == ["committed a"]
+
+
+async def test_a_write_that_leaves_no_trace_proves_nothing() -> None:
+    bench = Bench()
+    asked: list[TurnRecord | Flush] = []
+
+    async def settle(fence: Fence, write: TurnRecord | Flush) -> bool:
+        asked.append(write)
+        return True
+
+    bench.store.settle = settle  # type: ignore[method-assign]
+    bench.store.plan = [StorageUnavailable("Cut.")]
+    bench.submit("a", "b")
+    entry = JournalEntry(number=1, key="#1", kind="step", name="f", ok=True, value="1", took_ms=1.0)
+    for place, (does, entries) in enumerate(((Does.PARK, ()), (Does.GO, (entry,)))):
+        journal = JournalWrite(seq=1, turn=new_id(), does=does, entries=entries)
+        bench.committer._pending[place].outcome = Flush(
+            tenant="default", partition=0, agent="a", journal=journal
+        )
+    assert await bench.run() == ["found a b"]
+    [proof] = asked
+    assert proof.journal is not None
+    assert proof.journal.does is Does.GO
 
 
 async def test_a_turn_that_is_stale_after_an_unknown_outcome_may_have_been_committed() -> None:

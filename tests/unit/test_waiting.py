@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
-from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed
+from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed, StorageUnavailable, UnknownKind
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
 from tests.unit.agents import Forward, Keeper, Note
@@ -108,6 +109,11 @@ call = counted()
 def fresh() -> None:
     Waiter.programs.clear()
     Waiter.calls, Waiter.starts = [], []
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  (of many things, none signals)
+        await asyncio.sleep(0)
 
 
 AT = "test/waiter/w"
@@ -303,7 +309,7 @@ async def test_a_large_result_goes_to_blob_storage_and_a_too_large_one_is_refuse
         assert recorded.value == "null"
 
 
-async def test_a_key_used_twice_or_a_call_without_one_beside_others_is_refused() -> None:
+async def test_a_key_used_twice_or_a_call_in_a_task_of_its_own_is_refused() -> None:
     errors: list[str] = []
 
     async def twice(self: Waiter, ctx: Context) -> None:
@@ -315,17 +321,17 @@ async def test_a_key_used_twice_or_a_call_without_one_beside_others_is_refused()
 
     async def beside(self: Waiter, ctx: Context) -> None:
         try:
-            await asyncio.gather(asyncio.create_task(ctx.step(call, "c")))
+            await asyncio.create_task(ctx.step(call, "c", key="c"))
         except InvalidMessage as error:
             errors.append(error.message)
-        await asyncio.gather(ctx.step(call, "d", key="d"), ctx.step(call, "e", key="e"))
+        await ctx.gather(ctx.step(call, "d", key="d"), ctx.step(call, "e"))
 
     async with TestKit(KINDS) as kit:
         await kit.send(AT, Run(program=program(twice)))
         await kit.send(AT, Run(program=program(beside)))
         await kit.quiet()
         assert "is used twice" in errors[0]
-        assert "has no key" in errors[1]
+        assert "in a task of its own" in errors[1]
         assert sorted(Waiter.calls) == ["a", "d", "e"]
 
 
@@ -647,3 +653,225 @@ async def test_a_message_sent_after_the_turn_keeps_its_order_behind_what_was_flu
         await kit.quiet()
         notes = kit.state("test/keeper/k").notes
         assert [note for note in notes if note != "far"] == ["1", "2"]
+
+
+# -- what an attack has found ------------------------------------------------------------------------
+
+
+async def test_an_ask_that_is_refused_leaves_nothing_behind() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.ask("test/nobody/x", Question(text="?"), timeout=30)
+        except UnknownKind:
+            self.state.log.append("refused")
+        ctx.send("test/keeper/k", Note(text="once"))
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == ["refused"]
+        assert kit.state("test/keeper/k").notes == ["once"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_an_answer_above_the_claim_check_arrives_whole() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        reply = await ctx.ask("test/oracle/o", Question(text="x" * 5_000))
+        self.state.log.append(str(len(reply.text)))
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == [str(5_000 + len("re "))]
+
+
+async def test_a_promise_that_has_expired_stays_expired_however_often_the_turn_is_tried() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        await (await ctx.promise("ok", timeout=10))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=60)
+        [letter] = kit.dead_letters()
+        assert (letter.failures, "PromiseExpired" in letter.error) == (3, True)
+        assert open_turns(kit) == 0
+
+
+async def test_a_dead_letter_that_is_tried_again_starts_with_a_journal_of_its_own() -> None:
+    good: list[bool] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "a")
+        promise = await ctx.promise("person")
+        ctx.send("test/keeper/k", Note(text=promise.ref))
+        await ctx.step(call, "b")
+        if not good:
+            raise ValueError("bad times")
+        self.state.log.append(await promise)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=30)
+        [letter] = kit.dead_letters()
+        good.append(True)
+        await kit.retry_dead_letter(letter.id)
+        await kit.quiet()
+        assert await kit.resolve(kit.state("test/keeper/k").notes[-1], "yes")
+        await kit.quiet()
+        assert kit.state(AT).log == ["yes"]
+        assert Waiter.calls == ["a", "b", "a", "b"]
+
+
+async def test_branches_that_were_given_up_are_not_called_for_again() -> None:
+    async def slow(ctx: Context) -> str:
+        for name in ("s1", "s2", "s3"):
+            await asyncio.sleep(0)
+            await ctx.step(call, name)
+        await ctx.sleep(1_000)
+        return "slow"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        [first] = await ctx.gather(ctx.sleep(30), slow(ctx), first=1)
+        self.state.log.append(str(first))
+        await ctx.sleep(30)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=31)
+        await put_away(kit)
+        await kit.advance(seconds=31)
+        assert kit.state(AT).log == ["None"]
+        assert Waiter.calls == ["s1", "s2", "s3"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_a_ref_with_a_wrong_owner_settles_nothing() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        ctx.send("test/keeper/k", Note(text=promise.ref))
+        self.state.log.append(await promise)
+
+    async def resolve(self: Waiter, ctx: Context) -> None:
+        ref = refs[0]
+        ctx.resolve(ref.replace("waiter/w", "waiter/other"), "wrong")
+        ctx.resolve(ref, "right")
+
+    refs: list[str] = []
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        refs += kit.state("test/keeper/k").notes
+        await kit.send("test/waiter/third", Run(program=program(resolve)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["right"]
+
+
+async def test_what_is_sent_later_counts_from_now_and_not_from_the_turns_beginning() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.sleep(1_000)
+        ctx.send_later("test/keeper/k", Note(text="later"), delay_s=100)
+
+    async with TestKit(KINDS) as kit:
+        began = kit.clock.now()
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=1_001)
+        assert kit.state("test/keeper/k").notes == []
+        assert kit.history(AT)[-1].at >= began + 1_000
+        await kit.advance(seconds=101)
+        assert kit.state("test/keeper/k").notes == ["later"]
+
+
+async def test_an_agent_that_is_destroyed_while_a_turn_waits_takes_that_turn_along() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append("before")
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.destroy(AT)
+        await kit.send(AT, Note(text="after"))
+        await kit.advance(seconds=61)
+        [letter] = kit.dead_letters()
+        assert letter.reason == "destroyed"
+        assert kit.state(AT).log == ["note after"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_a_turn_whose_blob_cannot_be_stored_goes_on_from_its_journal() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "a")
+        await ctx.step(lambda: "x" * 5_000)
+        self.state.log.append("done")
+
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        put_blob, failures = kit.store.put_blob, [StorageUnavailable("Away.")]
+
+        async def flaky(*arguments: Any) -> None:
+            if failures:
+                raise failures.pop()
+            await put_blob(*arguments)
+
+        kit.store.put_blob = flaky  # type: ignore[method-assign,assignment]
+        await kit.send(AT, Run(program=program(run)))
+        async with asyncio.timeout(10):
+            while not kit.state(AT).log:  # noqa: ASYNC110  (it tries again by real time)
+                await asyncio.sleep(0.05)
+        assert Waiter.calls == ["a"]
+        assert kit.dead_letters() == []
+
+
+async def test_nothing_overtakes_an_open_turn_after_a_crash() -> None:
+    gate = asyncio.Event()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "a")
+        await gate.wait()
+        self.state.log.append("run")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await until(lambda: Waiter.calls)
+        await kit.send(AT, Note(text="1"))
+        await kit.crash()
+        recovery = asyncio.create_task(kit.recover())
+        await until(lambda: len(Waiter.starts) == 2)
+        for n in (2, 3):
+            await kit.send("test/keeper/s", Forward(to=AT, text=str(n)))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        gate.set()
+        await recovery
+        assert kit.state(AT).log[:2] == ["run", "note 1"]
+        assert kit.state(AT).log[2:] == ["note 2", "note 3"]
+
+
+async def test_a_turn_that_makes_progress_is_no_crash_loop() -> None:
+    gates = [asyncio.Event() for _ in range(8)]
+    reached: list[int] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        for n, gate in enumerate(gates):
+            await ctx.step(call, f"{n}")
+            reached.append(n)
+            await gate.wait()
+        self.state.log.append("done")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        for n, gate in enumerate(gates):
+            await until(partial(reached.__contains__, n))
+            await kit.crash()
+            gate.set()
+            kit.store.end_host(kit._running[0].host.fence, "it crashed")
+            everything = kit._running[0].partitions
+            kit._hosts.running[0] = kit._hosts.start(everything, suspect=everything)
+        await kit.quiet()
+        assert (kit.state(AT).log, kit.dead_letters()) == (["done"], [])
