@@ -7,15 +7,16 @@ from typing import Annotated
 import typer
 
 from callboard.cli.options import Json
-from callboard.cli.running import asynchronous
+from callboard.cli.running import asynchronous, needs_command
 from callboard.cli.terminal import console, emit, note, plain
 
-app = typer.Typer(no_args_is_help=True, help="Measure this machine.", add_completion=False)
+app = typer.Typer(invoke_without_command=True, help="Measure this machine.", add_completion=False)
 
 
 @app.callback()
-def bench() -> None:
+def bench(context: typer.Context) -> None:
     """Measure this machine."""
+    needs_command(context)
 
 
 @app.command()

@@ -35,6 +35,7 @@ class Snapshot:
     turns_per_s: float
     elapsed_s: float
     quiet_s: float = 0.0  # since the log grew last
+    paused: list[str] = field(default_factory=list)  # of the agents that it waits for
 
     @property
     def has_ended(self) -> bool:
@@ -71,7 +72,7 @@ async def snapshots(
 ) -> AsyncIterator[Snapshot]:
     """A snapshot whenever the task's log grows, and every half second; the last one is the ended task."""
     from bus.errors import StorageUnavailable
-    from storage.inspect import find_task, list_hosts, list_task_events
+    from storage.inspect import find_task, list_hosts, list_task_events, paused_of
 
     news = asyncio.Event()
     word = await transport.subscribe(subjects.task_events(domain, task_id), lambda data: news.set(), news.set)
@@ -87,6 +88,7 @@ async def snapshots(
                 task = await find_task(db, task_id, tenant=tenant)
                 fresh = await list_task_events(db, domain, task_id, tenant=tenant, after=last, limit=_PAGE)
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
+                paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
             except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
                 await asyncio.sleep(_LOOK_EVERY_S)
                 continue
@@ -102,6 +104,7 @@ async def snapshots(
                 turns_per_s=rate.update(hosts, now),
                 elapsed_s=now - began,
                 quiet_s=now - grew,
+                paused=paused,
             )
             yield snapshot
             if len(fresh) == _PAGE:

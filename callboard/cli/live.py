@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.status import host_state
-from callboard.cli.task_view import COLOURS, event_line
+from callboard.cli.task_view import COLOURS, event_line, paused_line
 from callboard.cli.terminal import clean, count, plain, size
 
 if TYPE_CHECKING:
@@ -24,10 +24,14 @@ def view(snapshot: Snapshot, height: int) -> Any:
     head = plain(task.goal, "bold")
     head.no_wrap, head.overflow = True, "ellipsis"
     parts: list[Any] = [head, _progress(snapshot), _figures(snapshot)]
+    for address in snapshot.paused:
+        line = plain(paused_line(address), "yellow")
+        line.no_wrap, line.overflow = True, "ellipsis"
+        parts.append(line)
     shown_hosts = min(len(hosts), _MOST_HOSTS)
     if hosts:
         parts.append(_hosts(snapshot))
-    room = max(3, height - 8 - (shown_hosts + 3 if hosts else 0))
+    room = max(3, height - 8 - len(snapshot.paused) - (shown_hosts + 3 if hosts else 0))
     lines = snapshot.log[-min(_LOG_LINES, room) :]
     hidden = len(snapshot.log) - len(lines)
     if hidden:

@@ -22,13 +22,13 @@ from callboard.cli import (
     up,
     version,
 )
-from callboard.cli.running import configure_logging, exit_code_of
+from callboard.cli.running import configure_logging, exit_code_of, needs_command
 
 _DEBUG = "--debug"
 
 app = typer.Typer(
     help="Durable multi-agent collaboration: run domains of agents, and look at what they do.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -36,11 +36,17 @@ app = typer.Typer(
 
 @app.callback()
 def _everywhere(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print Callboard's version.")] = False,
     debug: Annotated[
         bool, typer.Option(_DEBUG, help="Log everything, and show where an error came from.")
     ] = False,
 ) -> None:
     """`--debug` may stand anywhere: `main` has taken it out before."""
+    if show_version:
+        typer.echo(f"callboard {version.version_of('callboard')}")
+        raise typer.Exit
+    needs_command(context)
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (

@@ -162,13 +162,18 @@ class _Lines:
 
     def __init__(self) -> None:
         self._said = time.monotonic()
+        self._paused: list[str] = []
 
     def __call__(self, snapshot: Snapshot) -> None:
         from callboard.cli.live import plain_line
-        from callboard.cli.task_view import event_line
+        from callboard.cli.task_view import event_line, paused_line
 
         for event in snapshot.fresh:
             note(event_line(snapshot.task, event).plain)
+        for address in snapshot.paused:
+            if address not in self._paused:
+                note(f"It waits: {paused_line(address)}")
+        self._paused = snapshot.paused
         if time.monotonic() - self._said >= _SAY_EVERY_S or snapshot.has_ended:
             self._said = time.monotonic()
             note(plain_line(snapshot))

@@ -12,11 +12,20 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec
 
+import typer
+
 from callboard.cli.terminal import clean, note
 
 P = ParamSpec("P")
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+def needs_command(context: typer.Context) -> None:
+    """Where no command follows, print the help, which is wrong usage all the same: a script has forgotten one."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(WRONG_USAGE)
 
 
 def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
+from callboard.cli.task_view import paused_line
 from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans, table
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ async def status(as_json: Json = False) -> int:
         hosts = await inspect.list_hosts(at.db)
         coordinators = await inspect.list_coordinators(at.db)
         tables = await inspect.list_tables(at.db)
-    domains = [domain for domain in known if domain.state in (ACTIVE, ASLEEP)]
+        domains = [domain for domain in known if domain.state in (ACTIVE, ASLEEP)]
+        paused = {d.domain: await inspect.paused_at_work(at.db, d.domain, tenant=at.tenant) for d in domains}
     instance = find_instance(settings)
     services = _services(settings, endpoints, instance)
     running = instance is not None or bool(coordinators)  # services of somebody else run for others, too
@@ -51,6 +53,7 @@ async def status(as_json: Json = False) -> int:
                 "services": services,
                 "coordinators": coordinators,
                 "domains": domains,
+                "paused": [address for addresses in paused.values() for address in addresses],
                 "hosts": hosts,
                 "tables": tables,
             }
@@ -89,6 +92,8 @@ async def status(as_json: Json = False) -> int:
         if domain.stuck_tasks:
             what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
             out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))
+        for address in paused[domain.domain]:
+            out.print(plain(f"{domain.domain}: a task waits: {paused_line(address)}.", "yellow"))
     if coordinators:
         names = ", ".join(f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in coordinators)
         out.print(plain(f"coordinators: {names}", "dim"))

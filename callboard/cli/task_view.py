@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.terminal import ago, clean, console, plain
@@ -15,7 +16,9 @@ COLOURS = {"completed": "green", "failed": "red", "stuck": "yellow"}
 _LETTERS = 5  # dead letters that are named; the list has all
 
 
-def show_task(found: TaskView, events: list[TaskEventView], letters: list[DeadLetterView]) -> None:
+def show_task(
+    found: TaskView, events: list[TaskEventView], letters: list[DeadLetterView], paused: list[str]
+) -> None:
     out = console()
     title = plain(found.goal, "bold")
     out.print(title)
@@ -32,6 +35,8 @@ def show_task(found: TaskView, events: list[TaskEventView], letters: list[DeadLe
     out.print()
     for event in events:
         out.print(event_line(found, event))
+    for address in paused:
+        out.print(plain(paused_line(address), "yellow"))
     if letters:
         out.print()
         for text in trouble_lines(found, letters):
@@ -91,6 +96,11 @@ def _word(value: Any) -> str:
 
 def short(text: str, limit: int = 100) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def paused_line(address: str) -> str:
+    """What a task waits for, and the command that ends the wait."""
+    return f"{address} is paused; `callboard resume {shlex.quote(address)}`"
 
 
 def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:

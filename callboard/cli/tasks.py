@@ -103,12 +103,13 @@ async def fail(
 @asynchronous
 async def task(identity: Identity, as_json: Json = False) -> int:
     """Show one task with its log and its result. The exit code is 1 when it failed."""
-    from storage.inspect import find_task, list_dead_letters_of_task, list_task_events
+    from storage.inspect import find_task, list_dead_letters_of_task, list_task_events, paused_of
 
     async with opened() as at:
         found = await find_task(at.db, identity, tenant=at.tenant)
         events = await list_task_events(at.db, found.domain, found.id, tenant=at.tenant)
         letters = await list_dead_letters_of_task(at.db, found.ref, tenant=at.tenant)
+        paused = [] if found.finished_at else await paused_of(at.db, found.workers, tenant=at.tenant)
     if as_json:
         shown = _as_json(found)
         for name in ("input", "result", "error"):
@@ -121,9 +122,10 @@ async def task(identity: Identity, as_json: Json = False) -> int:
             {"id": x.id, "address": x.address, "type": x.type, "reason": x.reason, "error": x.error}
             for x in letters
         ]
+        shown["paused"] = paused
         emit(shown)
     else:
-        show_task(found, events, letters)
+        show_task(found, events, letters, paused)
     return 1 if found.status == "failed" else 0
 
 

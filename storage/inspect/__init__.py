@@ -11,6 +11,8 @@ from storage.inspect.agents import (
     WaitingTimer,
     lifecycle_of,
     list_agents,
+    paused_at_work,
+    paused_of,
     view_agent,
 )
 from storage.inspect.dead_letters import (
@@ -65,6 +67,8 @@ __all__ = [
     "list_tables",
     "list_task_events",
     "list_tasks",
+    "paused_at_work",
+    "paused_of",
     "verify_history",
     "view_agent",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -142,3 +143,20 @@ async def lifecycle_of(db: Connection, address: Address, *, tenant: str) -> str:
     with translated():
         row = await db.fetchrow(query("inspect_agent"), address.domain, tenant, address.agent)
     return str(row["lifecycle"]) if row else "created"
+
+
+async def paused_of(db: Connection, addresses: Sequence[str], *, tenant: str) -> list[str]:
+    """Of these agents those that are paused."""
+    places = [address.partition("/") for address in addresses]
+    with translated():
+        rows = await db.fetch(
+            query("inspect_paused_of"), tenant, [p[0] for p in places], [p[2] for p in places]
+        )
+    return [row["address"] for row in rows]
+
+
+async def paused_at_work(db: Connection, domain: str, *, tenant: str, limit: int = 5) -> list[str]:
+    """The paused agents for which open tasks of a domain wait: those assigned, and those that lead them."""
+    with translated():
+        rows = await db.fetch(query("inspect_paused_at_work"), domain, tenant, limit)
+    return [row["address"] for row in rows]

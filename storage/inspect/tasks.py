@@ -38,6 +38,11 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
         """What the task's messages carry."""
         return task_ref(self.id, self.domain)
 
+    @property
+    def workers(self) -> list[str]:
+        """The agents that it waits for while it is open: the one that leads it, and its assignee."""
+        return [f"{self.domain}/task/{self.id}"] + ([self.assignee] if self.assignee is not None else [])
+
 
 class TaskEventView(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a task's log; `body` is JSON text."""

@@ -17,6 +17,25 @@ order by a.agent limit $4
 select version, schema_version, lifecycle, state::text as state, hash, updated_at
 from agents where domain = $1 and tenant = $2 and agent = $3
 
+-- name: inspect_paused_of
+-- Of agents (domain, kind/key) those that are paused.
+select a.domain || '/' || a.agent as address
+from unnest($2::text[], $3::text[]) as wanted (domain, agent)
+join agents a on a.domain = wanted.domain and a.tenant = $1 and a.agent = wanted.agent
+where a.lifecycle = 'paused' order by 1
+
+-- name: inspect_paused_at_work
+-- Of the agents that lead an open task, or were assigned one, those that are paused.
+select a.domain || '/' || a.agent as address
+from (
+    select distinct split_part(assignee, '/', 1) as domain, substr(assignee, strpos(assignee, '/') + 1) as agent
+    from tasks where domain = $1 and tenant = $2 and finished_at is null and assignee is not null
+    union
+    select domain, 'task/' || id from tasks where domain = $1 and tenant = $2 and finished_at is null
+) as working
+join agents a on a.domain = working.domain and a.tenant = $2 and a.agent = working.agent
+where a.lifecycle = 'paused' order by 1 limit $3
+
 -- name: inspect_mailbox
 select seq, id::text as id, header::text as header, failures, trials, retry_at, last_error
 from mailbox where domain = $1 and tenant = $2 and partition = $3 and agent = $4 order by seq limit $5

@@ -37,6 +37,10 @@ class Cli:
         assert self.code == code, self.err
         return self.out
 
+    def discard(self) -> str:
+        """What was written to standard error since the last command."""
+        return self._capture.readouterr().err
+
     async def json(self, *words: str, code: int = 0) -> Any:
         """The same with --json: standard output is one JSON document and nothing else."""
         return json.loads(await self(*words, "--json", code=code))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bus.address import parse_address
+from callboard.cli.follow import snapshots
+from callboard.cli.run import _Lines
 from callboard.services import Endpoints
 from storage.intake import Incoming, accept
 from tests.integration.cli import Cli, desk_at_work, until
@@ -73,6 +77,31 @@ async def test_a_stuck_task_is_shown_with_its_dead_letter_and_the_commands_that_
     assert (domain["open_tasks"], domain["stuck_tasks"]) == (1, 1)
     assert "1 of its tasks" in await cli("status")
     assert "callboard tasks --stuck" in cli.out
+
+
+async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Deployment) -> None:
+    task = await desk.submit({"lines": 1})
+    await status(desk, task, "running")
+    clerk = f"desk/clerk/{task}"
+    said = f"{clerk} is paused; `callboard resume {clerk}`"
+    assert "is paused" not in await cli("task", task)
+    assert (await cli.json("status"))["paused"] == []
+    assert (await cli.json("pause", clerk))["done"] is True
+    assert said in await cli("task", task)
+    assert (await cli.json("task", task))["paused"] == [clerk]
+    assert (await cli.json("status"))["paused"] == [clerk]
+    assert said in await cli("status")
+    watch: Any = snapshots(desk.pool, desk.transport, "desk", task, "default")
+    async with aclosing(watch):
+        snapshot = await anext(watch)
+    cli.discard()
+    show = _Lines()
+    show(snapshot)
+    show(snapshot)
+    assert cli.discard().count(said) == 1  # once, however long it lasts
+    await cli("resume", clerk)
+    assert "is paused" not in await cli("status")
+    assert (await cli.json("task", task))["paused"] == []
 
 
 async def test_the_command_that_drops_the_dead_letter_sets_the_task_going(cli: Cli, desk: Deployment) -> None:

@@ -37,6 +37,21 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "Usage: callboard" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("words", "lists"), [([], "bench"), (["bench"], "hops")])
+def test_without_a_command_the_help_is_printed_as_it_is(
+    words: list[str], lists: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert any(line.split()[:1] == [lists] for line in said.err.splitlines())
+
+
+def test_the_version_can_be_asked_for_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("callboard ")
+
+
 @pytest.mark.parametrize(
     "words",
     [
