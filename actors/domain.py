@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from actors.agent import Agent, AgentType, agent_type
 from bus.address import require_word
-from bus.errors import CallboardError, InvalidDomainFile
+from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import CLAIM_CHECK_BYTES, PAYLOAD_BYTES
 from bus.registry import describe_validation
 from bus.wire import MAX_PARCEL_BYTES
@@ -32,8 +33,15 @@ def _require_target(value: str, placeholder: str) -> str:
     kind, slash, key = value.partition("/")
     if not slash or not key:
         raise ValueError(f"write it as kind/key, where the key may hold {placeholder}")
-    require_word(kind, "kind")
+    _require_word(kind, "kind")
     return value
+
+
+def _require_word(value: str, what: str) -> str:
+    try:
+        return require_word(value, what)
+    except InvalidAddress as error:  # pydantic names the field of a ValueError
+        raise ValueError(error.message.rstrip(".")) from None
 
 
 def _require_import(value: str, what: str) -> str:
@@ -92,6 +100,7 @@ class TaskSpec(_Strict):
     concurrent: int = Field(default=1_000, ge=1)  # so many are under way at once; the others wait
     waiting: int = Field(default=10_000, ge=1)  # past so many, submitting one more is refused
     on_dead_letter: OnDeadLetter = "keep"  # what a dead letter of its work does to a task; see OnDeadLetter
+    needs_input: bool = False  # `callboard run` refuses to submit one without --input
 
     @field_validator("to")
     @classmethod
@@ -177,7 +186,7 @@ class DomainSpec(_Strict):
     def _is_a_word(cls, value: str) -> str:
         if value in _RESERVED:
             raise ValueError(f"{value!r} is a name of Callboard's own")
-        return require_word(value, "domain")
+        return _require_word(value, "domain")
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True)
@@ -185,6 +194,11 @@ class DomainSpec(_Strict):
     @classmethod
     def from_json(cls, text: str) -> DomainSpec:
         return cls.model_validate_json(text)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "kinds": KindSpec, "events": EventSpec, "tasks": TaskSpec, "hosts": HostSpec, "limits": LimitSpec
+}  # fmt: skip
 
 
 class Domain:
@@ -231,9 +245,40 @@ def read_domain(folder: Path) -> DomainSpec:
     try:
         return DomainSpec.model_validate(data)
     except ValidationError as error:
-        raise InvalidDomainFile(f"{path}: {describe_validation(error)}.") from None
+        raise InvalidDomainFile(f"{path}: {_unknown_key(error) or describe_validation(error)}.") from None
     except CallboardError as error:
         raise InvalidDomainFile(f"{path}: {error.message}", fix=error.fix) from None
+
+
+def _unknown_key(error: ValidationError) -> str | None:
+    """The first key that is not known, with the one that was meant: a missing one may be this one misspelt."""
+    for found in error.errors(include_input=False, include_url=False):
+        if found["type"] != "extra_forbidden":
+            continue
+        *sections, key = (str(part) for part in found["loc"])
+        model = _SECTIONS.get(sections[0], DomainSpec) if sections else DomainSpec
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        meant = get_close_matches(key, known, n=1)
+        return ".".join([*sections, key]) + ": is not known" + (f"; did you mean {meant[0]}" if meant else "")
+    return None
+
+
+def check_domain(
+    spec: DomainSpec, folder: Path, *, for_tasks: bool = False, system_kinds: tuple[type[Agent], ...] = ()
+) -> None:
+    """Raise InvalidDomainFile for what can be found without any service: code that cannot be loaded, targets
+    that are no kind, and `for_tasks` also a domain that cannot be given one.
+    """
+    if for_tasks and spec.tasks.policy == "direct" and spec.tasks.to is None:
+        raise InvalidDomainFile(
+            f"{folder / 'domain.yaml'} does not say which agent gets a task.",
+            fix="Add `tasks: {policy: direct, to: KIND/KEY}`.",
+        )
+    before = sys.path[:]
+    try:
+        load_domain(spec, folder, system_kinds=system_kinds)
+    finally:
+        sys.path[:] = before  # what runs is the stored copy of the code
 
 
 def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agent], ...] = ()) -> Domain:

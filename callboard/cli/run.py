@@ -44,9 +44,11 @@ def run(
 
     The exit code is 1 when the task fails, or is stuck behind a dead letter: then it stays open, to be mended.
     """
-    from actors.domain import read_domain
+    from actors.domain import check_domain, read_domain
+    from bus.errors import InvalidTask
     from callboard.cli.feeding import check_input, read_json
     from callboard.settings import load_settings
+    from coordinators.equipment import SYSTEM_KINDS
 
     # What is wrong is said before anything is started; and outside the event loop Ctrl-C ends a read.
     settings = load_settings()
@@ -56,6 +58,11 @@ def run(
         check_input(input_file, binary=spec.binary_input)
         if spec.input is None:
             given = read_json(input_file)
+    elif spec.tasks.needs_input:
+        raise InvalidTask(
+            f"A task of {spec.domain} needs an input.", fix="Give `--input FILE`; - is standard input."
+        )
+    check_domain(spec, domain_dir, for_tasks=True, system_kinds=SYSTEM_KINDS)
     return _run(settings, spec, domain_dir, input_file, given, goal, priority, deadline, as_json)
 
 

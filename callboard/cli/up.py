@@ -30,14 +30,16 @@ async def up(
     as_json: Json = False,
 ) -> None:
     """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it."""
-    from actors.domain import read_domain
+    from actors.domain import check_domain, read_domain
     from callboard.runtime import ray_head, running_cluster
     from callboard.settings import load_settings
+    from coordinators.equipment import SYSTEM_KINDS
     from storage.domains import all_domains
 
     settings = load_settings()
     for folder in domains or ():
-        read_domain(folder)  # what is wrong is said before anything is started
+        # What is wrong is said before anything is started.
+        check_domain(read_domain(folder), folder, system_kinds=SYSTEM_KINDS)
     began = time.monotonic()
     async with running_cluster(settings, detach=detach, progress=note) as cluster:
         added = [(await cluster.add_domain(folder)).name for folder in domains or ()]

@@ -79,7 +79,14 @@ def test_a_complaint_is_in_plain_words(given: dict[str, Any], said: str) -> None
         ("domain: x\nkinds: []\nhosts: {min: none}", "hosts.min: must be a whole number"),
         ("domain: x\nkinds: []\nhosts: 2", "hosts: must be a mapping"),
         ("domain: x\nkinds: []\npartitions: 5000", "partitions: must be at most 4096"),
-        ("domain: x\nkindz: []\nkinds: []", "kindz: there is no such field"),
+        ("domain: x\nkindz: []", "kindz: is not known; did you mean kinds"),
+        ("domain: x\nkinds: []\ntasks: {polcy: direct}", "tasks.polcy: is not known; did you mean policy"),
+        ("domain: x\nkinds: [{clas: a:A}]", "kinds.0.clas: is not known; did you mean class"),
+        ("domain: x\nkinds: []\ncolour: red", "colour: is not known"),
+        (
+            "domain: My Domain\nkinds: []",
+            "domain: 'My Domain' cannot name a domain: use a-z, 0-9, _ and -, starting with a letter",
+        ),
         (
             "domain: x\nkinds: []\nevents: [{name: A B, type: a.v1, to: a/b}]",
             "events.0.name: must be a word of lower-case letters, digits, - and _",

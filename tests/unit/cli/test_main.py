@@ -135,6 +135,49 @@ def test_an_input_that_is_missing_is_said_before_anything_starts(
     assert "cannot be read: No such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["run", "up"])
+@pytest.mark.parametrize(
+    ("lines", "code", "said"),
+    [
+        ("kinds: [{class: nowhere_at_all:A}]\ntasks: {to: a/b}", "", "No module named 'nowhere_at_all'"),
+        ("kinds: [{class: NAME:Missing}]\ntasks: {to: a/b}", "", "has no attribute 'Missing'"),
+        ("kinds: [{class: NAME:A}]\ntasks: {to: a/b}", "class A(", "SyntaxError"),
+        ("kinds: []\ntasks: {to: other/main}", "", "other/main, which is no kind"),
+    ],
+)
+def test_code_that_cannot_be_loaded_is_said_before_anything_starts(
+    command: str, lines: str, code: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = tmp_path.name  # Python remembers modules by name
+    (tmp_path / "domain.yaml").write_text(f"domain: x\n{lines.replace('NAME', name)}\n")
+    (tmp_path / f"{name}.py").write_text(code)
+    before = sys.path[:]
+    assert main.invoke([command, str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert sys.path == before
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ("", "does not say which agent gets a task"),
+        ("tasks: {to: a/b, needs_input: true}", "Give `--input FILE`"),
+    ],
+)
+def test_a_task_that_cannot_be_given_is_said_before_anything_starts(
+    tasks: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "domain.yaml").write_text(f"domain: x\nkinds: []\n{tasks}\n")
+    assert main.invoke(["run", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
 def fail(error: BaseException) -> None:
     raise error
 
