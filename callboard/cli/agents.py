@@ -22,6 +22,7 @@ Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="domain/kind/key
 
 _CARRIED_OUT_S = 5.0  # how long a command waits to see its request carried out
 _LOOK_EVERY_S = 0.05
+_UNTOUCHED = "No message has ever reached"
 
 
 @asynchronous
@@ -134,11 +135,16 @@ async def resume(address: Address, as_json: Json = False) -> None:
 
 async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> None:
     from bus.address import parse_address
-    from storage.inspect import lifecycle_of
+    from bus.errors import InvalidAddress
+    from storage.inspect import lifecycle_of, view_agent
     from storage.intake import Incoming, accept
 
     place = parse_address(address)
     async with opened(bus=True) as at:
+        view = await view_agent(at.db, place, tenant=at.tenant, messages=1, history=0)
+        untouched = _is_untouched(view)
+        if untouched and wanted == "running":
+            raise InvalidAddress(f"{_UNTOUCHED} {address}.", fix="There is nothing to resume.")
         message = Incoming(to=place, message=request, control=True)
         (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
 
@@ -148,12 +154,18 @@ async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> 
             )
 
         done = await carried_out(at, is_done)
+    if untouched:
+        note(f"{_UNTOUCHED} {address}: it is created paused.")
     if as_json:
         emit({"address": address, "message": accepted.id, "wanted": wanted, "done": done})
     elif done:
         console().print(plain(f"{address} is {wanted}."))
     else:
         console().print(plain(f"Accepted: {address} will be {wanted} as soon as a host runs it."))
+
+
+def _is_untouched(view: AgentView) -> bool:
+    return view.version == 0 and view.mailbox_size == 0 and not view.timers
 
 
 async def still_waits(at: Opened, place: Any, seq: int | None) -> bool:
@@ -192,6 +204,9 @@ def _show(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> 
     if view.owner is not None:
         owner = f"{view.owner.host} (epoch {view.owner.epoch}, process {view.owner.pid}, node {view.owner.node[:12]})"
     out.print(plain(f"tenant {view.tenant}, partition {view.partition}, owned by {owner}", "dim"))
+    if _is_untouched(view):
+        out.print(plain(f"{_UNTOUCHED} it.", "yellow"))
+        return
     _heading(out, "State")
     if view.state is None:
         out.print(plain("none", "dim"))

@@ -72,7 +72,7 @@ async def test_an_agent_is_shown_with_state_mailbox_and_verified_history(cli: Cl
 async def test_an_agent_that_no_message_has_reached_exists_all_the_same(cli: Cli, desk: Deployment) -> None:
     shown = await cli.json("agent", "desk/clerk/nobody")
     assert (shown["lifecycle"], shown["version"], shown["state"]) == ("created", 0, None)
-    assert "no turn yet" in await cli("agent", "desk/clerk/nobody")
+    assert "No message has ever reached it." in await cli("agent", "desk/clerk/nobody")
     assert "There is no domain 'other'" in await cli.error("agent", "other/clerk/x")
     assert "has no agent kind 'clrek'" in await cli.error("agent", "desk/clrek/a")
 
@@ -116,6 +116,18 @@ async def test_a_paused_agent_keeps_its_messages_until_it_is_resumed(cli: Cli, d
     await versions(desk, "a", 4)
     assert (await cli.json("agent", "desk/clerk/a"))["state"]["notes"] == ["first", "second"]
     assert "no agent kind 'ghost'" in await cli.error("pause", "desk/ghost/a")
+
+
+async def test_who_pauses_an_agent_that_no_message_has_reached_is_told(cli: Cli, desk: Deployment) -> None:
+    said = await cli.error("resume", "desk/clerk/nobody")
+    assert "No message has ever reached desk/clerk/nobody. There is nothing to resume." in said
+    assert (await cli.json("agent", "desk/clerk/nobody"))["lifecycle"] == "created"
+    assert "is paused" in await cli("pause", "desk/clerk/nobody")
+    assert "No message has ever reached desk/clerk/nobody: it is created paused." in cli.err
+    assert (await cli.json("agent", "desk/clerk/nobody"))["lifecycle"] == "paused"
+    assert "is running" in await cli("resume", "desk/clerk/nobody")
+    await cli("pause", "desk/clerk/nobody")
+    assert "No message" not in cli.err
 
 
 async def test_a_request_is_accepted_while_no_host_is_there(cli: Cli, desk: Deployment) -> None:
