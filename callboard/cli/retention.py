@@ -29,7 +29,7 @@ async def retention(
     out = console()
     cutoff = done.cutoff.date() if done.cutoff is not None else "now"
     word = "would be dropped" if dry_run else "dropped"
-    out.print(plain(f"Everything before {cutoff} that has ended {word}:", "bold"))
+    out.print(plain(f"What has ended before {cutoff} {word}:", "bold"))
     listed = ", ".join(done.months) or "none"
     out.print(
         plain(f"  months of history    {listed} (about {done.transitions:,} transitions, {size(done.bytes)})")

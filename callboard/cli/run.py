@@ -80,10 +80,12 @@ async def _run(
 ) -> int:
     from callboard.cli.feeding import Publisher, feed
     from callboard.cli.feeding_view import shown_feeding
+    from callboard.cli.moved import say_if_moved
     from callboard.cli.task_view import failure_of
     from callboard.runtime import running_cluster
 
     async with running_cluster(settings, only=spec.domain, progress=note) as cluster:
+        await say_if_moved(cluster.postgres, spec.domain, domain_dir)
         domain = await cluster.add_domain(domain_dir)
         await cluster.ready(domain.name, progress=note)
         from bus.envelope import new_id

@@ -31,18 +31,24 @@ async def up(
 ) -> None:
     """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it."""
     from actors.domain import check_domain, read_domain
+    from callboard.cli.moved import say_if_moved
     from callboard.runtime import ray_head, running_cluster
     from callboard.settings import load_settings
     from coordinators.equipment import SYSTEM_KINDS
     from storage.domains import all_domains
 
     settings = load_settings()
-    for folder in domains or ():
+    folders, names = domains or [], list[str]()
+    for folder in folders:
         # What is wrong is said before anything is started.
-        check_domain(read_domain(folder), folder, system_kinds=SYSTEM_KINDS)
+        spec = read_domain(folder)
+        check_domain(spec, folder, system_kinds=SYSTEM_KINDS)
+        names.append(spec.domain)
     began = time.monotonic()
     async with running_cluster(settings, detach=detach, progress=note) as cluster:
-        added = [(await cluster.add_domain(folder)).name for folder in domains or ()]
+        for name, folder in zip(names, folders, strict=True):
+            await say_if_moved(cluster.postgres, name, folder)
+        added = [(await cluster.add_domain(folder)).name for folder in folders]
         for name in added:
             await cluster.ready(name, progress=note)
         for row in await all_domains(cluster.postgres):

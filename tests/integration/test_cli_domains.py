@@ -13,6 +13,7 @@ from bus.address import parse_address
 from bus.errors import DomainBusy, StorageError, UnknownDomain
 from bus.events import EventStream
 from callboard import removal
+from callboard.cli.moved import say_if_moved
 from callboard.services import Endpoints
 from coordinators.master import Master
 from storage.domains import (
@@ -336,3 +337,14 @@ async def test_removing_is_refused_by_a_task_that_is_stuck_or_waits(desk: Deploy
     await desk.pool.execute("update tasks set finished_at = now(), status = 'completed'")
     await unregister_domain(desk.pool, "desk")
     await unregister_domain(desk.pool, "desk")  # once more changes nothing
+
+
+async def test_a_domain_that_comes_from_another_folder_is_named_with_both(
+    cli: Cli, desk: Deployment, tmp_path: Path
+) -> None:
+    cli.discard()
+    await say_if_moved(desk.pool, "desk", Path(desk.row.home))
+    await say_if_moved(desk.pool, "unheard_of", tmp_path)
+    assert cli.discard() == ""
+    await say_if_moved(desk.pool, "desk", tmp_path)
+    assert cli.discard() == f"the domain desk now comes from {tmp_path} (before: {desk.row.home})\n"

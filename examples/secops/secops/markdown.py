@@ -27,7 +27,7 @@ _RANGES_SHOWN = 12
 def render(report: IncidentReport) -> str:
     """Return the page. What clients chose (user and host names, the file's name) stands in code spans."""
     blocks = [
-        f"# SSH incident report: {report.highest}",
+        f"# SSH incident report: {report.highest if report.log.lines.sshd else 'no line of sshd'}",
         _summary(report),
         _facts(report),
         *_table(report),
@@ -80,6 +80,7 @@ def _table(report: IncidentReport) -> Iterator[str]:
     if not rows:
         return
     yield "## Sources"
+    yield "The gravest first; where two are alike, the one with more failures."
     lines = ["| | Source | Verdict | Failures | Users | Action |", "|---|---|---|--:|--:|---|"]
     lines += [
         f"| {_MARK[each.severity]} {each.severity} | {code(each.address)} | {_TITLE[each.verdict]} "

@@ -144,7 +144,8 @@ def test_the_json_has_the_promised_keys() -> None:
 
 
 def test_the_page_says_it_when_there_is_nothing_to_say() -> None:
-    assert "no line of sshd" in render(report(sshd=0))
+    assert "no line of sshd" in render(report(sshd=0)).splitlines()[0]
+    assert "no line of sshd" not in render(report(finding())).splitlines()[0]
     quiet = finding(verdict=Verdict.CLEAN, severity=Severity.LOW, failures=0)
     assert "**No failed authentication.**" in render(report(quiet))
 

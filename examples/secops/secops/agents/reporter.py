@@ -52,7 +52,9 @@ class Reporter(Agent):
         if came < of:
             judged = sum(state.docket.verdicts.values())
             share = ALL_READ + (1 - ALL_READ) * came / of
-            ctx.progress(share, f"{judged:,} sources judged", task=ctx.address.key)
+            ctx.progress(
+                share, f"{judged:,} {'source' if judged == 1 else 'sources'} judged", task=ctx.address.key
+            )
 
     def _report_if_complete(self, ctx: Context) -> None:
         state = self.state
