@@ -13,27 +13,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 import psutil
 
 from bus.errors import ServiceUnavailable
+from callboard.services import lock
 from callboard.services.home import write_private
 
 _logger = logging.getLogger("callboard.ray")
 
 START_TIMEOUT_S = 120.0
+LOCK_TIMEOUT_S = 60.0  # another command is starting or stopping it
 STOP_TIMEOUT_S = 1.5  # Ray's own processes take long to say goodbye, and keep nothing that is ours
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # agents pass nothing through it
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RayHead:
     """One local head. Token authentication is on, since Ray's own ports listen on every interface."""
 
     folder: Path
+    _launched: int | None = field(default=None, init=False, repr=False)
+
+    @property
+    def started_here(self) -> bool:
+        """Whether the head was started by this object, and is not one that came after it."""
+        return self._launched is not None and self.running() in (None, self._launched)
 
     @property
     def _temp(self) -> Path:
@@ -80,8 +89,11 @@ class RayHead:
 
     async def start(self) -> str:
         """Start the head unless it runs; return its address. Raises ServiceUnavailable."""
-        if self.running() is None:
-            self._launch()
+        self.authenticate()
+        async with self._lock():
+            if self.running() is None:
+                await self._end()  # one whose starter was killed before it could be recorded
+                self._launch()
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             address = self.address()
@@ -95,23 +107,34 @@ class RayHead:
             "Ray's head did not start.", fix=f"Read {self._log} for its own words, and free memory or ports."
         )
 
-    async def stop(self) -> None:
-        """Stop the head and every process below it."""
-        pid = self.running()
-        if pid is None:
-            return
-        how = "terminate"
+    async def stop(self) -> bool:
+        """Stop the head and every process below it, recorded or not; False when there was none."""
+        if not self.folder.is_dir():
+            return False
+        async with self._lock():
+            return await self._end()
+
+    def _lock(self) -> AbstractAsyncContextManager[None]:
+        """Of two commands that start it at once, one would be forgotten; a stop would forget a later start."""
+        return lock.exclusive(self.folder / "head.lock", timeout_s=LOCK_TIMEOUT_S)
+
+    async def _end(self) -> bool:
+        recorded = self.running()
+        sessions = set() if recorded is None else {recorded}
+        how, found = "terminate", False
         # Processes that are just being started are not seen at first, and outlive who started them.
-        while processes := _session(pid):
+        while processes := _of_sessions(sessions := sessions | _sessions_below(self._temp)):
+            found = True
             for process in processes:
                 _signal(process, how)
             await asyncio.to_thread(psutil.wait_procs, processes, STOP_TIMEOUT_S)
             how = "kill"
         self._pid_file.unlink(missing_ok=True)
-        await asyncio.to_thread(_keep_logs, self._temp, self.folder)
+        if found:
+            await asyncio.to_thread(_keep_logs, self._temp, self.folder)
+        return found
 
     def _launch(self) -> None:
-        self.authenticate()
         temp = self._temp
         temp.mkdir(mode=0o700, exist_ok=True)
         if temp.stat().st_uid != os.getuid():
@@ -143,6 +166,7 @@ class RayHead:
                 # Ray would start a spare worker for each core with the first command; ours are actors.
                 env={**os.environ, "RAY_prestart_worker_first_driver": "0"},
             )
+        self._launched = process.pid
         self._port_file.write_text(str(port))
         self._pid_file.write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
 
@@ -159,14 +183,26 @@ class RayHead:
         return self.folder / "head.log"
 
 
-def _session(pid: int) -> list[psutil.Process]:
-    """The living processes of the session that a process has begun: all that it has started."""
+def _of_sessions(sessions: set[int]) -> list[psutil.Process]:
+    """The living processes of the sessions that heads have begun: all that they have started."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if os.getsid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def _sessions_below(temp: Path) -> set[int]:
+    """The sessions of Ray's processes that were given this folder as an option, or one below it."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            for word in process.cmdline():
+                option, _, value = word.partition("=")
+                if option.startswith("--") and value and Path(value).is_relative_to(temp):
+                    found.add(os.getsid(process.pid))
+    return found - {os.getsid(0)}
 
 
 def _signal(process: psutil.Process, how: str) -> None:
@@ -185,8 +221,8 @@ def _free_port() -> int:
 def _keep_logs(temp: Path, folder: Path) -> None:
     """Move the logs of the session that has ended into our own folder, and remove the rest of it."""
     kept = folder / "last-logs"
-    newest = temp / "session_latest"
-    if newest.exists():
+    logs = (temp / "session_latest").resolve() / "logs"
+    if logs.exists():  # one that is ended as it starts may have none yet
         shutil.rmtree(kept, ignore_errors=True)
-        shutil.move(newest.resolve() / "logs", kept)
+        shutil.move(logs, kept)
     shutil.rmtree(temp, ignore_errors=True)

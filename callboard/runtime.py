@@ -132,11 +132,11 @@ async def running_cluster(
     `detach` what is started stays. Raises ServiceUnavailable, ServiceUnsafe, DataFolderError.
     """
     head = ray_head(settings)
-    started_ray = settings.ray_address is None and head.running() is None
     if settings.ray_address is not None:
         progress(f"joining Ray at {settings.ray_address}")
     else:
-        progress("starting Postgres, NATS and Ray" if started_ray else "joining the running Callboard")
+        runs = head.running() is not None
+        progress("joining the running Callboard" if runs else "starting Postgres, NATS and Ray")
     services: Services | None = None
     try:
         async with contextlib.AsyncExitStack() as stack:
@@ -163,7 +163,7 @@ async def running_cluster(
                 ray, settings, services.endpoints, cluster.postgres, address, prepare
             )
             await ray.leave()  # a command needs no more of Ray
-            started_it = started if settings.ray_address is not None else started_ray
+            started_it = started if settings.ray_address is not None else head.started_here
             # Whoever will stop the services drains what uses them before, whoever started that.
             cluster.joined = not (started_it or services.started_here)
             try:
@@ -175,7 +175,7 @@ async def running_cluster(
             finally:
                 if not detach and not cluster.joined:
                     progress("stopping")
-                    if started_ray:  # it is stopped next, with all that is left in it
+                    if head.started_here:  # it is stopped next, with all that is left in it
                         await _leave_cleanly(cluster)
                     else:
                         await end_in_ray(cluster.postgres, address, lambda: _leave_cleanly(cluster))
@@ -184,10 +184,12 @@ async def running_cluster(
         raise
     finally:
         if not detach:
-            if started_ray:
-                await head.stop()
-            if services is not None:
-                await services.stop()
+            try:
+                if head.started_here:
+                    await head.stop()
+            finally:
+                if services is not None:
+                    await services.stop()
 
 
 async def stop_cluster(settings: Settings, *, progress: Progress = lambda line: None) -> bool:
@@ -209,7 +211,7 @@ async def stop_cluster(settings: Settings, *, progress: Progress = lambda line: 
                 await _leave_cleanly(cluster)
     if settings.ray_address is None:
         progress("stopping Ray, NATS and Postgres")
-        await head.stop()
+        found = await head.stop() or found  # also one that has no record
     return await stop_instance(settings) or found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -43,8 +45,7 @@ async def migrate(url: str) -> list[str]:
     Raises StorageError when the database was made by a newer release or with other migrations, or while hosts or
     coordinators run that know another schema: their statements would fail, and handlers run again and again.
     """
-    connection = await connect(url, application="callboard-migrate")
-    try:
+    async with _connected(url) as connection:
         with translated():
             await connection.execute("select pg_advisory_lock($1)", _LOCK)
             await connection.execute(f"create schema if not exists {SCHEMA}")
@@ -81,7 +82,18 @@ async def migrate(url: str) -> list[str]:
                     )
                 applied.append(f"{migration.number:04}_{migration.name}")
             return applied
-    finally:
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    connection = await connect(url, application="callboard-migrate")
+    try:
+        yield connection
+    except BaseException:
+        # A statement that was cut short is still under way: a polite end would fail, and hide why it was.
+        connection.terminate()
+        raise
+    with translated():
         await connection.close()
 
 
@@ -100,8 +112,7 @@ async def _refuse_while_others_run(connection: asyncpg.Connection[Any], schema: 
 
 async def pending(url: str) -> list[str]:
     """The names of migrations that the database lacks."""
-    connection = await connect(url, application="callboard-migrate")
-    try:
+    async with _connected(url) as connection:
         with translated():
             exists = await connection.fetchval("select to_regclass($1) is not null", f"{SCHEMA}.migrations")
             done = (
@@ -110,5 +121,3 @@ async def pending(url: str) -> list[str]:
                 else set()
             )
         return [f"{m.number:04}_{m.name}" for m in migrations() if m.number not in done]
-    finally:
-        await connection.close()

@@ -41,8 +41,10 @@ async def check_postgres_durable(where: str | Connection) -> None:
         connection = await connect_postgres(where)
         try:
             await _check_settings(connection)
-        finally:
-            await connection.close(timeout=CONNECT_TIMEOUT_S)
+        except BaseException:
+            connection.terminate()  # a polite end fails while a statement is under way, and hides why
+            raise
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
     else:
         await _check_settings(where)
 

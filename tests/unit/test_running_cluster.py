@@ -21,6 +21,7 @@ class World:
         self.ray_runs = True
         self.coordinators_run = True
         self.services_run = True
+        self.ray_stops_badly = False
         self.did: list[str] = []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,11 +38,18 @@ class World:
                     world.did.append("services stopped")
 
         class Head:
+            @property
+            def started_here(self) -> bool:
+                return not world.ray_runs
+
             def running(self) -> int | None:
                 return 1 if world.ray_runs else None
 
-            async def stop(self) -> None:
+            async def stop(self) -> bool:
                 world.did.append("ray stopped")
+                if world.ray_stops_badly:
+                    raise OSError("its logs are gone")
+                return True
 
         class Joined:
             async def leave(self) -> None: ...
@@ -135,4 +143,12 @@ async def test_a_ray_of_its_own_is_stopped_between_the_hosts_and_the_services(
 ) -> None:
     world.ray_runs = world.coordinators_run = world.services_run = False
     assert not await run(tmp_path, None)
+    assert world.did == ["hosts drained", "ray stopped", "services stopped"]
+
+
+async def test_the_services_are_stopped_where_stopping_ray_has_failed(world: World, tmp_path: Path) -> None:
+    world.ray_runs = world.coordinators_run = world.services_run = False
+    world.ray_stops_badly = True
+    with pytest.raises(OSError, match="its logs are gone"):
+        await run(tmp_path, None)
     assert world.did == ["hosts drained", "ray stopped", "services stopped"]

@@ -1,0 +1,58 @@
+"""Ray's head on this machine: what a start that was cut short leaves, and who ends it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from callboard.ray_head import RayHead
+
+
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RayHead:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return RayHead(folder=tmp_path / "ray")
+
+
+def stand_in(folder: Path, ready: Path) -> subprocess.Popen[bytes]:
+    """A process that was given Ray's folder as the head is, and one of its session that was not."""
+    child = [sys.executable, "-c", "import time; time.sleep(60)"]
+    code = f"import subprocess, time; subprocess.Popen({child!r}); open({str(ready)!r}, 'w'); time.sleep(60)"
+    return subprocess.Popen([sys.executable, "-c", code, f"--temp-dir={folder}"], start_new_session=True)
+
+
+async def test_a_head_that_was_not_recorded_is_ended(head: RayHead, tmp_path: Path) -> None:
+    ours = stand_in(head._temp, tmp_path / "ours")
+    other = stand_in(tmp_path / f"{head._temp.name}0", tmp_path / "other")
+    try:
+        while not ((tmp_path / "ours").exists() and (tmp_path / "other").exists()):
+            assert ours.poll() is other.poll() is None
+        assert head.running() is None
+        assert await head.stop()
+        assert ours.poll() is not None
+        assert other.poll() is None
+        assert not await head.stop()
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait()
+
+
+async def test_one_that_is_ended_before_it_has_any_logs_is_ended_all_the_same(
+    head: RayHead, tmp_path: Path
+) -> None:
+    session = head._temp / "session_1"
+    session.mkdir(parents=True)
+    (head._temp / "session_latest").symlink_to(session)
+    ours = stand_in(head._temp, tmp_path / "ours")
+    try:
+        assert await head.stop()
+        assert not head._temp.exists()
+    finally:
+        ours.kill()
+        ours.wait()
