@@ -390,7 +390,8 @@ class TurnRunner:
         if directive is Directive.RETRY:
             return msgspec.structs.replace(mark, delay_s=policy.delay_s(failures, self._scope.rng))
         empty = Context(self._scope, envelope, ctx.now)
-        empty.explain("pause", reason=text, failures=failures)
+        both_keys = error.fields if isinstance(error, NonDeterministicHandler) else {}
+        empty.explain("pause", reason=text, failures=failures, **both_keys)
         return self._record(
             activation,
             envelope,

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from callboard.cli.agent_view import UNTOUCHED, agent_json, lifecycle_word, show_agent
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import ago, clean, console, emit, is_terminal, note, plain, table
+from callboard.cli.terminal import ago, console, emit, note, plain, table
+from callboard.cli.waits import row_waits_for
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from storage.inspect import AgentRow, AgentView, ChainVerdict, Transition
+    from storage.inspect import AgentRow
 
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="domain/kind/key")]
 
 _CARRIED_OUT_S = 5.0  # how long a command waits to see its request carried out
 _LOOK_EVERY_S = 0.05
-_UNTOUCHED = "No message has ever reached"
 
 
 @asynchronous
@@ -62,25 +62,7 @@ async def agents(
     if as_json:
         emit({"agents": page, "next": page[-1].address if more else None})
         return
-    console().print(
-        table(
-            ("address", "lifecycle", "version", "waiting", "partition", "changed"),
-            [
-                (
-                    r.address,
-                    _lifecycle(r.lifecycle),
-                    f"{r.version:,}",
-                    _capped(r.waiting),
-                    r.partition,
-                    ago(r.updated_at),
-                )
-                for r in page
-            ],
-            right=("version", "waiting", "partition", "changed"),
-        )
-        if page
-        else plain("No agent has had a turn yet.")
-    )
+    console().print(_listed(page) if page else plain("No agent has had a message yet."))
     if more:
         note(f"There are more: --after '{page[-1].address}'")
 
@@ -105,9 +87,9 @@ async def agent(
         )
         verdict = await verify_history(at.db, place, tenant=at.tenant)
     if as_json:
-        emit(_as_json(view, shown, verdict))
+        emit(agent_json(view, shown, verdict))
     else:
-        _show(view, shown, verdict)
+        show_agent(view, shown, verdict)
     if not verdict.intact:
         note(f"Error: {verdict.broken} Somebody edited it; compare with a backup.")
     return 0 if verdict.intact else 1
@@ -142,9 +124,9 @@ async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> 
     place = parse_address(address)
     async with opened(bus=True) as at:
         view = await view_agent(at.db, place, tenant=at.tenant, messages=1, history=0)
-        untouched = _is_untouched(view)
+        untouched = view.is_untouched
         if untouched and wanted == "running":
-            raise InvalidAddress(f"{_UNTOUCHED} {address}.", fix="There is nothing to resume.")
+            raise InvalidAddress(f"{UNTOUCHED} {address}.", fix="There is nothing to resume.")
         message = Incoming(to=place, message=request, control=True)
         (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
 
@@ -155,17 +137,13 @@ async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> 
 
         done = await carried_out(at, is_done)
     if untouched:
-        note(f"{_UNTOUCHED} {address}: it is created paused.")
+        note(f"{UNTOUCHED} {address}: it is created paused.")
     if as_json:
         emit({"address": address, "message": accepted.id, "wanted": wanted, "done": done})
     elif done:
         console().print(plain(f"{address} is {wanted}."))
     else:
         console().print(plain(f"Accepted: {address} will be {wanted} as soon as a host runs it."))
-
-
-def _is_untouched(view: AgentView) -> bool:
-    return view.version == 0 and view.mailbox_size == 0 and not view.timers
 
 
 async def still_waits(at: Opened, place: Any, seq: int | None) -> bool:
@@ -188,135 +166,16 @@ async def carried_out(at: Opened, is_done: Any) -> bool:
     return True
 
 
-# -- one agent on the terminal -----------------------------------------------------------------------
-
-
-def _show(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> None:
-    out = console()
-    title = plain(view.address, "bold")
-    title.append("  ")
-    title.append_text(_lifecycle(view.lifecycle))
-    title.append(f"  version {view.version:,}")
-    if view.updated_at is not None:
-        title.append(f", changed {ago(view.updated_at)} ago")
-    out.print(title)
-    owner = "no host"
-    if view.owner is not None:
-        owner = f"{view.owner.host} (epoch {view.owner.epoch}, process {view.owner.pid}, node {view.owner.node[:12]})"
-    out.print(plain(f"tenant {view.tenant}, partition {view.partition}, owned by {owner}", "dim"))
-    if _is_untouched(view):
-        out.print(plain(f"{_UNTOUCHED} it.", "yellow"))
-        return
-    _heading(out, "State")
-    if view.state is None:
-        out.print(plain("none", "dim"))
-    else:
-        _print_json(out, view.state)
-    _heading(out, f"Mailbox: {view.mailbox_size:,} waiting")
-    if view.mailbox:
-        out.print(
-            table(
-                ("number", "type", "from", "waits for", "failures", "last error"),
-                [
-                    (
-                        "control" if m.seq < 0 else m.seq, m.header.type, m.header.sender,
-                        _span_since(m.header.sent_at), m.failures or "", m.last_error,
-                    )
-                    for m in view.mailbox
-                ],
-                right=("number", "failures"),
-            )
-        )  # fmt: skip
-    if view.timers:
-        _heading(out, "Timers")
-        out.print(
-            table(
-                ("due", "type", "from"),
-                [
-                    (t.due_at.strftime("%Y-%m-%d %H:%M:%S UTC"), t.header.type, t.header.sender)
-                    for t in view.timers
-                ],
-            )
-        )
-    _heading(out, "History, newest first")
-    for transition in history:
-        _print_transition(out, transition)
-    if not verdict.intact:
-        out.print(plain(f"✗ {verdict.broken}", "bold red"))
-    elif verdict.length == 0:
-        out.print(plain("no turn yet", "dim"))
-    else:
-        since = f" (since version {verdict.since:,}; older months were dropped)" if verdict.since != 1 else ""
-        out.print(plain(f"✓ the chain of {verdict.length:,} transitions is intact{since}", "green"))
-
-
-def _heading(out: Any, text: str) -> None:
-    out.print()
-    out.print(plain(text, "bold"))
-
-
-def _print_transition(out: Any, transition: Transition) -> None:
-    body = json.loads(transition.body)
-    header = body["message"]["header"]
-    line = plain(f"{transition.version:>6,}  ", "bold")
-    line.append(transition.at.strftime("%Y-%m-%d %H:%M:%S "), "dim")
-    decision = str(body["decision"])
-    line.append(clean(decision), "red" if "dead" in decision else "green")
-    line.append(f"  {clean(header['type'])}")
-    line.append(f" from {clean(header['sender'])}", "dim")
-    out.print(line)
-    for note_ in body["notes"]:
-        facts = {name: value for name, value in note_.items() if name != "decision"}
-        text = f"{note_.get('decision', '')} {json.dumps(facts, ensure_ascii=False) if facts else ''}"
-        out.print(plain(f"        why: {text}", "cyan"))
-    for sent in body["sends"]:
-        out.print(plain(f"        sent {sent['type']} to {sent['to']}", "dim"))
-
-
-def _print_json(out: Any, text: str) -> None:
-    from rich.json import JSON
-
-    # The JSON view colours the text that json.dumps makes again, so that no raw control character gets out.
-    pretty = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    if is_terminal():
-        out.print(JSON(clean(pretty, lines=True), indent=2))
-    else:
-        out.print(clean(pretty, lines=True), markup=False)
-
-
-def _as_json(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> dict[str, Any]:
-    return {
-        "address": view.address,
-        "tenant": view.tenant,
-        "partition": view.partition,
-        "lifecycle": view.lifecycle,
-        "version": view.version,
-        "schema_version": view.schema_version,
-        "state": json.loads(view.state) if view.state is not None else None,
-        "updated_at": view.updated_at,
-        "owner": view.owner,
-        "mailbox": {"size": view.mailbox_size, "head": view.mailbox},
-        "timers": view.timers,
-        "chain": verdict,
-        "history": [
-            {"version": t.version, "at": t.at, "prev": t.prev, "hash": t.hash, "body": json.loads(t.body)}
-            for t in history
-        ],
+def _listed(rows: list[AgentRow]) -> Any:
+    made = {
+        "address": [r.address for r in rows],
+        "lifecycle": [lifecycle_word(r.lifecycle) for r in rows],
+        "version": [f"{r.version:,}" for r in rows],
+        "waiting": ["1,000+" if r.waiting >= 1000 else f"{r.waiting:,}" for r in rows],
+        "partition": [r.partition for r in rows],
+        "changed": [ago(r.updated_at) for r in rows],
     }
-
-
-_COLOURS = {"running": "green", "paused": "yellow", "destroyed": "red"}
-
-
-def _lifecycle(word: str) -> Any:
-    return plain(word, _COLOURS.get(word, "dim"))
-
-
-def _capped(waiting: int) -> str:
-    return "1,000+" if waiting >= 1000 else f"{waiting:,}"
-
-
-def _span_since(moment: float) -> str:
-    from datetime import UTC, datetime
-
-    return ago(datetime.fromtimestamp(moment, UTC))
+    if any(r.turn for r in rows):
+        made["its turn waits for"] = [row_waits_for(r) for r in rows]
+    numbers = ("version", "waiting", "partition", "changed")
+    return table(list(made), zip(*made.values(), strict=True), right=numbers)

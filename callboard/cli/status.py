@@ -128,7 +128,17 @@ def _services(settings: Settings, endpoints: Endpoints, instance: Instance | Non
 
 def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
     return table(
-        ("domain", "hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
+        (
+            "domain",
+            "hosts",
+            "partitions",
+            "backlog",
+            "open turns",
+            "agents",
+            "open tasks",
+            "stuck",
+            "dead letters",
+        ),
         [
             (
                 d.domain,
@@ -137,6 +147,7 @@ def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
                 if d.state == "asleep"
                 else f"{d.partitions - len(d.unowned)}/{d.partitions}",
                 f"{d.backlog:,}",
+                f"{d.open_turns:,}",
                 f"{d.agents:,}",
                 d.open_tasks,
                 plain(d.stuck_tasks, "yellow" if d.stuck_tasks else ""),
@@ -144,7 +155,16 @@ def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
             )
             for d in domains
         ],
-        right=("hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
+        right=(
+            "hosts",
+            "partitions",
+            "backlog",
+            "open turns",
+            "agents",
+            "open tasks",
+            "stuck",
+            "dead letters",
+        ),
     )
 
 

@@ -35,6 +35,7 @@ from storage.inspect.deployment import (
 )
 from storage.inspect.history import LAST_VERSION, ChainVerdict, Transition, list_history, verify_history
 from storage.inspect.tasks import TaskEventView, TaskView, find_task, list_task_events, list_tasks
+from storage.inspect.turns import OpenTurn, PromiseView
 
 __all__ = [
     "LAST_VERSION",
@@ -46,7 +47,9 @@ __all__ = [
     "DomainView",
     "HostView",
     "Months",
+    "OpenTurn",
     "Owner",
+    "PromiseView",
     "TableSize",
     "TaskEventView",
     "TaskView",

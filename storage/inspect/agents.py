@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -13,11 +14,16 @@ from bus.errors import UnknownKind
 from storage.boundary import translated
 from storage.domains import Connection, find_domain
 from storage.inspect.history import Transition, list_history
+from storage.inspect.turns import OpenTurn, find_open_turn, why_paused
 from storage.queries import query
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a list of agents. `waiting` stops counting at 1,000."""
+    """One line of a list of agents. `waiting` stops counting messages at 1,000.
+
+    `turn` is `open` or `waiting` (put away, without memory) while one has not ended: then `waits_for` is the kind of
+    its oldest pending promise, `waits_on` whom or what that waits for, and `pending` counts them, up to 100.
+    """
 
     address: str
     tenant: str
@@ -25,7 +31,14 @@ class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
     lifecycle: str
     version: int
     waiting: int
-    updated_at: datetime
+    updated_at: datetime | None
+    turn: str | None
+    waits_for: str | None
+    waits_on: str | None
+    due_at: datetime | None
+    pending: int
+    failures: int | None
+    last_error: str | None
 
 
 class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +71,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentView(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent as a whole. An agent that no message has reached has lifecycle `created` and version 0."""
+    """One agent as a whole. An agent that has had no turn has lifecycle `created` and version 0."""
 
     address: str
     tenant: str
@@ -72,7 +85,14 @@ class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     mailbox: list[WaitingMessage]
     mailbox_size: int
     timers: list[WaitingTimer]
+    open_turn: OpenTurn | None
+    paused: dict[str, Any] | None
     history: list[Transition]
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no message has ever reached it."""
+        return self.version == 0 and not (self.mailbox_size or self.timers or self.open_turn)
 
 
 async def list_agents(
@@ -107,7 +127,8 @@ async def view_agent(
         size = await db.fetchval(query("inspect_mailbox_size"), *place)
         timers = await db.fetch(query("inspect_timers"), *place, messages)
         owner = await db.fetchrow(query("inspect_owner"), address.domain, partition)
-    if agent is None and not size and domain.kinds and address.kind not in domain.kinds:
+    turn = await find_open_turn(db, address, tenant=tenant)
+    if agent is None and not size and turn is None and domain.kinds and address.kind not in domain.kinds:
         raise UnknownKind(f"The domain {address.domain!r} has no agent kind {address.kind!r}.")
     return AgentView(
         address=str(address),
@@ -135,6 +156,10 @@ async def view_agent(
             WaitingTimer(seq=row["seq"], header=header_from_json(row["header"]), due_at=row["due_at"])
             for row in timers
         ],
+        open_turn=turn,
+        paused=await why_paused(db, address, tenant=tenant)
+        if agent and agent["lifecycle"] == "paused"
+        else None,
         history=await list_history(db, address, tenant=tenant, limit=history),
     )
 

@@ -55,7 +55,8 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     """A domain in numbers.
 
     `state` is `active`, `asleep` (its hosts start when a message waits for it), `removed` (only its data is
-    there) or `deleting`; `unowned` are the partitions of an active one that no living host owns.
+    there) or `deleting`; `open_turns` wait, or have a journal and run; `unowned` are the partitions of an active
+    one that no living host owns.
     """
 
     domain: str
@@ -68,6 +69,7 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     hosts: int
     backlog: int
     timers: int
+    open_turns: int
     agents: int
     dead_letters: int
     open_tasks: int

@@ -1,17 +1,47 @@
 -- What people look at. Nothing here locks or changes a row.
 
 -- name: inspect_agents
--- One page of a domain's agents after (tenant, agent); the count of waiting messages stops at 1,000.
-select a.tenant, a.agent, a.partition, a.lifecycle, a.version, a.updated_at, m.waiting
-from agents a
+-- One page of a domain's agents after (tenant, agent), also those whose first turn has not ended; the count of
+-- waiting messages stops at 1,000, and that of promises at 100.
+with listed as (
+  (select agent from agents where domain = $1 and tenant = $2 and agent > $3 order by agent limit $4)
+  union
+  (select agent from turns where domain = $1 and tenant = $2 and agent > $3 order by agent limit $4)
+  order by agent limit $4
+)
+select $2 as tenant, l.agent, coalesce(a.partition, t.partition) as partition,
+       coalesce(a.lifecycle, 'created') as lifecycle, coalesce(a.version, 0) as version, a.updated_at, m.waiting,
+       case when t.waiting then 'waiting' when t.agent is not null then 'open' end as turn,
+       t.last_error, t.failures, w.kind as waits_for, coalesce(w.target, w.name) as waits_on, w.due_at,
+       coalesce(w.pending, 0) as pending
+from listed l
+left join agents a on a.domain = $1 and a.tenant = $2 and a.agent = l.agent
+left join turns t on t.domain = $1 and t.tenant = $2 and t.agent = l.agent
 left join lateral (
   select count(*) as waiting from (
     select from mailbox m
-    where m.domain = a.domain and m.tenant = a.tenant and m.partition = a.partition and m.agent = a.agent limit 1000
+    where m.domain = $1 and m.tenant = $2 and m.partition = coalesce(a.partition, t.partition) and m.agent = l.agent
+    limit 1000
   ) capped
 ) m on true
-where a.domain = $1 and a.tenant = $2 and a.agent > $3
-order by a.agent limit $4
+left join lateral (
+  select p.kind, p.target, p.name, p.due_at, count(*) over () as pending
+  from (select * from promises p where p.domain = $1 and p.tenant = $2 and p.agent = l.agent and p.turn = t.turn
+          and p.status = 'pending' limit 100) p
+  order by p.created_at, p.id limit 1
+) w on true
+order by l.agent
+
+-- name: inspect_open_turn
+select t.turn::text as turn, t.seq, t.header::text as header, t.code, t.began_at, t.waiting as put_away, t.failures,
+       t.trials, t.retry_at, t.last_error,
+       (select count(*) from journal j where j.domain = t.domain and j.tenant = t.tenant and j.turn = t.turn) as recorded
+from turns t where t.domain = $1 and t.tenant = $2 and t.agent = $3
+
+-- name: inspect_promises
+select id::text as id, key, kind, name, target, status, due_at, created_at, settled_by, settled_at
+from promises where domain = $1 and tenant = $2 and agent = $3 and turn = $4::uuid
+order by created_at, id limit $5
 
 -- name: inspect_agent
 select version, schema_version, lifecycle, state::text as state, hash, updated_at
@@ -102,6 +132,7 @@ select d.domain, d.partitions, d.kinds, d.home, d.code, d.state, d.updated_at,
        (select count(*) from hosts h where h.domain = d.domain and h.ended_at is null) as hosts,
        (select count(*) from mailbox m where m.domain = d.domain) as backlog,
        (select count(*) from timers t where t.domain = d.domain) as timers,
+       (select count(*) from turns t where t.domain = d.domain) as open_turns,
        (select count(*) from agents a where a.domain = d.domain) as agents,
        (select count(*) from dead_letters x where x.domain = d.domain) as dead_letters,
        (select count(*) from tasks t where t.domain = d.domain and t.finished_at is null) as open_tasks,

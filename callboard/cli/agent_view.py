@@ -1,0 +1,149 @@
+"""One agent on the terminal and as JSON: its state, its open turn, its mailbox and its history."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from callboard.cli.terminal import ago, clean, console, is_terminal, plain, table
+from callboard.cli.waits import show_pause, turn_lines
+
+if TYPE_CHECKING:
+    from storage.inspect import AgentView, ChainVerdict, Transition
+
+UNTOUCHED = "No message has ever reached"
+
+
+def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> None:
+    out = console()
+    title = plain(view.address, "bold")
+    title.append("  ")
+    title.append_text(lifecycle_word(view.lifecycle))
+    title.append(f"  version {view.version:,}")
+    if view.updated_at is not None:
+        title.append(f", changed {ago(view.updated_at)} ago")
+    out.print(title)
+    owner = "no host"
+    if view.owner is not None:
+        owner = f"{view.owner.host} (epoch {view.owner.epoch}, process {view.owner.pid}, node {view.owner.node[:12]})"
+    out.print(plain(f"tenant {view.tenant}, partition {view.partition}, owned by {owner}", "dim"))
+    if view.is_untouched:
+        out.print(plain(f"{UNTOUCHED} it.", "yellow"))
+        return
+    if view.paused is not None:
+        show_pause(out, view.address, view.paused)
+    _heading(out, "State")
+    if view.state is None:
+        out.print(plain("none", "dim"))
+    else:
+        _print_json(out, view.state)
+    if view.open_turn is not None:
+        _heading(out, "Open turn")
+        for line in turn_lines(view.open_turn):
+            out.print(line)
+    _heading(out, f"Mailbox: {view.mailbox_size:,} waiting")
+    if view.mailbox:
+        out.print(
+            table(
+                ("number", "type", "from", "waits for", "failures", "last error"),
+                [
+                    (
+                        "control" if m.seq < 0 else m.seq, m.header.type, m.header.sender,
+                        _span_since(m.header.sent_at), m.failures or "", m.last_error,
+                    )
+                    for m in view.mailbox
+                ],
+                right=("number", "failures"),
+            )
+        )  # fmt: skip
+    if view.timers:
+        _heading(out, "Timers")
+        out.print(
+            table(
+                ("due", "type", "from"),
+                [
+                    (t.due_at.strftime("%Y-%m-%d %H:%M:%S UTC"), t.header.type, t.header.sender)
+                    for t in view.timers
+                ],
+            )
+        )
+    _heading(out, "History, newest first")
+    for transition in history:
+        _print_transition(out, transition)
+    if not verdict.intact:
+        out.print(plain(f"✗ {verdict.broken}", "bold red"))
+    elif verdict.length == 0:
+        out.print(plain("no turn yet", "dim"))
+    else:
+        since = f" (since version {verdict.since:,}; older months were dropped)" if verdict.since != 1 else ""
+        out.print(plain(f"✓ the chain of {verdict.length:,} transitions is intact{since}", "green"))
+
+
+def _heading(out: Any, text: str) -> None:
+    out.print()
+    out.print(plain(text, "bold"))
+
+
+def _print_transition(out: Any, transition: Transition) -> None:
+    body = json.loads(transition.body)
+    header = body["message"]["header"]
+    line = plain(f"{transition.version:>6,}  ", "bold")
+    line.append(transition.at.strftime("%Y-%m-%d %H:%M:%S "), "dim")
+    decision = str(body["decision"])
+    line.append(clean(decision), "red" if "dead" in decision else "green")
+    line.append(f"  {clean(header['type'])}")
+    line.append(f" from {clean(header['sender'])}", "dim")
+    out.print(line)
+    for note_ in body["notes"]:
+        facts = {name: value for name, value in note_.items() if name != "decision"}
+        text = f"{note_.get('decision', '')} {json.dumps(facts, ensure_ascii=False) if facts else ''}"
+        out.print(plain(f"        why: {text}", "cyan"))
+    for sent in body["sends"]:
+        out.print(plain(f"        sent {sent['type']} to {sent['to']}", "dim"))
+
+
+def _print_json(out: Any, text: str) -> None:
+    from rich.json import JSON
+
+    # The JSON view colours the text that json.dumps makes again, so that no raw control character gets out.
+    pretty = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    if is_terminal():
+        out.print(JSON(clean(pretty, lines=True), indent=2))
+    else:
+        out.print(clean(pretty, lines=True), markup=False)
+
+
+def agent_json(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> dict[str, Any]:
+    return {
+        "address": view.address,
+        "tenant": view.tenant,
+        "partition": view.partition,
+        "lifecycle": view.lifecycle,
+        "version": view.version,
+        "schema_version": view.schema_version,
+        "state": json.loads(view.state) if view.state is not None else None,
+        "updated_at": view.updated_at,
+        "owner": view.owner,
+        "mailbox": {"size": view.mailbox_size, "head": view.mailbox},
+        "timers": view.timers,
+        "open_turn": view.open_turn,
+        "paused": view.paused,
+        "chain": verdict,
+        "history": [
+            {"version": t.version, "at": t.at, "prev": t.prev, "hash": t.hash, "body": json.loads(t.body)}
+            for t in history
+        ],
+    }
+
+
+_COLOURS = {"running": "green", "paused": "yellow", "destroyed": "red"}
+
+
+def lifecycle_word(word: str) -> Any:
+    return plain(word, _COLOURS.get(word, "dim"))
+
+
+def _span_since(moment: float) -> str:
+    from datetime import UTC, datetime
+
+    return ago(datetime.fromtimestamp(moment, UTC))

@@ -1,0 +1,92 @@
+"""What a turn that has not ended waits for, and why an agent is paused, in words."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from callboard.cli.terminal import ago, clean, count, plain, span
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from storage.inspect import AgentRow, OpenTurn, PromiseView
+
+_PROMISES = 10  # that are named; JSON has all
+
+
+def row_waits_for(row: AgentRow) -> str:
+    """One cell of a list."""
+    if row.turn is None:
+        return ""
+    if row.waits_for is None:
+        return f"failed {row.failures}×: {row.last_error}" if row.failures else "runs"
+    text = waits_for(row.waits_for, row.waits_on or "", row.due_at)
+    if row.pending == 1:
+        return text
+    return f"{text} and {'99+' if row.pending > 99 else row.pending - 1} more"
+
+
+def waits_for(kind: str, what: str, due_at: datetime | None) -> str:
+    """What a promise of a kind waits for: `what` is its target, or else its name."""
+    if kind == "sleep":
+        return f"until {moment(due_at)}" if due_at is not None else "sleep"
+    text = f"an answer from {what}" if kind == "ask" else f"{kind} {what}"
+    return text if due_at is None else f"{text}, until {moment(due_at)}"
+
+
+def moment(at: datetime) -> str:
+    """A time, with the day unless that is today."""
+    at = at.astimezone(UTC)
+    return f"{at:%H:%M:%S}" if at.date() == datetime.now(UTC).date() else f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def turn_lines(turn: OpenTurn) -> list[Text]:
+    """An open turn: its message, since when, where it is, what it has recorded, what it waits for, how it failed."""
+    first = plain(turn.header.type, "bold")
+    first.append(f" from {clean(turn.header.sender)}")
+    began = datetime.fromtimestamp(turn.began_at, UTC)
+    first.append(f", begun {ago(began)} ago ({moment(began)} UTC)", "dim")
+    where = "put away, and holds no memory" if turn.put_away else "in memory, or about to be"
+    lines = [first, plain(f"  {where}; {count(turn.recorded, 'call')} recorded", "dim")]
+    lines += [_promise_line(promise) for promise in turn.pending[:_PROMISES]]
+    if len(turn.pending) > _PROMISES:
+        lines.append(plain(f"  and {len(turn.pending) - _PROMISES:,} more (--json has them)", "dim"))
+    if turn.failures:
+        text = f"  failed {turn.failures}×: {turn.last_error}"
+        if turn.retry_at is not None and (left := (turn.retry_at - datetime.now(UTC)).total_seconds()) > 0:
+            text += f"; tries again in {span(left)}"
+        lines.append(plain(text, "red"))
+    elif turn.last_error:
+        lines.append(plain(f"  {turn.last_error}", "yellow"))
+    if turn.trials:
+        lines.append(plain(f"  its host has died {turn.trials}× while it ran", "red"))
+    return lines
+
+
+def _promise_line(promise: PromiseView) -> Text:
+    line = plain("  sleeps " if promise.kind == "sleep" else "  waits for ", "yellow")
+    line.append(clean(waits_for(promise.kind, promise.target or promise.name, promise.due_at)))
+    line.append(f", for {ago(promise.created_at)} now", "dim")
+    if promise.target is not None:
+        line.append(f" ({clean(promise.name)})", "dim")
+    elif promise.kind != "sleep":
+        line.append(f" ({promise.id})", "dim")  # whoever resolves it needs that
+    return line
+
+
+def show_pause(out: Any, address: str, paused: dict[str, Any]) -> None:
+    """Why an agent is paused; of a NonDeterministicHandler both keys."""
+    out.print()
+    line = plain("Paused ", "bold yellow")
+    line.append(f"{ago(paused['at'])} ago", "dim")
+    out.print(line)
+    if "called" in paused:
+        out.print(plain(f"  NonDeterministicHandler at {paused['place']}", "red"))
+        out.print(plain(f"    the handler calls   {paused['called']}"))
+        out.print(plain(f"    the journal has     {paused['recorded']}"))
+        out.print(plain("  Nothing is lost. Once the handler does again what it did:", "dim"))
+    elif paused.get("reason"):
+        out.print(plain(f"  {paused['reason']}"))
+    out.print(plain(f"  callboard resume {shlex.quote(address)}"))

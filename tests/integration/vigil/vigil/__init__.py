@@ -1,0 +1,1 @@
+"""A runner that computes, asks, sleeps and waits for a permit."""
