@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bus.address import Address
-from callboard.bench.hops import DOMAIN, warm_up_log
+from callboard.bench.hops import DOMAIN
+from callboard.bench.rig import warm_up_log
 from callboard.runtime import Cluster, running_cluster
 from callboard.settings import load_settings
 from storage.intake import Incoming, accept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 
 from callboard.cli.options import Json
@@ -33,8 +34,6 @@ async def hops(
     as_json: Json = False,
 ) -> None:
     """Durable hops a second: receive, change state, commit, send on. In a deployment of its own."""
-    import msgspec
-
     from callboard.bench.hops import Load, measure
 
     load = Load(
@@ -45,7 +44,37 @@ async def hops(
         waiting=waiting,
         blocked=blocked,
     )
-    report = await measure(load, note)
+    _show(await measure(load, note), as_json)
+
+
+@app.command()
+@asynchronous
+async def steps(
+    hosts: Annotated[int, typer.Option(min=1, max=64, help="Host processes.")] = 2,
+    turns: Annotated[int, typer.Option(min=1, help="Turns at once, each of an agent of its own.")] = 1_000,
+    count: Annotated[int, typer.Option("--steps", min=1, help="Steps of each turn, one after another.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Journaled steps a second: call a function, record its result, go on. In a deployment of its own."""
+    from callboard.bench.steps import Load, measure
+
+    _show(await measure(Load(hosts=hosts, turns=turns, steps=count), note), as_json)
+
+
+@app.command()
+@asynchronous
+async def asks(
+    askers: Annotated[int, typer.Option(min=1, help="Agents that ask at once.")] = 100,
+    count: Annotated[int, typer.Option("--asks", min=1, help="Questions of each, one after another.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Ask-reply pairs a second between agents on two hosts. In a deployment of its own."""
+    from callboard.bench.asks import Load, measure
+
+    _show(await measure(Load(askers=askers, asks=count), note), as_json)
+
+
+def _show(report: msgspec.Struct, as_json: bool) -> None:
     if as_json:
         emit(report)
         return

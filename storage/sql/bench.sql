@@ -16,6 +16,39 @@ select count(*) as hops, count(distinct at) as commits,
        1000 * percentile_cont(0.99) within group (order by took) filter (where not first) as p99_ms
 from measured
 
+-- name: bench_journaled
+-- What turns with steps leave: an entry for each step, and a transition for each turn.
+select (select count(*) from journal where domain = $1) + (select count(*) from transitions where domain = $1)
+
+-- name: bench_steps
+with entries as (
+  select at, extract(epoch from at - lag(at) over (partition by turn order by number)) as took
+  from journal where domain = $1 and kind = 'step' and at >= $2
+), ended as (
+  select at from transitions where domain = $1 and at >= $2
+)
+select (select count(*) from entries) as steps, (select count(*) from ended) as turns,
+       (select count(*) from (select at from entries union select at from ended) c) as commits,
+       (select extract(epoch from max(at) - $2::timestamptz) from ended)::float8 as seconds,
+       (select 1000 * percentile_cont(0.5) within group (order by took::float8) from entries) as p50_ms,
+       (select 1000 * percentile_cont(0.99) within group (order by took::float8) from entries) as p99_ms
+
+-- name: bench_asks
+with entries as (
+  select at, kind, extract(epoch from at - lag(at) over (partition by turn, kind order by number)) as took
+  from journal where domain = $1 and at >= $2
+), ended as (
+  select at, agent from transitions where domain = $1 and at >= $2
+)
+select (select count(*) from entries where kind = 'ask') as asks,
+       (select count(*) from ended where agent like 'answerer/%') as answered,
+       (select count(*) from (select at from entries union select at from ended) c) as commits,
+       (select extract(epoch from max(at) - $2::timestamptz) from ended)::float8 as seconds,
+       (select 1000 * percentile_cont(0.5) within group (order by took::float8) from entries
+        where kind = 'ask') as p50_ms,
+       (select 1000 * percentile_cont(0.99) within group (order by took::float8) from entries
+        where kind = 'ask') as p99_ms
+
 -- name: bench_fill_log
 select pg_logical_emit_message(false, 'warm-up', repeat('x', 1 << 20)) from generate_series(1, $1)
 
