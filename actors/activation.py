@@ -28,7 +28,7 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "blocked_until", "hash", "held", "held_size", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
+        "agent", "alive", "apart", "blocked_until", "ended", "hash", "held", "held_size", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
         "more_control", "overdue", "parked", "parking", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
         "state_json", "task", "tenant", "type", "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
@@ -59,6 +59,9 @@ class Activation:
             False  # one of its turns is open, and has not been read yet: nothing may run before it
         )
         self.parking = False  # it is being put away
+        self.ended: int | None = (
+            None  # the number of the turn that ended last here, perhaps not committed yet
+        )
         self.uncommitted = 0
         self.blocked_until = 0.0  # the head waits for its next try
         self.used_at = 0.0

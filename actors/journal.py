@@ -226,6 +226,12 @@ class Journal:
             self._closed = True
             raise TurnGone
 
+    async def write_down(self) -> None:
+        """Make durable what is new of an open turn that is to run again: a wake-up that came during a flush as well,
+        since nothing brings that a second time. Raises TurnGone."""
+        while self.is_open and self.is_dirty:
+            await self.flush([])
+
     async def park(self) -> bool:
         """Commit that the turn is put away; False when the commit was discarded."""
         self._does = Does.RESUME

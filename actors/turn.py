@@ -22,6 +22,7 @@ from actors.scope import Scope
 from actors.supervision import Directive
 from actors.task_messages import TROUBLE, TaskWork
 from actors.threads import in_thread
+from bus import faultpoints
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import (
     CallboardError,
@@ -108,8 +109,9 @@ class TurnRunner:
 
     async def reopen(self, activation: Activation, wake: Envelope) -> Envelope | None:
         """Prepare the turn that a wake-up is for, and return its message; None when no turn waits any more."""
+        faultpoints.reached("wake.before")
         stored = await self._load(activation)
-        if stored is None:
+        if stored is None or stored.seq == activation.ended:  # whose end may be on its way to Postgres
             return None
         payload = wake.payload
         if wake.header.blob is not None:
@@ -250,15 +252,17 @@ class TurnRunner:
         return activation.journal
 
     async def store_blobs(self, ctx: Context) -> None:
-        """Store what the turn has checked in; raises BlobsUnavailable."""
+        """Store what the turn has checked in; raises BlobsUnavailable.
+
+        A blob leaves the list once it is stored: whichever branch flushes what refers to it stores it first.
+        """
+        blobs = ctx._blobs
         try:
-            for blob in list(
-                ctx._blobs
-            ):  # each stays there until it is stored: another branch may wait for it too
-                tenant, digest, data = blob
+            while blobs:
+                tenant, digest, data = blob = blobs[0]
                 await self._storage.put_blob(self._scope.domain, tenant, digest, data)
-                if blob in ctx._blobs:
-                    ctx._blobs.remove(blob)
+                if blobs and blobs[0] is blob:
+                    del blobs[0]
         except StorageUnavailable as error:
             raise BlobsUnavailable(error.message) from error
 
@@ -308,7 +312,8 @@ class TurnRunner:
                 await journal.settled()
                 journal.take_back(error)
                 if journal.is_open and journal.is_dirty:
-                    await journal.flush([])
+                    await self.store_blobs(ctx)  # of a branch that was ended while it stored one
+                await journal.write_down()
             except TurnGone:
                 activation.instance = None
                 return None
@@ -419,6 +424,8 @@ class TurnRunner:
         if activation.journal is not None and mark is None:
             journal = activation.journal.end()
         in_mailbox = journal is None or journal.does is not Does.END
+        if not in_mailbox:
+            activation.ended = envelope.seq
         version = activation.version + 1
         body = transition_body(
             version, ctx, envelope, decision, activation.state_json, state, lifecycle, activation.journal,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from actors.activation import Activation
 from actors.turn import BlobsUnavailable
 from actors.wake import is_wake
+from bus import faultpoints
 from bus.envelope import Envelope
 from bus.errors import CallboardError
 
@@ -69,6 +70,9 @@ class WaitingTurns:
             return
         if journal is not None and not journal.is_closed:
             journal.settle(wake.seq, payload, wake.header.blob)
+        elif activation.alive:  # that run of the turn is over, and another may need it
+            self._host.mailboxes.put_back(activation, wake)
+            self._host.mailboxes.schedule(activation)
 
     def dropped(self, activation: Activation) -> None:
         """The activation no longer holds: its handler must end without a trace."""
@@ -106,6 +110,7 @@ class WaitingTurns:
             return
         committed = await journal.park()
         if committed and activation in self._since and not journal.is_dirty:
+            faultpoints.reached("park.before_cancel")
             journal.close()
             self._end(activation)
 

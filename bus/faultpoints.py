@@ -18,6 +18,10 @@ POINTS = frozenset(
         "commit.before",
         "commit.between_fence_and_commit",
         "commit.after",  # committed, nothing published yet
+        "flush.before",  # a commit that has something of a turn that waits
+        "flush.after",
+        "park.before_cancel",  # committed that the turn is put away; its handler is still in memory
+        "wake.before",  # a turn that was put away is about to run again
         "handover.middle",
         "acquire.middle",
         "takeover.middle",

@@ -46,7 +46,7 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
         _shortest([s.lifecycle for s in states]), [s.state for s in states],
         _shortest([o.tenant for o in outgoing]), _shortest([o.domain for o in outgoing]),
         [o.partition for o in outgoing], [o.agent for o in outgoing],
-        _shortest([o.control for o in outgoing]), _shortest([o.settles for o in outgoing]),
+        _shortest([o.control for o in outgoing]), _all_or_none([o.settles for o in outgoing]),
         [o.header.id for o in outgoing], [o.header_json for o in outgoing], [o.payload for o in outgoing],
         rare,
     ]  # fmt: skip
@@ -85,6 +85,11 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
 def _shortest(values: list[Any]) -> list[Any]:
     """One element where all are the same: each element of an array costs the driver a third of a microsecond."""
     return values[:1] if values and values.count(values[0]) == len(values) else values
+
+
+def _all_or_none(settles: list[str | None]) -> list[str | None]:
+    """Never one for all: a second answer to the same promise would look like a message that settles nothing."""
+    return settles if any(settles) else settles[:1]
 
 
 def event_arguments(fence: Fence, cursor: EventCursor, batch: EventBatch) -> list[Any]:

@@ -72,6 +72,8 @@ class PostgresStore:
         column = 1 if journal else 0
         connection = await self._commit_connection()
         faultpoints.reached("commit.before")
+        if journal:
+            faultpoints.reached("flush.before")
         try:
             with translated():
                 if faultpoints.is_armed("commit.between_fence_and_commit"):
@@ -83,6 +85,8 @@ class PostgresStore:
         except StorageUnavailable:
             self._drop_committer()
             raise
+        if journal:
+            faultpoints.reached("flush.after")
         return numbers or []
 
     async def settle(self, fence: Fence, write: Write) -> bool:

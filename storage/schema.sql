@@ -88,8 +88,10 @@ begin
                        began_at)
       select g.domain, g.tenant, g.agent, g.partition, g.seq, f.turn, p_code, g.failures, g.trials, g.last_error,
              g.header, g.payload, f.began_at
-      from gone g join unnest(f_tenant, f_agent, f_seq, f_turn, f_began_at) as f(tenant, agent, seq, turn, began_at)
-        using (tenant, agent, seq);
+      from gone g
+      join unnest(f_tenant, f_agent, f_seq, f_does, f_turn, f_began_at) as f(tenant, agent, seq, does, turn, began_at)
+        using (tenant, agent, seq)
+      where f.does = 'open';  -- further flushes of the same turn may be in this commit
     get diagnostics changed = row_count;
     if changed <> cardinality(array_positions(f_does, 'open')) then
       raise exception 'a message whose turn opens is gone' using errcode = 'CB002';

@@ -88,6 +88,33 @@ async def test_a_turn_that_opens_leaves_the_mailbox_with_its_journal(rig: Rig) -
     assert (state.turn, state.version, state.state) == ("open", 0, None)
 
 
+async def test_several_flushes_of_one_turn_may_be_in_one_commit(
+    rig: Rig,
+) -> None:
+    fence = await rig.host(0)
+    message = await accepted(rig)
+    begins = [
+        flush(message, Does.OPEN),
+        flush(message, Does.GO, entries=(entry(1),)),
+        flush(message, Does.GO, entries=(entry(2),)),
+        flush(message, Does.PARK),
+    ]
+    await rig.store.commit(fence, begins, [])
+    assert await turn_of(rig) == "waiting"
+    assert [e.number for e in (await stored(rig)).entries] == [1, 2]
+
+
+async def test_of_two_answers_that_alone_make_up_a_commit_the_first_is_delivered(rig: Rig) -> None:
+    fence = await rig.host(0)
+    waits_for = promise()
+    await opened(rig, fence, promises=(waits_for,))
+    other = await rig.accept(letter("order/2"))
+    answers = (reply(waits_for.id, "1"), reply(waits_for.id, "2"))
+    numbers = await rig.store.commit(fence, [turn(other, agent="order/2", sends=answers)], [])
+    assert [number is None for number in numbers] == [False, True]
+    assert len(await rig.mail(AGENT)) == 1
+
+
 async def test_a_turn_that_waits_is_not_loaded_and_its_agent_gets_only_what_passes_the_queue(
     rig: Rig,
 ) -> None:

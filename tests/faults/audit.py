@@ -1,4 +1,5 @@
-"""A witness inside the database: it notes every transition that somebody writes who does not own it (G3)."""
+"""A witness inside the database: it notes every transition that somebody writes who does not own it (G3), and every
+wake-up."""
 
 AUDIT = """
 create table intrusions (epoch bigint, agent text, at timestamptz default now());
@@ -19,4 +20,17 @@ end $$;
 
 create trigger intrusions after insert on transitions
   referencing new table as written for each statement execute function note_intrusions();
+
+create table wakes (promise text, settled_by text, at timestamptz default now());
+
+create function note_wakes() returns trigger language plpgsql as $$
+begin
+  insert into wakes (promise, settled_by)
+    select payload ->> 'promise', header ->> 'sender' from written
+    where seq < 0 and header ->> 'type' = 'callboard.wake.v1';
+  return null;
+end $$;
+
+create trigger wakes after insert on mailbox
+  referencing new table as written for each statement execute function note_wakes();
 """

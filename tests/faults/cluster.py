@@ -38,7 +38,7 @@ _logger = logging.getLogger("tests.faults")
 
 DOMAIN = "chaos"
 DOMAIN_FOLDER = Path(__file__).parent / "chaos_domain"
-KINDS = ["walker", "poisoned", "runner", "errand", "task"]
+KINDS = ["walker", "clerk", "poisoned", "runner", "errand", "task"]
 POLL_S = 0.02
 
 T = TypeVar("T")
@@ -190,8 +190,12 @@ class Cluster:
         return int(await self.value("select coalesce(sum(version), 0) from agents"))
 
     async def waiting(self) -> int:
-        """Messages and timers not handled yet."""
-        return int(await self.value("select (select count(*) from mailbox) + (select count(*) from timers)"))
+        """Messages and timers not handled yet, and turns that have not ended."""
+        return int(
+            await self.value(
+                "select (select count(*) from mailbox) + (select count(*) from timers) + (select count(*) from turns)"
+            )
+        )
 
     async def progress(self, turns: int, timeout_s: float = 30.0) -> None:
         """Wait until so many more turns have been committed."""

@@ -103,7 +103,7 @@ async def _fired(cluster: Cluster, point: str, before: int, timeout_s: float = 3
     cluster.note(f"{point} fired")
 
 
-async def _kill_at_commit(cluster: Cluster, rng: Random, point: str) -> None:
+async def _kill_at(cluster: Cluster, rng: Random, point: str) -> None:
     host = await _a_host(cluster, rng)
     before = cluster.folder.fired().count(point)
     await cluster.order(host.pid, faults=f"{point}=kill@{rng.randint(1, 20)}")
@@ -112,16 +112,19 @@ async def _kill_at_commit(cluster: Cluster, rng: Random, point: str) -> None:
 
 
 async def kill_before_commit(cluster: Cluster, rng: Random) -> None:
-    await _kill_at_commit(cluster, rng, "commit.before")
+    await _kill_at(cluster, rng, "commit.before")
 
 
 async def kill_after_commit(cluster: Cluster, rng: Random) -> None:
-    await _kill_at_commit(cluster, rng, "commit.after")
+    await _kill_at(cluster, rng, "commit.after")
 
 
 async def stop_before_commit(cluster: Cluster, rng: Random) -> None:
     """It wakes as soon as its epoch has ended, with a group of turns ready to be committed."""
-    point = "commit.before"
+    await _stop_past_takeover(cluster, rng, "commit.before")
+
+
+async def _stop_past_takeover(cluster: Cluster, rng: Random, point: str) -> None:
     host = await _a_host(cluster, rng)
     before = cluster.folder.fired().count(point)
     await cluster.order(host.pid, faults=f"{point}=stop@{rng.randint(1, 10)}")
@@ -129,7 +132,7 @@ async def stop_before_commit(cluster: Cluster, rng: Random) -> None:
     why = await cluster.ended(host.epoch, TAKEN_OVER_WITHIN_S)
     cluster.signal_host(host, signal.SIGCONT)
     await cluster.gone(host.pid, EXITS_WITHIN_S)
-    cluster.note(f"epoch {host.epoch} stopped before its commit ({why}), continued, exited")
+    cluster.note(f"epoch {host.epoch} stopped at {point} ({why}), continued, exited")
 
 
 async def stop_between_fence_and_commit(cluster: Cluster, rng: Random) -> None:
@@ -144,6 +147,28 @@ async def stop_between_fence_and_commit(cluster: Cluster, rng: Random) -> None:
     cluster.signal_host(host, signal.SIGCONT)
     await cluster.gone(host.pid, EXITS_WITHIN_S)
     cluster.note(f"epoch {host.epoch} stopped inside its commit ({why}), continued, exited")
+
+
+async def kill_before_flush(cluster: Cluster, rng: Random) -> None:
+    await _kill_at(cluster, rng, "flush.before")
+
+
+async def kill_after_flush(cluster: Cluster, rng: Random) -> None:
+    await _kill_at(cluster, rng, "flush.after")
+
+
+async def kill_when_put_away(cluster: Cluster, rng: Random) -> None:
+    """A host dies with turns that are put away in Postgres and still in its memory."""
+    await _kill_at(cluster, rng, "park.before_cancel")
+
+
+async def kill_before_wake(cluster: Cluster, rng: Random) -> None:
+    await _kill_at(cluster, rng, "wake.before")
+
+
+async def stop_before_wake(cluster: Cluster, rng: Random) -> None:
+    """It goes on with a wake-up in its hands that another host has used meanwhile."""
+    await _stop_past_takeover(cluster, rng, "wake.before")
 
 
 async def kill_in_handover(cluster: Cluster, rng: Random) -> None:
@@ -457,6 +482,7 @@ ALL: tuple[Fault, ...] = (
     kill_in_acquire, kill_before_trial, kill_in_takeover, stop_in_takeover, hand_back_and_forth,
     one_more_and_one_less, pause_and_resume, kill_host_while_postgres_is_away, kill_host_while_nats_is_away,
     lose_answers, crash_postgres, cut_connections, restart_nats, drop_deliveries, kill_event_reader,
-    stop_event_reader_past_its_takeover, kill_before_assignment, kill_after_assignment, stop_in_assignment,
+    stop_event_reader_past_its_takeover, kill_before_flush, kill_after_flush, kill_when_put_away, kill_before_wake,
+    stop_before_wake, kill_before_assignment, kill_after_assignment, stop_in_assignment,
 )  # fmt: skip
 BY_NAME: dict[str, Fault] = {fault.__name__: fault for fault in ALL}

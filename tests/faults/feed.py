@@ -25,8 +25,9 @@ from tests.faults.cluster import DOMAIN, POLL_S, Cluster
 from tests.faults.programs import EVENTS, FEEDER, TASKS, name, root, way
 
 _BACKLOG = """
-select count(*) from mailbox m left join agents a using (domain, tenant, agent)
-where a.lifecycle is distinct from 'paused'
+select (select count(*) from turns) + (
+  select count(*) from mailbox m left join agents a using (domain, tenant, agent)
+  where a.lifecycle is distinct from 'paused')
 """
 BATCH = 10
 PACE_S = 0.02

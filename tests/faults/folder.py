@@ -20,7 +20,7 @@ class Folder:
         self.path = path
 
     def make(self, config: dict[str, Any]) -> None:
-        for name in ("logs", "pids", "orders"):
+        for name in ("logs", "pids", "orders", "executions"):
             (self.path / name).mkdir(parents=True)
         file = self.path / "config.json"
         file.touch(mode=0o600)  # it holds the services' passwords
@@ -31,6 +31,10 @@ class Folder:
 
     def log(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.log"
+
+    @property
+    def executions(self) -> Path:
+        return self.path / "executions"
 
     def orders(self, pid: int) -> Path:
         return self.path / "orders" / str(pid)

@@ -27,7 +27,7 @@ from bus.nats import NatsTransport
 from bus.transport import Receive, Subscription
 from coordinators.equipment import SYSTEM_KINDS, equip_host
 from storage.postgres import PostgresStore
-from tests.faults import planted
+from tests.faults import executions, planted
 from tests.faults.folder import Folder
 
 _logger = logging.getLogger("tests.faults.host")
@@ -125,6 +125,7 @@ async def _main(folder: Folder, name: str) -> None:
 def main() -> None:
     folder, name = Folder(Path(sys.argv[1])), sys.argv[2]
     folder.note_process()
+    executions.note_process(folder.executions)
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from hashlib import sha256
 from typing import Any
 
 from storage.records import GENESIS
 from tests.faults.cluster import Cluster
+from tests.faults.journals import journal_wrongs
 from tests.faults.programs import Expected, run_model, run_tasks
 
 SHOWN = 12  # complaints shown of a red run; the first ones tell
@@ -17,12 +18,13 @@ SHOWN = 12  # complaints shown of a red run; the first ones tell
 
 async def complaints(cluster: Cluster, seed: int, agents: int, roots: int) -> list[str]:
     """Everything that is not as it must be at the end; empty when the run is green."""
-    model = run_model(seed, agents, roots)
+    model, questions = run_model(seed, agents, roots)
     for agent, turns in cluster.extra_turns.items():
         model[agent].turns += turns
     found = await wrongs(cluster)
     found += await _left_over(cluster)
     found += await _tasks(cluster, seed, agents, roots)
+    found += await _clerks(cluster, questions)
     dead = await _dead_letters(cluster)
     stored = await _agents(cluster)
     for agent in sorted(stored.keys() - model.keys()):
@@ -51,6 +53,7 @@ async def wrongs(cluster: Cluster) -> list[str]:
                 found.append(f"{agent}: from {sender} out of order: {numbers}")
             elif missing:
                 found.append(f"{agent}: from {sender} left out: {sorted(missing)} of {numbers}")
+    found += await journal_wrongs(cluster)
     return found + await _assigned_again(cluster) + await broken_chains(cluster)
 
 
@@ -99,10 +102,35 @@ async def _left_over(cluster: Cluster) -> list[str]:
         f"{row['count']} rows left in {row['name']}"
         for row in await cluster.sql(
             "select 'mailbox' as name, count(*) from mailbox union all select 'timers', count(*) from timers"
+            " union all select 'turns', count(*) from turns"
+            " union all select 'promises', count(*) from promises where kind in ('ask', 'sleep') or status = 'pending'"
             " union all select 'dead_letters of others', count(*) from dead_letters where agent not like 'walker/%'"
+            "   and not (agent like 'clerk/%' and reason = 'expired')"
         )
         if row["count"]
     ]
+
+
+async def _clerks(cluster: Cluster, questions: Counter[int]) -> list[str]:
+    """Each question was handled once, or has expired in the mailbox."""
+    expired = {
+        row["agent"]: row["ids"]
+        for row in await cluster.sql(
+            "select agent, array_agg(payload ->> 'id') as ids from dead_letters"
+            " where agent like 'clerk/%' and header ->> 'type' = 'chaos.question.v1' group by agent"
+        )
+    }
+    rows = await cluster.sql("select agent, state::text as state from agents where agent like 'clerk/%'")
+    handled = {row["agent"]: _state(row).get("asked", []) for row in rows}
+    found = []
+    for agent in sorted(handled.keys() | expired.keys() | {f"clerk/{clerk}" for clerk in questions}):
+        ids = handled.get(agent, []) + expired.get(agent, [])
+        expected = questions[int(agent.removeprefix("clerk/"))]
+        if len(ids) != expected or len(set(ids)) != len(ids):
+            found.append(
+                f"{agent} has had {len(ids)} questions ({len(set(ids))} different), must be {expected}"
+            )
+    return found
 
 
 async def _tasks(cluster: Cluster, seed: int, agents: int, roots: int) -> list[str]:

@@ -15,6 +15,7 @@ from actors.retry import RetryPolicy
 from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed, StorageUnavailable, UnknownKind
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
+from storage.journal import Does
 from tests.unit.agents import Forward, Keeper, Note
 
 
@@ -639,6 +640,108 @@ async def test_a_crash_on_either_side_of_a_flush_neither_loses_nor_doubles(point
         assert kit.state(AT).log == [f"re {n}" for n in range(4)]
         assert kit.state("test/keeper/k").notes == [f"{n}" for n in range(4)]
         assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_a_wake_up_that_comes_while_a_failure_is_written_down_is_there_for_the_next_try() -> None:
+    refs: list[str] = []
+    failed = asyncio.Event()
+
+    async def resolve(ref: str, value: str) -> None:
+        assert await kit.resolve(ref, value)
+        for _ in range(20):  # until the wake-up has reached the host
+            await asyncio.sleep(0)
+
+    async def fails_once() -> str:
+        if not failed.is_set():
+            await resolve(refs[0], "one")  # so there is something to write down when the turn fails
+            failed.set()
+            raise ValueError("not yet")
+        return "done"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        promises = [await ctx.promise("one"), await ctx.promise("two")]
+        refs[:] = [promise.ref for promise in promises]
+        self.state.log.append(await ctx.step(fails_once))
+        self.state.log += [await promise for promise in promises]
+
+    async with TestKit(KINDS) as kit:
+        commit = kit.store.commit
+        resolved = False
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            nonlocal resolved
+            written = await commit(fence, writes, marks)
+            if failed.is_set() and not resolved:
+                resolved = True
+                await resolve(refs[1], "two")
+            return written
+
+        kit.store.commit = slow  # type: ignore[method-assign]
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=30)
+        assert kit.state(AT).log == ["done", "one", "two"]
+        assert open_turns(kit) == 0
+
+
+async def test_a_wake_up_for_a_turn_whose_end_is_on_its_way_does_not_run_it_again() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        Waiter.calls.append(promise.ref)
+
+    async with TestKit(KINDS) as kit:
+        commit = kit.store.commit
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            if any(write.journal is not None and write.journal.does is Does.END for write in writes):
+                assert await kit.resolve(Waiter.calls[0], "paid")
+                for _ in range(20):  # until the wake-up has reached the host
+                    await asyncio.sleep(0)
+            return await commit(fence, writes, marks)
+
+        kit.store.commit = slow  # type: ignore[method-assign]
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=5)
+        assert len(Waiter.starts) == 1
+        assert (open_turns(kit), sum(len(box) for box in kit.store.mail.values())) == (0, 0)
+
+
+async def test_what_one_branch_flushes_refers_to_no_blob_that_another_has_not_stored_yet() -> None:
+    missing: list[str] = []
+    may_store = asyncio.Event()
+
+    async def slow() -> str:
+        return "x" * 5_000
+
+    async def later() -> str:
+        await storing.wait()  # the result of the other is recorded
+        asyncio.get_running_loop().call_later(0.01, may_store.set)
+        return "y" * 5_000
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.gather(ctx.step(slow), ctx.step(later))
+
+    storing = asyncio.Event()
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        put_blob, commit = kit.store.put_blob, kit.store.commit
+
+        async def slow_put(*arguments: Any) -> None:
+            storing.set()
+            await may_store.wait()
+            for _ in range(20 * arguments[-1].startswith(b'"y')):
+                await asyncio.sleep(0)
+            await put_blob(*arguments)
+
+        async def watched(fence: Any, writes: Any, marks: Any) -> Any:
+            entries = [entry for write in writes if write.journal for entry in write.journal.entries]
+            stored = {digest for _, _, digest in kit.store.blobs}
+            missing.extend(entry.key for entry in entries if entry.blob and entry.blob not in stored)
+            return await commit(fence, writes, marks)
+
+        kit.store.put_blob, kit.store.commit = slow_put, watched  # type: ignore[method-assign,assignment]
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert missing == []
+        assert open_turns(kit) == 0
 
 
 async def test_a_message_sent_after_the_turn_keeps_its_order_behind_what_was_flushed() -> None:

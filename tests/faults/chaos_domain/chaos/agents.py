@@ -1,4 +1,4 @@
-"""The agents that run the random programs, one that kills its process, and one that runs in chains."""
+"""The agent that takes the tasks of the random programs, one that kills its process, and one that runs in chains."""
 
 from __future__ import annotations
 
@@ -12,75 +12,11 @@ from pydantic import BaseModel
 
 from actors.agent import Agent, handler
 from actors.context import Context
-from actors.retry import RetryPolicy
 from actors.task_messages import TaskWork
 from bus.envelope import Priority
 from bus.registry import message
-from tests.faults.programs import name, parts, step
-
-
-class Flaky(Exception):
-    """Goes away when it is tried again."""
-
-
-class Hopeless(Exception):
-    """Never goes away."""
-
-
-@message("chaos.walk.v1")
-class Walk(BaseModel):
-    """One step of the program `seed`. `nth` counts the messages from its sender to its recipient, from 1; 0
-    stands for a timer or a task's part, which are in no order with other messages."""
-
-    seed: int
-    agents: int
-    number: int
-    depth: int
-    nth: int
-    part: str = ""
-
-
-class Walker(Agent):
-    kind = "walker"
-    retry = RetryPolicy(attempts=6, first_delay_s=0.02, factor=2.0, give_up_on=(Hopeless,))
-
-    class State(BaseModel):
-        count: int = 0
-        total: int = 0
-        timers: list[int] = []
-        sent: dict[str, int] = {}  # by recipient
-        got: dict[str, list[int]] = {}  # by sender: `nth` of its messages, in the order they came
-
-    @handler
-    async def walk(self, walk: Walk, ctx: Context) -> None:
-        now = step(walk.seed, walk.agents, walk.number, walk.depth)
-        state = self.state
-        state.count += 1  # before it may fail: what a failed turn did must not stay
-        state.total += now.add
-        if walk.nth == 0:
-            state.timers.append(walk.number)
-        else:
-            sender = ctx.sender.removeprefix("chaos/")
-            state.got.setdefault(sender, []).append(walk.nth)
-        for child in now.children:
-            to = name(child.agent)
-            nth = 0
-            if child.delay_s is None:
-                nth = state.sent[to] = state.sent.get(to, 0) + 1
-            send = Walk(seed=walk.seed, agents=walk.agents, number=child.number, depth=child.depth, nth=nth)
-            priority = None if child.priority is None else Priority(child.priority)
-            if child.delay_s is None:
-                ctx.send(f"chaos/{to}", send, priority=priority)
-            else:
-                ctx.send_later(f"chaos/{to}", send, delay_s=child.delay_s, priority=priority)
-        if walk.part:
-            ctx.complete_part(walk.part, now.add)
-        if now.pause_s:
-            await asyncio.sleep(now.pause_s)
-        if now.hopeless:
-            raise Hopeless(f"step {walk.number}")
-        if ctx.failures < now.fails:
-            raise Flaky(f"step {walk.number}, failure {ctx.failures + 1} of {now.fails}")
+from chaos.walker import Walk
+from tests.faults.programs import name, parts
 
 
 class Errand(Agent):
