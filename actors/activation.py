@@ -113,6 +113,18 @@ class Activation:
         self.instance = instance
         return instance
 
+    async def activate(self) -> Agent:
+        """A fresh instance that its hook has seen; raises InvalidPayload, and what the hook raises."""
+        agent = self.make_instance()
+        if self.type.has_activated_hook:
+            await agent.on_activated()
+        return agent
+
+    @property
+    def has_open_turn(self) -> bool:
+        """Whether its turn has a journal of which something has been committed, or is on its way to be."""
+        return self.journal is not None and self.journal.is_open
+
     @property
     def is_busy(self) -> bool:
         """Whether its handler runs, and not merely waits."""

@@ -34,6 +34,7 @@ from storage.records import TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.activation import Activation
+    from actors.blobs import Blobs
     from actors.scope import Scope
 
 _logger = logging.getLogger("callboard.agent")
@@ -42,11 +43,9 @@ _logger = logging.getLogger("callboard.agent")
 class TurnKeeper(Protocol):
     """What a turn that records something needs of whoever runs it."""
 
+    blobs: Blobs
+
     def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal: ...
-
-    async def store_blobs(self, ctx: Context) -> None: ...
-
-    async def fetch_blob(self, tenant: str, digest: str) -> str: ...
 
 
 class Context(TaskReports, DurableCalls):
@@ -399,7 +398,7 @@ class Context(TaskReports, DurableCalls):
             self.report_started()  # never raises
             self._apart = None
         assert self._keep is not None
-        await self._keep.store_blobs(self)
+        await self._keep.blobs.store(self._blobs)
         await journal.flush(self.take_sends())
 
     async def _flush_sends(self) -> None:
@@ -436,12 +435,12 @@ class Context(TaskReports, DurableCalls):
             return None
         digest = self._check_in(text)[1]
         assert self._keep is not None
-        await self._keep.store_blobs(self)  # before anything can commit that refers to it
+        await self._keep.blobs.store(self._blobs)  # before anything can commit that refers to it
         return digest
 
     async def _fetch_value(self, digest: str) -> str:
         assert self._keep is not None
-        return await self._keep.fetch_blob(self.tenant, digest)
+        return await self._keep.blobs.fetch(self.tenant, digest)
 
     def _clock_now(self) -> float:
         """Database time now; in a turn that has not waited, that of its start."""

@@ -17,16 +17,18 @@ from typing import Any
 import msgspec
 
 from actors.activation import Activation
+from actors.blobs import BlobsUnavailable
 from actors.committer import Committer, Entry
 from actors.holdings import Holdings
 from actors.mailboxes import Mailboxes
 from actors.outbound import Outbound
+from actors.outcomes import Outcome
 from actors.ready import ReadyQueue
 from actors.scope import Scope
 from actors.slice import Slice
 from actors.sweep import Sweep
 from actors.trials import Trials
-from actors.turn import BlobsUnavailable, Outcome, TurnRunner
+from actors.turn import TurnRunner
 from actors.waiting import WaitingTurns
 from actors.wake import is_wake
 from bus.envelope import Envelope, Outgoing
@@ -175,7 +177,7 @@ class Host:
         outcome: Outcome | None = None
         try:
             if is_wake(envelope):
-                wake, turn = envelope, await self.turns.reopen(activation, envelope)
+                wake, turn = envelope, await self.turns.open_turns.reopen(activation, envelope)
                 if turn is None:
                     outcome = _unwanted(activation, wake)
                 else:

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from actors.activation import Activation
-from actors.turn import BlobsUnavailable
+from actors.blobs import BlobsUnavailable
 from actors.wake import is_wake
 from bus import faultpoints
 from bus.envelope import Envelope
@@ -63,7 +63,7 @@ class WaitingTurns:
     async def _fetch(self, activation: Activation, wake: Envelope) -> None:
         journal = activation.journal
         try:
-            payload = await self._host.turns.fetch_blob(activation.tenant, wake.header.blob or "")
+            payload = await self._host.turns.blobs.fetch(activation.tenant, wake.header.blob or "")
         except (BlobsUnavailable, CallboardError) as error:
             _logger.warning("an answer to %s cannot be read yet: %s", activation.agent, error)
             self._host.drop(activation)

@@ -1,0 +1,135 @@
+"""The turn of a control message: the agent obeys, or a dead letter of it is taken back."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from actors import control
+from actors.activation import PAUSED, Activation
+from actors.agent import Agent
+from actors.context import Context
+from actors.open_turns import OpenTurns
+from actors.outcomes import Outcomes
+from actors.scope import Scope
+from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
+from bus.errors import InvalidPayload, NoHandler
+from bus.registry import decode_payload
+from storage.journal import Does, JournalWrite
+from storage.records import DeadLetter, TurnRecord
+
+
+class DeadLetterReader(Protocol):
+    async def read_dead_letter(
+        self, domain: str, tenant: str, agent: str, number: int
+    ) -> tuple[str, str] | None:
+        """Header and payload JSON of a dead letter."""
+        ...
+
+
+class ControlTurns:
+    """Carries out what `actors.control` says."""
+
+    def __init__(
+        self, scope: Scope, storage: DeadLetterReader, outcomes: Outcomes, open_turns: OpenTurns
+    ) -> None:
+        self._scope = scope
+        self._storage = storage
+        self._outcomes = outcomes
+        self._open_turns = open_turns
+
+    async def run(self, activation: Activation, envelope: Envelope, ctx: Context) -> TurnRecord:
+        """Carry the message out; raises what the agent's hooks raise."""
+        message = decode_payload(envelope.header.type, envelope.payload)
+        agent = await self._activate(activation, ctx)
+        match message:
+            case control.Pause():
+                ctx.explain("pause", reason=message.reason)
+                if agent is not None:
+                    await agent.on_paused(ctx)
+                return await self._outcomes.succeed(activation, envelope, ctx, "paused", PAUSED)
+            case control.Resume():
+                activation.more = True  # what came while it was paused is on disk
+                if agent is not None:
+                    await agent.on_resumed(ctx)
+                return await self._outcomes.succeed(activation, envelope, ctx, "resumed")
+            case control.Destroy():
+                if agent is not None:
+                    await agent.on_destroyed(ctx)
+                ctx.destroy()
+                record = await self._outcomes.succeed(activation, envelope, ctx, "destroyed")
+                return await self._end_open_turn(activation, record)
+            case control.RetryDeadLetter():
+                found = await self._find_dead(activation, message.id)
+                if found is not None:
+                    ctx._undead.append(message.id)
+                    ctx._sends.append(self._again(activation, *found))
+                    ctx.report_mended(header_from_json(found[0]), "retried")
+                ctx.explain("retry_dead_letter", id=message.id, found=found is not None)
+                return await self._outcomes.succeed(
+                    activation, envelope, ctx, "dead_letter_retried", activation.lifecycle
+                )
+            case control.DropDeadLetter():
+                found = await self._find_dead(activation, message.id)
+                if found is not None:
+                    ctx._undead.append(message.id)
+                    ctx.report_mended(header_from_json(found[0]), "dropped", message.reason)
+                ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
+                return await self._outcomes.succeed(
+                    activation, envelope, ctx, "dead_letter_dropped", activation.lifecycle
+                )
+            case _:
+                raise NoHandler(f"{envelope.header.type} is not a control message.")
+
+    async def _end_open_turn(self, activation: Activation, record: TurnRecord) -> TurnRecord:
+        """With its agent, a turn that waits is gone: its message becomes a dead letter."""
+        stored = await self._open_turns.load(activation)
+        if stored is None:
+            return record
+        activation.parked = activation.lacks_turn = False
+        activation.more = True
+        ends = JournalWrite(
+            seq=stored.seq, turn=stored.turn, does=Does.END, done=tuple(p.id for p in stored.promises)
+        )
+        dead = DeadLetter(
+            reason="destroyed", error="its agent was destroyed while it waited", failures=stored.failures
+        )
+        return msgspec.structs.replace(
+            record, journal=ends, dead=dead, message_id=header_from_json(stored.header_json).id,
+            header_json=stored.header_json, payload=stored.payload,
+        )  # fmt: skip
+
+    async def _activate(self, activation: Activation, ctx: Context) -> Agent | None:
+        """The agent, or None when its kind is gone or its stored state does not fit its class: it obeys all the same,
+        without hooks."""
+        if activation.agent.partition("/")[0] not in self._scope.kinds:
+            return None
+        try:
+            agent = activation.instance or await activation.activate()
+        except InvalidPayload as error:
+            ctx.explain("state_does_not_fit", error=error.message)
+            return None
+        if activation.state_json is None:
+            await agent.on_created(ctx)
+        return agent
+
+    async def _find_dead(self, activation: Activation, number: int) -> tuple[str, str] | None:
+        """Header and payload of a dead letter, unless a turn that is about to commit has taken it back."""
+        if number in activation.undead:
+            return None
+        return await self._storage.read_dead_letter(
+            self._scope.domain, activation.tenant, activation.agent, number
+        )
+
+    def _again(self, activation: Activation, header_json: str, payload: str) -> Outgoing:
+        header = msgspec.structs.replace(header_from_json(header_json), deadline=None)
+        return Outgoing(
+            domain=self._scope.domain,
+            tenant=activation.tenant,
+            agent=activation.agent,
+            partition=activation.partition,
+            header=header,
+            header_json=header_to_json(header),
+            payload=payload,
+        )

@@ -1,0 +1,109 @@
+"""The turns of one host that have a journal: begun by a call that records something, or read again."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Protocol
+
+from actors.activation import Activation
+from actors.blobs import Blobs, BlobsUnavailable
+from actors.context import Context
+from actors.journal import Journal
+from bus import faultpoints
+from bus.envelope import Envelope, Outgoing, header_from_json
+from bus.errors import InvalidMessage, StorageUnavailable
+from storage.journal import Flush, JournalWrite, StoredJournal
+
+
+class TurnHost(Protocol):
+    """What a turn that waits needs of its host."""
+
+    def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> asyncio.Future[bool]:
+        """Hand it to the group commit; true once it has committed, false when it was discarded."""
+        ...
+
+    def waits(self, activation: Activation) -> None:
+        """Every branch of the handler waits for a promise."""
+        ...
+
+    def runs(self, activation: Activation) -> None:
+        """The handler goes on."""
+        ...
+
+
+class JournalReader(Protocol):
+    async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None: ...
+
+
+class OpenTurns:
+    """Gives an activation the journal of its turn."""
+
+    def __init__(self, domain: str, storage: JournalReader, blobs: Blobs, host: TurnHost) -> None:
+        self._domain = domain
+        self._storage = storage
+        self._host = host
+        self.blobs = blobs
+
+    def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal:
+        """The handler records something for the first time; raises InvalidMessage where it may not."""
+        if envelope.is_control:
+            raise InvalidMessage(
+                "A control message's turn cannot wait.", fix="Send the agent a message instead."
+            )
+        activation.journal = self._journal(activation, envelope, ctx.now)
+        return activation.journal
+
+    async def reopen(self, activation: Activation, wake: Envelope) -> Envelope | None:
+        """Prepare the turn that a wake-up is for, and return its message; None when no turn waits any more."""
+        faultpoints.reached("wake.before")
+        stored = await self.load(activation)
+        if stored is None or stored.seq == activation.ended:  # whose end may be on its way to Postgres
+            return None
+        payload = wake.payload
+        if wake.header.blob is not None:
+            payload = await self.blobs.fetch(activation.tenant, wake.header.blob)
+        envelope = Envelope(
+            seq=stored.seq, tenant=activation.tenant, agent=activation.agent,
+            header=header_from_json(stored.header_json), header_json=stored.header_json, payload=stored.payload,
+            failures=stored.failures, trials=max(stored.trials, wake.trials), open=True,
+        )  # fmt: skip
+        activation.journal = self._journal(activation, envelope, stored.began_at, stored)
+        activation.journal.settle(wake.seq, payload, wake.header.blob)
+        return envelope
+
+    async def resume(self, activation: Activation, envelope: Envelope) -> bool:
+        """Read the journal of an open turn that runs again; False when the turn has ended meanwhile."""
+        stored = await self.load(activation)
+        if stored is None or stored.seq != envelope.seq:
+            return False
+        activation.journal = self._journal(activation, envelope, stored.began_at, stored)
+        return True
+
+    async def load(self, activation: Activation) -> StoredJournal | None:
+        """The journal of the agent's open turn; raises BlobsUnavailable."""
+        try:
+            return await self._storage.load_journal(self._domain, activation.tenant, activation.agent)
+        except StorageUnavailable as error:
+            raise BlobsUnavailable(error.message) from error
+
+    def _journal(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        now: float,
+        stored: StoredJournal | None = None,
+    ) -> Journal:
+        def flush(write: JournalWrite, sends: tuple[Outgoing, ...]) -> asyncio.Future[bool]:
+            part = Flush(
+                tenant=activation.tenant, partition=activation.partition, agent=activation.agent, journal=write,
+                sends=sends,
+            )  # fmt: skip
+            return self._host.flush(activation, envelope, part)
+
+        journal = Journal(
+            envelope, now, flush, partial(self.blobs.fetch, activation.tenant), stored, activation.task
+        )
+        journal.on_waiting = partial(self._host.waits, activation)
+        journal.on_running = partial(self._host.runs, activation)
+        return journal

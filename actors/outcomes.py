@@ -1,0 +1,175 @@
+"""What is to be committed of a turn: its record when it ends, or the mark of a failure that is tried again."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import msgspec
+
+from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
+from actors.blobs import Blobs
+from actors.context import Context
+from actors.failure import describe, reason_of
+from actors.retry import RetryPolicy
+from actors.scope import Scope
+from actors.supervision import Directive
+from actors.task_messages import TROUBLE
+from actors.transition import transition_body
+from bus.envelope import Envelope
+from bus.errors import NonDeterministicHandler, PayloadTooLarge
+from bus.registry import refuse_nul
+from storage.journal import Does, Flush
+from storage.records import DeadLetter, Mark, TurnRecord
+
+HOLD_BACK_S = 1.0  # for newer code; a host that has it waits at most so long for what it takes over
+
+Outcome = TurnRecord | Mark | Flush
+
+
+class Outcomes:
+    """Each method puts down one way for a turn to end, and moves its activation on past a record."""
+
+    def __init__(self, scope: Scope, blobs: Blobs) -> None:
+        self._scope = scope
+        self._blobs = blobs
+
+    async def succeed(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        ctx: Context,
+        decision: str,
+        lifecycle: str = RUNNING,
+    ) -> TurnRecord:
+        kind = activation.type
+        schema_version = kind.cls.schema_version
+        state: str | None = None
+        if ctx._destroyed:
+            activation.instance, lifecycle = None, DESTROYED
+        elif activation.instance is None:  # obeyed without its class: what is stored stays
+            state, schema_version = activation.state_json, activation.schema_version
+        else:
+            state = kind.dump_state(activation.instance.state)
+            if len(state) > self._scope.limits.state_bytes:
+                raise PayloadTooLarge(
+                    f"The state of {activation.agent} has {len(state)} bytes; "
+                    f"{self._scope.limits.state_bytes} is the limit.",
+                    fix="Keep large things in blobs or in several agents.",
+                )
+            refuse_nul(state)
+        await self._blobs.store(ctx._blobs)
+        return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
+
+    def give_up(
+        self, activation: Activation, envelope: Envelope, ctx: Context, reason: str, error: str
+    ) -> TurnRecord:
+        """The message becomes a dead letter; what its handler did is dropped, the state stays."""
+        dead = DeadLetter(reason=reason, error=error, failures=envelope.failures)
+        empty = Context(self._scope, envelope, ctx.now)
+        empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
+        empty.answer_failed(reason, error)
+        if reason != "expired" and envelope.header.type != TROUBLE:
+            empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
+        return self._record(
+            activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,
+            activation.lifecycle, dead,
+        )  # fmt: skip
+
+    def hold_back(self, activation: Activation, envelope: Envelope, error: Exception) -> Mark:
+        """The message keeps its place for a host with the domain's newest code; nothing has failed."""
+        return Mark(
+            tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
+            open=envelope.open or activation.has_open_turn, delay_s=HOLD_BACK_S,
+            error=f"waits for a host with newer code: {describe(error)}",
+        )  # fmt: skip
+
+    def fail(
+        self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception, policy: RetryPolicy
+    ) -> Outcome:
+        activation.instance = None  # whatever the handler left in it is not the committed state
+        failures = envelope.failures + 1
+        text = describe(error)
+        envelope = msgspec.structs.replace(envelope, failures=failures)
+        directive = activation.type.cls.supervision.decide(error, failures, policy)
+        if isinstance(
+            error, NonDeterministicHandler
+        ):  # no further try by itself would mend it, and nothing is lost
+            directive = Directive.PAUSE
+        if directive is Directive.PAUSE and envelope.is_control:  # a pause holds no control message up
+            directive = Directive.DEAD_LETTER
+        if directive is Directive.DEAD_LETTER:
+            return self.give_up(activation, envelope, ctx, reason_of(error), text)
+        ctx.logger.warning("%s failed (%d): %s", envelope.header.type, failures, text)
+        mark = Mark(
+            tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
+            failed=1, error=text, open=activation.has_open_turn,
+        )  # fmt: skip
+        if directive is Directive.RETRY:
+            return msgspec.structs.replace(mark, delay_s=policy.delay_s(failures, self._scope.rng))
+        empty = Context(self._scope, envelope, ctx.now)
+        both_keys = error.fields if isinstance(error, NonDeterministicHandler) else {}
+        empty.explain("pause", reason=text, failures=failures, **both_keys)
+        return self._record(
+            activation,
+            envelope,
+            empty,
+            "paused",
+            activation.state_json,
+            activation.schema_version,
+            PAUSED,
+            mark=mark,
+        )
+
+    def _record(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        ctx: Context,
+        decision: str,
+        state: str | None,
+        schema_version: int,
+        lifecycle: str,
+        dead: DeadLetter | None = None,
+        mark: Mark | None = None,
+    ) -> TurnRecord:
+        journal = None
+        if activation.journal is not None and mark is None:
+            journal = activation.journal.end()
+        in_mailbox = journal is None or journal.does is not Does.END
+        if not in_mailbox:
+            activation.ended = envelope.seq
+        version = activation.version + 1
+        body = transition_body(
+            version, ctx, envelope, decision, activation.state_json, state, lifecycle, activation.journal,
+            self._scope.clock.now() if activation.journal is not None else ctx.now,
+        )  # fmt: skip
+        record = TurnRecord(
+            tenant=activation.tenant,
+            agent=activation.agent,
+            partition=activation.partition,
+            seq=envelope.seq if mark is None and in_mailbox else None,
+            version=version,
+            schema_version=schema_version,
+            lifecycle=lifecycle,
+            state=state,
+            body=body,
+            prev=activation.hash,
+            hash=sha256(activation.hash + body.encode()).digest(),
+            sends=tuple(ctx._sends),
+            dead=dead,
+            mark=mark,
+            message_id=envelope.header.id,
+            header_json=envelope.header_json,
+            payload=envelope.payload,
+            undead=tuple(ctx._undead),
+            tasks=tuple(ctx._tasks),
+            task_events=tuple(ctx._task_events),
+            journal=journal,
+        )
+        activation.undead.update(ctx._undead)
+        activation.version = version
+        activation.hash = record.hash
+        activation.state_json = state
+        activation.schema_version = schema_version
+        activation.lifecycle = lifecycle
+        return record
