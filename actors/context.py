@@ -5,29 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 import msgspec
 from pydantic import BaseModel
 
-from actors.branch import current
 from actors.calls import DurableCalls
+from actors.consequences import Consequences
 from actors.journal import Journal
 from actors.task_messages import TASK_WORK
 from actors.task_reports import TaskReports
 from actors.values import Error, encode_answer
 from actors.wake import WAKE
-from bus.address import Address, parse_address, partition_of
-from bus.envelope import Envelope, Header, Outgoing, Priority, header_to_json, new_id
+from bus.address import Address, parse_address
+from bus.envelope import Envelope, Header, Priority
 from bus.errors import (
     CallboardError,
     DeadlineExceeded,
-    HopLimitExceeded,
     InvalidAddress,
     InvalidMessage,
-    PayloadTooLarge,
 )
 from bus.registry import encode_json, encode_payload, wire_name_of
 from storage.records import TaskEvent, TaskWrite
@@ -52,26 +49,7 @@ class Context(TaskReports, DurableCalls):
     """One turn's window on the world. What a handler sends is sent when its turn commits, or before it waits."""
 
     __slots__ = (
-        "_activation",
-        "_address",
-        "_apart",
-        "_blobs",
-        "_bytes",
-        "_closed",
-        "_destroyed",
-        "_ends",
-        "_envelope",
-        "_keep",
-        "_live",
-        "_notes",
-        "_places",
-        "_replied",
-        "_scope",
-        "_sends",
-        "_task_events",
-        "_tasks",
-        "_undead",
-        "now",
+        "_activation", "_address", "_closed", "_envelope", "_keep", "_puts", "_replied", "_scope", "now",
     )  # fmt: skip
 
     def __init__(
@@ -85,23 +63,11 @@ class Context(TaskReports, DurableCalls):
         self._scope = scope
         self._envelope = envelope
         self._address: Address | None = None
-        self._sends: list[Outgoing] = []
-        self._blobs: list[tuple[str, str, bytes]] = []
-        self._notes: list[str] = []
-        self._tasks: list[TaskWrite] = []
-        self._task_events: list[TaskEvent] = []
-        self._undead: list[int] = []
-        self._destroyed = False
-        self._bytes = 0
-        self._closed = False
         self._keep = keeper
         self._activation = activation
-        self._live = (
-            None if activation is None else activation.journal
-        )  # once the turn has recorded something
-        self._places: list[str] = []  # of the sends, in a turn with a journal
+        self._puts = Consequences(scope, envelope, now, None if activation is None else activation.journal)
+        self._closed = False
         self._replied = False
-        self._apart: str | None = None
         self.now = now
         """Database time at the turn's start, seconds since 1970, UTC."""
 
@@ -175,7 +141,7 @@ class Context(TaskReports, DurableCalls):
         """Send a message at a time (seconds since 1970, UTC) or after a delay, by database time; durable."""
         if (delay_s is None) == (at is None):
             raise InvalidMessage("send_later takes either delay_s or at.", fix="Give exactly one of them.")
-        due = at if at is not None else self._clock_now() + (delay_s or 0.0)
+        due = at if at is not None else self._puts.clock_now() + (delay_s or 0.0)
         return self._send(address, message, priority, self.deadline, due)
 
     def reply(self, message: BaseModel) -> str:
@@ -212,6 +178,11 @@ class Context(TaskReports, DurableCalls):
         """
         return self._settle(ref, "resolved", encode_answer(value))
 
+    @property
+    def consequences(self) -> Consequences:
+        """For the turn loop: what the handler has done so far."""
+        return self._puts
+
     def answer(self, value: Any) -> None:
         """For the turn loop: the handler has returned this. An ask that it has not answered is answered with it."""
         if self.header.reply_to is not None and not self._replied:
@@ -234,15 +205,15 @@ class Context(TaskReports, DurableCalls):
             promise = str(UUID(promise))
         except ValueError:
             raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.") from None
-        place, sent = self._replayed(f"{to}", WAKE)
+        place, sent = self._puts.replayed(f"{to}", WAKE)
         if sent is not None:
             return sent
         head = f'{{"promise":"{promise}","status":"{status}","by":{encode_json(str(self.address))},"at":{self.now!r}'
         payload, blob = f'{head},"value":{value}}}', None
-        if self._is_large(payload):  # the status stays where Postgres sees it
-            payload, blob = f'{head},"value":null}}', self._check_in(payload)[1]
+        if self._puts.is_large(payload):  # the status stays where Postgres sees it
+            payload, blob = f'{head},"value":null}}', self._puts.check_in(payload)[1]
         rank = self._envelope.header.priority
-        return self._post(to, WAKE, payload, place, rank, None, None, settles=promise, blob=blob)
+        return self._puts.post(to, WAKE, payload, place, rank, None, None, settles=promise, blob=blob)
 
     def publish(self, topic: str, message: BaseModel) -> int:
         """Send to every agent subscribed to a topic in domain.yaml; return how many."""
@@ -255,13 +226,12 @@ class Context(TaskReports, DurableCalls):
         """Write a decision and the facts behind it (JSON values) into the history; raises InvalidPayload."""
         self._must_be_open()
         note = encode_json({"decision": decision, **facts})
-        self._count_bytes(len(note))
-        self._notes.append(note)
+        self._puts.note(note)
 
     def destroy(self) -> None:
         """Delete this agent's state when the turn commits; its history stays."""
         self._must_be_open()
-        self._destroyed = True
+        self._puts.destroys = True
 
     def close(self) -> None:
         """The turn has ended: what is asked of it from now on, by a task left behind, can no longer happen."""
@@ -270,8 +240,8 @@ class Context(TaskReports, DurableCalls):
     def record_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
         """Write a task's row and lines of its log when the turn commits: for the task's own agent only."""
         if row is not None:
-            self._tasks.append(row)
-        self._task_events.extend(events)
+            self._puts.tasks.append(row)
+        self._puts.task_events.extend(events)
 
     def _send_report(self, to: Address, message: BaseModel) -> None:
         self._send(to, message, None, None, None)
@@ -290,119 +260,45 @@ class Context(TaskReports, DurableCalls):
         to = parse_address(str(address))  # an Address may have been made by hand
         wire_name = wire_name_of(type(message))
         place = ""
-        if self._live is not None:
-            place, sent = self._replayed(str(to), wire_name)
+        if self._puts.journal is not None:
+            place, sent = self._puts.replayed(str(to), wire_name)
             if sent is not None:
                 return sent
-        if deadline is not None and deadline <= self._clock_now():
+        if deadline is not None and deadline <= self._puts.clock_now():
             raise DeadlineExceeded(
                 "The deadline of a message to be sent has passed.", fix="Give a later one."
             )
         rank = self._envelope.header.priority if priority is None else int(priority)
-        return self._post(
+        return self._puts.post(
             to, wire_name, encode_payload(message), place, rank, deadline, due, reply_to=reply_to
         )
-
-    def _post(
-        self,
-        to: Address,
-        wire_name: str,
-        payload: str,
-        place: str,
-        priority: int,
-        deadline: float | None,
-        due: float | None,
-        *,
-        reply_to: str | None = None,
-        settles: str | None = None,
-        blob: str | None = None,
-    ) -> str:
-        scope = self._scope
-        partitions = scope.directory.partitions(to.domain, to.kind)
-        came = self._envelope.header
-        if len(self._sends) >= scope.limits.sends_per_turn:
-            raise InvalidMessage(
-                f"One turn may send {scope.limits.sends_per_turn} messages.",
-                fix="Send the rest in further turns, or raise the domain's `limits.sends_per_turn`.",
-            )
-        if came.hops >= scope.limits.hops:
-            raise HopLimitExceeded(f"The chain of {came.correlation or came.id} has {came.hops} hops.")
-        if blob is None and self._is_large(payload):
-            payload, blob = self._check_in(payload)
-        header = Header(
-            id=new_id(),
-            type=wire_name,
-            sender=f"{scope.domain}/{self._envelope.agent}",
-            sent_at=self._clock_now(),
-            correlation=came.correlation or came.id,
-            causation=came.id,
-            task=came.task,
-            priority=priority,
-            deadline=deadline,
-            hops=came.hops + 1,
-            traceparent=came.traceparent,
-            blob=blob,
-            reply_to=reply_to,
-        )
-        header_json = header_to_json(header)
-        self._count_bytes(len(header_json) + len(payload))
-        agent = f"{to.kind}/{to.key}"
-        self._sends.append(
-            Outgoing(
-                domain=to.domain,
-                tenant=self._envelope.tenant,
-                agent=agent,
-                partition=partition_of(self._envelope.tenant, agent, partitions),
-                header=header,
-                header_json=header_json,
-                payload=payload,
-                visible_at=due,
-                control=settles is not None,
-                settles=settles,
-            )
-        )
-        if self._live is not None:
-            self._places.append(place)
-        return header.id
 
     # -- the journal ---------------------------------------------------------------------------------
 
     def _journal(self) -> Journal:
-        if self._live is None:
+        journal = self._puts.journal
+        if journal is None:
             self._must_be_open()
             if self._keep is None or self._activation is None:
                 raise InvalidMessage("Nothing can be recorded or waited for here.", fix="Do it in a handler.")
-            self._live = self._keep.begin_journal(self, self._activation, self._envelope)
-            self._places = [self._live.root.send_place() for _ in self._sends]
-        return self._live
-
-    def _replayed(self, to: str, wire_name: str) -> tuple[str, str | None]:
-        """The place of the next message, and its id if it went out when the turn ran before."""
-        if self._live is None:
-            return "", None
-        place = self._apart or (current.get() or self._live.root).send_place()
-        return place, self._live.replayed_send(place, to, wire_name)
-
-    def take_sends(self) -> list[tuple[str, Outgoing]]:
-        """What has been sent and not committed, each with its place."""
-        sends, self._sends = self._sends, []
-        places, self._places = self._places, []
-        return list(zip(places, sends, strict=True))
+            journal = self._keep.begin_journal(self, self._activation, self._envelope)
+            self._puts.begin(journal)
+        return journal
 
     async def _flush(self) -> None:
         journal = self._journal()
         if not journal.is_open and self.header.type == TASK_WORK:
-            self._apart = (
+            self._puts.apart = (
                 ">started"  # a handler that runs again does not come by here: it takes nobody's place
             )
             self.report_started()  # never raises
-            self._apart = None
+            self._puts.apart = None
         assert self._keep is not None
-        await self._keep.blobs.store(self._blobs)
-        await journal.flush(self.take_sends())
+        await self._keep.blobs.store(self._puts.blobs)
+        await journal.flush(self._puts.take_sends())
 
     async def _flush_sends(self) -> None:
-        if self._sends:
+        if self._puts.sends:
             await self._flush()
 
     def _ref(self, promise: str) -> str:
@@ -424,27 +320,23 @@ class Context(TaskReports, DurableCalls):
         deadline: float | None,
         promise: str,
     ) -> None:
-        self._apart = f">{promise}"  # a handler that runs again does not come by here
+        self._puts.apart = f">{promise}"  # a handler that runs again does not come by here
         try:
             self._send(address, message, priority, deadline, None, reply_to=promise)
         finally:
-            self._apart = None
+            self._puts.apart = None
 
     async def _check_in_value(self, text: str) -> str | None:
-        if not self._is_large(text):
+        if not self._puts.is_large(text):
             return None
-        digest = self._check_in(text)[1]
+        digest = self._puts.check_in(text)[1]
         assert self._keep is not None
-        await self._keep.blobs.store(self._blobs)  # before anything can commit that refers to it
+        await self._keep.blobs.store(self._puts.blobs)  # before anything can commit that refers to it
         return digest
 
     async def _fetch_value(self, digest: str) -> str:
         assert self._keep is not None
         return await self._keep.blobs.fetch(self.tenant, digest)
-
-    def _clock_now(self) -> float:
-        """Database time now; in a turn that has not waited, that of its start."""
-        return self.now if self._live is None else self._scope.clock.now()
 
     def _must_be_open(self) -> None:
         if self._closed:
@@ -452,30 +344,3 @@ class Context(TaskReports, DurableCalls):
                 "The turn has ended; nothing more can happen in it.",
                 fix="Await what the handler starts before it returns.",
             )
-
-    def _count_bytes(self, size: int) -> None:
-        """Bounds what one turn puts into the commit; characters are near enough."""
-        self._bytes += size
-        if self._bytes > self._scope.limits.turn_bytes:
-            raise PayloadTooLarge(
-                f"One turn may send and explain {self._scope.limits.turn_bytes} bytes.",
-                fix="Send the rest in further turns, or raise the domain's `limits.turn_bytes`.",
-            )
-
-    def _is_large(self, text: str) -> bool:
-        limit = self._scope.limits.claim_check_bytes
-        return _size(text, limit) > limit
-
-    def _check_in(self, payload: str) -> tuple[str, str]:
-        data = payload.encode()
-        limit = self._scope.limits.payload_bytes
-        if len(data) > limit:
-            raise PayloadTooLarge(f"The payload has {len(data)} bytes; {limit} is the limit.")
-        digest = sha256(data).hexdigest()
-        self._blobs.append((self._envelope.tenant, digest, data))
-        return "null", digest
-
-
-def _size(text: str, limit: int) -> int:
-    """How many bytes the text has in UTF-8; at most four times its length, so most need no counting."""
-    return len(text) if 4 * len(text) <= limit else len(text.encode())

@@ -63,8 +63,8 @@ class ControlTurns:
             case control.RetryDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
-                    ctx._undead.append(message.id)
-                    ctx._sends.append(self._again(activation, *found))
+                    ctx.consequences.undead.append(message.id)
+                    ctx.consequences.sends.append(self._again(activation, *found))
                     ctx.report_mended(header_from_json(found[0]), "retried")
                 ctx.explain("retry_dead_letter", id=message.id, found=found is not None)
                 return await self._outcomes.succeed(
@@ -73,7 +73,7 @@ class ControlTurns:
             case control.DropDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
-                    ctx._undead.append(message.id)
+                    ctx.consequences.undead.append(message.id)
                     ctx.report_mended(header_from_json(found[0]), "dropped", message.reason)
                 ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
                 return await self._outcomes.succeed(

@@ -44,7 +44,7 @@ class Outcomes:
         kind = activation.type
         schema_version = kind.cls.schema_version
         state: str | None = None
-        if ctx._destroyed:
+        if ctx.consequences.destroys:
             activation.instance, lifecycle = None, DESTROYED
         elif activation.instance is None:  # obeyed without its class: what is stored stays
             state, schema_version = activation.state_json, activation.schema_version
@@ -57,7 +57,7 @@ class Outcomes:
                     fix="Keep large things in blobs or in several agents.",
                 )
             refuse_nul(state)
-        await self._blobs.store(ctx._blobs)
+        await self._blobs.store(ctx.consequences.blobs)
         return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
 
     def give_up(
@@ -139,9 +139,11 @@ class Outcomes:
         if not in_mailbox:
             activation.ended = envelope.seq
         version = activation.version + 1
+        puts = ctx.consequences
+        at = self._scope.clock.now() if activation.journal is not None else ctx.now
         body = transition_body(
-            version, ctx, envelope, decision, activation.state_json, state, lifecycle, activation.journal,
-            self._scope.clock.now() if activation.journal is not None else ctx.now,
+            version, at, envelope, decision, activation.state_json, state, lifecycle, puts,
+            activation.journal,
         )  # fmt: skip
         record = TurnRecord(
             tenant=activation.tenant,
@@ -155,18 +157,18 @@ class Outcomes:
             body=body,
             prev=activation.hash,
             hash=sha256(activation.hash + body.encode()).digest(),
-            sends=tuple(ctx._sends),
+            sends=tuple(puts.sends),
             dead=dead,
             mark=mark,
             message_id=envelope.header.id,
             header_json=envelope.header_json,
             payload=envelope.payload,
-            undead=tuple(ctx._undead),
-            tasks=tuple(ctx._tasks),
-            task_events=tuple(ctx._task_events),
+            undead=tuple(puts.undead),
+            tasks=tuple(puts.tasks),
+            task_events=tuple(puts.task_events),
             journal=journal,
         )
-        activation.undead.update(ctx._undead)
+        activation.undead.update(puts.undead)
         activation.version = version
         activation.hash = record.hash
         activation.state_json = state

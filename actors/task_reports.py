@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from actors.consequences import Consequences
 from actors.task_messages import (
     MAX_PARTS,
     Bid,
@@ -24,7 +25,7 @@ from actors.task_messages import (
     task_agent,
 )
 from bus.address import Address
-from bus.envelope import Header, Outgoing
+from bus.envelope import Header
 from bus.errors import CallboardError, InvalidMessage
 from bus.task_ref import task_ref
 
@@ -89,7 +90,7 @@ class TaskReports(ABC):
         if self.task is None:
             return
         leader = self._leader(self.task)
-        if all((send.domain, send.agent) != (leader.domain, leader.agent) for send in self._sends):
+        if all((send.domain, send.agent) != (leader.domain, leader.agent) for send in self._puts.sends):
             with contextlib.suppress(CallboardError):
                 self._report(TaskStarted())
 
@@ -121,7 +122,7 @@ class TaskReports(ABC):
 
     # -- what Context brings -------------------------------------------------------------------------
 
-    _sends: list[Outgoing]
+    _puts: Consequences
 
     @property
     @abstractmethod

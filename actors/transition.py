@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 
-from actors.context import Context
+from actors.consequences import Consequences
 from actors.journal import Journal
 from bus.envelope import Envelope
 
@@ -15,28 +15,28 @@ FULL_STATE_EVERY = 64  # ...except every so many versions, so that replay is sho
 
 def transition_body(
     version: int,
-    ctx: Context,
+    at: float,
     envelope: Envelope,
     decision: str,
     old_state: str | None,
     state: str | None,
     lifecycle: str,
-    journal: Journal | None = None,
-    at: float | None = None,
+    puts: Consequences,
+    journal: Journal | None,
 ) -> str:
     """The canonical text of a transition: one JSON object, its keys in this order, no spaces."""
     sends = ",".join(
         f'{{"id":"{s.header.id}","to":{_quote(s.domain + "/" + s.agent)},"type":"{s.header.type}"}}'
-        for s in ctx._sends
+        for s in puts.sends
     )
     calls = ""
     if journal is not None:
         sends = ",".join(filter(None, (journal.sent_body(), sends)))
         calls = f'"turn":"{journal.turn}","calls":[{journal.calls_body()}],'
     return (
-        f'{{"version":{version},"at":{ctx.now if at is None else at:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
+        f'{{"version":{version},"at":{at:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
         f'"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
-        f'"notes":[{",".join(ctx._notes)}],{calls}"sends":[{sends}],{_state_part(version, old_state, state)}}}'
+        f'"notes":[{",".join(puts.notes)}],{calls}"sends":[{sends}],{_state_part(version, old_state, state)}}}'
     )
 
 

@@ -158,7 +158,7 @@ class TurnRunner:
             ctx.answer(answer)
         if message.__class__ is TaskWork and not activation.has_open_turn:
             ctx.report_started()
-        if ctx._destroyed:
+        if ctx.consequences.destroys:
             await agent.on_destroyed(ctx)
 
     async def _failed(
@@ -173,7 +173,9 @@ class TurnRunner:
                 await journal.settled()
                 journal.take_back(error)
                 if journal.is_open and journal.is_dirty:
-                    await self.blobs.store(ctx._blobs)  # of a branch that was ended while it stored one
+                    await self.blobs.store(
+                        ctx.consequences.blobs
+                    )  # of a branch that was ended while it stored one
                 await journal.write_down()
             except TurnGone:
                 activation.instance = None

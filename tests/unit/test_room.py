@@ -90,7 +90,8 @@ class Herald(Agent):
         else:
             ctx.send_later(urgent.to, control.Pause(reason="urgent"), delay_s=urgent.delay_s)
         if not urgent.plain:
-            ctx._sends[-1] = msgspec.structs.replace(ctx._sends[-1], control=True)
+            sends = ctx.consequences.sends
+            sends[-1] = msgspec.structs.replace(sends[-1], control=True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,163 @@
+"""What one turn puts into its commit: messages, notes, blobs, lines of a task."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from actors.branch import current
+from bus.address import Address, partition_of
+from bus.envelope import Envelope, Header, Outgoing, header_to_json, new_id
+from bus.errors import HopLimitExceeded, InvalidMessage, PayloadTooLarge
+from storage.records import TaskEvent, TaskWrite
+
+if TYPE_CHECKING:
+    from actors.journal import Journal
+    from actors.scope import Scope
+
+
+class Consequences:
+    """Collected while the turn runs, within its domain's limits; dropped when it fails.
+
+    `journal` is there once the turn has recorded something. From then on each message has a place, and what went out
+    when the turn ran before is not sent again.
+    """
+
+    __slots__ = (
+        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "destroys", "journal", "notes", "sends",
+        "task_events", "tasks", "undead",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, envelope: Envelope, now: float, journal: Journal | None = None) -> None:
+        self._scope = scope
+        self._envelope = envelope
+        self._now = now
+        self._places: list[str] = []  # of the sends, in a turn with a journal
+        self._bytes = 0
+        self.journal = journal
+        self.apart: str | None = None  # the place of a message that takes no other's
+        self.sends: list[Outgoing] = []
+        self.blobs: list[tuple[str, str, bytes]] = []  # tenant, digest, data; not stored yet
+        self.notes: list[str] = []
+        self.tasks: list[TaskWrite] = []
+        self.task_events: list[TaskEvent] = []
+        self.undead: list[int] = []  # dead letters that are taken back
+        self.destroys = False  # the agent's state goes
+
+    def begin(self, journal: Journal) -> None:
+        """The turn records something for the first time: what it has sent gets its places."""
+        self.journal = journal
+        self._places = [journal.root.send_place() for _ in self.sends]
+
+    def clock_now(self) -> float:
+        """Database time now; in a turn that has not waited, that of its start."""
+        return self._now if self.journal is None else self._scope.clock.now()
+
+    def note(self, text: str) -> None:
+        self._count_bytes(len(text))
+        self.notes.append(text)
+
+    def replayed(self, to: str, wire_name: str) -> tuple[str, str | None]:
+        """The place of the next message, and its id if it went out when the turn ran before."""
+        if self.journal is None:
+            return "", None
+        place = self.apart or (current.get() or self.journal.root).send_place()
+        return place, self.journal.replayed_send(place, to, wire_name)
+
+    def post(
+        self,
+        to: Address,
+        wire_name: str,
+        payload: str,
+        place: str,
+        priority: int,
+        deadline: float | None,
+        due: float | None,
+        *,
+        reply_to: str | None = None,
+        settles: str | None = None,
+        blob: str | None = None,
+    ) -> str:
+        """Add a message and return its id; raises what `Context.send` raises for its recipient and its limits."""
+        scope = self._scope
+        partitions = scope.directory.partitions(to.domain, to.kind)
+        came = self._envelope.header
+        if len(self.sends) >= scope.limits.sends_per_turn:
+            raise InvalidMessage(
+                f"One turn may send {scope.limits.sends_per_turn} messages.",
+                fix="Send the rest in further turns, or raise the domain's `limits.sends_per_turn`.",
+            )
+        if came.hops >= scope.limits.hops:
+            raise HopLimitExceeded(f"The chain of {came.correlation or came.id} has {came.hops} hops.")
+        if blob is None and self.is_large(payload):
+            payload, blob = self.check_in(payload)
+        header = Header(
+            id=new_id(),
+            type=wire_name,
+            sender=f"{scope.domain}/{self._envelope.agent}",
+            sent_at=self.clock_now(),
+            correlation=came.correlation or came.id,
+            causation=came.id,
+            task=came.task,
+            priority=priority,
+            deadline=deadline,
+            hops=came.hops + 1,
+            traceparent=came.traceparent,
+            blob=blob,
+            reply_to=reply_to,
+        )
+        header_json = header_to_json(header)
+        self._count_bytes(len(header_json) + len(payload))
+        agent = f"{to.kind}/{to.key}"
+        self.sends.append(
+            Outgoing(
+                domain=to.domain,
+                tenant=self._envelope.tenant,
+                agent=agent,
+                partition=partition_of(self._envelope.tenant, agent, partitions),
+                header=header,
+                header_json=header_json,
+                payload=payload,
+                visible_at=due,
+                control=settles is not None,
+                settles=settles,
+            )
+        )
+        if self.journal is not None:
+            self._places.append(place)
+        return header.id
+
+    def take_sends(self) -> list[tuple[str, Outgoing]]:
+        """What has been sent and not committed, each with its place."""
+        sends, self.sends = self.sends, []
+        places, self._places = self._places, []
+        return list(zip(places, sends, strict=True))
+
+    def is_large(self, text: str) -> bool:
+        """Whether it goes into a blob."""
+        limit = self._scope.limits.claim_check_bytes
+        return _size(text, limit) > limit
+
+    def check_in(self, payload: str) -> tuple[str, str]:
+        """Make a blob of it; return what stands in its place, and the digest. Raises PayloadTooLarge."""
+        data = payload.encode()
+        limit = self._scope.limits.payload_bytes
+        if len(data) > limit:
+            raise PayloadTooLarge(f"The payload has {len(data)} bytes; {limit} is the limit.")
+        digest = sha256(data).hexdigest()
+        self.blobs.append((self._envelope.tenant, digest, data))
+        return "null", digest
+
+    def _count_bytes(self, size: int) -> None:
+        """Bounds what one turn puts into the commit; characters are near enough."""
+        self._bytes += size
+        if self._bytes > self._scope.limits.turn_bytes:
+            raise PayloadTooLarge(
+                f"One turn may send and explain {self._scope.limits.turn_bytes} bytes.",
+                fix="Send the rest in further turns, or raise the domain's `limits.turn_bytes`.",
+            )
+
+
+def _size(text: str, limit: int) -> int:
+    """How many bytes the text has in UTF-8; at most four times its length, so most need no counting."""
+    return len(text) if 4 * len(text) <= limit else len(text.encode())
