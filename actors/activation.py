@@ -150,6 +150,10 @@ class Activation:
             return queue[0]
         return other
 
+    def may_run_at(self, head: Envelope) -> float:
+        """When this message may run, seconds since 1970, UTC."""
+        return max(self.blocked_until, head.retry_at or 0.0)
+
     def insert(self, envelope: Envelope) -> None:
         """Put a message into its place; the queue is sorted by number."""
         queue = self.queue

@@ -199,15 +199,15 @@ class Holdings:
         for partition, holding in holdings.items():
             if self._held.get(partition) is holding:
                 holding.open = True
-        for activation in self._host.mailboxes.in_partitions(holdings.keys()):
+        for activation in self._host.mailboxes.roster.in_partitions(holdings.keys()):
             self._host.mailboxes.schedule(activation)
 
     async def _try_carefully(self, holdings: dict[int, _Holding]) -> None:
         host = self._host
-        await host.mailboxes.states_loaded()
+        await host.mailboxes.roster.loaded()
         holdings = {p: h for p, h in holdings.items() if self._held.get(p) is h}
         suspects = [
-            a for a in host.mailboxes.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)
+            a for a in host.mailboxes.roster.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)
         ]
         await host.trials.run(suspects, lambda: self._open_now(holdings), lambda: host.quiet(QUIET_S))
         await host.store.clear_suspects(host.fence, sorted(holdings))
@@ -219,7 +219,7 @@ class Holdings:
             deadline = asyncio.get_running_loop().time() + DRAIN_S
             leaving = set(partitions)
             while asyncio.get_running_loop().time() < deadline and any(  # noqa: ASYNC110  # of many agents, none signals
-                a.running or a.uncommitted for a in host.mailboxes.in_partitions(leaving)
+                a.running or a.uncommitted for a in host.mailboxes.roster.in_partitions(leaving)
             ):
                 await asyncio.sleep(0.005)
             async with self._look:
@@ -242,7 +242,7 @@ class Holdings:
         holding.open = False
         if not keep_row:
             del self._held[partition]
-        for activation in self._host.mailboxes.in_partitions((partition,)):
+        for activation in self._host.mailboxes.roster.in_partitions((partition,)):
             self._host.mailboxes.drop(activation)
         self._host.committer.drop_dead()
 

@@ -89,7 +89,7 @@ class Host:
     async def run(self) -> str:
         """Work until this incarnation ends; return why it ended."""
         services = [
-            self.committer.run(), self.mailboxes.load_states(), self.holdings.run(), self._fire_timers(),
+            self.committer.run(), self.mailboxes.roster.load_states(), self.holdings.run(), self._fire_timers(),
             self._sweep(), self._evict(), self._end_overdue(),
             self.waiting.run(), *(work() for work in self.extra_work),
         ]  # fmt: skip
@@ -208,7 +208,7 @@ class Host:
                 self.mailboxes.forget(envelope.seq)
             self.mailboxes.schedule(activation)
             return None
-        self.mailboxes.touch(activation)
+        self.mailboxes.roster.touch(activation)
         if isinstance(outcome, Mark):
             self._wait_for_retry(activation, envelope, outcome)
         elif isinstance(outcome, TurnRecord):

@@ -117,7 +117,7 @@ class Hosts:
         names = [
             f"{self._scope.domain}/{activation.agent}"
             for running in self._live()
-            for activation in running.host.mailboxes.in_partitions(running.partitions)
+            for activation in running.host.mailboxes.roster.in_partitions(running.partitions)
             if activation.running
         ]
         return ", ".join(names) or "a host"

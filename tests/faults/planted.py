@@ -61,7 +61,7 @@ def _deduplication_off() -> None:
 
     def forgetful(self: Any, *arguments: Any, **options: Any) -> None:
         make(self, *arguments, **options)
-        self._seen = _Forgetful()
+        self.books.seen = _Forgetful()
 
     Mailboxes.__init__ = forgetful  # type: ignore[method-assign]
 

@@ -267,7 +267,7 @@ async def test_what_arrives_in_a_flood_while_a_mailbox_is_read_is_read_again_in_
         scope: Scope = kit._scope
     store = _HeldStore()
     mailboxes = Mailboxes(scope, store, ReadyQueue())
-    loading = asyncio.create_task(mailboxes.load_states())
+    loading = asyncio.create_task(mailboxes.roster.load_states())
     mailboxes.restart("default", "keeper/k", 0)
     await store.asked.wait()
 
@@ -288,7 +288,7 @@ async def test_what_arrives_in_a_flood_while_a_mailbox_is_read_is_read_again_in_
     await at_rest(mailboxes)
     last = arrives()
     await at_rest(mailboxes)
-    activation = mailboxes.find("default", "keeper/k")
+    activation = mailboxes.roster.find(("default", "keeper/k"))
     assert activation is not None
     handled: list[int] = []
     while activation.queue:
@@ -309,7 +309,7 @@ async def test_a_late_copy_is_known_whether_the_message_is_queued_running_or_han
     item = Item(7, "default", "keeper/k", header_to_json(envelope(7).header), "{}")
     copies = [item, item]
     mailboxes.deliver(0, copies)
-    activation = mailboxes.find("default", "keeper/k")
+    activation = mailboxes.roster.find(("default", "keeper/k"))
     assert activation is not None
     assert [e.seq for e in activation.queue] == [7]
     running = mailboxes.take_head(activation)
@@ -327,13 +327,13 @@ async def test_after_a_turn_that_did_not_commit_the_message_is_welcome_again() -
         scope: Scope = kit._scope
     mailboxes = Mailboxes(scope, MemoryStore(), ReadyQueue())
     mailboxes.merge(0, [envelope(7), envelope(8)], set())
-    activation = mailboxes.find("default", "keeper/k")
+    activation = mailboxes.roster.find(("default", "keeper/k"))
     assert activation is not None
     running = mailboxes.take_head(activation)
     mailboxes.drop(activation)
-    assert (mailboxes.find("default", "keeper/k"), mailboxes.backlog) == (None, 0)
+    assert (mailboxes.roster.find(("default", "keeper/k")), mailboxes.backlog) == (None, 0)
     mailboxes.merge(0, [running, envelope(8)], set())
-    successor = mailboxes.find("default", "keeper/k")
+    successor = mailboxes.roster.find(("default", "keeper/k"))
     assert successor is not None
     assert [e.seq for e in successor.queue] == [7, 8]
 

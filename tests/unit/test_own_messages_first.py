@@ -10,8 +10,9 @@ import pytest
 from actors.activation import Activation
 from actors.agent import agent_type
 from actors.domain import LimitSpec
-from actors.mailboxes import LOAD_STATES, Mailboxes
+from actors.mailboxes import Mailboxes
 from actors.ready import ReadyQueue
+from actors.roster import LOAD_STATES
 from actors.task_messages import TROUBLE
 from bus.envelope import Envelope, Header, Priority, header_to_json, new_id
 from bus.errors import StorageUnavailable
@@ -92,8 +93,8 @@ async def test_the_state_of_an_agent_with_an_own_message_is_read_before_those_of
         deliver(seq, f"keeper/{seq}", "tests.note.v1")
     deliver(5_000, "task/by-type", TROUBLE)
     mailboxes.read_named("default", "task/by-nudge", 0)
-    loading = asyncio.create_task(mailboxes.load_states())
-    await mailboxes.states_loaded()
+    loading = asyncio.create_task(mailboxes.roster.load_states())
+    await mailboxes.roster.loaded()
     loading.cancel()
     assert store.read[:3] == ["task/by-nudge", "task/by-type", "keeper/1"]
     assert len(store.read) == len(set(store.read)) == 2 * LOAD_STATES + 1

@@ -118,7 +118,7 @@ class Watch:
 
 def held(mailboxes: Mailboxes) -> int:
     """Bytes of payload in the queues, counted one by one."""
-    return sum(len(e.payload) for a in mailboxes._activations.values() for e in (*a.queue, *a.held))
+    return sum(len(e.payload) for a in mailboxes.roster._activations.values() for e in (*a.queue, *a.held))
 
 
 def text(number: int) -> Note:
@@ -144,7 +144,7 @@ async def test_much_more_than_the_cache_holds_is_handled_whole_and_in_order(
         await kit.quiet()
         for agent in range(40):
             assert kit.state(f"test/porter/{agent}").numbers == [f"{n:04}" for n in range(6)]
-        assert held(running.host.mailboxes) == running.host.mailboxes._bytes == 0
+        assert held(running.host.mailboxes) == running.host.mailboxes.books.bytes == 0
         assert running.host.mailboxes.backlog == 0
     assert watch.most < MOST
 
@@ -228,7 +228,7 @@ async def test_a_paused_agent_gets_its_large_messages_once_it_is_resumed() -> No
             await kit.send("test/porter/p", text(number))
         await kit.quiet()
         [running] = kit._running
-        assert running.host.mailboxes._bytes == 0
+        assert running.host.mailboxes.books.bytes == 0
         await kit.resume("test/porter/p")
         await kit.quiet()
         assert kit.state("test/porter/p").numbers == [f"{n:04}" for n in range(40)]
