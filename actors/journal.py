@@ -297,7 +297,7 @@ class Journal:
     def calls_body(self) -> str:
         """The calls as the transition has them; their values stand in the journal, and their digests here."""
         return ",".join(
-            f'{{"key":{_quote(e.key)},"kind":"{e.kind}","name":{_quote(e.name)},"ok":{"true" if e.ok else "false"},'
+            f'{{"number":{e.number},"key":{_quote(e.key)},"kind":"{e.kind}","name":{_quote(e.name)},"ok":{"true" if e.ok else "false"},'
             f'"ms":{e.took_ms:.3f},"value":"{e.blob or sha256(e.value.encode()).hexdigest()}"}}'
             for e in self.entries
             if e.kind != SENT

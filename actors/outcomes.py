@@ -140,10 +140,11 @@ class Outcomes:
             activation.ended = envelope.seq
         version = activation.version + 1
         puts = ctx.consequences
-        at = self._scope.clock.now() if activation.journal is not None else ctx.now
+        # A pause may come before anything of the journal is on record.
+        live = activation.journal if mark is None or activation.has_open_turn else None
+        at = self._scope.clock.now() if live is not None else ctx.now
         body = transition_body(
-            version, at, envelope, decision, activation.state_json, state, lifecycle, puts,
-            activation.journal,
+            version, at, envelope, decision, activation.state_json, state, lifecycle, puts, live,
         )  # fmt: skip
         record = TurnRecord(
             tenant=activation.tenant,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import sha256
+from json.encoder import JSONEncoder
 
 from actors.consequences import Consequences
 from actors.journal import Journal
 from bus.envelope import Envelope
+from storage import state_delta
+from storage.records import FULL_STATE_EVERY
 
-FULL_STATE_BYTES = 4096  # a larger state stands in the history as its changed fields...
-FULL_STATE_EVERY = 64  # ...except every so many versions, so that replay is short
+FULL_STATE_BYTES = 4096  # a larger state stands in the history as its changed fields
 
 
 def transition_body(
@@ -32,29 +33,26 @@ def transition_body(
     calls = ""
     if journal is not None:
         sends = ",".join(filter(None, (journal.sent_body(), sends)))
-        calls = f'"turn":"{journal.turn}","calls":[{journal.calls_body()}],'
+        calls = f'"turn":"{journal.turn}","began":{journal.now:.6f},"calls":[{journal.calls_body()}],'
+    failures = f'"failures":{envelope.failures},' if envelope.failures else ""
     return (
         f'{{"version":{version},"at":{at:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
-        f'"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
+        f'{failures}"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
         f'"notes":[{",".join(puts.notes)}],{calls}"sends":[{sends}],{_state_part(version, old_state, state)}}}'
     )
 
 
 def _state_part(version: int, old: str | None, new: str | None) -> str:
-    digest = sha256(new.encode()).hexdigest() if new is not None else ""
-    if new == old:
-        return f'"state_hash":"{digest}"'
     if new is None:
-        return '"state_hash":"","state":null'
-    if old is None or len(new) <= FULL_STATE_BYTES or version % FULL_STATE_EVERY == 0:
+        return '"state_hash":""' if old is None else '"state_hash":"","state":null'
+    digest = sha256(new.encode()).hexdigest()
+    is_due = version % FULL_STATE_EVERY == 0
+    if new == old and not is_due:
+        return f'"state_hash":"{digest}"'
+    delta = None if old is None or is_due or len(new) <= FULL_STATE_BYTES else state_delta.between(old, new)
+    if delta is None:
         return f'"state_hash":"{digest}","state":{new}'
-    before, after = json.loads(old), json.loads(new)
-    delta = {
-        "set": {name: value for name, value in after.items() if name not in before or before[name] != value},
-        "drop": [name for name in before if name not in after],
-    }
-    text = json.dumps(delta, separators=(",", ":"), ensure_ascii=False)
-    return f'"state_hash":"{digest}","delta":{text}'
+    return f'"state_hash":"{digest}","delta":{delta}'
 
 
-_quote = json.JSONEncoder(ensure_ascii=False).encode
+_quote = JSONEncoder(ensure_ascii=False).encode

@@ -8,6 +8,9 @@ from bus.envelope import Outgoing
 from storage.journal import JournalWrite
 
 GENESIS = bytes(32)  # the previous hash of an agent's first transition
+FULL_STATE_EVERY = (
+    64  # transitions: each such version has the whole state, changed or not, so that replay is short
+)
 
 
 class Fence(msgspec.Struct, frozen=True, kw_only=True, gc=False):

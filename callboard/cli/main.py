@@ -20,6 +20,7 @@ from callboard.cli import (
     status,
     tasks,
     up,
+    verify,
     version,
 )
 from callboard.cli.running import configure_logging, exit_code_of, needs_command
@@ -51,7 +52,7 @@ def _everywhere(
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     run.run, up.up, up.down, status.status, tasks.task, agents.agents, agents.agent, agents.pause,
-    agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, version.version,
+    agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)

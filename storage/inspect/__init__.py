@@ -36,11 +36,13 @@ from storage.inspect.deployment import (
 from storage.inspect.history import LAST_VERSION, ChainVerdict, Transition, list_history, verify_history
 from storage.inspect.tasks import TaskEventView, TaskView, find_task, list_task_events, list_tasks
 from storage.inspect.turns import OpenTurn, PromiseView
+from storage.inspect.verify import BrokenLink, Verdict, count_agents, verify_all
 
 __all__ = [
     "LAST_VERSION",
     "AgentRow",
     "AgentView",
+    "BrokenLink",
     "ChainVerdict",
     "CoordinatorView",
     "DeadLetterView",
@@ -54,8 +56,10 @@ __all__ = [
     "TaskEventView",
     "TaskView",
     "Transition",
+    "Verdict",
     "WaitingMessage",
     "WaitingTimer",
+    "count_agents",
     "find_dead_letter",
     "find_task",
     "history_months",
@@ -72,6 +76,7 @@ __all__ = [
     "list_tasks",
     "paused_at_work",
     "paused_of",
+    "verify_all",
     "verify_history",
     "view_agent",
 ]

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-import asyncpg
 import msgspec
 
 from bus.address import Address
-from bus.errors import BrokenChain
-from storage import chain
-from storage.boundary import translated
 from storage.domains import Connection
 from storage.inspect.rows import fetch_all
-from storage.queries import query
-from storage.records import StoredState
+from storage.inspect.verify import verify_agent
 
 LAST_VERSION = 2**63 - 1
-_AT_ONCE = 1_000  # transitions in memory
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,28 +45,10 @@ async def list_history(
 
 
 async def verify_history(db: Connection, address: Address, *, tenant: str) -> ChainVerdict:
-    """Check the hash chain of an agent's whole history on one snapshot, never holding all of it."""
-    if isinstance(db, asyncpg.Pool):
-        async with db.acquire() as connection:
-            return await _verify(connection, address, tenant)
-    return await _verify(db, address, tenant)
-
-
-async def _verify(db: Any, address: Address, tenant: str) -> ChainVerdict:
-    followed = chain.Chain(str(address))
-    since: int | None = None
-    try:
-        with translated():
-            async with db.transaction(isolation="repeatable_read", readonly=True):
-                place = (address.domain, tenant, address.agent)
-                async for row in db.cursor(query("inspect_chain"), *place, prefetch=_AT_ONCE):
-                    since = since or row["version"]
-                    followed.follow(chain.Transition(**dict(row)))
-                newest = await fetch_all(
-                    db, StoredState, "load_states", address.domain, [tenant], [address.agent]
-                )
-                if newest:
-                    followed.end(newest[0])
-    except BrokenChain as error:
-        return ChainVerdict(intact=False, length=followed.length, since=since, broken=error.message)
-    return ChainVerdict(intact=True, length=followed.length, since=since, broken=None)
+    """Check the hash chain of an agent's whole history, and its journals, never holding all of it."""
+    found = await verify_agent(db, address, tenant=tenant)
+    broken = found.broken
+    text = (
+        f"The history of {address} is broken: version {broken.version} {broken.detail}." if broken else None
+    )
+    return ChainVerdict(intact=broken is None, length=found.length, since=found.since, broken=text)

@@ -88,11 +88,6 @@ select version, at, body::text as body, prev, hash
 from transitions where domain = $1 and tenant = $2 and agent = $3 and version < $4
 order by version desc limit $5
 
--- name: inspect_chain
-select version, body::text as body, prev, hash
-from transitions where domain = $1 and tenant = $2 and agent = $3
-order by version
-
 -- name: inspect_dead_letters
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task

@@ -1,0 +1,53 @@
+-- Whether histories are what they were. The hashes are computed here, so that no body leaves the database.
+
+-- name: verify_links
+-- A page of a domain's transitions after (tenant, agent, version) up to (tenant, agent): whether each hashes to what is
+-- stored with it, and the first of its calls that the journal has otherwise, or lacks.
+select l.tenant, l.agent, l.version, l.prev, l.hash, l.sound, l.turn, c.key as call, c.gone as call_gone
+from (
+  select b.*, case when b.sound and strpos(b.text, '"calls":[{') > 0 then b.text::json ->> 'turn' end as turn
+  from (
+    select tenant, agent, version, prev, hash, t.text, sha256(prev || convert_to(t.text, 'UTF8')) = hash as sound
+    from transitions, lateral (select body::text as text offset 0) t
+    where domain = $1 and (tenant, agent, version) > ($2, $3, $4) and (tenant, agent) <= ($5, $6)
+    order by tenant, agent, version limit $7
+  ) b
+) l
+left join lateral (
+  select x.call ->> 'key' as key, j.key is null as gone
+  from json_array_elements(l.text::json -> 'calls') with ordinality as x(call, n)
+  left join (
+    select number, key, kind, name, ok, coalesce(blob, encode(sha256(convert_to(value::text, 'UTF8')), 'hex')) as digest
+    from journal where domain = $1 and tenant = l.tenant and agent = l.agent and turn = l.turn::uuid
+  ) j on j.number = (x.call ->> 'number')::int
+  where (j.key, j.kind, j.name, j.ok, j.digest)
+        is distinct from (x.call ->> 'key', x.call ->> 'kind', x.call ->> 'name', (x.call ->> 'ok')::boolean,
+                          x.call ->> 'value')
+  order by j.key is null, x.n limit 1  -- what is gone may be older than the retention
+) c on l.turn is not null
+order by l.tenant, l.agent, l.version
+
+-- name: verify_tips
+-- A page of a domain's agents from (tenant, agent) to (tenant, agent), with what the newest transition says of the state.
+select tenant, agent, version, hash, updated_at,
+       coalesce(encode(sha256(convert_to(state::text, 'UTF8')), 'hex'), '') as state_hash,
+       coalesce((select t.body ->> 'state_hash' from transitions t
+                 where t.domain = a.domain and t.tenant = a.tenant and t.agent = a.agent and t.version = a.version
+                 limit 1), '') as recorded_state_hash
+from agents a
+where domain = $1 and (tenant, agent) >= ($2, $3) and (tenant, agent) <= ($4, $5)
+order by tenant, agent limit $6
+
+-- name: verify_count
+select count(*) from agents where domain = any ($1::text[])
+
+-- name: verify_oldest_month
+-- From when on the history (of a parent table) is kept.
+select min(to_date(right(c.relname, 6), 'YYYYMM'))::timestamptz
+from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
+where p.relname = $1 and p.relnamespace = 'callboard'::regnamespace and c.relname ~ '_[0-9]{6}$'
+
+-- name: verify_blobs
+-- A page of a domain's blobs after (tenant, digest), and whether each hashes to its name.
+select tenant, digest, encode(sha256(bytes), 'hex') = digest as sound
+from blobs where domain = $1 and (tenant, digest) > ($2, $3) order by tenant, digest limit $4
