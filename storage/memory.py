@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 from bus.envelope import Envelope, Outgoing, header_from_json
-from bus.errors import Fenced, InvalidData, InvalidPayload, StaleTurn
+from bus.errors import InvalidData, InvalidPayload, StaleTurn
 from bus.limits import SEEN_WINDOW
 from storage.batch import fold_marks
 from storage.chain import Transition
 from storage.journal import Flush, StoredJournal
+from storage.memory_hosts import MemoryHosts
 from storage.memory_rows import (
     DeadLetterRow,
-    HostRow,
     MailRow,
     TimerRow,
     check_dead,
@@ -36,7 +36,6 @@ from storage.records import (
     Fence,
     MailHead,
     Mark,
-    Ownership,
     Share,
     StoredState,
     TaskEvent,
@@ -52,7 +51,7 @@ Mailbox = tuple[str, str, int, str]  # domain, tenant, partition, agent
 AgentKey = tuple[str, str, str]  # domain, tenant, agent
 
 
-class MemoryStore:
+class MemoryStore(MemoryHosts):
     """Implements HostStore for any number of hosts in one event loop. Its tables are there to be read.
 
     `now` may be replaced: it is the clock of retries and timers. `passing` is called with `commit.before` and
@@ -62,8 +61,7 @@ class MemoryStore:
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.now = now
         self.passing: Callable[[str], None] = lambda point: None
-        self.hosts: dict[tuple[str, int], HostRow] = {}
-        self.suspect: dict[str, frozenset[int]] = {}  # by domain, of partitions that nobody owns
+        super().__init__()
         self.mail: dict[Mailbox, dict[int, MailRow]] = {}
         self.timers: list[TimerRow] = []
         self.agents: dict[AgentKey, StoredState] = {}
@@ -115,11 +113,6 @@ class MemoryStore:
         for timer in due:
             self.timers.remove(timer)
         return [self._post(timer.message) for timer in due]
-
-    def _require_fence(self, fence: Fence, partitions: Collection[int]) -> None:
-        row = self.hosts.get((fence.domain, fence.epoch))
-        if row is None or not row.is_live or not row.owned.issuperset(partitions):
-            raise Fenced(f"Epoch {fence.epoch} of {fence.domain} no longer owns all of {sorted(partitions)}.")
 
     def _check(self, domain: str, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> None:
         """Raise for whatever Postgres would refuse; nothing has been written yet."""
@@ -356,61 +349,7 @@ class MemoryStore:
         ]
         return {id_: envelope.seq for id_, envelope in taken if envelope is not None}
 
-    # -- the host's own row --------------------------------------------------------------------------
-
-    async def read_ownership(self, fence: Fence) -> Ownership:
-        row = self.hosts.get((fence.domain, fence.epoch))
-        if row is None:
-            raise Fenced(f"Epoch {fence.epoch} of {fence.domain} is unknown.")
-        return Ownership(
-            owned=row.owned, wanted=row.wanted, suspect=row.suspect, draining=row.draining,
-            ended=not row.is_live, ended_why=row.ended_why,
-        )  # fmt: skip
-
-    async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
-        row = self.hosts[(fence.domain, fence.epoch)]
-        if row.is_live:
-            untried = self.suspect.get(fence.domain, frozenset()) | (row.suspect & frozenset(partitions))
-            self.suspect[fence.domain] = untried
-            row.owned -= frozenset(partitions)
-            row.suspect -= frozenset(partitions)
-
-    async def clear_suspects(self, fence: Fence, partitions: Sequence[int]) -> None:
-        row = self.hosts[(fence.domain, fence.epoch)]
-        if row.is_live:
-            row.suspect -= frozenset(partitions)
-
-    async def ready(self, fence: Fence) -> None:
-        self.hosts[(fence.domain, fence.epoch)].ready = True
-
-    # -- what the coordinator, the intake and the clock do in production -------------------------------
-
-    def register_host(self, domain: str) -> Fence:
-        """A new incarnation, which owns nothing yet."""
-        epoch = 1 + max((epoch for _, epoch in self.hosts), default=0)
-        self.hosts[(domain, epoch)] = HostRow()
-        return Fence(domain=domain, epoch=epoch)
-
-    def grant(self, fence: Fence, partitions: Collection[int], suspect: Collection[int] = ()) -> None:
-        """Give partitions that no living host owns; those that left a host untried are suspect in any case."""
-        row = self.hosts[(fence.domain, fence.epoch)]
-        given = frozenset(partitions)
-        for (domain, epoch), other in self.hosts.items():
-            if domain == fence.domain and epoch != fence.epoch and other.is_live and other.owned & given:
-                raise Fenced(f"Epoch {epoch} still owns {sorted(other.owned & given)}.")
-        untried = self.suspect.get(fence.domain, frozenset())
-        row.owned |= given
-        row.wanted |= given
-        row.suspect |= frozenset(suspect) | (untried & given)
-        self.suspect[fence.domain] = untried - given
-
-    def set_wanted(self, fence: Fence, partitions: Collection[int]) -> None:
-        """What a host should keep; it gives the rest back by itself."""
-        self.hosts[(fence.domain, fence.epoch)].wanted = frozenset(partitions)
-
-    def end_host(self, fence: Fence, why: str) -> None:
-        """End an epoch: from now on it writes nothing."""
-        self.hosts[(fence.domain, fence.epoch)] = HostRow(ended_why=why)
+    # -- what the intake and the clock do in production -------------------------------
 
     def accept(
         self, message: Outgoing, *, key: str | None = None, window_s: float = 86_400
