@@ -19,6 +19,7 @@ import msgspec
 from actors.activation import Activation
 from actors.blobs import BlobsUnavailable
 from actors.committer import Committer, Entry
+from actors.eviction import evict_idle
 from actors.holdings import Holdings
 from actors.mailboxes import Mailboxes
 from actors.outbound import Outbound
@@ -27,6 +28,7 @@ from actors.ready import ReadyQueue
 from actors.scope import Scope
 from actors.slice import Slice
 from actors.sweep import Sweep
+from actors.timers import Timers
 from actors.trials import Trials
 from actors.turn import TurnRunner
 from actors.waiting import WaitingTurns
@@ -40,13 +42,9 @@ from storage.store import HostStore
 
 _logger = logging.getLogger("callboard.host")
 
-_TIMER_EVERY_S = 0.1
-_TIMER_BATCH = 500
-_EVICT_EVERY_S = 1.0
 _BLOB_RETRY_S = 0.5
 _LOOK_AGAIN_S = 0.2
 _OVERDUE_EVERY_S = 1.0
-_PASSIVATE_S = 2.0  # an author's hook may take so long before its agent leaves memory without it
 _LEAVE_S = 5.0  # what still runs when the incarnation ends has so long to notice
 
 
@@ -71,6 +69,8 @@ class Host:
             most_beside=scope.limits.concurrent_turns,
         )  # fmt: skip
         self.holdings = Holdings(self, transport)
+        self.timers = Timers(scope.clock, fence, store, self.holdings, self.fenced)
+        self.sweep = Sweep(scope, store, self.mailboxes, self.holdings.open_partitions)
         self.mailboxes.may_run = self.holdings.may_run
         self.mailboxes.on_mail = self.waiting.mail
         self.mailboxes.on_dropped = self.waiting.dropped
@@ -89,8 +89,8 @@ class Host:
     async def run(self) -> str:
         """Work until this incarnation ends; return why it ended."""
         services = [
-            self.committer.run(), self.mailboxes.roster.load_states(), self.holdings.run(), self._fire_timers(),
-            self._sweep(), self._evict(), self._end_overdue(),
+            self.committer.run(), self.mailboxes.roster.load_states(), self.holdings.run(),
+            self.timers.run(), self.sweep.run(), evict_idle(self.scope, self.mailboxes), self._end_overdue(),
             self.waiting.run(), *(work() for work in self.extra_work),
         ]  # fmt: skip
         tasks = self._tasks = {asyncio.create_task(self.guarded(c)) for c in services}
@@ -368,42 +368,6 @@ class Host:
         return domain == self.fence.domain and self.holdings.take(parcel)
 
     # -- the clockwork ---------------------------------------------------------------------------------
-
-    async def _fire_timers(self) -> None:
-        while True:
-            await self.scope.clock.pause(_TIMER_EVERY_S)
-            owned = self.holdings.open_partitions()
-            if not owned:
-                continue
-            try:
-                due = await self.store.fire_timers(self.fence, owned, _TIMER_BATCH)
-                due += await self.store.settle_due(self.fence, owned, _TIMER_BATCH)
-            except Fenced:
-                if not await self.fenced():
-                    return
-                continue
-            except StorageUnavailable:
-                for partition in owned:  # they may have fired all the same
-                    self.holdings.read_again(partition)
-                await asyncio.sleep(1.0)
-                continue
-            self.holdings.read_agents(due)
-
-    async def _sweep(self) -> None:
-        """Look for messages that the bus has lost."""
-        await Sweep(self.scope, self.store, self.mailboxes, self.holdings.open_partitions).run()
-
-    async def _evict(self) -> None:
-        while True:
-            await self.scope.clock.pause(_EVICT_EVERY_S)
-            older = self.scope.clock.now() - self.scope.limits.idle_s
-            for activation in self.mailboxes.evict_idle(older_than=older):
-                if activation.type.has_passivated_hook and activation.instance is not None:
-                    try:
-                        async with asyncio.timeout(_PASSIVATE_S):
-                            await activation.instance.on_passivated()
-                    except Exception as error:  # the author's hook; the agent has left memory already
-                        _logger.warning("on_passivated of %s failed: %r", activation.agent, error)
 
     async def _end_overdue(self) -> None:
         """Cancel handlers that run longer than the domain allows, so that none holds a worker for ever."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from actors import host
+from actors import eviction, host
 from actors.domain import LimitSpec
 from actors.ready import ReadyQueue
 from actors.retry import RetryPolicy
@@ -245,7 +245,7 @@ async def test_one_turn_puts_only_so_many_bytes_into_a_commit(what: str) -> None
 
 
 async def test_a_hook_that_never_returns_does_not_end_eviction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_PASSIVATE_S", 0.05)
+    monkeypatch.setattr(eviction, "_PASSIVATE_S", 0.05)
     async with TestKit([Oddball], limits=LimitSpec(idle_s=10)) as kit:
         await kit.send(AT, Do(what="hang_when_evicted"))
         await kit.quiet()
