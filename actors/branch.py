@@ -13,10 +13,13 @@ class Branch:
     """One line of calls. Their places are counted in the order in which it makes them, so they are the same whenever
     the handler runs again, whichever branch is faster."""
 
-    __slots__ = ("_calls", "_sends", "_task", "prefix")
+    __slots__ = ("_calls", "_sends", "_task", "may_be_dropped", "prefix")
 
-    def __init__(self, prefix: str, task: asyncio.Task[Any] | None = None) -> None:
+    def __init__(
+        self, prefix: str, task: asyncio.Task[Any] | None = None, *, may_be_dropped: bool = False
+    ) -> None:
         self.prefix = prefix
+        self.may_be_dropped = may_be_dropped  # when others are first: it does not run again with the handler
         self._calls = 0
         self._sends = 0
         self._task = task or asyncio.current_task()

@@ -17,6 +17,7 @@ from actors import branch, values
 from actors.branch import Branch
 from actors.journal import CHOICE, Journal, Wake
 from actors.retry import NO_RETRY, RetryPolicy
+from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arguments
 from actors.threads import in_thread
 from bus.address import Address
 from bus.envelope import Priority, new_id
@@ -71,10 +72,11 @@ class DurableCalls(ABC):
         InvalidPayload or PayloadTooLarge for a result that cannot be recorded.
         """
         journal = self._journal()
-        name = getattr(function, "__qualname__", type(function).__qualname__)
+        name = _name_of(function)
         place = self._branch().place(key)
         entry = journal.recorded(place, STEP, name)
         if entry is None:
+            await journal.proceed()
             began = time.perf_counter()
             try:
                 text = values.encode(await self._attempt(function, arguments, named, retry))
@@ -94,6 +96,41 @@ class DurableCalls(ABC):
             raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
         return values.decode(text, function)
 
+    def compensate(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        key: str | None = None,
+        retry: RetryPolicy = COMPENSATION_RETRY,
+        **named: Any,
+    ) -> None:
+        """Say what undoes the action before it: a function that is called if this turn fails for good or is cancelled.
+
+        The last registered runs first, each in a turn's place in the journal of its own, with the arguments as they
+        are recorded now (JSON values or pydantic models, given as the function's annotations say). It may run again
+        after a crash, and also for an action whose outcome was never known, so undoing twice must be the same as
+        once. It may send messages, and waits for nothing. A turn that succeeds drops it.
+
+        Raises InvalidPayload or PayloadTooLarge for arguments that cannot be recorded, and InvalidMessage in a branch
+        of `gather(first=...)`: one that is given up is not there to say it again.
+        """
+        journal = self._journal()
+        if self._branch().may_be_dropped:
+            raise InvalidMessage(
+                "A branch that may be given up cannot be compensated.",
+                fix="Call ctx.compensate after ctx.gather has returned.",
+            )
+        name = _name_of(function)
+        place = self._branch().place(key)
+        entry = journal.recorded(place, COMPENSATE, name)
+        if entry is None:
+            text = encode_arguments(arguments, named)
+            self._count_bytes(len(text))
+            entry = journal.record(place, COMPENSATE, name, text)
+        journal.saga[place] = Compensation(
+            place=place, name=name, function=function, recorded=entry.value, retry=retry
+        )
+
     async def ask(
         self,
         address: str | Address,
@@ -112,6 +149,7 @@ class DurableCalls(ABC):
         place = self._branch().place(key)
         name = f"{type(message).__name__} {address}"
         if journal.recorded(place, Kind.ASK, name) is None and journal.open_promise(place) is None:
+            await journal.proceed()
             due_at = self._due_at(timeout)
             promise = new_id()
             self._send_ask(address, message, priority, due_at, promise)  # first: it may be refused
@@ -137,6 +175,7 @@ class DurableCalls(ABC):
         journal = self._journal()
         place = self._branch().place(key)
         if journal.recorded(place, Kind.SLEEP, "sleep") is None and journal.open_promise(place) is None:
+            await journal.proceed()
             journal.promise(place, Kind.SLEEP, "sleep", due_at=self._scope.clock.now() + seconds)
             await self._flush()
         await self._outcome(place)
@@ -160,6 +199,7 @@ class DurableCalls(ABC):
         elif made is not None:
             id_ = made.id
         else:
+            await journal.proceed()
             id_ = journal.promise(place, Kind.PROMISE, name, due_at=self._due_at(timeout))
             await self._flush()
         return Promise(self, self._ref(id_), place, name)
@@ -191,7 +231,11 @@ class DurableCalls(ABC):
                 journal.forgive(f"{place}.{n}/")
                 if inspect.iscoroutine(call):
                     call.close()
-        tasks = {n: asyncio.create_task(_run_branch(prefix, calls[n])) for n, prefix in branches.items()}
+        may_be_dropped = self._branch().may_be_dropped or (first is not None and first < len(calls))
+        tasks = {
+            n: asyncio.create_task(_run_branch(prefix, calls[n], may_be_dropped))
+            for n, prefix in branches.items()
+        }
         journal.enter(len(tasks))
         for task in tasks.values():
             task.add_done_callback(lambda _: journal.leave())
@@ -215,6 +259,8 @@ class DurableCalls(ABC):
     async def _outcome(self, place: str) -> Wake:
         journal = self._journal()
         if not journal.is_settled(place):
+            if journal.is_ending:
+                return await journal.outcome(place)
             await self._flush_sends()  # whoever is to settle it may need them
         return await journal.outcome(place)
 
@@ -225,23 +271,34 @@ class DurableCalls(ABC):
         named: dict[str, Any],
         retry: RetryPolicy,
     ) -> Any:
+        """Call it until it succeeds or may not be tried again. A turn that is given up waits for a thread, and cuts an
+        `async` function short, which then leaves no record."""
         failures = 0
-        while True:
-            try:
-                if inspect.iscoroutinefunction(function):
-                    return await function(*arguments, **named)
-                return await in_thread(_named(function, named), *arguments)
-            except Exception as error:
-                failures += 1
-                if not retry.allows(error, failures):
-                    raise
-                self._say_retry(function, error, failures)
-            await asyncio.sleep(retry.delay_s(failures, self._scope.rng))
+        journal = self._journal()
+        try:
+            while True:
+                try:
+                    if inspect.iscoroutinefunction(function):
+                        with journal.cuttable():
+                            return await function(*arguments, **named)
+                    return await in_thread(_named(function, named), *arguments)
+                except Exception as error:
+                    failures += 1
+                    if not retry.allows(error, failures):
+                        raise
+                    self._say_retry(function, error, failures)
+                if journal.must_stop:
+                    await journal.proceed()
+                with journal.cuttable():
+                    await asyncio.sleep(retry.delay_s(failures, self._scope.rng))
+        except asyncio.CancelledError:
+            if not journal.was_cut():
+                raise
+            await journal.proceed()
+            raise
 
     def _say_retry(self, function: Callable[..., Any], error: Exception, failures: int) -> None:
-        self.logger.warning(
-            "%s failed (%d): %s", getattr(function, "__qualname__", function), failures, first_line(error)
-        )
+        self.logger.warning("%s failed (%d): %s", _name_of(function), failures, first_line(error))
 
     def _branch(self) -> Branch:
         return branch.current.get() or self._journal().root
@@ -259,6 +316,9 @@ class DurableCalls(ABC):
 
     @abstractmethod
     async def _flush_sends(self) -> None: ...
+
+    @abstractmethod
+    def _count_bytes(self, size: int) -> None: ...
 
     @abstractmethod
     def _ref(self, promise: str) -> str: ...
@@ -283,8 +343,10 @@ class DurableCalls(ABC):
     async def _fetch_value(self, digest: str) -> str: ...
 
 
-async def _run_branch(prefix: str, call: Awaitable[Any]) -> Any:
-    branch.current.set(Branch(prefix))  # of this task alone: it runs in a copy of the context
+async def _run_branch(prefix: str, call: Awaitable[Any], may_be_dropped: bool) -> Any:
+    branch.current.set(
+        Branch(prefix, may_be_dropped=may_be_dropped)
+    )  # of this task alone: it runs in a copy of the context
     return await call
 
 
@@ -299,6 +361,10 @@ async def _done(tasks: dict[int, asyncio.Task[Any]], count: int) -> list[int]:
                 task.result()
                 ended.append(number)
     return sorted(ended[:count])
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _named(function: Callable[..., Any], named: dict[str, Any]) -> Callable[..., Any]:

@@ -54,7 +54,7 @@ class Consequences:
         return self._now if self.journal is None else self._scope.clock.now()
 
     def note(self, text: str) -> None:
-        self._count_bytes(len(text))
+        self.count_bytes(len(text))
         self.notes.append(text)
 
     def replayed(self, to: str, wire_name: str) -> tuple[str, str | None]:
@@ -82,6 +82,12 @@ class Consequences:
         scope = self._scope
         partitions = scope.directory.partitions(to.domain, to.kind)
         came = self._envelope.header
+        task = came.task
+        if self.journal is not None and self.journal.is_ending:
+            if self.journal.must_stop:
+                self.journal.refuse_send()
+                return new_id()
+            task, deadline = None, None  # what undoes something outlives its task and its deadline
         if len(self.sends) >= scope.limits.sends_per_turn:
             raise InvalidMessage(
                 f"One turn may send {scope.limits.sends_per_turn} messages.",
@@ -98,7 +104,7 @@ class Consequences:
             sent_at=self.clock_now(),
             correlation=came.correlation or came.id,
             causation=came.id,
-            task=came.task,
+            task=task,
             priority=priority,
             deadline=deadline,
             hops=came.hops + 1,
@@ -107,7 +113,7 @@ class Consequences:
             reply_to=reply_to,
         )
         header_json = header_to_json(header)
-        self._count_bytes(len(header_json) + len(payload))
+        self.count_bytes(len(header_json) + len(payload))
         agent = f"{to.kind}/{to.key}"
         self.sends.append(
             Outgoing(
@@ -148,7 +154,7 @@ class Consequences:
         self.blobs.append((self._envelope.tenant, digest, data))
         return "null", digest
 
-    def _count_bytes(self, size: int) -> None:
+    def count_bytes(self, size: int) -> None:
         """Bounds what one turn puts into the commit; characters are near enough."""
         self._bytes += size
         if self._bytes > self._scope.limits.turn_bytes:

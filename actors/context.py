@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -264,7 +264,7 @@ class Context(TaskReports, DurableCalls):
             place, sent = self._puts.replayed(str(to), wire_name)
             if sent is not None:
                 return sent
-        if deadline is not None and deadline <= self._puts.clock_now():
+        if deadline is not None and deadline <= self._puts.clock_now() and not self._is_ending:
             raise DeadlineExceeded(
                 "The deadline of a message to be sent has passed.", fix="Give a later one."
             )
@@ -274,6 +274,20 @@ class Context(TaskReports, DurableCalls):
         )
 
     # -- the journal ---------------------------------------------------------------------------------
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._puts.journal is not None and self._puts.journal.is_ending
+
+    @contextlib.contextmanager
+    def apart(self, place: str) -> Iterator[None]:
+        """For the turn loop: what is sent within takes nobody's place, since a handler that runs again does not come
+        by here."""
+        self._puts.apart = f">{place}"
+        try:
+            yield
+        finally:
+            self._puts.apart = None
 
     def _journal(self) -> Journal:
         journal = self._puts.journal
@@ -288,11 +302,8 @@ class Context(TaskReports, DurableCalls):
     async def _flush(self) -> None:
         journal = self._journal()
         if not journal.is_open and self.header.type == TASK_WORK:
-            self._puts.apart = (
-                ">started"  # a handler that runs again does not come by here: it takes nobody's place
-            )
-            self.report_started()  # never raises
-            self._puts.apart = None
+            with self.apart("started"):
+                self.report_started()  # never raises
         assert self._keep is not None
         await self._keep.blobs.store(self._puts.blobs)
         await journal.flush(self._puts.take_sends())
@@ -320,11 +331,11 @@ class Context(TaskReports, DurableCalls):
         deadline: float | None,
         promise: str,
     ) -> None:
-        self._puts.apart = f">{promise}"  # a handler that runs again does not come by here
-        try:
+        with self.apart(promise):
             self._send(address, message, priority, deadline, None, reply_to=promise)
-        finally:
-            self._puts.apart = None
+
+    def _count_bytes(self, size: int) -> None:
+        self._puts.count_bytes(size)
 
     async def _check_in_value(self, text: str) -> str | None:
         if not self._puts.is_large(text):

@@ -31,6 +31,7 @@ from actors.sweep import Sweep
 from actors.timers import Timers
 from actors.trials import Trials
 from actors.turn import TurnRunner
+from actors.unwinding import uncancel
 from actors.waiting import WaitingTurns
 from actors.wake import is_wake
 from bus.envelope import Envelope, Outgoing
@@ -193,7 +194,7 @@ class Host:
             put_away = activation.parking
             if activation.overdue or put_away:
                 activation.overdue = activation.parking = False
-                _uncancel()
+                uncancel()
             if self.waiting:
                 self.waiting.runs(activation)
             self._leave(activation)
@@ -386,10 +387,3 @@ def _unwanted(activation: Activation, wake: Envelope) -> Flush:
         tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
         journal=JournalWrite(seq=wake.seq, turn=wake.header.id, does=Does.NONE, consumed=(wake.seq,)),
     )  # fmt: skip
-
-
-def _uncancel() -> None:
-    """The cancellation was for the handler that ran in this task, not for the task."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from actors.branch import Branch
+from actors.saga import COMPENSATE, UNWIND, UNWIND_AT, Compensation, Ending
 from bus.envelope import Envelope, Outgoing, new_id
 from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, StepFailed
 from bus.registry import encode_json
@@ -76,6 +77,8 @@ class Journal:
         self.on_waiting: Callable[[], None] = lambda: None
         self.on_running: Callable[[], None] = lambda: None
         self.sent: list[Sent] = []
+        self.saga: dict[str, Compensation] = {}
+        """By their places, those that the handler has registered in this run."""
         self._seq = envelope.seq
         self.now = now
         self._flusher = flusher
@@ -98,6 +101,11 @@ class Journal:
         self._parking: asyncio.Future[bool] | None = None
         self._forgiven: tuple[str, ...] = ()
         self._flushing: set[asyncio.Future[bool]] = set()
+        self._why_ending: Callable[[], BaseException] | None = None
+        self._stalled: asyncio.Future[None] | None = None
+        self._told = False
+        self._undoing = False
+        self._cuttable: set[asyncio.Task[Any]] = set()
         self.entries: list[JournalEntry] = []
         self._next = 1
         if stored is not None:
@@ -287,6 +295,124 @@ class Journal:
         else:
             self.record(f"{VOID}:{self._next}", VOID, place, "null")
 
+    # -- a turn that is given up ---------------------------------------------------------------------
+
+    @property
+    def has_results(self) -> bool:
+        """Whether anything has been done that a compensation may have to undo."""
+        return any(entry.kind not in (SENT, VOID) and entry.ok for entry in self._recorded.values())
+
+    @property
+    def ending(self) -> Ending | None:
+        """What is on record of the turn's having been given up."""
+        entry = self._recorded.get(UNWIND_AT)
+        return None if entry is None else msgspec.json.decode(entry.value, type=Ending)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the turn is given up: its handler can do nothing new, or has ended and is being undone."""
+        return self._why_ending is not None or self._undoing
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether its handler still runs, and can do nothing new."""
+        return self._why_ending is not None and not self._undoing
+
+    def end_early(self, why: Callable[[], BaseException]) -> None:
+        """Let the handler do nothing new. A branch that comes to a call that is not on record waits there until all
+        have come so far, lest what another one is about to finish goes unrecorded; then each gets what `why` makes.
+        Functions that are marked as `cuttable` are cancelled; whatever else runs is waited for.
+        """
+        if self.is_ending:
+            return
+        self._why_ending = why
+        for task in self._cuttable:
+            task.cancel()
+        if self.running == 0:
+            self._tell()
+
+    async def proceed(self) -> None:
+        """To be passed before anything new happens; raises in a turn that is given up."""
+        self._refuse_in_compensation()
+        if self._why_ending is None:
+            return
+        if self._stalled is None:
+            self._stalled = asyncio.get_running_loop().create_future()
+        stalled = self._stalled
+        with self._waiting():
+            await asyncio.shield(stalled)
+        raise self._why_ending()
+
+    def _refuse_in_compensation(self) -> None:
+        if self._undoing:
+            raise InvalidMessage(
+                "A compensation records nothing and waits for nothing.",
+                fix="Do its work in the function itself; it may send messages.",
+            )
+
+    def refuse_send(self) -> None:
+        """A message sent in a turn that is given up goes nowhere; once the handler has been told, it hears of it."""
+        if self._told and self._why_ending is not None:
+            raise self._why_ending()
+
+    @contextmanager
+    def cuttable(self) -> Iterator[None]:
+        """What is awaited within may be cancelled when the turn is given up; then `was_cut` tells so."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._cuttable.add(task)
+        try:
+            yield
+        finally:
+            self._cuttable.discard(task)
+
+    def was_cut(self) -> bool:
+        """Whether the cancellation that has just come was `end_early`'s; it is then taken back."""
+        task = asyncio.current_task()
+        if self._why_ending is None or self._undoing or task is None or not task.cancelling():
+            return False
+        task.uncancel()
+        return True
+
+    def unwind(self, ending: Ending) -> Ending:
+        """From here on nothing but compensations runs; what is on record of that counts."""
+        before = self.ending
+        if before is None:
+            self.record(UNWIND_AT, UNWIND, ending.reason, msgspec.json.encode(ending).decode())
+        self._undoing = True
+        return before or ending
+
+    def lost_compensations(self) -> list[JournalEntry]:
+        """Those on record that the handler has not registered when it ran again."""
+        known = self.saga
+        return [e for e in self._recorded.values() if e.kind == COMPENSATE and e.key not in known]
+
+    def compensations(self) -> list[Compensation]:
+        """In the order in which they run: the last registered first."""
+        return sorted(self.saga.values(), key=lambda c: self._recorded[c.place].number, reverse=True)
+
+    def begin_compensation(self) -> None:
+        """It has as much time as a turn."""
+        self.on_running()
+
+    def entry(self, place: str) -> JournalEntry | None:
+        return self._recorded.get(place)
+
+    def _tell(self) -> None:
+        """Every branch waits, and none will be woken but by this."""
+        assert self._why_ending is not None
+        stalled, self._stalled = self._stalled, None
+        waiters, self._waiters = self._waiters, {}
+        if stalled is None and not waiters:
+            return
+        self._told = True
+        if stalled is not None:
+            stalled.set_result(None)
+        for waiter in waiters.values():
+            if not waiter.done():
+                waiter.set_exception(self._why_ending())
+                waiter.exception()  # whoever waited may be gone
+
     # -- for the history -----------------------------------------------------------------------------
 
     def sent_body(self) -> str:
@@ -363,6 +489,7 @@ class Journal:
     async def outcome(self, place: str) -> Wake:
         """How the promise made at a place was settled; waits for it, and may never return if the turn is put away."""
         if place not in self._recorded:
+            self._refuse_in_compensation()
             id_ = self._by_place[place].id
             waiter = self._waiters.setdefault(id_, asyncio.get_running_loop().create_future())
             with self._waiting():
@@ -386,7 +513,10 @@ class Journal:
         """A branch of the handler waits, or has ended."""
         self.running -= 1
         if self.running == 0:
-            self.on_waiting()
+            if self._why_ending is not None:
+                self._tell()
+            else:
+                self.on_waiting()
 
     def enter(self, branches: int = 1) -> None:
         if self.running == 0 and not self._closed:

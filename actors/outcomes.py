@@ -11,6 +11,7 @@ from actors.blobs import Blobs
 from actors.context import Context
 from actors.failure import describe, reason_of
 from actors.retry import RetryPolicy
+from actors.saga import Ending
 from actors.scope import Scope
 from actors.supervision import Directive
 from actors.task_messages import TROUBLE
@@ -85,11 +86,11 @@ class Outcomes:
 
     def fail(
         self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception, policy: RetryPolicy
-    ) -> Outcome:
+    ) -> Outcome | Ending:
+        """A mark when the message is tried again, an Ending when it is given up."""
         activation.instance = None  # whatever the handler left in it is not the committed state
         failures = envelope.failures + 1
         text = describe(error)
-        envelope = msgspec.structs.replace(envelope, failures=failures)
         directive = activation.type.cls.supervision.decide(error, failures, policy)
         if isinstance(
             error, NonDeterministicHandler
@@ -98,15 +99,18 @@ class Outcomes:
         if directive is Directive.PAUSE and envelope.is_control:  # a pause holds no control message up
             directive = Directive.DEAD_LETTER
         if directive is Directive.DEAD_LETTER:
-            return self.give_up(activation, envelope, ctx, reason_of(error), text)
+            return Ending(reason=reason_of(error), error=text, failures=failures)
+        if directive is Directive.PAUSE:
+            return self.pause(activation, envelope, ctx, error)
         ctx.logger.warning("%s failed (%d): %s", envelope.header.type, failures, text)
-        mark = Mark(
-            tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
-            failed=1, error=text, open=activation.has_open_turn,
-        )  # fmt: skip
-        if directive is Directive.RETRY:
-            return msgspec.structs.replace(mark, delay_s=policy.delay_s(failures, self._scope.rng))
-        empty = Context(self._scope, envelope, ctx.now)
+        return self._mark_failed(activation, envelope, text, policy.delay_s(failures, self._scope.rng))
+
+    def pause(self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception) -> TurnRecord:
+        """The agent is paused; its message keeps its place."""
+        text = describe(error)
+        ctx.logger.warning("%s failed, and its agent is paused: %s", envelope.header.type, text)
+        failures = envelope.failures + 1
+        empty = Context(self._scope, msgspec.structs.replace(envelope, failures=failures), ctx.now)
         both_keys = error.fields if isinstance(error, NonDeterministicHandler) else {}
         empty.explain("pause", reason=text, failures=failures, **both_keys)
         return self._record(
@@ -117,8 +121,16 @@ class Outcomes:
             activation.state_json,
             activation.schema_version,
             PAUSED,
-            mark=mark,
+            mark=self._mark_failed(activation, envelope, text, None),
         )
+
+    def _mark_failed(
+        self, activation: Activation, envelope: Envelope, error: str, delay_s: float | None
+    ) -> Mark:
+        return Mark(
+            tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
+            failed=1, error=error, open=activation.has_open_turn, delay_s=delay_s,
+        )  # fmt: skip
 
     def _record(
         self,

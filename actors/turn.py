@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+import msgspec
 from pydantic import BaseModel
 
 from actors.activation import Activation
@@ -18,18 +19,14 @@ from actors.journal import TurnGone
 from actors.open_turns import JournalReader, OpenTurns, TurnHost
 from actors.outcomes import Outcome, Outcomes
 from actors.retry import RetryPolicy
+from actors.saga import Ending
 from actors.scope import Scope
 from actors.task_messages import TaskWork
 from actors.threads import in_thread
+from actors.unwinding import uncancel, undo
 from bus.envelope import Envelope
-from bus.errors import CallboardError, InvalidMessage, NoHandler, NonDeterministicHandler, UnknownKind
+from bus.errors import InvalidMessage, NoHandler, NonDeterministicHandler, TurnTimeout, UnknownKind
 from bus.registry import decode_payload, first_line
-
-
-class TurnTimeout(CallboardError):
-    """A turn has run longer than its domain allows."""
-
-    fix = "Split the work, or raise `limits.turn_s` in domain.yaml."
 
 
 class TurnStorage(BlobStore, DeadLetterReader, JournalReader, Protocol):
@@ -61,10 +58,11 @@ class TurnRunner:
         journal = activation.journal
         now = self._scope.clock.now() if journal is None else journal.now
         ctx = Context(self._scope, envelope, now, self.open_turns, activation)
-        handler = None if envelope.is_control else activation.type.handlers.get(envelope.header.type)
-        policy = activation.type.cls.retry if handler is None else handler.retry
         try:
-            return await self._take(activation, envelope, handler, ctx)
+            outcome = await self._attempt(activation, envelope, ctx)
+            if isinstance(outcome, Ending):
+                outcome = await self._end(activation, envelope, ctx, outcome)
+            return outcome
         except TurnGone:
             activation.instance = None
             return None
@@ -72,6 +70,28 @@ class TurnRunner:
             activation.instance = None
             away.journaled = activation.has_open_turn
             raise
+        finally:
+            ctx.close()
+            if activation.journal is not None:
+                activation.journal.close()
+                activation.journal = None
+
+    async def _attempt(
+        self, activation: Activation, envelope: Envelope, ctx: Context
+    ) -> Outcome | Ending | None:
+        """Let the handler have it. An Ending when the message is given up, now or before."""
+        doomed = self._why_doomed(activation, envelope, ctx)
+        handler = None if envelope.is_control else activation.type.handlers.get(envelope.header.type)
+        policy = activation.type.cls.retry if handler is None else handler.retry
+        error: Exception
+        try:
+            return await self._take(activation, envelope, handler, ctx, doomed)
+        except BlobsUnavailable:
+            raise
+        except TurnGone:
+            if doomed is None or activation.journal is None or activation.journal.is_closed:
+                raise
+            return doomed
         except GeneratorExit:
             activation.instance = None
             raise
@@ -81,34 +101,37 @@ class TurnRunner:
                 return None
             if activation.overdue:
                 limit = self._scope.limits.turn_s
-                error: Exception = TurnTimeout(f"The turn has run longer than {limit:g} s.")
+                error = TurnTimeout(f"The turn has run longer than {limit:g} s.")
             elif _is_cancelled():
                 raise
             else:
                 error = RuntimeError("something that the handler waited for was cancelled")
-            return await self._failed(activation, envelope, ctx, error, policy)
-        except Exception as error:  # whatever a handler raises is its failure, never ours
-            return await self._failed(activation, envelope, ctx, error, policy)
-        except BaseException as error:  # sys.exit(), the panic of a library written in Rust
-            broken = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
-            return await self._failed(activation, envelope, ctx, broken, policy)
-        finally:
-            ctx.close()
-            if activation.journal is not None:
-                activation.journal.close()
-                activation.journal = None
+        except Exception as raised:  # whatever a handler raises is its failure, never ours
+            error = raised
+        except BaseException as raised:  # sys.exit(), the panic of a library written in Rust
+            error = RuntimeError(f"{type(raised).__name__}: {first_line(raised)}")
+        if doomed is not None and not isinstance(error, NonDeterministicHandler):
+            return doomed
+        return await self._failed(activation, envelope, ctx, error, policy)
 
     async def _take(
-        self, activation: Activation, envelope: Envelope, handler: Handler | None, ctx: Context
-    ) -> Outcome:
-        """Everything that may fail: the checks, the reading, the handler, the record."""
-        doomed = self._why_doomed(activation, envelope, ctx)
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        handler: Handler | None,
+        ctx: Context,
+        doomed: Ending | None,
+    ) -> Outcome | Ending:
+        """Everything that may fail: the reading, the handler, the record."""
         if doomed is not None:
-            return self._outcomes.give_up(activation, envelope, ctx, *doomed)
+            journal = activation.journal
+            if journal is None or not journal.has_results or self._kills(envelope):
+                return doomed
+            journal.end_early(TurnGone)  # the handler only says again what undoes its results
         if envelope.is_control:
             return await self._control.run(activation, envelope, ctx)
         if handler is None:  # no further try would find one
-            return await self._unhandled(activation, envelope, ctx)
+            return doomed or await self._unhandled(activation, envelope)
         payload = envelope.payload
         if envelope.header.blob is not None:
             payload = await self.blobs.fetch(envelope.tenant, envelope.header.blob)
@@ -119,23 +142,50 @@ class TurnRunner:
                 return self._outcomes.hold_back(activation, envelope, unreadable)
             raise
         await self._handle(activation, handler, message, ctx)
+        if doomed is not None:
+            return doomed
         if activation.journal is not None:
             await activation.journal.settled()
             activation.journal.check_complete()
         return await self._outcomes.succeed(activation, envelope, ctx, "handled")
 
-    def _why_doomed(self, activation: Activation, envelope: Envelope, ctx: Context) -> tuple[str, str] | None:
-        """Reason and words when the message is not to be handled at all."""
-        deadline = envelope.header.deadline
-        if activation.journal is None and deadline is not None and deadline <= ctx.now:
-            return "expired", "its deadline passed before its turn"
+    def _why_doomed(self, activation: Activation, envelope: Envelope, ctx: Context) -> Ending | None:
+        """Why the message is not to be handled at all, or what its handler has begun not to be ended."""
+        journal, deadline = activation.journal, envelope.header.deadline
+        if journal is not None and journal.ending is not None:
+            return journal.ending
+        if journal is None and deadline is not None and deadline <= ctx.now:
+            return _ending(envelope, "expired", "its deadline passed before its turn")
         if envelope.trials > self._scope.limits.crash_trials:
-            return "crash_loop", f"its host died {envelope.trials} times while it ran"
+            return _ending(envelope, "crash_loop", f"its host died {envelope.trials} times while it ran")
         if envelope.seq in self.condemned:
-            return "refused", self.condemned.pop(envelope.seq)
+            return _ending(envelope, "refused", self.condemned.pop(envelope.seq))
         return None
 
-    async def _unhandled(self, activation: Activation, envelope: Envelope, ctx: Context) -> Outcome:
+    def _kills(self, envelope: Envelope) -> bool:
+        """Whether its host has died of it even when nothing but what it has done was to be undone."""
+        return envelope.trials > 2 * self._scope.limits.crash_trials
+
+    async def _end(self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending) -> Outcome:
+        """Undo what can be undone; then the message leaves."""
+        activation.instance = None  # whatever the handler left in it is not the committed state
+        if activation.overdue:  # that was the handler; its compensations have a time of their own
+            activation.overdue = False
+            uncancel()
+        journal = activation.journal
+        if journal is not None:
+            await journal.settled()
+            if journal.saga or journal.lost_compensations():
+                try:
+                    ending = await undo(activation, ctx, ending, for_good=self._kills(envelope))
+                except NonDeterministicHandler as error:
+                    if await self._scope.is_outdated():
+                        return self._outcomes.hold_back(activation, envelope, error)
+                    return self._outcomes.pause(activation, envelope, ctx, error)
+        envelope = msgspec.structs.replace(envelope, failures=ending.failures)
+        return self._outcomes.give_up(activation, envelope, ctx, ending.reason, ending.error)
+
+    async def _unhandled(self, activation: Activation, envelope: Envelope) -> Outcome | Ending:
         name = activation.agent.partition("/")[0]
         wire_name = envelope.header.type
         error: NoHandler | UnknownKind
@@ -145,7 +195,7 @@ class TurnRunner:
             error = NoHandler(f"{activation.type.cls.__qualname__} has no handler for {wire_name}.")
         if await self._scope.is_outdated():
             return self._outcomes.hold_back(activation, envelope, error)
-        return self._outcomes.give_up(activation, envelope, ctx, reason_of(error), describe(error))
+        return _ending(envelope, reason_of(error), describe(error))
 
     async def _handle(
         self, activation: Activation, handler: Handler, message: BaseModel, ctx: Context
@@ -163,24 +213,24 @@ class TurnRunner:
 
     async def _failed(
         self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception, policy: RetryPolicy
-    ) -> Outcome | None:
+    ) -> Outcome | Ending:
         """A failure of a turn with a journal: what failed for good in it is tried again when the turn is."""
         if isinstance(error, NonDeterministicHandler) and await self._scope.is_outdated():
             return self._outcomes.hold_back(activation, envelope, error)
         journal = activation.journal
         if journal is not None:
-            try:
-                await journal.settled()
-                journal.take_back(error)
-                if journal.is_open and journal.is_dirty:
-                    await self.blobs.store(
-                        ctx.consequences.blobs
-                    )  # of a branch that was ended while it stored one
-                await journal.write_down()
-            except TurnGone:
-                activation.instance = None
-                return None
+            await journal.settled()
+            journal.take_back(error)
+            if journal.is_open and journal.is_dirty:
+                await self.blobs.store(
+                    ctx.consequences.blobs
+                )  # of a branch that was ended while it stored one
+            await journal.write_down()
         return self._outcomes.fail(activation, envelope, ctx, error, policy)
+
+
+def _ending(envelope: Envelope, reason: str, error: str) -> Ending:
+    return Ending(reason=reason, error=error, failures=envelope.failures)
 
 
 async def _call(agent: Agent, handler: Handler, message: BaseModel, ctx: Context) -> Any:

@@ -28,9 +28,10 @@ CallboardError
 ├── UnknownDeadLetter         no dead letter has that number
 ├── QueryFailed               a @query handler raised, or answered with no model
 ├── DeadlineExceeded          the message's or the task's deadline has passed
-├── TurnError                 a turn that waits cannot go on as its handler would have it
+├── TurnError                 a turn cannot go on as its handler would have it
 │   ├── NonDeterministicHandler  it does something else than when it ran before
 │   ├── StepFailed            a step's function failed, and is not tried again
+│   ├── TurnTimeout           a handler ran longer than its domain allows
 │   ├── AskFailed             the agent asked has given the message up, or not answered in time
 │   └── PromiseExpired        nobody resolved it in time
 ├── TaskError                 a task cannot be found, submitted or assigned
@@ -224,6 +225,12 @@ class NonDeterministicHandler(TurnError):
 
 class StepFailed(TurnError):
     """A step's function failed, and its retry policy allows no further try; `place` is its key in the journal."""
+
+
+class TurnTimeout(TurnError):
+    """A turn has run longer than its domain allows."""
+
+    fix = "Split the work, or raise `limits.turn_s` in domain.yaml."
 
 
 class AskFailed(TurnError):

@@ -26,6 +26,8 @@ POINTS = frozenset(
         "acquire.middle",
         "takeover.middle",
         "trial.before",
+        "undo.before",
+        "undo.after",
         "assign.before_commit",
         "assign.after_commit",
         "retention.before_commit",

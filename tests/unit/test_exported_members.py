@@ -16,7 +16,7 @@ EXPORTED = [
     "PayloadTooLarge", "Priority", "Promise", "PromiseExpired", "QueryFailed", "RetryPolicy",
     "RowLocked", "SchemaMismatch", "ServiceError", "ServiceUnavailable", "ServiceUnsafe",
     "SettingsError", "StaleTurn", "StepFailed", "StorageError", "StorageUnavailable", "Supervision",
-    "TaskError", "TaskFailed", "TaskWork", "TurnError", "UnknownDeadLetter", "UnknownDomain",
+    "TaskError", "TaskFailed", "TaskWork", "TurnError", "TurnTimeout", "UnknownDeadLetter", "UnknownDomain",
     "UnknownKind", "UnknownMessageType",
     "UnknownTask", "handler", "message", "query",
 ]  # fmt: skip

@@ -1,0 +1,94 @@
+"""Compensations: what undoes the recorded actions of a turn that ends in failure, or is cancelled."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from pydantic import TypeAdapter, ValidationError
+
+from actors import values
+from actors.retry import RetryPolicy
+from bus.errors import InvalidPayload
+from bus.registry import describe_validation
+
+COMPENSATE = "compensate"  # an entry: this will undo what was done before it
+UNDO = "undo"  # an entry: a compensation has run
+UNWIND = "unwind"  # an entry: the turn is given up, and nothing but its compensations runs from here on
+UNWIND_AT = "#unwind"
+
+COMPENSATION_RETRY = RetryPolicy()
+
+
+class Arguments(msgspec.Struct, frozen=True):
+    """As they are recorded: plain JSON values."""
+
+    args: list[Any]
+    named: dict[str, Any]
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a turn is given up; `reason` is that of its dead letter, or `cancelled`."""
+
+    reason: str
+    error: str
+    failures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compensation:
+    """A function that undoes something, and the arguments that were recorded with it."""
+
+    place: str
+    name: str
+    function: Callable[..., Any]
+    recorded: str
+    retry: RetryPolicy
+
+    @property
+    def undo_at(self) -> str:
+        """The place of the entry that says that it has run."""
+        return f"#undo:{self.place}"
+
+    def arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """What the function is called with, as its annotations say; raises InvalidPayload."""
+        recorded = msgspec.json.decode(self.recorded, type=Arguments)
+        try:
+            return _typed(self.function, recorded)
+        except ValidationError as error:
+            raise InvalidPayload(
+                f"The recorded arguments do not fit {self.name}: {describe_validation(error)}.",
+                fix="Give what the annotations say.",
+            ) from None
+
+
+def encode_arguments(arguments: tuple[Any, ...], named: dict[str, Any]) -> str:
+    """JSON text; raises InvalidPayload for what JSON cannot carry."""
+    return values.encode({"args": arguments, "named": named})
+
+
+def _typed(function: Callable[..., Any], recorded: Arguments) -> tuple[list[Any], dict[str, Any]]:
+    """Functions without a signature that can be read get plain JSON values."""
+    try:
+        hints = typing.get_type_hints(function)
+        bound = inspect.signature(function).bind(*recorded.args, **recorded.named)
+    except (NameError, TypeError, ValueError):
+        return recorded.args, recorded.named
+    for name, value in bound.arguments.items():
+        hint = hints.get(name, Any)
+        match bound.signature.parameters[name].kind:
+            case inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(_as(hint, each) for each in value)
+            case inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {key: _as(hint, each) for key, each in value.items()}
+            case _:
+                bound.arguments[name] = _as(hint, value)
+    return list(bound.args), bound.kwargs
+
+
+def _as(hint: Any, value: Any) -> Any:
+    return value if hint is Any else TypeAdapter(hint).validate_json(msgspec.json.encode(value))

@@ -1,0 +1,86 @@
+"""The end of a turn that is given up: its compensations run, last first, each once it is on record."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from actors import values
+from actors.activation import Activation
+from actors.context import Context
+from actors.journal import Journal
+from actors.saga import UNDO, Compensation, Ending
+from bus import faultpoints
+from bus.errors import NonDeterministicHandler, TurnTimeout
+from storage.journal import JournalEntry
+
+
+async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good: bool) -> Ending:
+    """Run the compensations that have not run yet; return why the turn is given up, and what could not be undone.
+
+    From the first commit on that the turn is given up is on record, so that a crash changes nothing of it. Raises
+    NonDeterministicHandler when one is on record that the handler has not registered again, unless it is `for_good`:
+    then it counts as not undone. Raises TurnGone and BlobsUnavailable.
+    """
+    journal = activation.journal
+    assert journal is not None
+    ctx.consequences.take_sends()  # what its handler has sent since the last commit goes nowhere
+    ending = journal.unwind(ending)
+    if journal.is_dirty:
+        await ctx._flush()
+    faultpoints.reached("undo.before")
+    failed: list[str] = []
+    for lost in journal.lost_compensations():
+        if not for_good:
+            raise NonDeterministicHandler(
+                f"{lost.name} is to undo what was done before {lost.key}, and the handler has not come there again.",
+                place=lost.key,
+                called="the end",
+                recorded=f"{lost.kind} {lost.name}",
+            )
+        failed.append(f"{lost.name} (it was not reached)")
+    for compensation in journal.compensations():
+        entry = journal.entry(compensation.undo_at)
+        if entry is None:
+            entry = await _run(activation, ctx, journal, compensation)
+        if not entry.ok:
+            failed.append(f"{compensation.name} ({values.error_line(entry.value)})")
+    if not failed:
+        return ending
+    error = f"{ending.error}; not undone: {'; '.join(failed)}"
+    return Ending(reason="not_undone", error=error, failures=ending.failures)
+
+
+async def _run(
+    activation: Activation, ctx: Context, journal: Journal, compensation: Compensation
+) -> JournalEntry:
+    journal.begin_compensation()
+    began = time.perf_counter()
+    try:
+        with ctx.apart(compensation.undo_at):
+            arguments, named = compensation.arguments()
+            await ctx._attempt(compensation.function, tuple(arguments), named, compensation.retry)
+        ok, value = True, "null"
+    except asyncio.CancelledError:
+        if not activation.overdue:
+            raise
+        activation.overdue = False
+        uncancel()
+        ok, value = False, values.encode_error(TurnTimeout("It has run longer than a turn may."))
+    except Exception as error:
+        ok, value = False, values.encode_error(error)
+    if not ok:
+        ctx.consequences.take_sends()
+        ctx.logger.error("%s could not be undone: %s", compensation.name, values.error_line(value))
+    took_ms = (time.perf_counter() - began) * 1000
+    entry = journal.record(compensation.undo_at, UNDO, compensation.name, value, ok=ok, took_ms=took_ms)
+    await ctx._flush()
+    faultpoints.reached("undo.after")
+    return entry
+
+
+def uncancel() -> None:
+    """The cancellation was for the handler that ran in this task, not for the task."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
