@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ from storage.tasks import (
 _logger = logging.getLogger("callboard.tasks")
 
 BATCH = 16  # tasks in one transaction; each may have an input of some MiB
-BATCHES = 20  # in one round, so that placement is not kept waiting
+ROUND_S = 0.1  # then the coordinator looks at its hosts again before it assigns more
 FINISHED = b"finished"
 
 
@@ -53,6 +54,7 @@ class TaskAssigner:
         self._epoch = epoch
         self._is_full = False
         self._batch = BATCH
+        self._go_on: Callable[[], None] = lambda: None
 
     async def listen(self, wake: Callable[[], None]) -> Subscription:
         """Call `wake` when there is something to assign, so that it need not wait for the next round."""
@@ -61,10 +63,12 @@ class TaskAssigner:
             if data != FINISHED or self._is_full:
                 wake()
 
+        self._go_on = wake
         return await self._transport.subscribe(subjects.tasks_waiting(self._domain), heard, wake)
 
     async def assign_waiting(self) -> None:
-        """Assign what waits, by priority and age, as far as `tasks.concurrent` allows.
+        """Assign what waits, by priority and age, as far as `tasks.concurrent` allows, and for ROUND_S; what is left
+        is for a round that begins at once.
 
         Raises Fenced when another coordinator leads, StorageUnavailable when Postgres is away.
         """
@@ -72,7 +76,8 @@ class TaskAssigner:
             return
         row = await find_domain(self._pool, self._domain)
         spec = DomainSpec.from_json(row.spec)
-        for _ in range(BATCHES):
+        until = time.monotonic() + ROUND_S
+        while True:
             room = spec.tasks.concurrent - await open_tasks(self._pool, self._domain)
             self._is_full = room <= 0
             if room <= 0:
@@ -89,6 +94,9 @@ class TaskAssigner:
                 self._batch = BATCH if len(assigned) < limit else self._batch
             nudge(self._transport, [self._leader(task, row.partitions) for task in assigned])
             if len(assigned) < limit:
+                return
+            if time.monotonic() >= until:
+                self._go_on()
                 return
 
     async def _assign_batch(

@@ -29,6 +29,7 @@ from bus.errors import (
 )
 from callboard.services import Endpoints, ensure_services, find_instance, stop_instance
 from callboard.settings import Settings
+from coordinators.tasks import assign
 from coordinators.tasks.assign import TaskAssigner
 from coordinators.tasks.client import TaskClient
 from coordinators.tasks.front import QUEUE, Submission
@@ -229,7 +230,10 @@ async def test_a_coordinator_that_was_replaced_assigns_nothing(deployed: Open) -
         assert await at.fetch("select * from mailbox") == []
 
 
-async def test_two_assigners_of_one_epoch_hand_every_task_over_once(deployed: Open) -> None:
+async def test_two_assigners_of_one_epoch_hand_every_task_over_once(
+    deployed: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "ROUND_S", 60.0)
     async with deployed("direct") as at:
         epoch = await claim_coordinator(at.pool, at.domain.name, "test")
         tasks = [await at.submit(["a"]) for _ in range(40)]
@@ -237,6 +241,29 @@ async def test_two_assigners_of_one_epoch_hand_every_task_over_once(deployed: Op
         await asyncio.gather(*(assigner.assign_waiting() for assigner in assigners))
         rows = await at.fetch("select agent, count(*)::int from mailbox group by 1")
         assert sorted(rows) == sorted((f"task/{task}", 1) for task in tasks)
+
+
+async def test_a_round_of_assignment_ends_in_time_and_asks_for_the_next(
+    deployed: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assign, "ROUND_S", 0.0)
+    async with deployed("direct") as at:
+        for _ in range(assign.BATCH + 1):
+            await at.submit(["one"])
+        epoch = await claim_coordinator(at.pool, at.domain.name, "test")
+        assigner = TaskAssigner(at.pool, at.transport, at.domain.name, epoch)
+        next_round = asyncio.Event()
+        word = await assigner.listen(next_round.set)
+        next_round.clear()
+        await assigner.assign_waiting()
+        assigned = "select count(*)::int from tasks where status <> 'submitted'"
+        assert await at.fetch(assigned) == [(assign.BATCH,)]
+        assert next_round.is_set()
+        next_round.clear()
+        await assigner.assign_waiting()
+        assert await at.fetch(assigned) == [(assign.BATCH + 1,)]
+        assert not next_round.is_set()
+        await word.close()
 
 
 async def test_the_concurrency_of_a_domain_is_kept(deployed: Open) -> None:
