@@ -19,7 +19,7 @@ import asyncpg
 
 from bus import faultpoints, subjects
 from bus.envelope import new_id
-from bus.errors import CallboardError, Fenced, RowLocked, StorageUnavailable
+from bus.errors import CallboardError, Fenced, RowLocked, SchemaMismatch, StorageUnavailable
 from bus.transport import Transport
 from coordinators.launcher import HostProcess, Launcher
 from coordinators.plan import plan_partitions
@@ -31,7 +31,7 @@ _logger = logging.getLogger("callboard.coordinator")
 
 ROUND_EVERY_S = 0.25
 GIVE_BACK_WITHIN_S = 1.5  # a host that keeps a partition longer than this after being asked has it taken
-START_WITHIN_S = 60.0
+START_WITHIN_S = 60.0  # a host is ready after 2 to 6 s
 KILL_AFTER_S = 30.0  # a process whose epoch was ended and that does not exit is killed
 
 Plan = dict[int, frozenset[int]]
@@ -78,6 +78,7 @@ class DomainCoordinator:
 
     async def run(self) -> None:
         """Lead until fenced. Failures of Postgres are waited out."""
+        mismatch = ""
         word = await self._transport.subscribe(subjects.placement(self._domain), self._heard, self.look_soon)
         try:
             while True:
@@ -94,8 +95,14 @@ class DomainCoordinator:
                 except StorageUnavailable as error:
                     _logger.warning("the round is put off: %s", error.message)
                     self._silence.unsettle()
+                except SchemaMismatch as error:  # until somebody mends it, the same in every round
+                    if error.message != mismatch:
+                        _logger.error("no round succeeds: %s", error)
+                    mismatch = error.message
                 except CallboardError as error:
                     _logger.error("a round failed: %s", error)
+                else:
+                    mismatch = ""
                 try:
                     async with asyncio.timeout(ROUND_EVERY_S):  # wait_for of 3.11 may swallow a cancellation
                         await self._wake.wait()
@@ -135,7 +142,7 @@ class DomainCoordinator:
         return domain, hosts
 
     async def _dead_hosts(self, hosts: Sequence[HostRow]) -> list[tuple[HostRow, str]]:
-        """Those whose process is known to be gone, or which have been silent for too long."""
+        """Those whose process is known to be gone, which have been silent for too long, or which never get ready."""
         dead = []
         for host in hosts:
             started = self._started.get(host.host) or await self._attach(host)
@@ -150,6 +157,8 @@ class DomainCoordinator:
             silent_s = self._silence.of(host)
             if silent_s is not None and (host.ready or host.age_s > START_WITHIN_S):
                 dead.append((host, f"silent for {silent_s:.1f} s"))
+            elif not host.ready and host.age_s > START_WITHIN_S:
+                dead.append((host, f"it beats, but was not ready within {START_WITHIN_S:g} s"))
         return dead
 
     async def _clear_the_way(self, epoch: int, why: str) -> None:

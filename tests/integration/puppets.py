@@ -55,12 +55,13 @@ class Puppets:
     async def attach(self, domain: str, host: str, pid: int) -> Puppet | None:
         return self._hosts[host]
 
-    async def register(self, name: str, *, code: str = "", obeys: bool = True) -> Puppet:
-        """A host that is ready, and is found by the coordinator."""
+    async def register(self, name: str, *, code: str = "", obeys: bool = True, ready: bool = True) -> Puppet:
+        """A host that is found by the coordinator."""
         epoch = await self._pool.fetchval(
             query("register_host"), self._domain, name, "node", 1, code, "1.0", 1
         )
-        await self._pool.execute(query("host_ready"), self._domain, epoch)
+        if ready:
+            await self._pool.execute(query("host_ready"), self._domain, epoch)
         self._hosts[name] = Puppet(name, epoch, obeys=obeys)
         return self._hosts[name]
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bus.errors import Fenced, SchemaMismatch
 from callboard.services import Endpoints
+from coordinators import domain
 from storage.connect import connect
 from tests.integration.deployment import Deployment
 from tests.integration.puppets import Puppets
@@ -116,3 +118,43 @@ async def test_a_host_that_stops_beating_is_taken_over(puppets: Puppets) -> None
         assert "silent" in await puppets._pool.fetchval(
             "select ended_why from hosts where epoch = $1", frozen.epoch
         )
+
+
+async def test_a_host_that_beats_and_is_never_ready_is_replaced_with_a_reason(
+    puppets: Puppets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain, "START_WITHIN_S", 0.5)
+    slow = await puppets.register("slow", ready=False)
+    async with puppets.led(hosts=1):
+
+        async def ended() -> bool:
+            return slow.epoch not in await puppets.rows()
+
+        await until(ended, timeout_s=5)
+        why = await puppets._pool.fetchval("select ended_why from hosts where epoch = $1", slow.epoch)
+        assert why == "it beats, but was not ready within 0.5 s"
+        await puppets.rounds_pass(1)
+        assert puppets.starts == 1
+
+
+async def test_a_schema_that_does_not_fit_is_said_once_and_again_when_it_changes(
+    puppets: Puppets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = iter(["old", "old", "new", "new", None, "new"])
+    over = asyncio.Event()
+
+    async def fail(self: domain.DomainCoordinator) -> None:
+        self.look_soon()
+        try:
+            word = next(said)
+        except StopIteration:
+            over.set()
+            raise Fenced("the test is over") from None
+        if word is not None:
+            raise SchemaMismatch(word)
+
+    monkeypatch.setattr(domain.DomainCoordinator, "_round", fail)
+    async with puppets.led(hosts=0):
+        await asyncio.wait_for(over.wait(), 5)
+    words = [r.getMessage().split()[3] for r in caplog.records if r.levelname == "ERROR"]
+    assert words == ["old", "new", "new"]
