@@ -18,7 +18,8 @@ from typing import Any
 from bus.address import Address
 from callboard.bench.hops import DOMAIN
 from callboard.bench.rig import warm_up_log
-from callboard.runtime import Cluster, running_cluster
+from callboard.cluster import Cluster
+from callboard.runtime import running_cluster
 from callboard.settings import load_settings
 from storage.intake import Incoming, accept
 from storage.placement import live_hosts

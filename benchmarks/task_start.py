@@ -19,7 +19,8 @@ from statistics import median
 from typing import Any
 
 from bus.address import Address
-from callboard.runtime import Cluster, running_cluster
+from callboard.cluster import Cluster
+from callboard.runtime import running_cluster
 from callboard.settings import load_settings
 from coordinators.tasks.client import TaskClient
 from storage.intake import Incoming, accept

@@ -31,6 +31,8 @@ POINTS = frozenset(
         "assign.before_commit",
         "assign.after_commit",
         "retention.before_commit",
+        "start.checks_postgres",
+        "start.migrates",
     }
 )
 

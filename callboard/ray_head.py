@@ -58,7 +58,11 @@ class RayHead:
         """Make this process use the cluster's token; call it before Ray is imported."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.token_path.exists():
-            write_private(self.token_path, secrets.token_hex(32))
+            made = self.folder / f"auth_token.{os.getpid()}"
+            write_private(made, secrets.token_hex(32))
+            with contextlib.suppress(FileExistsError):  # of two that start at once, both use the token of one
+                os.link(made, self.token_path)
+            made.unlink()
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(self.token_path)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -4,101 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
 
-import asyncpg
-
-from actors.domain import Domain, load_domain, read_domain
-from bus.errors import ServiceUnavailable, UnknownDomain
-from bus.events import EventStream
-from bus.nats import NatsTransport
+from bus.errors import CallboardError, ServiceUnavailable, StorageError
+from callboard.cluster import Cluster, Progress, connected, leave_cleanly, quiet
 from callboard.ray_cluster import check_ray, end_in_ray, start_in_ray
 from callboard.ray_head import RayHead
 from callboard.ray_process import RayProcess
-from callboard.services import Endpoints, Services, ensure_services, find_instance, stop_instance
+from callboard.services import (
+    Endpoints,
+    Home,
+    Users,
+    ensure_services,
+    external_endpoints,
+    find_instance,
+    running_endpoints,
+    stop_instance,
+)
 from callboard.settings import Settings
-from storage.boundary import translated
-from storage.code import fetch_code, pack, put_code
-from storage.connect import create_pool
-from storage.domains import DomainRow, put_others_to_sleep, register_domain, wake_all_domains
+from storage.domains import put_others_to_sleep, wake_all_domains
 from storage.migrate import migrate, pending
-from storage.placement import live_hosts
-from storage.queries import query
-
-_logger = logging.getLogger("callboard.runtime")
-
-READY_TIMEOUT_S = 60.0
-Progress = Callable[[str], None]
-
-
-class Cluster:
-    """A deployment that runs, seen from a command. `joined`: it ran before this command."""
-
-    joined = True
-
-    def __init__(
-        self, settings: Settings, endpoints: Endpoints, postgres: asyncpg.Pool[Any], transport: NatsTransport
-    ) -> None:
-        self.settings = settings
-        self.endpoints = endpoints
-        self.postgres = postgres
-        self.transport = transport
-        self.events = EventStream(transport)
-
-    async def add_domain(self, folder: Path) -> Domain:
-        """Register a domain with its code, or bring a registered one up to date; its hosts follow.
-
-        Raises InvalidDomainFile.
-        """
-        from coordinators.equipment import SYSTEM_KINDS
-
-        folder = await asyncio.to_thread(folder.resolve)
-        spec = read_domain(folder)
-        digest, bundle = await asyncio.to_thread(pack, folder)
-        await put_code(self.postgres, spec.domain, digest, bundle)
-        code = await fetch_code(self.postgres, spec.domain, digest)
-        domain = load_domain(spec, code, system_kinds=SYSTEM_KINDS)
-        await register_domain(
-            self.postgres,
-            DomainRow(
-                spec.domain,
-                spec.partitions,
-                domain.registered().to_json(),
-                sorted(domain.kinds),
-                str(folder.resolve()),
-                digest,
-            ),
-        )
-        return domain
-
-    async def ready(
-        self, domain: str, *, timeout_s: float = READY_TIMEOUT_S, progress: Progress = lambda line: None
-    ) -> None:
-        """Wait until every partition of a domain has an owner that is ready and runs the domain's newest code.
-
-        Raises UnknownDomain, or ServiceUnavailable when it takes too long.
-        """
-        said, deadline = False, time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            with translated():
-                row = await self.postgres.fetchrow(query("partition_count"), domain)
-            if row is None:
-                raise UnknownDomain(f"There is no domain {domain!r}.")
-            hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
-            if len(hosts) >= row["hosts"] > 0 and sum(len(h.owned) for h in hosts) == row["partitions"]:
-                return
-            if not said:
-                progress(f"waiting for the hosts of {domain}")
-                said = True
-            await asyncio.sleep(0.05)
-        raise ServiceUnavailable(
-            f"The hosts of {domain} were not ready within {timeout_s:.0f} s.",
-            fix="Look at `callboard status`, and at the hosts' logs in the Ray dashboard.",
-        )
 
 
 def ray_head(settings: Settings) -> RayHead:
@@ -111,10 +36,10 @@ async def joined_cluster(settings: Settings) -> AsyncIterator[Cluster]:
 
     Raises ServiceUnavailable when none runs.
     """
-    endpoints = _endpoints(settings)
+    endpoints = running_endpoints(settings)
     if endpoints is None:
         raise ServiceUnavailable("No Callboard runs here.", fix="Start one with `callboard up --detach`.")
-    async with _connected(settings, endpoints) as cluster:
+    async with connected(settings, endpoints) as cluster:
         yield cluster
 
 
@@ -124,123 +49,158 @@ async def running_cluster(
     *,
     only: str | None = None,
     detach: bool = False,
-    progress: Progress = lambda line: None,
+    progress: Progress = quiet,
 ) -> AsyncIterator[Cluster]:
-    """A running deployment: joined where there is one, else started here and stopped at the end.
+    """A running deployment: joined where there is one, else started here.
 
-    One that is started for `only` one domain gives hosts to the others as soon as something is sent to them. With
-    `detach` what is started stays. Raises ServiceUnavailable, ServiceUnsafe, DataFolderError.
+    What was started is stopped by the last of those who use it at once, unless one of them has said `detach`. One that
+    is started for `only` one domain gives hosts to the others as soon as something is sent to them.
+    Raises ServiceUnavailable, ServiceUnsafe, DataFolderError.
     """
     head = ray_head(settings)
+    async with _using(settings, progress) as users, contextlib.AsyncExitStack() as stack:
+        ray = await stack.enter_async_context(await _ray_process(settings, head))
+        async with users.alone(progress):
+            cluster = await _start(settings, users, ray, head, stack, only, progress)
+        await ray.leave()  # a command needs no more of Ray
+        await cluster.events.ensure()
+        yield cluster
+        if detach:
+            users.keep()
+
+
+@contextlib.asynccontextmanager
+async def running_services(settings: Settings) -> AsyncIterator[Endpoints]:
+    """Postgres and NATS alone: joined, or started and stopped as a deployment is. Raises as `running_cluster`."""
+    async with _using(settings, quiet) as users:
+        async with users.alone(quiet):
+            users.join()
+            if not _runs_here(settings):
+                users.begin()
+            services = await ensure_services(settings)
+        yield services.endpoints
+
+
+async def stop_cluster(settings: Settings, *, progress: Progress = quiet) -> bool:
+    """Stop Callboard, hosts first, so that nothing is left suspect; False when it did not run.
+
+    Ray and the services are stopped where Callboard started them; what it was given goes on. Whoever uses it is not
+    asked.
+    """
+    home = Home(settings.home)
+    if not home.path.is_dir():
+        return await _stop(settings, progress)
+    users = Users(home)
+    async with users.alone(progress):
+        stopped = await _stop(settings, progress)
+        users.keep()
+    return stopped
+
+
+@contextlib.asynccontextmanager
+async def _using(settings: Settings, progress: Progress) -> AsyncIterator[Users]:
+    """The users of an instance, one of which the block may become."""
+    users = Users(Home(settings.home))
+    try:
+        yield users
+    except BaseException:
+        try:
+            await _leave(settings, users, progress)
+        except CallboardError as error:  # not in the place of what went wrong before
+            progress(f"Warning: {error}")
+        raise
+    await _leave(settings, users, progress)
+
+
+async def _leave(settings: Settings, users: Users, progress: Progress) -> None:
+    if not (users.joined and users.temporary):
+        users.leave()
+        return
+    async with users.alone(progress):
+        last = users.leave()
+        if last and users.temporary:
+            progress("stopping")
+            await _stop(settings, quiet)
+            users.keep()
+        elif users.temporary:
+            progress(
+                "Another command uses this Callboard: the last one stops it, or `callboard down` at once."
+            )
+
+
+async def _start(
+    settings: Settings,
+    users: Users,
+    ray: RayProcess,
+    head: RayHead,
+    stack: contextlib.AsyncExitStack,
+    only: str | None,
+    progress: Progress,
+) -> Cluster:
+    users.join()
     if settings.ray_address is not None:
         progress(f"joining Ray at {settings.ray_address}")
     else:
         runs = head.running() is not None
         progress("joining the running Callboard" if runs else "starting Postgres, NATS and Ray")
-    services: Services | None = None
+    given = settings.ray_address is not None and external_endpoints(settings) is not None
+    if not given and not _runs_here(settings):
+        users.begin()
+    starting_ray = asyncio.create_task(_ray_address(settings, head))
     try:
-        async with contextlib.AsyncExitStack() as stack:
-            starting_ray = asyncio.create_task(_ray_address(settings, head))
-            try:
-                ray = await stack.enter_async_context(await _ray_process(settings, head))
-                services = await ensure_services(settings)
-                await _migrate(services.endpoints.postgres_url, progress)
-                address = await starting_ray
-            finally:
-                if not starting_ray.done():
-                    starting_ray.cancel()
-                await asyncio.gather(starting_ray, return_exceptions=True)
-            cluster = await stack.enter_async_context(_connected(settings, services.endpoints))
-
-            async def prepare() -> None:
-                progress("starting the coordinators")
-                if only is not None:
-                    await put_others_to_sleep(cluster.postgres, only)
-
-            if only is None:
-                await wake_all_domains(cluster.postgres)
-            started = await start_in_ray(
-                ray, settings, services.endpoints, cluster.postgres, address, prepare
-            )
-            await ray.leave()  # a command needs no more of Ray
-            started_it = started if settings.ray_address is not None else head.started_here
-            # Whoever will stop the services drains what uses them before, whoever started that.
-            cluster.joined = not (started_it or services.started_here)
-            try:
-                await cluster.events.ensure()
-                yield cluster
-            except BaseException:
-                detach = False
-                raise
-            finally:
-                if not detach and not cluster.joined:
-                    progress("stopping")
-                    if head.started_here:  # it is stopped next, with all that is left in it
-                        await _leave_cleanly(cluster)
-                    else:
-                        await end_in_ray(cluster.postgres, address, lambda: _leave_cleanly(cluster))
-    except BaseException:
-        detach = False
-        raise
+        services = await ensure_services(settings)
+        await _migrate(services.endpoints.postgres_url, progress)
+        address = await starting_ray
     finally:
-        if not detach:
-            try:
-                if head.started_here:
-                    await head.stop()
-            finally:
-                if services is not None:
-                    await services.stop()
+        if not starting_ray.done():
+            starting_ray.cancel()
+        await asyncio.gather(starting_ray, return_exceptions=True)
+    cluster = await stack.enter_async_context(connected(settings, services.endpoints))
+
+    async def prepare() -> None:
+        progress("starting the coordinators")
+        if given:  # nothing but these is ours to stop
+            users.begin()
+        if only is not None:
+            await put_others_to_sleep(cluster.postgres, only)
+
+    if only is None:
+        await wake_all_domains(cluster.postgres)
+    started = await start_in_ray(ray, settings, services.endpoints, cluster.postgres, address, prepare)
+    cluster.joined = not (started or head.started_here or services.started_here)
+    cluster.kept = not users.temporary
+    return cluster
 
 
-async def stop_cluster(settings: Settings, *, progress: Progress = lambda line: None) -> bool:
-    """Stop Callboard, hosts first, so that nothing is left suspect; False when it did not run.
-
-    Ray and the services are stopped where Callboard started them; what it was given goes on.
-    """
+async def _stop(settings: Settings, progress: Progress) -> bool:
     head = ray_head(settings)
-    endpoints = _endpoints(settings)
+    endpoints = running_endpoints(settings)
     found = settings.ray_address is None and head.running() is not None
-    if endpoints is not None and settings.ray_address is not None:
-        progress(f"stopping the coordinators and hosts in Ray at {settings.ray_address}")
-        async with _connected(settings, endpoints) as cluster:
-            found = await end_in_ray(cluster.postgres, settings.ray_address, lambda: _leave_cleanly(cluster))
-    elif endpoints is not None and found:
-        progress("stopping the hosts")
-        with contextlib.suppress(ServiceUnavailable):
-            async with _connected(settings, endpoints) as cluster:
-                await _leave_cleanly(cluster)
-    if settings.ray_address is None:
-        progress("stopping Ray, NATS and Postgres")
-        found = await head.stop() or found  # also one that has no record
-    return await stop_instance(settings) or found
-
-
-def _endpoints(settings: Settings) -> Endpoints | None:
-    """Where the services are, if both are external or an instance runs."""
-    if settings.postgres_url is not None and settings.nats_url is not None:
-        return Endpoints(
-            postgres_url=settings.postgres_url.get_secret_value(),
-            nats_url=settings.nats_url.get_secret_value(),
-            embedded_postgres=False,
-            embedded_nats=False,
-        )
-    instance = find_instance(settings)
-    return instance.endpoints if instance is not None else None
-
-
-@contextlib.asynccontextmanager
-async def _connected(settings: Settings, endpoints: Endpoints) -> AsyncIterator[Cluster]:
-    pool = await create_pool(endpoints.postgres_url, application="callboard-command")
     try:
-        transport = await NatsTransport.connect(endpoints.nats_url, name="callboard command")
-        try:
-            yield Cluster(settings, endpoints, pool, transport)
-        finally:
-            await transport.close()
+        if endpoints is not None and settings.ray_address is not None:
+            progress(f"stopping the coordinators and hosts in Ray at {settings.ray_address}")
+            async with connected(settings, endpoints) as cluster:
+                found = await end_in_ray(
+                    cluster.postgres, settings.ray_address, lambda: leave_cleanly(cluster)
+                )
+        elif endpoints is not None and found:
+            progress("stopping the hosts")
+            # A database that is away or unfinished has nothing to be drained, and keeps nothing from being stopped.
+            with contextlib.suppress(ServiceUnavailable, StorageError):
+                async with connected(settings, endpoints) as cluster:
+                    await leave_cleanly(cluster)
+        if settings.ray_address is None:
+            progress("stopping Ray, NATS and Postgres")
+            found = await head.stop() or found  # also one that has no record
     finally:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(pool.close(), 2.0)
-        pool.terminate()
+        found = await stop_instance(settings) or found
+    return found
+
+
+def _runs_here(settings: Settings) -> bool:
+    """Whether anything runs that a command of this home has started."""
+    own_ray = settings.ray_address is None and ray_head(settings).running() is not None
+    return own_ray or find_instance(settings) is not None
 
 
 async def _ray_address(settings: Settings, head: RayHead) -> str:
@@ -260,19 +220,3 @@ async def _migrate(url: str, progress: Progress) -> None:
     if await pending(url):
         progress("applying migrations")
     await migrate(url)
-
-
-async def _leave_cleanly(cluster: Cluster) -> None:
-    """End every live incarnation after it has committed what it runs: a stop is no crash, nothing is suspect.
-
-    The coordinators are ended first, since they would start other hosts.
-    """
-    with translated():
-        await cluster.postgres.execute(query("end_coordinators"))
-        await cluster.postgres.execute(query("want_nothing"))
-        deadline = time.monotonic() + 3.0
-        while time.monotonic() < deadline:
-            if not await cluster.postgres.fetchval(query("anything_owned")):
-                break
-            await asyncio.sleep(0.05)
-        await cluster.postgres.execute(query("end_hosts_without_partitions"))

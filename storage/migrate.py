@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from bus import faultpoints
 from bus.errors import StorageError
 from storage.boundary import translated
 from storage.connect import SCHEMA, connect
@@ -73,6 +74,7 @@ async def migrate(url: str) -> list[str]:
                         )
                     continue
                 async with connection.transaction():
+                    faultpoints.reached("start.migrates")
                     await connection.execute(migration.sql)
                     await connection.execute(
                         "insert into migrations (number, name, digest) values ($1, $2, $3)",

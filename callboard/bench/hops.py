@@ -23,7 +23,7 @@ from bus.errors import ServiceUnavailable
 from bus.wire import encode_parcel
 from bus.wire import nudge as wire_nudge
 from callboard.bench.rig import LOOK_EVERY_S, STALLED_S, Rig, rig
-from callboard.runtime import Cluster
+from callboard.cluster import Cluster
 from storage.boundary import translated
 from storage.inspect import list_hosts
 from storage.intake import Incoming

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from bus.errors import ServiceUnavailable
-from callboard.runtime import Cluster, running_cluster
+from callboard.cluster import Cluster
+from callboard.runtime import running_cluster
 from callboard.settings import load_settings
 from storage.boundary import translated
 from storage.inspect import HostView, list_hosts

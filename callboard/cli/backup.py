@@ -42,12 +42,12 @@ async def restore(
 ) -> None:
     """Fill an empty database from a backup, all or nothing. No host may be at work in it."""
     from callboard.backup import restore as bring_back
-    from callboard.services import ensure_services
+    from callboard.runtime import running_services
     from callboard.settings import load_settings
 
-    async with await ensure_services(load_settings()) as services:
+    async with running_services(load_settings()) as endpoints:
         note("restoring")
-        done = await bring_back(services.endpoints.postgres_url, file, force=force)
+        done = await bring_back(endpoints.postgres_url, file, force=force)
     if as_json:
         emit(done)
         return

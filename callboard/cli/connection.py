@@ -61,7 +61,7 @@ async def opened(*, bus: bool = False) -> AsyncIterator[Opened]:
 
 
 async def _endpoints(settings: Settings, stack: AsyncExitStack) -> tuple[Endpoints, bool]:
-    from callboard.services import ensure_services
+    from callboard.services import running_endpoints
 
     found = running_endpoints(settings)
     if found is not None:
@@ -72,23 +72,9 @@ async def _endpoints(settings: Settings, stack: AsyncExitStack) -> tuple[Endpoin
             fix="Start it with `callboard up`, or run a domain with `callboard run DOMAIN_DIR`.",
         )
     note("Nothing runs here; the services are started to look at the stored data.")
-    services = await stack.enter_async_context(await ensure_services(settings))
-    return services.endpoints, False
+    from callboard.runtime import running_services
 
-
-def running_endpoints(settings: Settings) -> Endpoints | None:
-    """Where the services are, if they are external or an instance runs; raises DataFolderError."""
-    from callboard.services import Endpoints, find_instance
-
-    if settings.postgres_url is not None and settings.nats_url is not None:
-        return Endpoints(
-            postgres_url=settings.postgres_url.get_secret_value(),
-            nats_url=settings.nats_url.get_secret_value(),
-            embedded_postgres=False,
-            embedded_nats=False,
-        )
-    instance = find_instance(settings)
-    return instance.endpoints if instance is not None else None
+    return await stack.enter_async_context(running_services(settings)), False
 
 
 async def _check_schema(url: str) -> None:

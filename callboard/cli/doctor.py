@@ -15,11 +15,10 @@ async def doctor(as_json: Json = False) -> int:
 
     The exit code is 1 when a check fails; warnings leave it 0.
     """
-    from callboard.cli.connection import running_endpoints
     from callboard.doctor import FAIL, WARN, examine_deployment, examine_machine, examine_ray
     from callboard.doctor.finding import warn
     from callboard.ray_head import RayHead
-    from callboard.services import find_instance
+    from callboard.services import find_instance, running_endpoints
     from callboard.settings import load_settings
 
     settings = load_settings()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ _SOONEST_S = 0.1  # a burst of events is looked at together
 _RATE_OVER_S = 2.0
 _PAGE = 500
 _KEPT = 1_000  # lines of the log that stay in memory
+GIVEN_UP_S = (
+    10.0  # a restart of the database, with its recovery, is followed through while an instance is there
+)
 STUCK_S = 15.0  # a stuck task may still have work elsewhere; without a line for so long it has none
 
 
@@ -68,16 +71,25 @@ class Rate:
 
 
 async def snapshots(
-    db: asyncpg.Pool[Any], transport: Transport, domain: str, task_id: str, tenant: str
+    db: asyncpg.Pool[Any],
+    transport: Transport,
+    domain: str,
+    task_id: str,
+    tenant: str,
+    *,
+    runs: Callable[[], bool],
 ) -> AsyncIterator[Snapshot]:
-    """A snapshot whenever the task's log grows, and every half second; the last one is the ended task."""
-    from bus.errors import StorageUnavailable
+    """A snapshot whenever the task's log grows, and every half second; the last one is the ended task.
+
+    Raises ServiceUnavailable when the database has been away for ten seconds, and by `runs` for good.
+    """
+    from bus.errors import ServiceUnavailable, StorageUnavailable
     from storage.inspect import find_task, list_hosts, list_task_events, paused_of
 
     news = asyncio.Event()
     word = await transport.subscribe(subjects.task_events(domain, task_id), lambda data: news.set(), news.set)
     began, last, rate = time.monotonic(), 0, Rate()
-    grew = began
+    grew = answered = began
     log: list[TaskEventView] = []
     snapshot: Snapshot | None = None
     try:
@@ -90,11 +102,16 @@ async def snapshots(
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
             except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
+                if time.monotonic() - answered >= GIVEN_UP_S and not runs():
+                    raise ServiceUnavailable(
+                        "Callboard was stopped while the task was followed.",
+                        fix=f"The task goes on whenever Callboard runs: `callboard task {task_id}`.",
+                    ) from None
                 await asyncio.sleep(_LOOK_EVERY_S)
                 continue
             log = (log + fresh)[-_KEPT:]
             last = log[-1].number if log else 0
-            now = time.monotonic()
+            now = answered = time.monotonic()
             grew = now if fresh else grew
             snapshot = Snapshot(
                 task=task,

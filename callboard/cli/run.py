@@ -18,7 +18,7 @@ from callboard.cli.terminal import console, count, emit, is_terminal, note
 if TYPE_CHECKING:
     from actors.domain import DomainSpec
     from callboard.cli.follow import Snapshot
-    from callboard.runtime import Cluster
+    from callboard.cluster import Cluster
     from callboard.settings import Settings
     from storage.inspect import TaskView
 
@@ -40,7 +40,8 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Run one task of a domain and show its result. Joins a running Callboard, or starts one for itself.
+    """Run one task of a domain and show its result. Joins a running Callboard, or starts one for itself,
+    which the last of those who use it stops.
 
     The exit code is 1 when the task fails, or is stuck behind a dead letter: then it stays open, to be mended.
     """
@@ -127,8 +128,17 @@ async def _run(
 
 async def _follow(cluster: Cluster, domain: str, task_id: str, *, live: bool) -> TaskView:
     from callboard.cli.follow import snapshots
+    from callboard.services import running_endpoints
 
-    watch: Any = snapshots(cluster.postgres, cluster.transport, domain, task_id, cluster.settings.tenant)
+    settings = cluster.settings
+    watch: Any = snapshots(
+        cluster.postgres,
+        cluster.transport,
+        domain,
+        task_id,
+        settings.tenant,
+        runs=lambda: running_endpoints(settings) is not None,
+    )
     with ExitStack() as stack:
         show = _Live(stack) if live else _Lines()
         async with aclosing(watch):

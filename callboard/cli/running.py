@@ -124,4 +124,6 @@ def configure_logging(*, debug: bool) -> None:
     # Interrupted while Ray connects in a thread, asyncio would print a traceback of a future nobody waits for;
     # and Ray remarks in the same place that a thread cannot handle SIGTERM, which we do ourselves.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # It tells of each connection that ends with its server; what that means for the command is said by the command.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)

@@ -21,8 +21,8 @@ async def status(as_json: Json = False) -> int:
 
     The exit code is 1 when nothing runs.
     """
-    from callboard.cli.connection import opened, running_endpoints
-    from callboard.services import find_instance
+    from callboard.cli.connection import opened
+    from callboard.services import find_instance, running_endpoints
     from callboard.settings import load_settings
     from storage import inspect
     from storage.domains import ACTIVE, ASLEEP

@@ -15,7 +15,7 @@ from callboard.cli.running import asynchronous
 from callboard.cli.terminal import console, emit, note, plain
 
 if TYPE_CHECKING:
-    from callboard.runtime import Cluster
+    from callboard.cluster import Cluster
 
 
 @asynchronous
@@ -29,7 +29,8 @@ async def up(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it."""
+    """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it,
+    unless others use it: then the last of them does."""
     from actors.domain import check_domain, read_domain
     from callboard.cli.moved import say_if_moved
     from callboard.runtime import ray_head, running_cluster
@@ -70,7 +71,7 @@ async def up(
             word = "runs already" if cluster.joined else "is up"
             place = f"; dashboard at {dashboard}" if dashboard else ""
             console().print(plain(f"Callboard {word}, ready in {took:.1f} s{place}."))
-        if detach or cluster.joined:
+        if detach or cluster.kept:
             return
         note("Ctrl-C stops it.")
         try:

@@ -1,19 +1,25 @@
 """Postgres and NATS: embedded by default, external when their URLs are set."""
 
 from .checks import check_nats, check_postgres_durable, redacted
-from .instance import Endpoints, Instance, find_instance
+from .home import Home
+from .instance import Endpoints, Instance, external_endpoints, find_instance, running_endpoints
 from .program import client_program
 from .services import Services, ensure_services, stop_instance
+from .users import Users
 
 __all__ = [
     "Endpoints",
+    "Home",
     "Instance",
     "Services",
+    "Users",
     "check_nats",
     "check_postgres_durable",
     "client_program",
     "ensure_services",
+    "external_endpoints",
     "find_instance",
     "redacted",
+    "running_endpoints",
     "stop_instance",
 ]

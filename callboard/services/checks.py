@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from bus import faultpoints
 from bus.errors import ServiceUnavailable, ServiceUnsafe
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ async def check_postgres_durable(where: str | Connection) -> None:
 
 
 async def _check_settings(connection: Connection) -> None:
+    faultpoints.reached("start.checks_postgres")
     rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE name = ANY($1)", [*_SAFE])
     unsafe = sorted(f"{name}={value}" for name, value in rows if value not in _SAFE[name])
     if unsafe:

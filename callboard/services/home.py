@@ -3,6 +3,7 @@
     credentials.json   generated passwords, mode 0600
     instance.json      what runs now, mode 0600 (its URLs carry the passwords)
     instance.lock      held while services are started or stopped
+    start.lock  users.lock  temporary     who uses the instance, and whether it ends with them: see users.py
     postgres/ .conf .lock .log     nats/ .conf .lock .log .port
     run/               the Unix socket
     software/          copies of the programs, only where the account could not reach them

@@ -49,6 +49,26 @@ def find_instance(settings: Settings) -> Instance | None:
     return read_instance(Home(settings.home))
 
 
+def running_endpoints(settings: Settings) -> Endpoints | None:
+    """Where the services are, if both are external or an instance runs. Raises `DataFolderError`."""
+    if (external := external_endpoints(settings)) is not None:
+        return external
+    instance = find_instance(settings)
+    return instance.endpoints if instance is not None else None
+
+
+def external_endpoints(settings: Settings) -> Endpoints | None:
+    """Where the services are, if both are external."""
+    if settings.postgres_url is None or settings.nats_url is None:
+        return None
+    return Endpoints(
+        postgres_url=settings.postgres_url.get_secret_value(),
+        nats_url=settings.nats_url.get_secret_value(),
+        embedded_postgres=False,
+        embedded_nats=False,
+    )
+
+
 def read_instance(home: Home) -> Instance | None:
     path = home / "instance.json"
     try:

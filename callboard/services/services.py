@@ -12,7 +12,7 @@ from . import lock
 from .account import Account, service_account
 from .checks import check_nats, check_postgres_durable
 from .home import Home
-from .instance import Endpoints, forget_instance, read_instance, write_instance
+from .instance import Endpoints, external_endpoints, forget_instance, read_instance, write_instance
 from .nats import EmbeddedNats
 from .postgres import EmbeddedPostgres
 
@@ -74,15 +74,9 @@ async def ensure_services(settings: Settings) -> Services:
     Raises `DataFolderError`, `ServiceUnavailable` or `ServiceUnsafe`; what was started is then stopped.
     """
     home = Home(settings.home)
-    if settings.postgres_url is not None and settings.nats_url is not None:
-        endpoints = Endpoints(
-            postgres_url=settings.postgres_url.get_secret_value(),
-            nats_url=settings.nats_url.get_secret_value(),
-            embedded_postgres=False,
-            embedded_nats=False,
-        )
-        await _check(endpoints)
-        return Services(endpoints=endpoints, home=home)
+    if (external := external_endpoints(settings)) is not None:
+        await _check(external)
+        return Services(endpoints=external, home=home)
     home.create()
     async with lock.exclusive(home / "instance.lock", timeout_s=LOCK_TIMEOUT_S):
         return await _start(settings, home)

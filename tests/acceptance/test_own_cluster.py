@@ -19,6 +19,7 @@ import pytest
 from callboard.runtime import ray_head
 from callboard.settings import Settings
 from tests.acceptance.program import PROGRAM, Program
+from tests.unit.secops.triage_run import EXAMPLE, SAMPLE, comparable, reference
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -48,11 +49,13 @@ def left_behind(program: Program) -> list[str]:
     return found + program.survivors()
 
 
-def started(program: Program, *words: str | Path) -> subprocess.Popen[str]:
+def started(
+    program: Program, *words: str | Path, stdin: int = subprocess.DEVNULL, **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [PROGRAM, *words],
-        env=program.environment,
-        stdin=subprocess.DEVNULL,
+        env=program.environment | environment,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,8 +81,6 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
     [
         ("starting Postgres", 0.0),
         ("starting Postgres", 1.5),
-        ("applying", 0.0),
-        ("applying", 1.0),
         ("starting the coord", 0.0),
     ],
 )
@@ -90,6 +91,23 @@ def test_a_signal_while_it_starts_leaves_nothing_behind(
     read_until(process, word)
     time.sleep(after_s)  # anywhere in what follows, and in Ray's own start above all
     process.send_signal(how)
+    assert_stopped_whole(alone, process, how)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("point", ["start.checks_postgres", "start.migrates"])
+def test_a_signal_in_the_middle_of_a_statement_of_its_start_leaves_nothing_behind(
+    alone: Program, how: signal.Signals, point: str
+) -> None:
+    process = started(alone, "up", CALLBOARD_FAULTS=f"{point}=stop")
+    read_until(process, f"fault fired: {point}")
+    process.send_signal(how)
+    process.send_signal(signal.SIGCONT)
+    assert_stopped_whole(alone, process, how)
+
+
+def assert_stopped_whole(alone: Program, process: subprocess.Popen[str], how: signal.Signals) -> None:
+    """The fixture looks for what is left of it."""
     out, rest = process.communicate(timeout=60)
     assert process.returncode == (130 if how is signal.SIGINT else 143)
     assert out == ""
@@ -107,6 +125,32 @@ def test_a_second_ctrl_c_does_not_keep_it_from_stopping_what_it_has_started(alon
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "It is being stopped. Once more leaves it as it is.\n" in rest
+
+
+def test_runs_that_start_at_once_share_one_callboard_until_the_last_of_them_ends(
+    alone: Program, tmp_path: Path
+) -> None:
+    first, second = (started(alone, "run", EXAMPLE, "--input", SAMPLE, "--json") for _ in range(2))
+    log = [*SAMPLE.read_text("utf-8").splitlines(keepends=True), "a line that the others have not fed\n"]
+    last = started(alone, "run", EXAMPLE, "--input", "-", "--json", stdin=subprocess.PIPE)
+    assert last.stdin is not None
+    last.stdin.write("".join(log[:100]))
+    last.stdin.flush()
+    ended = [each.communicate(timeout=120) for each in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], ended
+    last.stdin.write("".join(log[100:]))
+    ended.append(last.communicate(timeout=60))
+    assert last.returncode == 0, ended
+    (tmp_path / "log").write_text("".join(log))
+    wanted = reference(tmp_path / "log")
+    wanted["log"]["name"] = "standard input"
+    reports = [comparable(json.loads(out)) for out, _ in ended]
+    assert reports == [reference(SAMPLE), reference(SAMPLE), wanted]
+    said = [rest.splitlines() for _, rest in ended]
+    for line in ("starting Postgres, NATS and Ray", "starting the coordinators", "stopping"):
+        assert [lines.count(line) for lines in said].count(1) == 1, said
+    left = "Another command uses this Callboard: the last one stops it, or `callboard down` at once."
+    assert [lines[-1] for lines in said] == [left, left, "stopping"]
 
 
 def domain(folder: Path, name: str, code: str) -> Path:

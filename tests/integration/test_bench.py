@@ -10,7 +10,7 @@ import pytest
 from bus.errors import ServiceUnavailable
 from callboard.bench import asks, steps
 from callboard.bench.rig import Rig
-from callboard.runtime import Cluster
+from callboard.cluster import Cluster
 from callboard.services import Endpoints
 from callboard.settings import load_settings
 from tests.integration.deployment import Deployment

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from bus.address import parse_address
+from bus.errors import ServiceUnavailable
+from callboard.cli import follow
 from callboard.cli.follow import snapshots
 from callboard.cli.run import _Lines
 from callboard.services import Endpoints
+from storage.connect import create_pool
 from storage.intake import Incoming, accept
 from tests.integration.cli import Cli, desk_at_work, until
 from tests.integration.deployment import Deployment
@@ -91,7 +94,7 @@ async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Depl
     assert (await cli.json("task", task))["paused"] == [clerk]
     assert (await cli.json("status"))["paused"] == [clerk]
     assert said in await cli("status")
-    watch: Any = snapshots(desk.pool, desk.transport, "desk", task, "default")
+    watch: Any = snapshots(desk.pool, desk.transport, "desk", task, "default", runs=lambda: True)
     async with aclosing(watch):
         snapshot = await anext(watch)
     cli.discard()
@@ -102,6 +105,23 @@ async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Depl
     await cli("resume", clerk)
     assert "is paused" not in await cli("status")
     assert (await cli.json("task", task))["paused"] == []
+
+
+async def test_following_ends_when_the_database_is_gone_and_callboard_with_it(
+    desk: Deployment, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "GIVEN_UP_S", 0.3)
+    task = await desk.submit({"lines": 1})
+    db = await create_pool(database, application="callboard-test", size=1)
+    runs = [False, True, True]  # it restarts twice, and then it is gone
+    watch: Any = snapshots(db, desk.transport, "desk", task, "default", runs=runs.pop)
+    async with aclosing(watch):
+        await anext(watch)
+        db.terminate()
+        with pytest.raises(ServiceUnavailable, match=f"stopped while .* `callboard task {task}`"):
+            async for _ in watch:
+                pass
+    assert runs == []
 
 
 async def test_the_command_that_drops_the_dead_letter_sets_the_task_going(cli: Cli, desk: Deployment) -> None:

@@ -1,7 +1,8 @@
-"""Whoever stops the services has first drained what uses them."""
+"""What a command starts for itself is stopped with its last user, the hosts drained first; what it joined stays."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,44 +10,52 @@ from typing import Any
 
 import pytest
 
+from bus.errors import ServiceUnavailable
 from callboard import runtime
+from callboard.ray_process import RayProcess
 from callboard.services import Endpoints
 from callboard.settings import Settings
 
+ENDPOINTS = Endpoints(postgres_url="p", nats_url="n", embedded_postgres=True, embedded_nats=True)
+ELSEWHERE = "127.0.0.1:6379"
+
 
 class World:
-    """What a command finds and does, without a server."""
+    """What commands find and do, without a server: nothing runs at first."""
 
     def __init__(self) -> None:
-        self.ray_runs = True
-        self.coordinators_run = True
-        self.services_run = True
-        self.ray_stops_badly = False
+        self.ray_runs = self.coordinators_run = self.services_run = False
+        self.coordinators_fail = self.ray_stops_badly = False
         self.did: list[str] = []
+        self.said: list[str] = []
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self
-        endpoints = Endpoints(postgres_url="p", nats_url="n", embedded_postgres=True, embedded_nats=True)
 
         class Services:
-            def __init__(self) -> None:
-                self.endpoints = endpoints
-                self.started_here = not world.services_run
+            endpoints = ENDPOINTS
 
-            async def stop(self) -> None:
-                if self.started_here:
-                    world.did.append("services stopped")
+            def __init__(self) -> None:
+                self.started_here = not world.services_run
+                world.services_run = True
 
         class Head:
-            @property
-            def started_here(self) -> bool:
-                return not world.ray_runs
+            started_here = False
 
             def running(self) -> int | None:
                 return 1 if world.ray_runs else None
 
+            def authenticate(self) -> None: ...
+
+            async def start(self) -> str:
+                self.started_here = not world.ray_runs
+                world.ray_runs = True
+                return "own"
+
             async def stop(self) -> bool:
-                world.did.append("ray stopped")
+                if world.ray_runs:
+                    world.did.append("ray stopped")
+                world.ray_runs = world.coordinators_run = False
                 if world.ray_stops_badly:
                     raise OSError("its logs are gone")
                 return True
@@ -63,7 +72,7 @@ class World:
             async def ensure(self) -> None: ...
 
         class Found:
-            joined = True
+            joined = kept = True
             postgres = None
             events = Events()
 
@@ -74,8 +83,22 @@ class World:
         async def ensure_services(_: Settings) -> Services:
             return Services()
 
-        async def start_in_ray(*_: Any) -> bool:
-            return not world.coordinators_run
+        async def stop_instance(_: Settings) -> bool:
+            if world.services_run:
+                world.did.append("services stopped")
+            world.services_run = False
+            return True
+
+        async def start_in_ray(*arguments: Any) -> bool:
+            if world.coordinators_fail:
+                raise ServiceUnavailable("Ray failed to start master.")
+            if not world.coordinators_run:
+                await arguments[-1]()
+                await asyncio.sleep(0)  # others get a turn
+                world.did.append("started")
+                world.coordinators_run = True
+                return True
+            return False
 
         async def leave_cleanly(_: Any) -> None:
             world.did.append("hosts drained")
@@ -83,22 +106,25 @@ class World:
         async def end_in_ray(postgres: Any, address: str, leave: Any) -> bool:
             await leave()
             world.did.append(f"actors ended at {address}")
+            world.coordinators_run = False
             return True
 
-        async def address_of(settings: Settings, _: Any) -> str:
-            return settings.ray_address or "own"
-
-        async def process(*_: Any) -> Joined:
+        async def process() -> Joined:
             return Joined()
 
         async def nothing(*_: Any) -> None: ...
 
+        def endpoints(_: Settings) -> Endpoints | None:
+            return ENDPOINTS if world.services_run else None
+
         for name, replacement in {
-            "ray_head": lambda _: Head(), "ensure_services": ensure_services, "_connected": connected,
-            "start_in_ray": start_in_ray, "end_in_ray": end_in_ray, "_leave_cleanly": leave_cleanly,
-            "_ray_address": address_of, "_ray_process": process, "_migrate": nothing, "wake_all_domains": nothing,
+            "ray_head": lambda _: Head(), "ensure_services": ensure_services, "connected": connected,
+            "start_in_ray": start_in_ray, "end_in_ray": end_in_ray, "leave_cleanly": leave_cleanly,
+            "check_ray": nothing, "_migrate": nothing, "wake_all_domains": nothing, "find_instance": endpoints,
+            "running_endpoints": endpoints, "stop_instance": stop_instance,
         }.items():  # fmt: skip
             monkeypatch.setattr(runtime, name, replacement)
+        monkeypatch.setattr(RayProcess, "start", process)
 
 
 @pytest.fixture
@@ -108,47 +134,160 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-async def run(home: Path, ray_address: str | None) -> bool:
-    async with runtime.running_cluster(Settings(home=home, ray_address=ray_address)) as cluster:
-        return cluster.joined
+class Commands:
+    """Commands of one home."""
+
+    def __init__(self, world: World, home: Path, ray_address: str | None = None) -> None:
+        self.world = world
+        self.settings = Settings(home=home, ray_address=ray_address)
+
+    def __call__(self, *, detach: bool = False) -> contextlib.AbstractAsyncContextManager[Any]:
+        return runtime.running_cluster(self.settings, detach=detach, progress=self.world.said.append)
+
+    async def down(self) -> bool:
+        return await runtime.stop_cluster(self.settings)
 
 
-@pytest.mark.parametrize("ray_address", [None, "127.0.0.1:6379"])
-async def test_coordinators_of_an_earlier_run_are_ended_before_the_services_that_this_one_started(
-    world: World, tmp_path: Path, ray_address: str | None
+@pytest.fixture
+def command(world: World, tmp_path: Path) -> Commands:
+    return Commands(world, tmp_path)
+
+
+STOPPED = ["hosts drained", "ray stopped", "services stopped"]
+
+
+async def test_what_a_command_started_is_stopped_at_its_end_the_hosts_first(
+    world: World, command: Commands
 ) -> None:
+    async with command() as cluster:
+        assert (cluster.joined, cluster.kept) == (False, False)
+    assert world.did == ["started", *STOPPED]
+
+
+async def test_of_two_commands_the_last_one_stops_what_the_first_one_started(
+    world: World, command: Commands
+) -> None:
+    async with contextlib.AsyncExitStack() as second:
+        async with command():
+            cluster = await second.enter_async_context(command())
+            assert (cluster.joined, cluster.kept) == (True, False)
+        assert world.did == ["started"]
+        assert world.said[-1].startswith("Another command uses this Callboard")
+        assert "`callboard down`" in world.said[-1]
+    assert world.did == ["started", *STOPPED]
+
+
+async def test_of_commands_that_start_at_once_one_starts_it(world: World, command: Commands) -> None:
+    together = asyncio.Barrier(5)
+
+    async def work() -> bool:
+        async with command() as cluster:
+            await together.wait()
+            joined: bool = cluster.joined
+        return joined
+
+    assert sorted(await asyncio.gather(*(work() for _ in range(5)))) == [False, True, True, True, True]
+    assert world.did == ["started", *STOPPED]
+
+
+async def test_what_is_detached_stays_and_a_command_that_joins_it_leaves_it(
+    world: World, command: Commands
+) -> None:
+    async with command(detach=True):
+        pass
+    async with command() as cluster:
+        assert (cluster.joined, cluster.kept) == (True, True)
+    assert world.did == ["started"]
+    assert await command.down()
+    assert world.did == ["started", *STOPPED]
+
+
+async def test_an_instance_of_a_run_that_is_then_detached_stays(world: World, command: Commands) -> None:
+    async with command(), command(detach=True):
+        pass
+    assert world.did == ["started"]
+
+
+async def test_a_detached_start_that_fails_is_stopped_whole(world: World, command: Commands) -> None:
+    world.coordinators_fail = True
+    with pytest.raises(ServiceUnavailable, match="Ray failed"):
+        async with command(detach=True):
+            pass
+    assert world.did == STOPPED
+    assert not world.services_run
+    assert not world.ray_runs
+
+
+async def test_a_command_that_fails_to_join_stops_nothing_of_who_is_at_work(
+    world: World, command: Commands
+) -> None:
+    async with command():
+        world.coordinators_fail = True
+        with pytest.raises(ServiceUnavailable, match="Ray failed"):
+            async with command():
+                pass
+        assert world.did == ["started"]
+
+
+async def test_what_was_stopped_while_somebody_used_it_is_not_stopped_again(
+    world: World, command: Commands
+) -> None:
+    async with command():
+        assert await command.down()
+        async with command(detach=True):
+            pass
+    assert world.did == ["started", *STOPPED, "started"]
+
+
+async def test_services_that_are_missing_from_a_detached_instance_come_back_and_stay(
+    world: World, command: Commands
+) -> None:
+    async with command(detach=True):
+        pass
     world.services_run = False
-    assert not await run(tmp_path, ray_address)
-    assert world.did == ["hosts drained", f"actors ended at {ray_address or 'own'}", "services stopped"]
+    async with command():
+        pass
+    assert world.did == ["started"]
+    assert world.services_run
 
 
-@pytest.mark.parametrize("ray_address", [None, "127.0.0.1:6379"])
-async def test_what_was_joined_is_left_as_it_was(
-    world: World, tmp_path: Path, ray_address: str | None
+async def test_a_command_that_only_looks_at_stored_data_stops_no_services_that_a_run_has_joined(
+    world: World, command: Commands
 ) -> None:
-    assert await run(tmp_path, ray_address)
+    async with contextlib.AsyncExitStack() as second:
+        async with runtime.running_services(command.settings):
+            await second.enter_async_context(command())
+        assert world.did == ["started"]
+    assert world.did == ["started", *STOPPED]
+    async with runtime.running_services(command.settings):
+        pass
+    assert world.did == ["started", *STOPPED, "services stopped"]
+
+
+async def test_in_a_ray_of_somebody_else_what_was_started_is_ended_and_ray_stays(
+    world: World, tmp_path: Path
+) -> None:
+    command = Commands(world, tmp_path, ELSEWHERE)
+    async with command(), command():
+        pass
+    assert world.did == ["started", "hosts drained", f"actors ended at {ELSEWHERE}", "services stopped"]
+
+
+async def test_coordinators_that_were_started_from_elsewhere_are_left(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "external_endpoints", lambda _: ENDPOINTS)
+    world.coordinators_run = True
+    async with Commands(world, tmp_path, ELSEWHERE)() as cluster:
+        assert cluster.kept
     assert world.did == []
 
 
-async def test_what_was_started_in_a_ray_of_somebody_else_is_ended_and_ray_stays(
-    world: World, tmp_path: Path
+async def test_the_services_are_stopped_where_stopping_ray_has_failed(
+    world: World, command: Commands
 ) -> None:
-    world.coordinators_run = world.services_run = False
-    assert not await run(tmp_path, "127.0.0.1:6379")
-    assert world.did == ["hosts drained", "actors ended at 127.0.0.1:6379", "services stopped"]
-
-
-async def test_a_ray_of_its_own_is_stopped_between_the_hosts_and_the_services(
-    world: World, tmp_path: Path
-) -> None:
-    world.ray_runs = world.coordinators_run = world.services_run = False
-    assert not await run(tmp_path, None)
-    assert world.did == ["hosts drained", "ray stopped", "services stopped"]
-
-
-async def test_the_services_are_stopped_where_stopping_ray_has_failed(world: World, tmp_path: Path) -> None:
-    world.ray_runs = world.coordinators_run = world.services_run = False
     world.ray_stops_badly = True
     with pytest.raises(OSError, match="its logs are gone"):
-        await run(tmp_path, None)
-    assert world.did == ["hosts drained", "ray stopped", "services stopped"]
+        async with command():
+            pass
+    assert world.did == ["started", *STOPPED]

@@ -1,0 +1,131 @@
+"""A deployment that runs, as a command uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from actors.domain import Domain, load_domain, read_domain
+from bus.errors import ServiceUnavailable, UnknownDomain
+from bus.events import EventStream
+from bus.nats import NatsTransport
+from callboard.services import Endpoints
+from callboard.settings import Settings
+from storage.boundary import translated
+from storage.code import fetch_code, pack, put_code
+from storage.connect import create_pool
+from storage.domains import DomainRow, register_domain
+from storage.placement import live_hosts
+from storage.queries import query
+
+READY_TIMEOUT_S = 60.0
+Progress = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+    """For who has nobody to tell."""
+
+
+class Cluster:
+    """A deployment that runs, seen from a command. `joined`: it ran before this command; `kept`: it stays after it."""
+
+    joined = True
+    kept = True
+
+    def __init__(
+        self, settings: Settings, endpoints: Endpoints, postgres: asyncpg.Pool[Any], transport: NatsTransport
+    ) -> None:
+        self.settings = settings
+        self.endpoints = endpoints
+        self.postgres = postgres
+        self.transport = transport
+        self.events = EventStream(transport)
+
+    async def add_domain(self, folder: Path) -> Domain:
+        """Register a domain with its code, or bring a registered one up to date; its hosts follow.
+
+        Raises InvalidDomainFile.
+        """
+        from coordinators.equipment import SYSTEM_KINDS
+
+        folder = await asyncio.to_thread(folder.resolve)
+        spec = read_domain(folder)
+        digest, bundle = await asyncio.to_thread(pack, folder)
+        await put_code(self.postgres, spec.domain, digest, bundle)
+        code = await fetch_code(self.postgres, spec.domain, digest)
+        domain = load_domain(spec, code, system_kinds=SYSTEM_KINDS)
+        await register_domain(
+            self.postgres,
+            DomainRow(
+                spec.domain,
+                spec.partitions,
+                domain.registered().to_json(),
+                sorted(domain.kinds),
+                str(folder.resolve()),
+                digest,
+            ),
+        )
+        return domain
+
+    async def ready(
+        self, domain: str, *, timeout_s: float = READY_TIMEOUT_S, progress: Progress = quiet
+    ) -> None:
+        """Wait until every partition of a domain has an owner that is ready and runs the domain's newest code.
+
+        Raises UnknownDomain, or ServiceUnavailable when it takes too long.
+        """
+        said, deadline = False, time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with translated():
+                row = await self.postgres.fetchrow(query("partition_count"), domain)
+            if row is None:
+                raise UnknownDomain(f"There is no domain {domain!r}.")
+            hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
+            if len(hosts) >= row["hosts"] > 0 and sum(len(h.owned) for h in hosts) == row["partitions"]:
+                return
+            if not said:
+                progress(f"waiting for the hosts of {domain}")
+                said = True
+            await asyncio.sleep(0.05)
+        raise ServiceUnavailable(
+            f"The hosts of {domain} were not ready within {timeout_s:.0f} s.",
+            fix="Look at `callboard status`, and at the hosts' logs in the Ray dashboard.",
+        )
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: Settings, endpoints: Endpoints) -> AsyncIterator[Cluster]:
+    """Raises ServiceUnavailable, StorageUnavailable."""
+    pool = await create_pool(endpoints.postgres_url, application="callboard-command")
+    try:
+        transport = await NatsTransport.connect(endpoints.nats_url, name="callboard command")
+        try:
+            yield Cluster(settings, endpoints, pool, transport)
+        finally:
+            await transport.close()
+    finally:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(pool.close(), 2.0)
+        pool.terminate()
+
+
+async def leave_cleanly(cluster: Cluster) -> None:
+    """End every live incarnation after it has committed what it runs: a stop is no crash, nothing is suspect.
+
+    The coordinators are ended first, since they would start other hosts.
+    """
+    with translated():
+        await cluster.postgres.execute(query("end_coordinators"))
+        await cluster.postgres.execute(query("want_nothing"))
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            if not await cluster.postgres.fetchval(query("anything_owned")):
+                break
+            await asyncio.sleep(0.05)
+        await cluster.postgres.execute(query("end_hosts_without_partitions"))
