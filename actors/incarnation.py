@@ -78,7 +78,7 @@ async def run_incarnation(
         )
         directory = Directory()
         scope = Scope(domain, directory, Clock())
-        scope.is_outdated = partial(_has_newer_code, control, row.domain, row.code)
+        scope.is_outdated = partial(_is_outdated, control, row.domain, row.code)
         await _refresh(control, directory)
         host = Host(scope, fence, row.partitions, store, transport)
 
@@ -125,13 +125,12 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def _has_newer_code(control: Connection, domain: str, code: str) -> bool:
+async def _is_outdated(control: Connection, domain: str, code: str) -> bool:
     try:
         with translated():
-            newest = await control.fetchval(query("newest_code"), domain)
+            return bool(await control.fetchval(query("is_outdated"), domain, code, release()))
     except StorageUnavailable:  # nothing is given up on a guess
         return True
-    return newest is not None and newest != code
 
 
 async def _refresh(control: Connection, directory: Directory) -> None:

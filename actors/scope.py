@@ -48,8 +48,9 @@ async def _never() -> bool:
 class Scope:
     """The domain, its limits, the directory of all domains, the clock.
 
-    `is_outdated` looks whether the domain has newer code than this host runs. It is asked when something is about to
-    be given up that newer code may know: a domain's kinds and events are published before its hosts are replaced.
+    `is_outdated` looks whether the domain has newer code than this host runs, or is led by another release of
+    Callboard. It is asked when something is about to be given up that newer code may know: a domain's kinds and events
+    are published before its hosts are replaced.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from bus.errors import ServiceUnavailable
 from callboard.ray_process import RayProcess
 from storage.boundary import translated
 from storage.queries import query
+from storage.release import is_newer_than, release
 
 if TYPE_CHECKING:
     import asyncpg
@@ -60,6 +61,7 @@ async def start_in_ray(
 ) -> bool:
     """Start the coordinators unless they run; True when they did not: then `prepare` is called before.
 
+    Those of an older release make room for new ones, which then replace their hosts.
     Raises ServiceUnavailable.
     """
     namespace = await namespace_of(postgres)
@@ -68,8 +70,10 @@ async def start_in_ray(
     nodes = [node for node in await ray.call("nodes") if node["Alive"]]
     _check_reachable(endpoints, {node["NodeManagerAddress"] for node in nodes})
     await _check_not_elsewhere(postgres, [node["NodeID"] for node in nodes])
-    if not await ray.call("anything_runs"):
+    ran = await ray.call("anything_runs")
+    if not ran:
         await prepare()
+    replaced = ran and await _end_older_coordinators(ray, postgres)
     started: bool = await ray.call(
         "start_master",
         postgres_url=endpoints.postgres_url,
@@ -77,7 +81,7 @@ async def start_in_ray(
         namespace=namespace,
         log_level=settings.log_level,
     )
-    return started
+    return started and not replaced
 
 
 async def end_in_ray(
@@ -106,6 +110,16 @@ def _check_reachable(endpoints: Endpoints, machines: set[str]) -> None:
                 f"Ray has nodes on {len(machines)} machines, which cannot all reach the embedded services.",
                 fix=f"Set CALLBOARD_{variable}_URL to one that each of them can reach.",
             )
+
+
+async def _end_older_coordinators(ray: RayProcess, postgres: asyncpg.Pool[Any]) -> bool:
+    """Ray starts an actor again from the files that it was started from; hosts go on meanwhile."""
+    with translated():
+        others = await postgres.fetch(query("coordinators_of_other_releases"), release())
+    if not any(is_newer_than(row["release"]) for row in others):
+        return False
+    await ray.call("end_coordinators")
+    return True
 
 
 async def _check_not_elsewhere(postgres: asyncpg.Pool[Any], here: list[str]) -> None:

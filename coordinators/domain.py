@@ -26,6 +26,7 @@ from coordinators.plan import plan_partitions
 from coordinators.silence import Silence
 from coordinators.starts import Starts
 from storage.placement import DomainPlacement, HostRow, Placement, placing, terminate_host_backends
+from storage.release import release
 
 _logger = logging.getLogger("callboard.coordinator")
 
@@ -251,19 +252,26 @@ class DomainCoordinator:
     def _staying(self, hosts: Sequence[HostRow], target: int, code: str) -> list[HostRow]:
         """The hosts that remain: those drained already do not come back, the newest are drained first.
 
-        Hosts that run older code of the domain remain until enough with the newest are ready.
+        Hosts that run older code of the domain, or another release, remain until enough with the newest are ready.
         """
         candidates = sorted((h for h in hosts if not h.draining), key=lambda h: (not h.ready, h.epoch))
-        current = [host for host in candidates if host.code == code][:target]
+        current = [host for host in candidates if self._is_current(host, code)][:target]
         if sum(host.ready for host in current) >= target:
             return current
-        return current + [host for host in candidates if host.code != code][:target]
+        return current + [host for host in candidates if not self._is_current(host, code)][:target]
+
+    def _is_current(self, host: HostRow, code: str) -> bool:
+        """Whether it runs the domain's newest code, and this release of Callboard. One that was started from here runs
+        what is installed on its node: another would be no different."""
+        started = self._started.get(host.host)
+        ours = started is not None and started.ours
+        return host.code == code and (ours or host.release == release())
 
     def _serving(self, staying: Sequence[HostRow], target: int, code: str) -> list[HostRow]:
         """The hosts that own partitions: all with the newest code, or all with older, so that each partition
         moves once."""
-        current = [host for host in staying if host.ready and host.code == code]
-        older = [host for host in staying if host.ready and host.code != code]
+        current = [host for host in staying if host.ready and self._is_current(host, code)]
+        older = [host for host in staying if host.ready and not self._is_current(host, code)]
         return older if older and len(current) < target else current
 
     async def _take_back(self, hosts: Sequence[HostRow], plan: Plan) -> frozenset[int]:
@@ -297,7 +305,7 @@ class DomainCoordinator:
     async def _start_hosts(
         self, domain: DomainPlacement, hosts: Sequence[HostRow], staying: Sequence[HostRow]
     ) -> None:
-        current = sum(1 for host in staying if host.code == domain.code)
+        current = sum(self._is_current(host, domain.code) for host in staying)
         coming = self._coming({host.host for host in hosts})
         for _ in range(domain.hosts - current - coming):
             if self._starts.may_start(domain.code):

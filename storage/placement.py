@@ -30,6 +30,7 @@ class HostRow:
     node: str
     pid: int
     code: str
+    release: str
     owned: frozenset[int]
     wanted: frozenset[int]
     suspect: frozenset[int]

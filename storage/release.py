@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,6 +20,16 @@ def release() -> str:
         return version("callboard")
     except PackageNotFoundError:  # from a bare checkout
         return "unreleased"
+
+
+def is_newer_than(other: str) -> bool:
+    """Whether this release follows the other; never where one of them has no number."""
+    return _numbers(release()) > _numbers(other) > ()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 @cache

@@ -17,11 +17,13 @@ from storage.boundary import translated
 from storage.connect import create_pool
 from storage.domains import ACTIVE
 from storage.migrate import pending
+from storage.release import release
 
 if TYPE_CHECKING:
     import asyncpg
 
     from callboard.services import Endpoints
+    from storage.inspect import CoordinatorView, HostView
 
 CLOCK_WARN_S = 1.0  # timers and deadlines go by the database's clock, logs by each machine's
 OLDEST_POSTGRES = 16
@@ -51,8 +53,9 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
             )
             return found
         found.append(good("migrations", "all are applied"))
-        led = bool(await inspect.list_coordinators(db))
-        found += await _partitions(db, expects_hosts and led)
+        coordinators = await inspect.list_coordinators(db)
+        found += await _partitions(db, expects_hosts and bool(coordinators))
+        found.append(_releases(coordinators, await inspect.list_hosts(db)))
         found += [await _dead_letters(db), await _months(db), await _old_transactions(db)]
     except CallboardError as error:
         found.append(fail("database", error.message, error.fix or "Look at the server's log."))
@@ -153,6 +156,16 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
             "partitions", f"all {sum(d.partitions for d in domains)} have a living owner; backlog {waiting:,}"
         )
     ]
+
+
+def _releases(coordinators: list[CoordinatorView], hosts: list[HostView]) -> Finding:
+    running = [(f"the coordinator {c.name}", c.release) for c in coordinators]
+    running += [(f"{host.host} of {host.domain}", host.release) for host in hosts]
+    others = [f"{what} runs {found or 'an unknown release'}" for what, found in running if found != release()]
+    if others:
+        mend = "`callboard up` of the newest release replaces them; install it on every node, and start Ray with it."
+        return warn("release", f"this is Callboard {release()}, but {'; '.join(others)}", mend)
+    return good("release", f"everything runs Callboard {release()}")
 
 
 async def _dead_letters(db: asyncpg.Pool[Any]) -> Finding:

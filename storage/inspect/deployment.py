@@ -20,6 +20,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     node: str
     pid: int
+    release: str
     owned: list[int]
     wanted: list[int]
     suspect: list[int]
@@ -48,6 +49,7 @@ class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     node: str
     pid: int
+    release: str
     started_at: datetime
 
 

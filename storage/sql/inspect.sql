@@ -109,7 +109,7 @@ select domain, tenant, id, agent, message::text as message, at, reason, error, f
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id = $3
 
 -- name: inspect_hosts
-select h.domain, h.epoch, h.host, h.node, h.pid, h.owned, h.wanted, h.suspect, h.draining,
+select h.domain, h.epoch, h.host, h.node, h.pid, h.release, h.owned, h.wanted, h.suspect, h.draining,
        h.started_at, h.ready_at is not null as ready, h.ended_at, h.ended_why,
        extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
        coalesce(b.lag_ms, 0)::float8 as lag_ms, b.blocked_by, coalesce(b.backlog, 0) as backlog,
@@ -119,7 +119,7 @@ where h.ended_at is null or h.ended_at > now() - make_interval(secs => $1::float
 order by h.domain, h.ended_at nulls first, h.epoch
 
 -- name: inspect_coordinators
-select name, epoch, node, pid, started_at from coordinators order by name <> 'master', name
+select name, epoch, node, pid, release, started_at from coordinators order by name <> 'master', name
 
 -- name: inspect_domains
 -- Counts are exact; an index-only scan of a million waiting messages takes about 0.1 s.

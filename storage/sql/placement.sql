@@ -45,7 +45,7 @@ returning epoch
 select epoch = $2 as mine from coordinators where name = $1 for update
 
 -- name: live_hosts
-select h.epoch, h.host, h.node, h.pid, h.code, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
+select h.epoch, h.host, h.node, h.pid, h.code, h.release, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
        extract(epoch from now() - h.started_at)::float8 as age_s,
        extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
        extract(epoch from b.at)::float8 as beat_at,
@@ -96,8 +96,13 @@ where schema <> $1
       in (select application from running)
 order by 1
 
--- name: newest_code
-select code from domains where domain = $1
+-- name: is_outdated
+-- Whether the domain has other code than $2, or is led by another release than $3: its hosts will follow.
+select d.code <> $2 or coalesce(c.release <> $3, false)
+from domains d left join coordinators c on c.name = d.domain where d.domain = $1
+
+-- name: coordinators_of_other_releases
+select distinct release from coordinators where release <> $1
 
 -- name: put_code
 -- Stored again, it is new again for retention, and whole again if it was damaged.

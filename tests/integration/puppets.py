@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from coordinators.domain import DomainCoordinator
 from storage.placement import HostRow, claim_coordinator, live_hosts
 from storage.queries import query
+from storage.release import release
 from tests.integration.deployment import Deployment, cancelled
 
 BEAT_EVERY_S = 0.1
@@ -55,10 +56,12 @@ class Puppets:
     async def attach(self, domain: str, host: str, pid: int) -> Puppet | None:
         return self._hosts[host]
 
-    async def register(self, name: str, *, code: str = "", obeys: bool = True, ready: bool = True) -> Puppet:
-        """A host that is found by the coordinator."""
+    async def register(
+        self, name: str, *, code: str = "", obeys: bool = True, ready: bool = True, of: str | None = None
+    ) -> Puppet:
+        """A host that is found by the coordinator, `of` another release."""
         epoch = await self._pool.fetchval(
-            query("register_host"), self._domain, name, "node", 1, code, "1.0", 1
+            query("register_host"), self._domain, name, "node", 1, code, of or release(), 1
         )
         if ready:
             await self._pool.execute(query("host_ready"), self._domain, epoch)

@@ -87,6 +87,7 @@ async def test_doctor_finds_a_deployment_in_order(cli: Cli, desk: Deployment) ->
         "clock",
         "migrations",
         "partitions",
+        "release",
         "dead letters",
         "months ahead",
     ):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors import incarnation
 from actors.domain import load_domain, read_domain
 from bus.address import Address
 from bus.events import EventStream
@@ -16,6 +17,7 @@ from coordinators.equipment import SYSTEM_KINDS
 from storage.code import pack, put_code
 from storage.domains import DomainRow, register_domain
 from storage.intake import Incoming, accept
+from storage.placement import claim_coordinator
 from tests.integration.cli import until
 from tests.integration.deployment import Deployment
 
@@ -116,3 +118,15 @@ async def _says(log: pytest.LogCaptureFixture, words: str) -> bool:
 
 async def _equals(deployment: Deployment, sql: str, rows: list[Any]) -> bool:
     return await deployment.fetch(sql) == rows
+
+
+async def test_a_host_whose_domain_another_release_leads_gives_nothing_up_either(
+    services: Endpoints, database: str
+) -> None:
+    async with Deployment.open(Path(__file__).with_name("slow"), database, services.nats_url) as slow:
+        assert not await incarnation._is_outdated(slow.pool, "slow", "")
+        assert await incarnation._is_outdated(slow.pool, "slow", "code of yesterday")
+        await claim_coordinator(slow.pool, "slow", "node")
+        assert not await incarnation._is_outdated(slow.pool, "slow", "")
+        await slow.pool.execute("update coordinators set release = '9999.0'")
+        assert await incarnation._is_outdated(slow.pool, "slow", "")

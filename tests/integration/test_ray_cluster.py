@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from bus.errors import ServiceUnavailable
 from callboard import ray_cluster
+from callboard.ray_process import RayProcess
 from callboard.services import Endpoints
 from storage.connect import create_pool
+from storage.migrate import migrate
+from storage.placement import claim_coordinator
 from tests.integration.cli import desk_at_work, until
 
 
@@ -50,3 +55,30 @@ def test_embedded_services_are_refused_for_a_ray_of_several_machines() -> None:
     for given, variable in ((endpoints(True, False), "POSTGRES"), (endpoints(False, True), "NATS")):
         with pytest.raises(ServiceUnavailable, match=f"CALLBOARD_{variable}_URL"):
             ray_cluster._check_reachable(given, {"192.0.2.1", "192.0.2.2"})
+
+
+class Ray:
+    """Stands for the driver in a process of its own: remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    async def call(self, name: str, **_: object) -> None:
+        self.called.append(name)
+
+
+@pytest.mark.parametrize(("runs", "ends"), [("0.0.1", True), ("9999.0", False), ("unreleased", False)])
+async def test_coordinators_of_an_older_release_make_room_for_this_one(
+    database: str, runs: str, ends: bool
+) -> None:
+    await migrate(database)
+    pool = await create_pool(database, application="callboard-test", size=1)
+    try:
+        await claim_coordinator(pool, "master", "node")
+        ray = Ray()
+        assert not await ray_cluster._end_older_coordinators(cast(RayProcess, ray), pool)
+        await pool.execute("update coordinators set release = $1", runs)
+        assert await ray_cluster._end_older_coordinators(cast(RayProcess, ray), pool) is ends
+        assert ray.called == ["end_coordinators"] * ends
+    finally:
+        pool.terminate()

@@ -158,3 +158,25 @@ async def test_a_schema_that_does_not_fit_is_said_once_and_again_when_it_changes
         await asyncio.wait_for(over.wait(), 5)
     words = [r.getMessage().split()[3] for r in caplog.records if r.levelname == "ERROR"]
     assert words == ["old", "new", "new"]
+
+
+async def test_hosts_of_another_release_keep_their_partitions_until_others_are_ready(
+    puppets: Puppets,
+) -> None:
+    old = await puppets.register("old", of="0.0.1")
+    async with puppets.led(hosts=1):
+
+        async def starts_another() -> bool:
+            return puppets.starts == 1 and await all_owned(puppets)
+
+        await until(starts_another, timeout_s=5)
+        assert len((await puppets.rows())[old.epoch].owned) == PARTITIONS
+        new = await puppets.register("new")
+
+        async def replaced() -> bool:
+            rows = await puppets.rows()
+            return old.epoch not in rows and len(rows[new.epoch].owned) == PARTITIONS
+
+        await until(replaced, timeout_s=5)
+        why = await puppets._pool.fetchval("select ended_why from hosts where epoch = $1", old.epoch)
+        assert why == "drained"

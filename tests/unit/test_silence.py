@@ -12,7 +12,7 @@ NOTHING: frozenset[int] = frozenset()
 
 def host(beat_at: float | None) -> HostRow:
     return HostRow(
-        epoch=1, host="h", node="n", pid=1, code="", owned=NOTHING, wanted=NOTHING, suspect=NOTHING, draining=False,
+        epoch=1, host="h", node="n", pid=1, code="", release="", owned=NOTHING, wanted=NOTHING, suspect=NOTHING, draining=False,
         ready=True, age_s=3600.0, silent_s=3600.0, beat_at=beat_at, lag_ms=None, blocked_by=None, backlog=0, agents=0,
         turns=0, rss_bytes=0,
     )  # fmt: skip

@@ -22,7 +22,7 @@ TASK = TaskView(
     assignee="desk/clerk/1", progress=0.62, deadline=None, created_at=NOW, updated_at=NOW, finished_at=None,
 )  # fmt: skip
 HOST = HostView(
-    domain="desk", epoch=1, host="desk-da15d3fb", node="n", pid=1, owned=list(range(64)), wanted=[], suspect=[],
+    domain="desk", epoch=1, host="desk-da15d3fb", node="n", pid=1, release="1.0", owned=list(range(64)), wanted=[], suspect=[],
     draining=False, started_at=NOW, ready=True, ended_at=None, ended_why=None, silent_s=0.1, lag_ms=1.0,
     blocked_by=None, backlog=12_345, agents=300, turns=2_031_100, rss_bytes=120 * 2**20,
 )  # fmt: skip
