@@ -121,8 +121,9 @@ class Journal:
             self._keep(entry)
             self._next = entry.number + 1
             if entry.kind == SENT:
-                for sent in msgspec.json.decode(entry.value, type=list[Sent]):
-                    self._sent_at[sent.place] = sent
+                gone = msgspec.json.decode(entry.value, type=list[Sent])
+                self.sent.extend(gone)
+                self._sent_at.update((sent.place, sent) for sent in gone)
         for promise in stored.promises:
             if promise.key not in self._recorded and promise.id not in over:
                 self._expect(promise)
@@ -170,7 +171,6 @@ class Journal:
                 called=f"send {wire_name} to {to}",
                 recorded=f"send {sent.type} to {sent.to}",
             )
-        self.sent.append(sent)
         return sent.id
 
     def forgive(self, prefix: str) -> None:

@@ -26,6 +26,7 @@ CallboardError
 │   ├── SchemaMismatch        the database's schema is that of another release
 │   └── BrokenChain           an agent's history was edited
 ├── UnknownDeadLetter         no dead letter has that number
+├── UnknownVersion            an agent's history has no such version, or no longer
 ├── QueryFailed               a @query handler raised, or answered with no model
 ├── DeadlineExceeded          the message's or the task's deadline has passed
 ├── TurnError                 a turn cannot go on as its handler would have it
@@ -201,6 +202,10 @@ class UnknownDeadLetter(CallboardError):
     """No dead letter has that number."""
 
     fix = "`callboard dead-letters` lists them."
+
+
+class UnknownVersion(CallboardError):
+    """The agent's history has no such version: it has not come to it, or retention has dropped it."""
 
 
 class QueryFailed(CallboardError):

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         UnknownKind,
         UnknownMessageType,
         UnknownTask,
+        UnknownVersion,
     )
     from bus.registry import message
 
@@ -109,6 +110,7 @@ __all__ = [
     "UnknownKind",
     "UnknownMessageType",
     "UnknownTask",
+    "UnknownVersion",
     "handler",
     "message",
     "query",

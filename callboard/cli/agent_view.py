@@ -9,7 +9,7 @@ from callboard.cli.terminal import ago, clean, console, is_terminal, plain, tabl
 from callboard.cli.waits import show_pause, turn_lines
 
 if TYPE_CHECKING:
-    from storage.inspect import AgentView, ChainVerdict, Transition
+    from storage.inspect import AgentView, ChainVerdict, PastState, Transition
 
 UNTOUCHED = "No message has ever reached"
 
@@ -77,6 +77,31 @@ def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict
     else:
         since = f" (since version {verdict.since:,}; older months were dropped)" if verdict.since != 1 else ""
         out.print(plain(f"✓ the chain of {verdict.length:,} transitions is intact{since}", "green"))
+
+
+def show_past(past: PastState) -> None:
+    """The state as it was at a version."""
+    out = console()
+    title = plain(past.address, "bold")
+    title.append("  ")
+    title.append_text(lifecycle_word(past.lifecycle))
+    title.append(f"  version {past.version:,} of {past.newest:,}, {past.at:%Y-%m-%d %H:%M:%S} UTC")
+    out.print(title)
+    out.print(plain(f"{past.decision} {past.header.type} from {past.header.sender}", "dim"))
+    _heading(out, "State")
+    if past.state is None:
+        out.print(plain("none: it was destroyed" if past.lifecycle == "destroyed" else "none", "dim"))
+    else:
+        _print_json(out, past.state)
+        out.print()
+        out.print(plain(f"✓ sha256 {past.state_hash} is the one in its history", "green"))
+
+
+def past_json(past: PastState) -> dict[str, Any]:
+    return {
+        **{name: getattr(past, name) for name in past.__struct_fields__},
+        "state": json.loads(past.state) if past.state is not None else None,
+    }
 
 
 def _heading(out: Any, text: str) -> None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from callboard.cli.agent_view import UNTOUCHED, agent_json, lifecycle_word, show_agent
+from callboard.cli.agent_timeline import show_timeline, timeline_json
+from callboard.cli.agent_view import (
+    UNTOUCHED,
+    agent_json,
+    lifecycle_word,
+    past_json,
+    show_agent,
+    show_past,
+)
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
@@ -70,6 +78,15 @@ async def agents(
 @asynchronous
 async def agent(
     address: Address,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Show what it did, turn by turn, in order, as bars of time.")
+    ] = False,
+    last: Annotated[
+        int, typer.Option(min=1, max=10_000, help="With --timeline: how many turns to show.")
+    ] = 20,
+    at_version: Annotated[
+        int | None, typer.Option("--at", metavar="VERSION", help="Show the state as it was at this version.")
+    ] = None,
     history: Annotated[int, typer.Option(min=0, max=10_000, help="Transitions to show.")] = 10,
     before: Annotated[int | None, typer.Option(metavar="VERSION", help="Only transitions below it.")] = None,
     messages: Annotated[int, typer.Option(min=0, max=10_000, help="Waiting messages to show.")] = 10,
@@ -77,14 +94,31 @@ async def agent(
 ) -> int:
     """Show one agent: its state, mailbox, timers and history, with the hash chain verified."""
     from bus.address import parse_address
-    from storage.inspect import LAST_VERSION, list_history, verify_history, view_agent
+    from bus.errors import InvalidAddress
+    from storage.inspect import (
+        LAST_VERSION,
+        agent_timeline,
+        list_history,
+        state_at,
+        verify_history,
+        view_agent,
+    )
 
     place = parse_address(address)
+    if timeline and at_version is not None:
+        raise InvalidAddress("--timeline and --at show different things.", fix="Give one of them.")
+    below = LAST_VERSION if before is None else before
     async with opened() as at:
+        if at_version is not None:
+            past = await state_at(at.db, place, at_version, tenant=at.tenant)
+            emit(past_json(past)) if as_json else show_past(past)
+            return 0
         view = await view_agent(at.db, place, tenant=at.tenant, messages=messages, history=0)
-        shown = await list_history(
-            at.db, place, tenant=at.tenant, below=LAST_VERSION if before is None else before, limit=history
-        )
+        if timeline:
+            turns = await agent_timeline(at.db, place, tenant=at.tenant, last=last, below=below)
+            emit(timeline_json(turns)) if as_json else show_timeline(turns)
+            return 0
+        shown = await list_history(at.db, place, tenant=at.tenant, below=below, limit=history)
         verdict = await verify_history(at.db, place, tenant=at.tenant)
     if as_json:
         emit(agent_json(view, shown, verdict))
@@ -172,10 +206,11 @@ def _listed(rows: list[AgentRow]) -> Any:
         "lifecycle": [lifecycle_word(r.lifecycle) for r in rows],
         "version": [f"{r.version:,}" for r in rows],
         "waiting": ["1,000+" if r.waiting >= 1000 else f"{r.waiting:,}" for r in rows],
-        "partition": [r.partition for r in rows],
         "changed": [ago(r.updated_at) for r in rows],
     }
     if any(r.turn for r in rows):
         made["its turn waits for"] = [row_waits_for(r) for r in rows]
+    else:
+        made["partition"] = [r.partition for r in rows]
     numbers = ("version", "waiting", "partition", "changed")
     return table(list(made), zip(*made.values(), strict=True), right=numbers)

@@ -89,6 +89,10 @@ async def status(as_json: Json = False) -> int:
                     f"{domain.domain}: no host owns {_partitions(domain)} {spans(domain.unowned)}.", "yellow"
                 )
             )
+        if domain.open_turns:
+            what = "turn waits or runs" if domain.open_turns == 1 else "turns wait or run"
+            where = f"`callboard agents {domain.domain}` says for what"
+            out.print(plain(f"{domain.domain}: {domain.open_turns:,} {what}: {where}.", "dim"))
         if domain.stuck_tasks:
             what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
             out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))
@@ -128,17 +132,7 @@ def _services(settings: Settings, endpoints: Endpoints, instance: Instance | Non
 
 def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
     return table(
-        (
-            "domain",
-            "hosts",
-            "partitions",
-            "backlog",
-            "open turns",
-            "agents",
-            "open tasks",
-            "stuck",
-            "dead letters",
-        ),
+        ("domain", "hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
         [
             (
                 d.domain,
@@ -147,7 +141,6 @@ def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
                 if d.state == "asleep"
                 else f"{d.partitions - len(d.unowned)}/{d.partitions}",
                 f"{d.backlog:,}",
-                f"{d.open_turns:,}",
                 f"{d.agents:,}",
                 d.open_tasks,
                 plain(d.stuck_tasks, "yellow" if d.stuck_tasks else ""),
@@ -155,16 +148,7 @@ def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
             )
             for d in domains
         ],
-        right=(
-            "hosts",
-            "partitions",
-            "backlog",
-            "open turns",
-            "agents",
-            "open tasks",
-            "stuck",
-            "dead letters",
-        ),
+        right=("hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
     )
 
 

@@ -65,14 +65,18 @@ def turn_lines(turn: OpenTurn) -> list[Text]:
     return lines
 
 
+def promise_text(promise: PromiseView) -> str:
+    """What it waits for, since when, and what one needs to resolve it."""
+    text = waits_for(promise.kind, promise.target or promise.name, promise.due_at)
+    if promise.target is None and promise.kind != "sleep":
+        text += f" {promise.id}"
+    text += f", for {ago(promise.created_at)} now"
+    return text if promise.target is None else f"{text} ({promise.name})"
+
+
 def _promise_line(promise: PromiseView) -> Text:
     line = plain("  sleeps " if promise.kind == "sleep" else "  waits for ", "yellow")
-    line.append(clean(waits_for(promise.kind, promise.target or promise.name, promise.due_at)))
-    line.append(f", for {ago(promise.created_at)} now", "dim")
-    if promise.target is not None:
-        line.append(f" ({clean(promise.name)})", "dim")
-    elif promise.kind != "sleep":
-        line.append(f" ({promise.id})", "dim")  # whoever resolves it needs that
+    line.append(clean(promise_text(promise)))
     return line
 
 

@@ -34,7 +34,9 @@ from storage.inspect.deployment import (
     list_tables,
 )
 from storage.inspect.history import LAST_VERSION, ChainVerdict, Transition, list_history, verify_history
+from storage.inspect.past import PastState, state_at
 from storage.inspect.tasks import TaskEventView, TaskView, find_task, list_task_events, list_tasks
+from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
 from storage.inspect.turns import OpenTurn, PromiseView
 from storage.inspect.verify import BrokenLink, Verdict, count_agents, verify_all
 
@@ -43,6 +45,7 @@ __all__ = [
     "AgentRow",
     "AgentView",
     "BrokenLink",
+    "Call",
     "ChainVerdict",
     "CoordinatorView",
     "DeadLetterView",
@@ -51,14 +54,18 @@ __all__ = [
     "Months",
     "OpenTurn",
     "Owner",
+    "PastState",
     "PromiseView",
     "TableSize",
     "TaskEventView",
     "TaskView",
+    "Timeline",
     "Transition",
+    "Turn",
     "Verdict",
     "WaitingMessage",
     "WaitingTimer",
+    "agent_timeline",
     "count_agents",
     "find_dead_letter",
     "find_task",
@@ -76,6 +83,7 @@ __all__ = [
     "list_tasks",
     "paused_at_work",
     "paused_of",
+    "state_at",
     "verify_all",
     "verify_history",
     "view_agent",

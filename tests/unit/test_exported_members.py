@@ -18,7 +18,7 @@ EXPORTED = [
     "SettingsError", "StaleTurn", "StepFailed", "StorageError", "StorageUnavailable", "Supervision",
     "TaskError", "TaskFailed", "TaskWork", "TurnError", "TurnTimeout", "UnknownDeadLetter", "UnknownDomain",
     "UnknownKind", "UnknownMessageType",
-    "UnknownTask", "handler", "message", "query",
+    "UnknownTask", "UnknownVersion", "handler", "message", "query",
 ]  # fmt: skip
 
 

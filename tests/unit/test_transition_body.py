@@ -110,3 +110,49 @@ def test_a_delta_leads_to_exactly_the_same_text_or_there_is_none(old: str, new: 
     assert (delta is not None) == has_delta
     if delta is not None:
         assert state_delta.applied(old, msgspec.json.decode(delta, type=state_delta.Delta)) == new
+
+
+class Asker(Agent):
+    kind = "asker"
+
+    class State(BaseModel):
+        text: str = ""
+
+    state: State
+
+    @handler
+    async def on_write(self, write: Write, ctx: Context) -> None:
+        ctx.send(ADDRESS, Write(text="before"))
+        await ctx.ask("test/replier/r", Write(text="asked"))
+        ctx.send(ADDRESS, Write(text="after"))
+
+
+class Replier(Agent):
+    kind = "replier"
+
+    class State(BaseModel):
+        ref: str = ""
+
+    state: State
+
+    @handler
+    async def on_write(self, write: Write, ctx: Context) -> None:
+        if write.text == "answer":
+            ctx.resolve(self.state.ref, "yes")
+        else:
+            self.state.ref = ctx.reply_later()
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_what_a_turn_has_asked_stands_among_its_sends_also_when_it_ran_again(crash: bool) -> None:
+    async with TestKit([Asker, Replier, Scribe]) as kit:
+        await kit.send("test/asker/a", Write())
+        await kit.quiet()
+        if crash:
+            await kit.advance(seconds=2)  # it is put away
+            await kit.crash()
+            await kit.recover()
+        await kit.send("test/replier/r", Write(text="answer"))
+        await kit.quiet()
+        [turn] = kit.store.transitions["test", "default", "asker/a"]
+        assert [sent["to"] for sent in json.loads(turn.body)["sends"]] == [ADDRESS, "test/replier/r", ADDRESS]
