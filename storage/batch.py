@@ -16,6 +16,18 @@ from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
 Write = TurnRecord | Flush
 
 
+def commit_call(
+    fence: Fence, writes: Sequence[Write], marks: Sequence[Mark], code: str
+) -> tuple[str, list[Any]]:
+    """The query that commits the batch, and its arguments; one column of its one row is `numbers`."""
+    journal = journal_arguments(writes, code)
+    if not journal:
+        return "commit_turns", commit_arguments(fence, writes, marks)
+    if not marks and all(isinstance(write, Flush) and not write.sends for write in writes):
+        return "commit_journal", [fence.domain, fence.epoch, _partitions(writes, marks), *journal]
+    return "commit_turns_and_journal", [*commit_arguments(fence, writes, marks), *journal]
+
+
 def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark]) -> list[Any]:
     """The arguments of `commit_turns`, in its order. States and marks are folded: one row an agent or message."""
     turns = [write for write in writes if isinstance(write, TurnRecord)]
@@ -34,11 +46,10 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
         last[key] = place
         if turn.dead or turn.mark or turn.undead or turn.tasks or turn.task_events:
             has_rare = True
-    partitions = sorted({write.partition for write in writes} | {mark.partition for mark in marks})
     states = [turns[place - 1] for place in last.values()]
     rare = _rare(turns, fold_marks(writes, marks), timers) if has_rare or timers else None
     return [
-        fence.domain, fence.epoch, partitions,
+        fence.domain, fence.epoch, _partitions(writes, marks),
         _shortest([t.tenant for t in turns]), [t.partition for t in turns], [t.agent for t in turns],
         [t.seq for t in turns], [t.version for t in turns], [t.body for t in turns], [t.prev for t in turns],
         [t.hash for t in turns],
@@ -53,7 +64,7 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
 
 
 def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
-    """The further arguments of `commit_turns_and_journal`; empty when no write has a journal."""
+    """What a batch with journals brings besides; empty when no write has one."""
     journaled = [w for w in writes if w.journal is not None]
     journals = [w.journal for w in journaled if w.journal is not None]
     if not journals:
@@ -80,6 +91,10 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
         json.dumps(promises) if promises else None,
         [tenant for tenant, _ in done], [id_ for _, id_ in done], [j.began_at for j in journals],
     ]  # fmt: skip
+
+
+def _partitions(writes: Sequence[Write], marks: Sequence[Mark]) -> list[int]:
+    return sorted({write.partition for write in writes} | {mark.partition for mark in marks})
 
 
 def _shortest(values: list[Any]) -> list[Any]:

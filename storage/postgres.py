@@ -12,7 +12,7 @@ import asyncpg
 from bus import faultpoints
 from bus.envelope import Envelope, header_from_json
 from bus.errors import Fenced, InvalidPayload, StorageUnavailable
-from storage.batch import Write, commit_arguments, event_arguments, journal_arguments
+from storage.batch import Write, commit_call, event_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
 from storage.journal import JournalEntry, OpenPromise, StoredJournal
@@ -65,11 +65,8 @@ class PostgresStore:
     # -- turns ---------------------------------------------------------------------------------------
 
     async def commit(self, fence: Fence, writes: Sequence[Write], marks: Sequence[Mark]) -> list[int | None]:
-        arguments = commit_arguments(fence, writes, marks)
-        journal = journal_arguments(writes, self._code)
-        statement = query("commit_turns_and_journal" if journal else "commit_turns")
-        arguments += journal
-        column = 1 if journal else 0
+        name, arguments = commit_call(fence, writes, marks, self._code)
+        statement, journal = query(name), name != "commit_turns"
         connection = await self._commit_connection()
         faultpoints.reached("commit.before")
         if journal:
@@ -78,16 +75,17 @@ class PostgresStore:
             with translated():
                 if faultpoints.is_armed("commit.between_fence_and_commit"):
                     async with connection.transaction():
-                        numbers = await connection.fetchval(statement, *arguments, column=column)
+                        row = await connection.fetchrow(statement, *arguments)
                         faultpoints.reached("commit.between_fence_and_commit")
                 else:
-                    numbers = await connection.fetchval(statement, *arguments, column=column)
+                    row = await connection.fetchrow(statement, *arguments)
         except StorageUnavailable:
             self._drop_committer()
             raise
         if journal:
             faultpoints.reached("flush.after")
-        return numbers or []
+        assert row is not None
+        return row["numbers"] or []
 
     async def settle(self, fence: Fence, write: Write) -> bool:
         """The share lock of an unfinished commit keeps this waiting; past a bound its backend is ended."""

@@ -298,52 +298,54 @@ declare
   numbers bigint[];
 begin
   perform require_fence(p_domain, p_epoch, p_partitions);
-  if cardinality(t_tenant) = 1 then
-    t_tenant := array_fill(t_tenant[1], array[cardinality(t_agent)]);
-  end if;
-
-  -- Rows are looked up one by one and written by their place. As a join, the plan depends on statistics, which
-  -- lag behind tables that fill and empty a thousand times a second: it then reads all of the domain's mail.
-  delete from mailbox where ctid = any (array(
-    select (select m.ctid from mailbox m
-            where m.domain = p_domain and m.tenant = t.tenant and m.partition = t.partition
-              and m.agent = t.agent and m.seq = t.seq)
-    from unnest(t_tenant, t_partition, t_agent, t_seq) as t(tenant, partition, agent, seq)
-    where t.seq is not null));
-  get diagnostics changed = row_count;
-  if changed <> cardinality(c_seq) then
-    raise exception '% of % messages were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
-  end if;
-
-  update agents a
-    set version = t_version[s.turn], schema_version = coalesce(s.schema, s_schema[1]),
-        lifecycle = coalesce(s.lifecycle, s_lifecycle[1]), state = s.state::json, hash = t_hash[s.turn],
-        updated_at = now()
-    from (
-      select u.*, (select k.ctid from agents k
-                   where k.domain = p_domain and k.tenant = t_tenant[u.turn] and k.agent = t_agent[u.turn]) as place
-      from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as u(turn, since, schema, lifecycle, state)
-      where u.since > 0 offset 0  -- keeps the look-up apart from the join
-    ) s
-    where a.ctid = s.place and a.version = s.since;
-  get diagnostics updated = row_count;
-  if updated < cardinality(s_turn) then
-    insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
-      select p_domain, t_tenant[s.turn], t_agent[s.turn], t_partition[s.turn], t_version[s.turn],
-             coalesce(s.schema, s_schema[1]), coalesce(s.lifecycle, s_lifecycle[1]), s.state::json, t_hash[s.turn]
-      from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as s(turn, since, schema, lifecycle, state)
-      where s.since = 0
-      on conflict do nothing;
-    get diagnostics changed = row_count;
-    if updated + changed <> cardinality(s_turn) then
-      raise exception '% of % states were at the expected version', updated + changed, cardinality(s_turn)
-        using errcode = 'CB002';
+  if cardinality(t_agent) > 0 then
+    if cardinality(t_tenant) = 1 then
+      t_tenant := array_fill(t_tenant[1], array[cardinality(t_agent)]);
     end if;
-  end if;
 
-  insert into transitions (domain, tenant, agent, version, body, prev, hash)
-    select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
-    from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
+    -- Rows are looked up one by one and written by their place. As a join, the plan depends on statistics, which
+    -- lag behind tables that fill and empty a thousand times a second: it then reads all of the domain's mail.
+    delete from mailbox where ctid = any (array(
+      select (select m.ctid from mailbox m
+              where m.domain = p_domain and m.tenant = t.tenant and m.partition = t.partition
+                and m.agent = t.agent and m.seq = t.seq)
+      from unnest(t_tenant, t_partition, t_agent, t_seq) as t(tenant, partition, agent, seq)
+      where t.seq is not null));
+    get diagnostics changed = row_count;
+    if changed <> cardinality(c_seq) then
+      raise exception '% of % messages were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
+    end if;
+
+    update agents a
+      set version = t_version[s.turn], schema_version = coalesce(s.schema, s_schema[1]),
+          lifecycle = coalesce(s.lifecycle, s_lifecycle[1]), state = s.state::json, hash = t_hash[s.turn],
+          updated_at = now()
+      from (
+        select u.*, (select k.ctid from agents k
+                     where k.domain = p_domain and k.tenant = t_tenant[u.turn] and k.agent = t_agent[u.turn]) as place
+        from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as u(turn, since, schema, lifecycle, state)
+        where u.since > 0 offset 0  -- keeps the look-up apart from the join
+      ) s
+      where a.ctid = s.place and a.version = s.since;
+    get diagnostics updated = row_count;
+    if updated < cardinality(s_turn) then
+      insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash)
+        select p_domain, t_tenant[s.turn], t_agent[s.turn], t_partition[s.turn], t_version[s.turn],
+               coalesce(s.schema, s_schema[1]), coalesce(s.lifecycle, s_lifecycle[1]), s.state::json, t_hash[s.turn]
+        from unnest(s_turn, s_from, s_schema, s_lifecycle, s_state) as s(turn, since, schema, lifecycle, state)
+        where s.since = 0
+        on conflict do nothing;
+      get diagnostics changed = row_count;
+      if updated + changed <> cardinality(s_turn) then
+        raise exception '% of % states were at the expected version', updated + changed, cardinality(s_turn)
+          using errcode = 'CB002';
+      end if;
+    end if;
+
+    insert into transitions (domain, tenant, agent, version, body, prev, hash)
+      select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
+      from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
+  end if;
 
   if cardinality(o_id) > 0 then
     select array_agg(nextval('mailbox_seq') - case when coalesce(o_control[n], o_control[1])

@@ -99,7 +99,8 @@ select ensure_transition_months(3);
 -- The journal's part of a group commit. Arrays of one prefix belong together: f_ the flushes, each of one turn
 -- (f_does: `open` its first, `go` a later one, `resume` the first after it had been put away, `park` puts it away,
 -- `end` its last, `none` belongs to no turn); e_ the entries and c_ the wake-ups consumed, each with the place of
--- its flush. Promises come as JSON; p_done are those that nobody waits for any more.
+-- its flush. Promises come as JSON; p_done are those that nobody waits for any more. Rows are looked up one by one, as
+-- in commit_turns: as a join, each flush would be compared with all the others'.
 create function commit_journal(
   p_domain text, p_epoch bigint, p_partitions int[], p_code text,
   f_tenant text[], f_partition int[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[],
@@ -109,8 +110,8 @@ create function commit_journal(
   p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at float8[]
 ) returns void language plpgsql as $$
 declare
-  wanted bigint;
   changed bigint;
+  places tid[];
 begin
   perform require_fence(p_domain, p_epoch, p_partitions);
 
@@ -128,22 +129,21 @@ begin
 
   if 'open' = any (f_does) then
     with gone as (
-      delete from mailbox where ctid = any (array(
-        select (select m.ctid from mailbox m
-                where m.domain = p_domain and m.tenant = f.tenant and m.partition = f.partition
-                  and m.agent = f.agent and m.seq = f.seq)
-        from unnest(f_tenant, f_partition, f_agent, f_seq, f_does) as f(tenant, partition, agent, seq, does)
-        where f.does = 'open'))
-      returning *
+      delete from mailbox m using (
+        select f.turn, f.began_at, (select k.ctid from mailbox k
+                                    where k.domain = p_domain and k.tenant = f.tenant and k.partition = f.partition
+                                      and k.agent = f.agent and k.seq = f.seq) as place
+        from unnest(f_tenant, f_partition, f_agent, f_seq, f_turn, f_does, f_began_at)
+          as f(tenant, partition, agent, seq, turn, does, began_at)
+        where f.does = 'open' offset 0  -- keeps the look-up apart from the join
+      ) o
+      where m.ctid = o.place
+      returning m.*, o.turn, o.began_at
     )
     insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, last_error, header, payload,
                        began_at)
-      select g.domain, g.tenant, g.agent, g.partition, g.seq, f.turn, p_code, g.failures, g.trials, g.last_error,
-             g.header, g.payload, f.began_at
-      from gone g
-      join unnest(f_tenant, f_agent, f_seq, f_does, f_turn, f_began_at) as f(tenant, agent, seq, does, turn, began_at)
-        using (tenant, agent, seq)
-      where f.does = 'open';  -- further flushes of the same turn may be in this commit
+      select domain, tenant, agent, partition, seq, turn, p_code, failures, trials, last_error, header, payload, began_at
+      from gone;
     get diagnostics changed = row_count;
     if changed <> cardinality(array_positions(f_does, 'open')) then
       raise exception 'a message whose turn opens is gone' using errcode = 'CB002';
@@ -152,10 +152,14 @@ begin
 
   if 'resume' = any (f_does) or 'park' = any (f_does) then
     -- A turn that makes progress is no poison, however many hosts have died in its life.
-    update turns t set waiting = (f.does = 'park'), trials = case when f.does = 'resume' then 0 else trials end
-      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
-      where f.does in ('resume', 'park')
-        and t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq;
+    update turns t set waiting = (o.does = 'park'), trials = case when o.does = 'resume' then 0 else trials end
+      from (
+        select f.does, (select k.ctid from turns k
+                        where k.domain = p_domain and k.tenant = f.tenant and k.agent = f.agent and k.seq = f.seq) as place
+        from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
+        where f.does in ('resume', 'park') offset 0
+      ) o
+      where t.ctid = o.place;
     get diagnostics changed = row_count;
     if changed <> cardinality(array_positions(f_does, 'resume')) + cardinality(array_positions(f_does, 'park')) then
       raise exception 'an open turn is gone' using errcode = 'CB002';
@@ -163,11 +167,9 @@ begin
   end if;
 
   if 'go' = any (f_does) then
-    select count(*) into changed
-      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
-      where f.does = 'go' and exists (
-        select from turns t
-        where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq);
+    select count((select t.ctid from turns t
+                  where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq))
+      into changed from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does) where f.does = 'go';
     if changed <> cardinality(array_positions(f_does, 'go')) then
       raise exception 'an open turn is gone' using errcode = 'CB002';
     end if;
@@ -201,15 +203,12 @@ begin
   end if;
 
   if cardinality(p_done) > 0 then
-    with done as (select * from unnest(p_done_tenant, p_done) as d(tenant, id) order by tenant, id),
-    gone as (
-      delete from promises p using done d
-        where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id and p.kind in ('ask', 'sleep')
-    )
-    update promises p set status = 'abandoned', settled_at = now()
-      from done d
-      where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id and p.status = 'pending'
-        and p.kind not in ('ask', 'sleep');
+    places := array(  -- locked, so that nobody settles one meanwhile and moves it
+      select (select p.ctid from promises p where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id for update)
+      from unnest(p_done_tenant, p_done) as d(tenant, id) order by d.tenant, d.id);
+    delete from promises where ctid = any (places) and kind in ('ask', 'sleep');
+    update promises set status = 'abandoned', settled_at = now()
+      where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
   end if;
 end $$;
 
@@ -274,26 +273,32 @@ end $$;
 create function settle_replies(
   p_numbers bigint[], o_tenant text[], o_domain text[], o_agent text[], o_settles uuid[], o_header text[],
   o_payload text[]
-) returns bigint[] language sql as $$
-  with given as (
-    select coalesce(o.tenant_, o_tenant[1]) as tenant, coalesce(o.domain_, o_domain[1]) as domain, o.*
-    from unnest(o_tenant, o_domain, o_agent, o_settles, o_header, o_payload, p_numbers)
-      with ordinality as o(tenant_, domain_, agent, settles, header, payload, number, n)
-  ), first as (
-    select distinct on (domain, tenant, settles) * from given where settles is not null
+) returns bigint[] language plpgsql as $$
+declare
+  settled bigint[];
+begin
+  with first as (
+    select distinct on (domain, tenant, settles)
+           coalesce(o.domain, o_domain[1]) as domain, coalesce(o.tenant, o_tenant[1]) as tenant, o.settles, o.agent,
+           o.header, o.payload, o.n
+    from unnest(o_tenant, o_domain, o_agent, o_settles, o_header, o_payload)
+      with ordinality as o(tenant, domain, agent, settles, header, payload, n)
+    where o.settles is not null
     order by domain, tenant, settles, n
   ), still as (
-    select f.n, p.ctid as place
-    from first f join promises p on p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles
-    where p.status = 'pending' and p.agent = f.agent
-    order by f.domain, f.tenant, f.settles for update of p
+    select f.*, (select p.ctid from promises p
+                 where p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles and p.agent = f.agent
+                   and p.status = 'pending' for update) as place
+    from first f offset 0
   ), done as (
     update promises p
-      set status = g.payload::json ->> 'status', settled_by = g.header::json ->> 'sender', settled_at = now(),
-          value = case when p.kind in ('ask', 'sleep') then null else g.payload::json -> 'value' end
-      from still s join given g using (n) where p.ctid = s.place
-      returning g.n
+      set status = s.payload::json ->> 'status', settled_by = s.header::json ->> 'sender', settled_at = now(),
+          value = case when p.kind in ('ask', 'sleep') then null else s.payload::json -> 'value' end
+      from still s where p.ctid = s.place
+      returning s.n
   )
-  select array_agg(case when g.settles is null or d.n is not null then g.number end order by g.n)
-  from given g left join done d using (n)
-$$;
+  select coalesce(array_agg(n), '{}') into settled from done;
+  return (
+    select array_agg(case when o.settles is null or o.n = any (settled) then o.number end order by o.n)
+    from unnest(o_settles, p_numbers) with ordinality as o(settles, number, n));
+end $$;

@@ -5,7 +5,14 @@ select commit_turns($1, $2, $3::int[],
   $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
   $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
   $17::text[], $18::text[], $19::int[], $20::text[], $21::boolean[], $22::uuid[], $23::uuid[], $24::text[],
-  $25::text[], $26::jsonb)
+  $25::text[], $26::jsonb) as numbers
+
+-- name: commit_journal
+-- Flushes that send nothing, in a group without turns.
+select commit_journal($1, $2, $3::int[], $4, $5::text[], $6::int[], $7::text[], $8::bigint[], $9::uuid[],
+  $10::text[], $11::int[], $12::int[], $13::text[], $14::text[], $15::text[], $16::boolean[], $17::text[],
+  $18::text[], $19::real[], $20::int[], $21::bigint[], $22::jsonb, $23::text[], $24::uuid[], $25::float8[]),
+  null as numbers
 
 -- name: commit_turns_and_journal
 select commit_journal($1, $2, $3::int[], $27, $28::text[], $29::int[], $30::text[], $31::bigint[], $32::uuid[],

@@ -440,7 +440,7 @@ async def cut_connections(cluster: Cluster, rng: Random) -> None:
                 await cluster.value(
                     "select count(pg_terminate_backend(pid)) from pg_stat_activity"
                     " where application_name like 'callboard-host %' and datname = current_database()"
-                    " and state = 'active' and query like '%commit_turns%'"
+                    " and state = 'active' and query like '%select commit_%'"
                 )
             )
 

@@ -28,7 +28,7 @@ CAS_OFF = """
 do $$
 declare
   source text := pg_get_functiondef('settle_replies'::regproc);
-  without text := replace(source, 'where p.status = ''pending''', 'where true');
+  without text := replace(source, 'and p.status = ''pending'' for update', 'for update');
 begin
   if source = without then raise 'settle_replies has changed: plant this fault anew'; end if;
   execute without;
