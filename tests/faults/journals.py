@@ -104,6 +104,7 @@ def _histories(entries: list[Any], ended: list[Any], open_: set[str]) -> list[st
             digest = row["blob"] or sha256(row["value"].encode()).hexdigest()
             journals[row["turn"]].append(
                 {
+                    "number": row["number"],
                     "key": row["key"],
                     "kind": row["kind"],
                     "name": row["name"],
