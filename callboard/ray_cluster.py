@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bus.errors import ServiceUnavailable
 from callboard.ray_process import RayProcess
 from storage.boundary import translated
+from storage.placement import find_rival
 from storage.queries import query
 from storage.release import is_newer_than, release
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 RAY_ANSWERS_WITHIN_S = 5.0
 # Hosts of a Ray that has just died are not told from hosts elsewhere before their last beat is older than this.
-FORGOTTEN_AFTER_S = 2.0
+FORGOTTEN_AFTER_S = 3.0
 _LOOK_EVERY_S = 0.1
 
 
@@ -128,11 +129,14 @@ async def _check_not_elsewhere(postgres: asyncpg.Pool[Any], here: list[str]) -> 
     while time.monotonic() < deadline:
         with translated():
             host = await postgres.fetchrow(query("beating_elsewhere"), here, FORGOTTEN_AFTER_S)
-        if host is None:
+        who = f"{host['host']} on its node {host['node']}" if host is not None else None
+        if who is None:
+            leads = await find_rival(postgres, "master", here)
+            who = f"its master coordinator on node {leads}" if leads is not None else None
+        if who is None:
             return
         await asyncio.sleep(_LOOK_EVERY_S)
-    assert host is not None
     raise ServiceUnavailable(
-        f"Callboard runs with this database already, in another Ray: {host['host']} on its node {host['node']}.",
+        f"Callboard runs with this database already, in another Ray: {who}.",
         fix="Set RAY_ADDRESS to that Ray, or stop Callboard there with `callboard down`.",
     )

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import ray
 import uvloop
 from ray.exceptions import RayError
@@ -26,8 +27,9 @@ from coordinators import domain as core
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
 from coordinators.launcher import HostProcess
 from coordinators.master import Master
+from coordinators.rivals import wait_for_rivals
 from coordinators.upkeep import Upkeep
-from storage.connect import create_pool
+from storage.connect import coordinator_application, create_pool
 from storage.domains import find_domain
 from storage.placement import claim_coordinator
 
@@ -66,6 +68,12 @@ class _Lead(ABC):
     async def _lead(self) -> None:
         """Claim an epoch and lead; return when another coordinator has taken over."""
 
+    async def _pool(self, name: str) -> asyncpg.Pool[Any]:
+        """Connections under the coordinator's name, once no other Ray leads with this database."""
+        url = self._settings.postgres_url
+        await wait_for_rivals(url, name, _node(), _nodes)
+        return await create_pool(url, application=coordinator_application(name))
+
     def _main(self) -> None:
         try:
             uvloop.run(self._lead())
@@ -87,9 +95,7 @@ class DomainCoordinator(_Lead):
         super().__init__(settings)
 
     async def _lead(self) -> None:
-        pool = await create_pool(
-            self._settings.postgres_url, application=f"callboard-coordinator {self._domain}"[:63]
-        )
+        pool = await self._pool(self._domain)
         transport = await NatsTransport.connect(
             self._settings.nats_url, name=f"callboard coordinator {self._domain}"
         )
@@ -106,7 +112,7 @@ class MasterCoordinator(_Lead):
     """Keeps the domains, gives each its coordinator and its number of hosts, and watches health."""
 
     async def _lead(self) -> None:
-        pool = await create_pool(self._settings.postgres_url, application="callboard-master")
+        pool = await self._pool(MASTER)
         epoch = await claim_coordinator(pool, MASTER, _node())
         master = Master(pool, epoch, RayLeaders(self._settings))
         master.every_round.append(Upkeep(self._settings.postgres_url))
@@ -269,6 +275,11 @@ def _host_name(host: str) -> str:
 def _is_host_of(name: str, domain: str) -> bool:
     """Whether an actor's name is that of a host of the domain: `host:<domain>-<8 characters>`."""
     return name.rpartition("-")[0] == _host_name(domain)
+
+
+def _nodes() -> list[str]:
+    """All of this Ray, also those that are gone."""
+    return [str(node["NodeID"]) for node in ray.nodes()]  # type: ignore[no-untyped-call]
 
 
 def _node() -> str:

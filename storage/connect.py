@@ -38,6 +38,11 @@ _BY_KEY = {
 }
 
 
+def coordinator_application(name: str) -> str:
+    """The name that the connections of a coordinator carry: that of `master`, or of a domain's."""
+    return "callboard-master" if name == "master" else f"callboard-coordinator {name}"[:63]
+
+
 def host_application(domain: str, epoch: int) -> str:
     """The application_name of all connections of one incarnation; a takeover ends them by it."""
     return f"callboard-host {epoch} {domain}"[

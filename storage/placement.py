@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import asyncpg
 
 from bus.errors import Fenced
 from storage.boundary import translated
-from storage.connect import FROZEN_AFTER_MS, host_application
+from storage.connect import FROZEN_AFTER_MS, coordinator_application, host_application
 from storage.queries import query
 from storage.release import release, require_own_schema, schema
 
@@ -68,6 +68,19 @@ async def claim_coordinator(pool: asyncpg.Pool[Any], name: str, node: str) -> in
         return int(
             await pool.fetchval(query("claim_coordinator"), name, node, os.getpid(), release(), schema())
         )
+
+
+async def find_rival(db: Any, name: str, here: Collection[str]) -> str | None:
+    """The node of the coordinator of that name, if it is none of these nodes and is at work now."""
+    with translated():
+        rival = await db.fetchval(query("find_rival"), name, list(here), coordinator_application(name))
+    return None if rival is None else str(rival)
+
+
+async def report_rival(db: Any, name: str, node: str) -> None:
+    """A coordinator on this node waits, because another Ray leads: `status` and `doctor` tell it."""
+    with translated():
+        await db.execute(query("report_rival"), name, node)
 
 
 async def live_hosts(db: Any, domain: str) -> list[HostRow]:

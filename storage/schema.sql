@@ -591,6 +591,8 @@ CREATE TABLE callboard.coordinators (
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     release text DEFAULT ''::text NOT NULL,
     schema integer DEFAULT 0 NOT NULL,
+    rival text,
+    rival_at timestamp with time zone,
     state json
 )
 WITH (fillfactor='50');

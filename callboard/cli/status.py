@@ -101,6 +101,10 @@ async def status(as_json: Json = False) -> int:
     if coordinators:
         names = ", ".join(f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in coordinators)
         out.print(plain(f"coordinators: {names}", "dim"))
+    for c in coordinators:
+        if c.rival is not None:
+            what = f"another Ray, on its node {c.rival}, would lead it too, and waits: `callboard doctor`"
+            out.print(plain(f"{c.name}: {what}.", "yellow"))
     return int(not running)
 
 

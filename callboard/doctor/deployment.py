@@ -56,6 +56,7 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
         coordinators = await inspect.list_coordinators(db)
         found += await _partitions(db, expects_hosts and bool(coordinators))
         found.append(_releases(coordinators, await inspect.list_hosts(db)))
+        found += _rivals(coordinators)
         found += [await _dead_letters(db), await _months(db), await _old_transactions(db)]
     except CallboardError as error:
         found.append(fail("database", error.message, error.fix or "Look at the server's log."))
@@ -154,6 +155,21 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
     return [
         good(
             "partitions", f"all {sum(d.partitions for d in domains)} have a living owner; backlog {waiting:,}"
+        )
+    ]
+
+
+def _rivals(coordinators: list[CoordinatorView]) -> list[Finding]:
+    contested = [
+        f"{c.name} (node {c.node}; node {c.rival} waits)" for c in coordinators if c.rival is not None
+    ]
+    if not contested:
+        return []
+    return [
+        fail(
+            "one Ray",
+            f"two Rays would lead this database: {', '.join(contested)}",
+            "Set RAY_ADDRESS to the one that is to go on, and end the coordinators in the other one's dashboard, or stop it.",
         )
     ]
 

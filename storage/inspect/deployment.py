@@ -43,7 +43,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
-    """Who coordinates: `master`, or the domain of that name."""
+    """Who coordinates: `master`, or the domain of that name. `rival`: the node, in another Ray, of one that waits."""
 
     name: str
     epoch: int
@@ -51,6 +51,7 @@ class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     release: str
     started_at: datetime
+    rival: str | None
 
 
 class DomainView(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,6 +72,8 @@ create table coordinators (
   started_at timestamptz not null default now(),
   release    text not null default '',
   schema     int not null default 0,
+  rival      text,                          -- the node, in another Ray, of one that waits to take its place...
+  rival_at   timestamptz,                   -- ...and when it said so last
   state      json
 ) with (fillfactor = 50);
 

@@ -119,7 +119,9 @@ where h.ended_at is null or h.ended_at > now() - make_interval(secs => $1::float
 order by h.domain, h.ended_at nulls first, h.epoch
 
 -- name: inspect_coordinators
-select name, epoch, node, pid, release, started_at from coordinators order by name <> 'master', name
+select name, epoch, node, pid, release, started_at,
+       case when rival_at > now() - interval '30 seconds' then rival end as rival
+from coordinators order by name <> 'master', name
 
 -- name: inspect_domains
 -- Counts are exact; an index-only scan of a million waiting messages takes about 0.1 s.

@@ -41,6 +41,17 @@ on conflict (name) do update
       schema = excluded.schema
 returning epoch
 
+-- name: find_rival
+-- At work: it looks at the database several times a second. A connection that a dead machine has left does not.
+select node from coordinators
+where name = $1 and node <> all ($2::text[]) and exists (
+  select from pg_stat_activity
+  where datname = current_database() and application_name = $3
+    and (state = 'active' or state_change > clock_timestamp() - interval '3 seconds'))
+
+-- name: report_rival
+update coordinators set rival = $2, rival_at = now() where name = $1
+
 -- name: lock_coordinator
 select epoch = $2 as mine from coordinators where name = $1 for update
 
