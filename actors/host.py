@@ -309,6 +309,8 @@ class Host:
             )
 
     def _journaled(self, activation: Activation, journal: JournalWrite) -> None:
+        if journal.does in (Does.OPEN, Does.END):
+            self.mailboxes.turn_opened_or_ended(activation)
         for seq in journal.consumed:
             activation.apart.discard(seq)
             self.mailboxes.handled(activation, seq)

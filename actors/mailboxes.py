@@ -48,6 +48,7 @@ class Mailboxes:
         self.roster = Roster(scope, store, self.schedule)
         self._refills = Refills(scope, store, self.books, ready, self._take_in)
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
+        self._partition_reads = 0
         self.may_run: Callable[[int], bool] = lambda partition: True
         self.on_mail: Callable[[Activation], None] = lambda activation: None
         """Something has come for an agent whose turn is in memory."""
@@ -106,6 +107,8 @@ class Mailboxes:
     async def read_partition(self, partition: int) -> None:
         """Read the whole partition from Postgres, page by page; raises StorageUnavailable."""
         self.books.reads += 1
+        self._partition_reads += 1
+        self._expect_more(partition)
         try:
             self.merge(partition, await self._store.load_turns(self._scope.domain, partition), set())
             start: tuple[str, str] | None = ("", "")
@@ -123,6 +126,20 @@ class Mailboxes:
                     del found  # before the next page comes
         finally:
             self.books.reads -= 1
+            self._partition_reads -= 1
+            self._expect_more(partition)
+
+    def _expect_more(self, partition: int) -> None:
+        """A read of a partition leaves out what waits for an agent whose turn is open, here as in Postgres: there may
+        be more of it than what will come."""
+        for activation in self.roster.in_partitions((partition,)):
+            if activation.journal is not None or activation.uncommitted:
+                activation.more = True
+
+    def turn_opened_or_ended(self, activation: Activation) -> None:
+        """A read that is under way may have seen its turn open."""
+        if self._partition_reads:
+            activation.more = True
 
     def read_agent(self, tenant: str, agent: str, partition: int) -> None:
         """Read one agent's mailbox, into which something was put: what was sent before that may still be on its way
@@ -340,6 +357,10 @@ class Mailboxes:
     def came_back(self, activation: Activation, seq: int) -> None:
         """Its turn runs again: a copy of that turn's message is none that waits."""
         activation.parked = False
+        self.set_apart(activation, seq)
+
+    def set_apart(self, activation: Activation, seq: int) -> None:
+        """A message that is on disk only: a copy of it is not queued."""
         activation.apart.add(seq)
         self.books.seen.setdefault(seq, 0)
 

@@ -978,3 +978,24 @@ async def test_a_turn_that_makes_progress_is_no_crash_loop() -> None:
             kit._hosts.running[0] = kit._hosts.start(everything, suspect=everything)
         await kit.quiet()
         assert (kit.state(AT).log, kit.dead_letters()) == (["done"], [])
+
+
+async def test_what_a_read_of_the_partition_leaves_out_for_an_open_turn_keeps_its_place() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.ask("test/oracle/o", Question(text="later"))
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        holdings, post = kit._running[0].host.holdings, kit._post
+        post._nudge = lambda *_: None  # type: ignore[method-assign]  # the bus loses the first one
+        await kit.send(AT, Note(text="1"))
+        del post._nudge
+        for partition in holdings.all_partitions():
+            holdings.read_again(partition)
+        await kit.quiet()
+        await kit.send("test/keeper/f", Forward(to=AT, text="2"))
+        await kit.quiet()
+        await kit.send("test/oracle/o", Note(text="now"))
+        await kit.quiet()
+        assert kit.state(AT).log == ["note 1", "note 2"]
