@@ -154,6 +154,10 @@ class Activation:
         """When this message may run, seconds since 1970, UTC."""
         return max(self.blocked_until, head.retry_at or 0.0)
 
+    def has_queued(self, message: str) -> bool:
+        """Whether a message waits in memory, by its id."""
+        return any(envelope.header.id == message for envelope in self.queue)
+
     def insert(self, envelope: Envelope) -> None:
         """Put a message into its place; the queue is sorted by number."""
         queue = self.queue

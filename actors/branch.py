@@ -7,22 +7,28 @@ from contextvars import ContextVar
 from typing import Any
 
 from bus.errors import InvalidMessage
+from storage.edges import Gate
 
 
 class Branch:
     """One line of calls. Their places are counted in the order in which it makes them, so they are the same whenever
     the handler runs again, whichever branch is faster."""
 
-    __slots__ = ("_calls", "_sends", "_task", "may_be_dropped", "prefix")
+    __slots__ = ("_calls", "_sends", "_task", "gates", "prefix")
 
     def __init__(
-        self, prefix: str, task: asyncio.Task[Any] | None = None, *, may_be_dropped: bool = False
+        self, prefix: str, task: asyncio.Task[Any] | None = None, gates: tuple[Gate, ...] = ()
     ) -> None:
         self.prefix = prefix
-        self.may_be_dropped = may_be_dropped  # when others are first: it does not run again with the handler
+        self.gates = gates  # of the gathers around it that may do without it
         self._calls = 0
         self._sends = 0
         self._task = task or asyncio.current_task()
+
+    @property
+    def may_be_dropped(self) -> bool:
+        """When others are first: it does not run again with the handler."""
+        return bool(self.gates)
 
     def place(self, key: str | None) -> str:
         """The place of the next call: its key, or else its number; raises InvalidMessage."""

@@ -19,10 +19,11 @@ from actors.journal import CHOICE, Journal, Wake
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arguments
 from actors.threads import in_thread
-from bus.address import Address
+from bus.address import Address, parse_address
 from bus.envelope import Priority, new_id
-from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed
+from bus.errors import AskCycle, AskFailed, InvalidMessage, PromiseExpired, StepFailed
 from bus.registry import first_line
+from storage.edges import Gate
 from storage.journal import Kind
 
 if TYPE_CHECKING:
@@ -143,23 +144,36 @@ class DurableCalls(ABC):
         """Send a message and wait for the answer: what the recipient's handler returns or replies with.
 
         `timeout` is in seconds, at most until this turn's deadline. Raises AskFailed when the recipient has given the
-        message up, AskTimeout, and what `send` raises.
+        message up or does not answer in time, AskCycle when it waits for this agent, directly or through others, and
+        what `send` raises.
         """
         journal = self._journal()
-        place = self._branch().place(key)
+        branch_ = self._branch()
+        place = branch_.place(key)
         name = f"{type(message).__name__} {address}"
         if journal.recorded(place, Kind.ASK, name) is None and journal.open_promise(place) is None:
             await journal.proceed()
             due_at = self._due_at(timeout)
             promise = new_id()
-            self._send_ask(address, message, priority, due_at, promise)  # first: it may be refused
-            journal.promise(place, Kind.ASK, name, id_=promise, target=str(address), due_at=due_at)
+            sent = self._send_ask(address, message, priority, due_at, promise)  # first: it may be refused
+            journal.promise(
+                place, Kind.ASK, name, id_=promise, target=str(parse_address(str(address))), message=sent,
+                gates=branch_.gates, due_at=due_at,
+            )  # fmt: skip
             await self._flush()
         outcome = await self._outcome(place)
         if outcome.status == "resolved":
             return values.decode_answer(outcome.value)
         if outcome.status == "expired":
             raise AskFailed(f"{address} has not answered in time.", place=place, reason="timeout")
+        if outcome.status == "cycle":
+            cycle = tuple(msgspec.json.decode(outcome.value, type=list[str]))
+            raise AskCycle(
+                f"These agents ask each other, and each waits for the next: {' -> '.join(cycle)}.",
+                place=place,
+                reason=outcome.status,
+                cycle=cycle,
+            )
         raise AskFailed(
             f"{address} has not answered: {values.error_line(bytes(outcome.value).decode())}.",
             place=place,
@@ -231,11 +245,12 @@ class DurableCalls(ABC):
                 journal.forgive(f"{place}.{n}/")
                 if inspect.iscoroutine(call):
                     call.close()
-        may_be_dropped = self._branch().may_be_dropped or (first is not None and first < len(calls))
-        tasks = {
-            n: asyncio.create_task(_run_branch(prefix, calls[n], may_be_dropped))
-            for n, prefix in branches.items()
-        }
+        outer = self._branch().gates
+        tasks = {}
+        for n, prefix in branches.items():
+            may_be_dropped = first is not None and first < len(calls)
+            gates = (*outer, Gate(place, first or 0, len(calls), n)) if may_be_dropped else outer
+            tasks[n] = asyncio.create_task(_run_branch(prefix, gates, calls[n]))
         journal.enter(len(tasks))
         for task in tasks.values():
             task.add_done_callback(lambda _: journal.leave())
@@ -334,7 +349,7 @@ class DurableCalls(ABC):
         priority: Priority | None,
         deadline: float | None,
         promise: str,
-    ) -> None: ...
+    ) -> str: ...
 
     @abstractmethod
     async def _check_in_value(self, text: str) -> str | None: ...
@@ -343,10 +358,8 @@ class DurableCalls(ABC):
     async def _fetch_value(self, digest: str) -> str: ...
 
 
-async def _run_branch(prefix: str, call: Awaitable[Any], may_be_dropped: bool) -> Any:
-    branch.current.set(
-        Branch(prefix, may_be_dropped=may_be_dropped)
-    )  # of this task alone: it runs in a copy of the context
+async def _run_branch(prefix: str, gates: tuple[Gate, ...], call: Awaitable[Any]) -> Any:
+    branch.current.set(Branch(prefix, gates=gates))  # of this task alone: it runs in a copy of the context
     return await call
 
 

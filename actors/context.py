@@ -330,9 +330,9 @@ class Context(TaskReports, DurableCalls):
         priority: Priority | None,
         deadline: float | None,
         promise: str,
-    ) -> None:
+    ) -> str:
         with self.apart(promise):
-            self._send(address, message, priority, deadline, None, reply_to=promise)
+            return self._send(address, message, priority, deadline, None, reply_to=promise)
 
     def _count_bytes(self, size: int) -> None:
         self._puts.count_bytes(size)

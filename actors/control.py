@@ -24,6 +24,13 @@ class Destroy(BaseModel):
     """Delete the agent's state; its history stays, and a later message creates it anew."""
 
 
+@message("callboard.withdraw.v1")
+class Withdraw(BaseModel):
+    """Take a message out of the mailbox, unless its turn has begun: the ask that sent it was refused."""
+
+    id: str
+
+
 @message("callboard.retry_dead_letter.v1")
 class RetryDeadLetter(BaseModel):
     """Put a dead letter back at the end of the mailbox."""

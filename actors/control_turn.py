@@ -42,6 +42,8 @@ class ControlTurns:
     async def run(self, activation: Activation, envelope: Envelope, ctx: Context) -> TurnRecord:
         """Carry the message out; raises what the agent's hooks raise."""
         message = decode_payload(envelope.header.type, envelope.payload)
+        if isinstance(message, control.Withdraw):  # the agent itself has nothing to do with it
+            return await self._withdraw(activation, envelope, ctx, message.id)
         agent = await self._activate(activation, ctx)
         match message:
             case control.Pause():
@@ -81,6 +83,18 @@ class ControlTurns:
                 )
             case _:
                 raise NoHandler(f"{envelope.header.type} is not a control message.")
+
+    async def _withdraw(
+        self, activation: Activation, envelope: Envelope, ctx: Context, message: str
+    ) -> TurnRecord:
+        activation.instance = None
+        seq = await self._open_turns.withdraw(activation, message)
+        ctx.explain("withdraw", message=message, found=seq is not None)
+        record = await self._outcomes.succeed(activation, envelope, ctx, "withdrawn", activation.lifecycle)
+        if seq is None:
+            return record
+        also = JournalWrite(seq=envelope.seq, turn=envelope.header.id, does=Does.NONE, consumed=(seq,))
+        return msgspec.structs.replace(record, journal=also)
 
     async def _end_open_turn(self, activation: Activation, record: TurnRecord) -> TurnRecord:
         """With its agent, a turn that waits is gone: its message becomes a dead letter."""

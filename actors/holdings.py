@@ -199,6 +199,7 @@ class Holdings:
         for partition, holding in holdings.items():
             if self._held.get(partition) is holding:
                 holding.open = True
+        self._host.cycles.taken_over(holdings)
         for activation in self._host.mailboxes.roster.in_partitions(holdings.keys()):
             self._host.mailboxes.schedule(activation)
 

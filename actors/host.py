@@ -19,6 +19,7 @@ import msgspec
 from actors.activation import Activation
 from actors.blobs import BlobsUnavailable
 from actors.committer import Committer, Entry
+from actors.cycles import CycleWatch
 from actors.eviction import evict_idle
 from actors.holdings import Holdings
 from actors.mailboxes import Mailboxes
@@ -69,6 +70,7 @@ class Host:
             self.mailboxes, self.ready, self.committer, self._run_turn,
             most_beside=scope.limits.concurrent_turns,
         )  # fmt: skip
+        self.cycles = CycleWatch(scope, store, transport)
         self.holdings = Holdings(self, transport)
         self.timers = Timers(scope.clock, fence, store, self.holdings, self.fenced)
         self.sweep = Sweep(scope, store, self.mailboxes, self.holdings.open_partitions)
@@ -92,7 +94,7 @@ class Host:
         services = [
             self.committer.run(), self.mailboxes.roster.load_states(), self.holdings.run(),
             self.timers.run(), self.sweep.run(), evict_idle(self.scope, self.mailboxes), self._end_overdue(),
-            self.waiting.run(), *(work() for work in self.extra_work),
+            self.waiting.run(), self.cycles.run(), *(work() for work in self.extra_work),
         ]  # fmt: skip
         tasks = self._tasks = {asyncio.create_task(self.guarded(c)) for c in services}
         for _ in range(self.scope.limits.concurrent_turns):
@@ -129,6 +131,7 @@ class Host:
             and self.committer.is_idle
             and self.mailboxes.is_at_rest
             and self.trials.is_at_rest
+            and self.cycles.is_at_rest
             and self.holdings.is_at_rest
         )
 
@@ -267,6 +270,23 @@ class Host:
         self.waiting.runs(activation)
         self._enter(activation)
 
+    async def withdraw(self, activation: Activation, message: str) -> int | None:
+        on_disk: int | None = None
+        if not activation.has_queued(message):
+            try:
+                on_disk = await self.store.find_mail(
+                    self.fence.domain, activation.partition, activation.tenant, activation.agent, message
+                )
+            except StorageUnavailable as error:
+                raise BlobsUnavailable(error.message) from error
+        for envelope in activation.queue:  # perhaps it has just been read
+            if envelope.header.id == message:
+                return self.mailboxes.take(activation, envelope).seq
+        if on_disk is None or self.mailboxes.knows(on_disk):  # it runs, or has been handled
+            return None
+        self.mailboxes.set_apart(activation, on_disk)
+        return on_disk
+
     def _enter(self, activation: Activation) -> None:
         """The activation's handler runs, in the task that began it."""
         self._running[activation] = asyncio.get_running_loop().time()
@@ -309,6 +329,8 @@ class Host:
             )
 
     def _journaled(self, activation: Activation, journal: JournalWrite) -> None:
+        if journal.promises or journal.given_up:
+            self.cycles.committed(activation, journal)
         if journal.does in (Does.OPEN, Does.END):
             self.mailboxes.turn_opened_or_ended(activation)
         for seq in journal.consumed:

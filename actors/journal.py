@@ -16,6 +16,7 @@ from actors.saga import COMPENSATE, UNWIND, UNWIND_AT, Compensation, Ending
 from bus.envelope import Envelope, Outgoing, new_id
 from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, StepFailed
 from bus.registry import encode_json
+from storage.edges import Gate
 from storage.journal import Does, JournalEntry, JournalWrite, Kind, OpenPromise, PromiseWrite, StoredJournal
 
 SENT = "sent"
@@ -97,6 +98,7 @@ class Journal:
         self._consumed: list[int] = []
         self._made: list[PromiseWrite] = []
         self._done: list[str] = []
+        self._given_up: dict[str, bool] = {}  # what has changed since the last write
         self._closed = False
         self._parking: asyncio.Future[bool] | None = None
         self._forgiven: tuple[str, ...] = ()
@@ -135,7 +137,7 @@ class Journal:
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._entries or self._consumed or self._made)
+        return bool(self._entries or self._consumed or self._made or self._given_up)
 
     # -- replay --------------------------------------------------------------------------------------
 
@@ -174,8 +176,16 @@ class Journal:
         return sent.id
 
     def forgive(self, prefix: str) -> None:
-        """A branch was given up: what it has recorded need not be called for again."""
+        """A branch was given up: what it has recorded need not be called for again, and nobody waits for its asks."""
         self._forgiven += (prefix,)
+        for promise in self._promises.values():
+            if promise.kind == Kind.ASK and promise.key.startswith(prefix):
+                self._give_up(promise, True)
+
+    def _give_up(self, promise: OpenPromise, given_up: bool) -> None:
+        if promise.given_up is not given_up:
+            self._promises[promise.id] = msgspec.structs.replace(promise, given_up=given_up)
+            self._given_up[promise.id] = given_up
 
     def check_complete(self) -> None:
         """Raise NonDeterministicHandler when the handler has ended without a call that is recorded."""
@@ -433,8 +443,9 @@ class Journal:
         write = JournalWrite(
             seq=self._seq, turn=self.turn, does=does, began_at=self.now, entries=tuple(self._entries),
             consumed=tuple(self._consumed), promises=tuple(self._made), done=tuple(self._done),
+            given_up=tuple(self._given_up.items()),
         )  # fmt: skip
-        self._entries, self._consumed, self._made, self._done = [], [], [], []
+        self._entries, self._consumed, self._made, self._done, self._given_up = [], [], [], [], {}
         return write
 
     # -- promises ------------------------------------------------------------------------------------
@@ -444,16 +455,18 @@ class Journal:
 
     def promise(
         self, place: str, kind: Kind, name: str, *, id_: str | None = None, target: str | None = None,
-        due_at: float | None = None, details: str | None = None,
+        message: str | None = None, gates: tuple[Gate, ...] = (), due_at: float | None = None,
+        details: str | None = None,
     ) -> str:  # fmt: skip
         """Make a promise; it exists once the next flush has committed. Returns its id."""
         encode_json(name)  # raises for what Postgres could not hold
         id_ = id_ or new_id()
         self._made.append(
             PromiseWrite(
-                id=id_, key=place, kind=kind, name=name, target=target, due_at=due_at, details=details
+                id=id_, key=place, kind=kind, name=name, target=target, message=message, gates=gates,
+                due_at=due_at, details=details,
             )
-        )
+        )  # fmt: skip
         self._expect(
             OpenPromise(
                 id=id_, key=place, kind=kind, name=name, status="pending", target=target, due_at=due_at
@@ -483,6 +496,10 @@ class Journal:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def waits_for(self, promise: str) -> bool:
+        """Whether it is open, as far as this journal knows."""
+        return promise in self._promises
+
     def is_settled(self, place: str) -> bool:
         return place in self._recorded
 
@@ -491,6 +508,8 @@ class Journal:
         if place not in self._recorded:
             self._refuse_in_compensation()
             id_ = self._by_place[place].id
+            if id_ in self._promises:
+                self._give_up(self._promises[id_], False)
             waiter = self._waiters.setdefault(id_, asyncio.get_running_loop().create_future())
             with self._waiting():
                 await asyncio.shield(waiter)

@@ -31,6 +31,10 @@ class TurnHost(Protocol):
         """The handler goes on."""
         ...
 
+    async def withdraw(self, activation: Activation, message: str) -> int | None:
+        """Set a message that waits in the agent's mailbox apart, to be deleted; None when it waits there no more."""
+        ...
+
 
 class JournalReader(Protocol):
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None: ...
@@ -79,6 +83,10 @@ class OpenTurns:
             return False
         activation.journal = self._journal(activation, envelope, stored.began_at, stored)
         return True
+
+    async def withdraw(self, activation: Activation, message: str) -> int | None:
+        """Set a message apart whose turn has not begun, and return its number; raises BlobsUnavailable."""
+        return await self._host.withdraw(activation, message)
 
     async def load(self, activation: Activation) -> StoredJournal | None:
         """The journal of the agent's open turn; raises BlobsUnavailable."""

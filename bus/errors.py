@@ -34,6 +34,7 @@ CallboardError
 │   ├── StepFailed            a step's function failed, and is not tried again
 │   ├── TurnTimeout           a handler ran longer than its domain allows
 │   ├── AskFailed             the agent asked has given the message up, or not answered in time
+│   │   └── AskCycle          it waits for the asker itself, directly or through others
 │   └── PromiseExpired        nobody resolved it in time
 ├── TaskError                 a task cannot be found, submitted or assigned
 │   ├── UnknownTask
@@ -240,6 +241,15 @@ class TurnTimeout(TurnError):
 
 class AskFailed(TurnError):
     """The agent asked has given the message up, or not answered in time; `reason` says which."""
+
+
+class AskCycle(AskFailed):
+    """The agent asked waits for the asker, directly or through others; `cycle` has their addresses in order.
+
+    It begins and ends with the agent whose ask was refused, the newest of those that wait for each other.
+    """
+
+    fix = "Send a message instead of asking, or ask from an agent that nobody in the cycle waits for."
 
 
 class PromiseExpired(TurnError):

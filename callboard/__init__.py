@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bus.address import Address
     from bus.envelope import Priority
     from bus.errors import (
+        AskCycle,
         AskFailed,
         BrokenChain,
         CallboardError,
@@ -62,6 +63,7 @@ __all__ = [
     "NO_RETRY",
     "Address",
     "Agent",
+    "AskCycle",
     "AskFailed",
     "BrokenChain",
     "CallForBids",

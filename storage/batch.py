@@ -75,10 +75,15 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
     promises = [
         {
             "tenant": w.tenant, "id": p.id, "agent": w.agent, "partition": w.partition, "turn": j.turn,
-            "key": p.key, "kind": p.kind, "name": p.name, "target": p.target, "due_at": p.due_at,
+            "key": p.key, "kind": p.kind, "name": p.name, "target": p.target, "message": p.message,
+            "gates": msgspec.to_builtins(p.gates) if p.gates else None, "due_at": p.due_at,
             "details": None if p.details is None else json.loads(p.details),
         }
         for w, j in zip(journaled, journals, strict=True) for p in j.promises
+    ]  # fmt: skip
+    promises += [
+        {"tenant": w.tenant, "id": id_, "given_up": given_up}
+        for w, j in zip(journaled, journals, strict=True) for id_, given_up in j.given_up
     ]  # fmt: skip
     return [
         code,

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from bus.envelope import Outgoing
+from storage.edges import Gate
 
 
 class Kind(StrEnum):
@@ -43,13 +44,16 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class PromiseWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A promise that a turn has made. `target` is the agent that an ask waits for; `details` is JSON text."""
+    """A promise that a turn has made. `target` is the agent that an ask waits for, `message` the id of what it was
+    sent, and `gates` are the gathers that may do without the answer; `details` is JSON text."""
 
     id: str
     key: str
     kind: str
     name: str
     target: str | None = None
+    message: str | None = None
+    gates: tuple[Gate, ...] = ()
     due_at: float | None = None
     details: str | None = None
 
@@ -68,6 +72,8 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     promises: tuple[PromiseWrite, ...] = ()
     done: tuple[str, ...] = ()
     """The promises that the turn no longer waits for."""
+    given_up: tuple[tuple[str, bool], ...] = ()
+    """Asks whose branch has been given up (true), or has been waited for again since (false)."""
 
     @property
     def leaves_trace(self) -> bool:
@@ -95,6 +101,7 @@ class OpenPromise(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: str
     target: str | None = None
     due_at: float | None = None
+    given_up: bool = False
 
 
 class StoredJournal(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -17,6 +17,7 @@ from bus.errors import InvalidData, InvalidPayload, StaleTurn
 from bus.limits import SEEN_WINDOW
 from storage.batch import fold_marks
 from storage.chain import Transition
+from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
 from storage.memory_hosts import MemoryHosts
 from storage.memory_rows import (
@@ -307,6 +308,21 @@ class MemoryStore(MemoryHosts):
     async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         self._require_fence(fence, partitions)
         return self.waits.settle_due(fence.domain, partitions, limit)
+
+    async def find_mail(
+        self, domain: str, partition: int, tenant: str, agent: str, message: str
+    ) -> int | None:
+        box = self.mail.get((domain, tenant, partition, agent), {})
+        return next((seq for seq, row in box.items() if seq > 0 and row.id == message), None)
+
+    async def wait_edges(self, agents: Sequence[Agent], limit: int) -> list[WaitEdge]:
+        return self.waits.wait_edges(set(agents), limit)
+
+    async def refuse_ask(self, newest: WaitEdge, cycle: Sequence[WaitEdge], agents: Sequence[str]) -> Refusal:
+        return self.waits.refuse_ask(newest, cycle, agents)
+
+    async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
+        return self.waits.chained_asks(domain, partitions, limit)
 
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
         self.blobs[(domain, tenant, digest)] = data

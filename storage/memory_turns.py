@@ -9,6 +9,7 @@ import msgspec
 
 from bus.envelope import Envelope, Header, Outgoing, header_from_json, header_to_json, new_id
 from bus.errors import StaleTurn
+from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import (
     Does,
     Flush,
@@ -23,6 +24,7 @@ from storage.memory_rows import MailRow, check_json, check_text
 from storage.records import Mark, TurnRecord
 
 WAKE = "callboard.wake.v1"  # as in the SQL: this room knows no agents
+WITHDRAW = "callboard.withdraw.v1"
 
 AgentKey = tuple[str, str, str]  # domain, tenant, agent
 Mail = dict[tuple[str, str, int, str], dict[int, MailRow]]
@@ -47,6 +49,8 @@ class PromiseRow(msgspec.Struct, kw_only=True):
     partition: int
     turn: str
     made: PromiseWrite
+    made_at: float
+    given_up: bool = False
     status: str = "pending"
     value: str | None = None
     settled_by: str | None = None
@@ -132,8 +136,12 @@ class MemoryTurns:
             del box[seq]
         for made in part.promises:
             self.promises[(domain, write.tenant, made.id)] = PromiseRow(
-                tenant=write.tenant, agent=write.agent, partition=write.partition, turn=part.turn, made=made
-            )
+                tenant=write.tenant, agent=write.agent, partition=write.partition, turn=part.turn, made=made,
+                made_at=self._now(),
+            )  # fmt: skip
+        for id_, given_up in part.given_up:
+            if (domain, write.tenant, id_) in self.promises:
+                self.promises[(domain, write.tenant, id_)].given_up = given_up
         for id_ in part.done:
             promise = self.promises.get((domain, write.tenant, id_))
             if promise is not None and promise.leaves_no_row:
@@ -207,6 +215,58 @@ class MemoryTurns:
             )
         )  # fmt: skip
 
+    # -- asks as edges -------------------------------------------------------------------------------
+
+    def wait_edges(self, agents: Collection[Agent], limit: int) -> list[WaitEdge]:
+        found = [
+            _edge(domain, row)
+            for (domain, _, _), row in self.promises.items()
+            if (domain, row.tenant, row.agent) in agents and self._holds(domain, row)
+        ]
+        return found[:limit]
+
+    def _holds(self, domain: str, row: PromiseRow) -> bool:
+        turn = self.turns.get((domain, row.tenant, row.agent))
+        waits = row.made.kind == Kind.ASK and row.status == "pending" and not row.given_up
+        return waits and turn is not None and turn.turn == row.turn
+
+    def refuse_ask(self, newest: WaitEdge, cycle: Sequence[WaitEdge], agents: Sequence[str]) -> Refusal:
+        gone = frozenset(edge.id for edge in cycle if not self._waits_for_a_turn(edge))
+        if gone:
+            return Refusal(gone=gone)
+        domain, tenant, _ = newest.asker
+        row = self.promises[(domain, tenant, newest.id)]
+        wake = self._settled(domain, row, "cycle", json.dumps(agents), "external/cycle")
+        asked, _, other = newest.asked
+        place = self.turns[newest.asked].partition
+        header = Header(id=new_id(), type=WITHDRAW, sender="external/cycle", sent_at=self._now())
+        self._post(
+            Outgoing(
+                domain=asked, tenant=tenant, agent=other, partition=place, header=header, control=True,
+                header_json=header_to_json(header), payload=json.dumps({"id": row.made.message}),
+            )
+        )  # fmt: skip
+        return Refusal(mail=((domain, row.partition, tenant, wake.agent), (asked, place, tenant, other)))
+
+    def _waits_for_a_turn(self, edge: WaitEdge) -> bool:
+        domain, tenant, _ = edge.asker
+        row = self.promises.get((domain, tenant, edge.id))
+        other = self.turns.get(edge.asked)
+        if row is None or other is None or not self._holds(domain, row):
+            return False
+        box = self._mail.get((edge.asked[0], tenant, other.partition, edge.asked[2]), {})
+        return any(mail.id == row.made.message for mail in (other.message, *box.values()))
+
+    def chained_asks(self, domain: str, partitions: Collection[int], limit: int) -> list[tuple[str, str]]:
+        edges = [_edge(of, row) for (of, _, _), row in self.promises.items() if self._holds(of, row)]
+        askers = {edge.asker for edge in edges}
+        return [
+            (row.tenant, row.agent)
+            for (of, _, _), row in self.promises.items()
+            if of == domain and row.partition in partitions and self._holds(of, row)
+            and _edge(of, row).asked in askers
+        ][:limit]  # fmt: skip
+
     # -- loading -------------------------------------------------------------------------------------
 
     def state_of(self, domain: str, tenant: str, agent: str) -> str | None:
@@ -244,12 +304,20 @@ class MemoryTurns:
             promises=tuple(
                 OpenPromise(
                     id=p.made.id, key=p.made.key, kind=p.made.kind, name=p.made.name, status=p.status,
-                    target=p.made.target, due_at=p.made.due_at,
+                    target=p.made.target, due_at=p.made.due_at, given_up=p.given_up,
                 )
                 for (of, owner, _), p in self.promises.items()
                 if (of, owner, p.agent, p.turn) == (domain, tenant, agent, row.turn)
             ),
         )  # fmt: skip
+
+
+def _edge(domain: str, row: PromiseRow) -> WaitEdge:
+    to, _, agent = (row.made.target or "").partition("/")
+    return WaitEdge(
+        id=row.made.id, asker=(domain, row.tenant, row.agent), asked=(to, row.tenant, agent),
+        made_at=int(row.made_at * 1e6), gates=row.made.gates,
+    )  # fmt: skip
 
 
 def note(message: MailRow, mark: Mark, now: float) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 
 import asyncpg
+import msgspec
 
 from bus import faultpoints
 from bus.envelope import Envelope, header_from_json
@@ -15,6 +17,7 @@ from bus.errors import Fenced, InvalidPayload, StorageUnavailable
 from storage.batch import Write, commit_call, event_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
+from storage.edges import Agent, Gate, Refusal, WaitEdge
 from storage.journal import JournalEntry, OpenPromise, StoredJournal
 from storage.queries import query
 from storage.records import (
@@ -239,6 +242,38 @@ class PostgresStore:
             )
         return [_envelope(row["tenant"], row["agent"], row) for row in rows]
 
+    async def find_mail(
+        self, domain: str, partition: int, tenant: str, agent: str, message: str
+    ) -> int | None:
+        async with self._reader() as connection:
+            seq = await connection.fetchval(query("find_mail"), domain, tenant, partition, agent, message)
+        return None if seq is None else int(seq)
+
+    # -- asks as edges -------------------------------------------------------------------------------
+
+    async def wait_edges(self, agents: Sequence[Agent], limit: int) -> list[WaitEdge]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("wait_edges"), *map(list, zip(*agents, strict=True)), limit)
+        return [_edge(row) for row in rows]
+
+    async def refuse_ask(self, newest: WaitEdge, cycle: Sequence[WaitEdge], agents: Sequence[str]) -> Refusal:
+        async with self._reader() as connection:
+            rows = await connection.fetch(
+                query("refuse_ask"), [e.asker[0] for e in cycle], [e.asker[1] for e in cycle],
+                [e.id for e in cycle], 1 + [e.id for e in cycle].index(newest.id), json.dumps(agents),
+            )  # fmt: skip
+        return Refusal(
+            mail=tuple(
+                (r["domain"], r["partition"], r["tenant"], r["agent"]) for r in rows if r["gone"] is None
+            ),
+            gone=frozenset(row["gone"] for row in rows if row["gone"] is not None),
+        )
+
+    async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("chained_asks"), domain, list(partitions), limit)
+        return [(row["tenant"], row["agent"]) for row in rows]
+
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
         async with self._reader() as connection:
             await connection.execute(query("put_blob"), domain, tenant, digest, data)
@@ -332,3 +367,12 @@ def _envelope(tenant: str, agent: str, row: Any, *, open_: bool = False) -> Enve
         retry_at=row["retry_at"],
         open=open_,
     )
+
+
+def _edge(row: Any) -> WaitEdge:
+    domain, _, agent = row["target"].partition("/")
+    gates = row["gates"]
+    return WaitEdge(
+        id=row["id"], asker=(row["domain"], row["tenant"], row["agent"]), asked=(domain, row["tenant"], agent),
+        made_at=row["made_at"], gates=msgspec.json.decode(gates, type=tuple[Gate, ...]) if gates else (),
+    )  # fmt: skip

@@ -55,9 +55,21 @@ CREATE FUNCTION callboard.accept_messages(p_keys text[], p_window interval, o_do
            id, header::json, payload::json
     from ordered returning *;
 $$;
+CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_limit integer) RETURNS TABLE(tenant text, agent text)
+    LANGUAGE sql STABLE
+    AS $$
+  select distinct p.tenant, p.agent
+  from promises p
+  where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
+    and not p.given_up
+    and exists (select from promises q
+                where q.tenant = p.tenant and q.domain || '/' || q.agent = p.target and q.kind = 'ask'
+                  and q.status = 'pending' and not q.given_up)
+  limit p_limit
+$$;
 CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, f_tenant text[], f_partition integer[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[], e_flush integer[], e_number integer[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[], e_blob text[], e_took_ms real[], c_flush integer[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at double precision[]) RETURNS void
     LANGUAGE plpgsql
-    AS $$
+    AS $_$
 declare
   changed bigint;
   places tid[];
@@ -136,12 +148,19 @@ begin
     end if;
   end if;
   if p_promises is not null then
-    insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, due_at, details)
-      select p_domain, p.tenant, p.id, p.agent, p.partition, p.turn, p.key, p.kind, p.name, p.target,
-             to_timestamp(p.due_at), p.details
+    insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, message, gates, due_at,
+                          details)
+      select p_domain, p.tenant, p.id, p.agent, p.partition, p.turn, p.key, p.kind, p.name, p.target, p.message,
+             p.gates, to_timestamp(p.due_at), p.details
       from jsonb_to_recordset(p_promises)
         as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
-             target text, due_at float8, details json);
+             target text, message uuid, gates json, due_at float8, details json, given_up boolean)
+      where p.given_up is null;
+    if jsonb_path_exists(p_promises, '$[*].given_up') then
+      update promises p set given_up = g.given_up
+        from jsonb_to_recordset(p_promises) as g(tenant text, id uuid, given_up boolean)
+        where g.given_up is not null and p.domain = p_domain and p.tenant = g.tenant and p.id = g.id;
+    end if;
   end if;
   if cardinality(p_done) > 0 then
     places := array(  -- locked, so that nobody settles one meanwhile and moves it
@@ -151,7 +170,7 @@ begin
     update promises set status = 'abandoned', settled_at = now()
       where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
   end if;
-end $$;
+end $_$;
 CREATE FUNCTION callboard.commit_rare(p_domain text, p_rare jsonb) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -430,6 +449,53 @@ begin
   seq := null;
   return next;
 end $$;
+CREATE FUNCTION callboard.refuse_ask(p_domain text[], p_tenant text[], p_id uuid[], p_newest integer, p_value text) RETURNS TABLE(domain text, partition integer, tenant text, agent text, gone uuid)
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+declare
+  settled promises[];
+  asked record;
+  withdrawal uuid := gen_random_uuid();
+begin
+  perform from promises p join unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id) using (domain, tenant, id)
+    order by p.domain, p.tenant, p.id for update of p;  -- from here on none of them is settled
+  return query
+    select null::text, null::int, null::text, null::text, e.id
+    from unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id)
+    where not exists (
+      select from promises p
+      join turns t on t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
+      join turns o on o.domain = split_part(p.target, '/', 1) and o.tenant = p.tenant
+                  and o.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
+      where p.domain = e.domain and p.tenant = e.tenant and p.id = e.id and p.status = 'pending' and not p.given_up
+        and ((o.header ->> 'id')::uuid = p.message
+             or exists (select from mailbox m
+                        where m.domain = o.domain and m.tenant = o.tenant and m.partition = o.partition
+                          and m.agent = o.agent and m.seq > 0 and m.id = p.message)));
+  if found then
+    return;
+  end if;
+  with done as (
+    update promises p set status = 'cycle', value = p_value::json, settled_by = 'external/cycle', settled_at = now()
+      where p.domain = p_domain[p_newest] and p.tenant = p_tenant[p_newest] and p.id = p_id[p_newest]
+      returning p.*
+  )
+  select array_agg(done::promises) into settled from done;
+  return query select w.domain, w.partition, w.tenant, w.agent, null::uuid from wake_owners(settled) w;
+  select o.domain, o.tenant, o.partition, o.agent into asked
+    from turns o
+    where o.domain = split_part(settled[1].target, '/', 1) and o.tenant = settled[1].tenant
+      and o.agent = substr(settled[1].target, length(split_part(settled[1].target, '/', 1)) + 2);
+  return query
+    insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+      values (asked.domain, asked.tenant, asked.partition, asked.agent, nextval('mailbox_seq') - 4611686018427387904,
+              withdrawal,
+              json_build_object('id', withdrawal, 'type', 'callboard.withdraw.v1', 'sender', 'external/cycle',
+                                'sent_at', extract(epoch from now())::float8),
+              json_build_object('id', settled[1].message))
+      returning domain, partition, tenant, agent, null::uuid;
+end $$;
 CREATE FUNCTION callboard.release_partitions(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -531,6 +597,21 @@ begin
     select array_agg(case when o.settles is null or o.n = any (settled) then o.number end order by o.n)
     from unnest(o_settles, p_numbers) with ordinality as o(settles, number, n));
 end $$;
+CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit integer) RETURNS TABLE(domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json)
+    LANGUAGE sql STABLE
+    AS $$
+  select o.domain, o.tenant, o.agent, e.id, e.target, (extract(epoch from e.created_at) * 1000000)::bigint, e.gates
+  from unnest(p_domain, p_tenant, p_agent) as o(domain, tenant, agent)
+  cross join lateral (
+    select p.id, p.target, p.created_at, p.gates
+    from turns t join promises p
+      on p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
+    where t.domain = o.domain and t.tenant = o.tenant and t.agent = o.agent
+      and p.kind = 'ask' and p.status = 'pending' and not p.given_up
+    offset 0
+  ) e
+  limit p_limit
+$$;
 CREATE TABLE callboard.promises (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text NOT NULL COLLATE pg_catalog."C",
@@ -542,6 +623,9 @@ CREATE TABLE callboard.promises (
     kind text NOT NULL,
     name text NOT NULL,
     target text COLLATE pg_catalog."C",
+    message uuid,
+    gates json,
+    given_up boolean DEFAULT false NOT NULL,
     status text DEFAULT 'pending'::text NOT NULL,
     due_at timestamp with time zone,
     details json,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bus.envelope import Envelope
+from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
 from storage.records import (
     EventBatch,
@@ -45,6 +46,25 @@ class TurnStore(Protocol):
 
     async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
         """Settle promises whose time has come; return the wake-ups of their owners."""
+        ...
+
+
+class AskStore(Protocol):
+    """Where asks are seen as edges from one agent to another, whoever owns them."""
+
+    async def wait_edges(self, agents: Sequence[Agent], limit: int) -> list[WaitEdge]:
+        """The asks that the open turns of these agents wait for."""
+        ...
+
+    async def refuse_ask(self, newest: WaitEdge, cycle: Sequence[WaitEdge], agents: Sequence[str]) -> Refusal:
+        """Settle the newest ask of a cycle as refused and withdraw its message, if all of the cycle still wait.
+
+        A message that was handled and not answered yet waits for no turn. `agents` are the addresses to be named.
+        """
+        ...
+
+    async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
+        """The agents (tenant, `kind/key`) there that wait for one which itself waits for another."""
         ...
 
 
@@ -102,6 +122,12 @@ class MailboxStore(Protocol):
         """The open turn of an agent, with what it has recorded and what it waits for."""
         ...
 
+    async def find_mail(
+        self, domain: str, partition: int, tenant: str, agent: str, message: str
+    ) -> int | None:
+        """The number of a message that waits in an agent's mailbox, by its id."""
+        ...
+
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None: ...
 
     async def get_blob(self, domain: str, tenant: str, digest: str) -> bytes:
@@ -142,5 +168,5 @@ class EventStore(Protocol):
         ...
 
 
-class HostStore(TurnStore, MailboxStore, OwnershipStore, EventStore, Protocol):
+class HostStore(TurnStore, AskStore, MailboxStore, OwnershipStore, EventStore, Protocol):
     """All that a host needs."""

@@ -59,6 +59,9 @@ create table promises (
   kind       text not null,               -- ask, sleep, promise or approval
   name       text not null,
   target     text collate "C",            -- whom an ask waits for: tenant's domain/kind/key
+  message    uuid,                        -- what that one was sent
+  gates      json,                        -- the gathers that may do without its answer; null: none
+  given_up   boolean not null default false,  -- its branch has been given up: it holds nobody
   status     text not null default 'pending',
   due_at     timestamptz,                 -- then the clock settles it
   details    json,
@@ -194,12 +197,19 @@ begin
   end if;
 
   if p_promises is not null then
-    insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, due_at, details)
-      select p_domain, p.tenant, p.id, p.agent, p.partition, p.turn, p.key, p.kind, p.name, p.target,
-             to_timestamp(p.due_at), p.details
+    insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, message, gates, due_at,
+                          details)
+      select p_domain, p.tenant, p.id, p.agent, p.partition, p.turn, p.key, p.kind, p.name, p.target, p.message,
+             p.gates, to_timestamp(p.due_at), p.details
       from jsonb_to_recordset(p_promises)
         as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
-             target text, due_at float8, details json);
+             target text, message uuid, gates json, due_at float8, details json, given_up boolean)
+      where p.given_up is null;
+    if jsonb_path_exists(p_promises, '$[*].given_up') then
+      update promises p set given_up = g.given_up
+        from jsonb_to_recordset(p_promises) as g(tenant text, id uuid, given_up boolean)
+        where g.given_up is not null and p.domain = p_domain and p.tenant = g.tenant and p.id = g.id;
+    end if;
   end if;
 
   if cardinality(p_done) > 0 then

@@ -56,7 +56,7 @@ select seq, turn::text as turn, header::text as header, payload::text as payload
 from turns where domain = $1 and tenant = $2 and agent = $3
 
 -- name: load_promises
-select id::text as id, key, kind, name, status, target, extract(epoch from due_at)::float8 as due_at
+select id::text as id, key, kind, name, status, target, extract(epoch from due_at)::float8 as due_at, given_up
 from promises where domain = $1 and tenant = $2 and agent = $3 and turn = $4
 order by created_at, id
 
@@ -67,6 +67,21 @@ from settle_due($1, $2, $3::int[], $4) order by seq
 
 -- name: settle_promise
 select tenant, agent, partition from settle_promise($1, $2, $3, $4, $5, $6)
+
+-- name: wait_edges
+select domain, tenant, agent, id::text as id, target, made_at, gates::text as gates
+from wait_edges($1::text[], $2::text[], $3::text[], $4)
+
+-- name: refuse_ask
+select domain, partition, tenant, agent, gone::text as gone
+from refuse_ask($1::text[], $2::text[], $3::uuid[], $4, $5)
+
+-- name: chained_asks
+select tenant, agent from chained_asks($1, $2::int[], $3)
+
+-- name: find_mail
+select min(seq) from mailbox
+where domain = $1 and tenant = $2 and partition = $3 and agent = $4 and seq > 0 and id = $5
 
 -- name: tenants_with_mail
 -- A loose index scan: one probe for each tenant.

@@ -9,7 +9,7 @@ import callboard.testing
 from bus import errors
 
 EXPORTED = [
-    "NO_RETRY", "Address", "Agent", "AskFailed", "BrokenChain", "CallForBids", "CallboardError",
+    "NO_RETRY", "Address", "Agent", "AskCycle", "AskFailed", "BrokenChain", "CallForBids", "CallboardError",
     "Context", "DataFolderError", "DeadlineExceeded", "Directive", "DomainBusy", "Fenced",
     "HopLimitExceeded", "InvalidAddress", "InvalidData", "InvalidDomainFile", "InvalidMessage",
     "InvalidPayload", "InvalidTask", "NoBid", "NoHandler", "NonDeterministicHandler", "Overloaded",

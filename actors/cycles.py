@@ -1,0 +1,125 @@
+"""The watch over this host's asks: those that wait for each other are found, and the newest of them is refused.
+
+Two asks that close a cycle together, on two hosts, cannot miss each other: each host looks after its ask has
+committed, so whoever looks last sees both; and both would refuse the same one, which can be settled once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+
+from actors.activation import Activation
+from actors.ask_cycle import AskDeadlock, find_deadlock
+from actors.journal import Journal
+from actors.scope import Scope
+from bus.errors import StorageError
+from bus.transport import Transport
+from storage.edges import Agent, WaitEdge
+from storage.intake import nudge
+from storage.journal import JournalWrite, Kind
+from storage.store import AskStore
+
+_logger = logging.getLogger("callboard.cycles")
+
+LOOK_AFTER_S = 0.02  # most asks are answered sooner, and need no look
+MOST_EDGES = 5_000  # seen in one look, which bounds what it costs
+MOST_CHAINED = 10_000  # agents looked at when partitions are taken over
+_RETRY_S = 0.5
+
+
+class CycleWatch:
+    """Looks at each ask once after its commit, a little later, many in one query."""
+
+    def __init__(self, scope: Scope, store: AskStore, transport: Transport) -> None:
+        self._scope = scope
+        self._store = store
+        self._transport = transport
+        self._asked: list[tuple[Journal | None, str, tuple[str, str]]] = []
+        self._taken_over: set[int] = set()
+        self._wanted = asyncio.Event()
+        self.looks = 0
+
+    def committed(self, activation: Activation, write: JournalWrite) -> None:
+        """These promises are durable; asks among them may have closed a cycle."""
+        for made in write.promises:
+            if made.kind is Kind.ASK:
+                self._asked.append((activation.journal, made.id, activation.key))
+                self._wanted.set()
+        for id_, given_up in write.given_up:
+            if not given_up:
+                self._asked.append((activation.journal, id_, activation.key))
+                self._wanted.set()
+
+    def taken_over(self, partitions: Iterable[int]) -> None:
+        """Whoever has owned these may have died between a commit and its look."""
+        self._taken_over.update(partitions)
+        self._wanted.set()
+
+    @property
+    def is_at_rest(self) -> bool:
+        return not self._wanted.is_set()
+
+    async def run(self) -> None:
+        """Runs for ever."""
+        while True:
+            await self._wanted.wait()
+            await asyncio.sleep(LOOK_AFTER_S)
+            asked, self._asked = self._asked, []
+            partitions, self._taken_over = self._taken_over, set()
+            askers = {key for journal, id_, key in asked if _still_waits(journal, id_)}
+            try:
+                if partitions:
+                    askers.update(
+                        await self._store.chained_asks(self._scope.domain, sorted(partitions), MOST_CHAINED)
+                    )
+                if askers:
+                    self.looks += 1
+                    await self._look([(self._scope.domain, *key) for key in sorted(askers)])
+            except StorageError as error:
+                _logger.warning("asks cannot be looked at yet: %s", error.message)
+                self._asked += asked
+                self._taken_over |= partitions
+                await asyncio.sleep(_RETRY_S)
+            if not (self._asked or self._taken_over):
+                self._wanted.clear()
+
+    async def _look(self, askers: Sequence[Agent]) -> None:
+        edges = {edge.id: edge for edge in await self._walk(askers)}
+        while (found := find_deadlock(edges.values())) is not None:
+            addresses = [f"{domain}/{agent}" for domain, _, agent in found.agents]
+            refusal = await self._store.refuse_ask(found.newest, found.asks, addresses)
+            for gone in refusal.gone or {found.newest.id}:
+                del edges[gone]
+            if refusal.mail:
+                _say(found, addresses)
+                nudge(self._transport, set(refusal.mail))
+
+    async def _walk(self, askers: Sequence[Agent]) -> list[WaitEdge]:
+        """All asks that these lead to. Few lead further than to an agent whose turn asks nobody."""
+        edges: dict[str, WaitEdge] = {}
+        seen: set[Agent] = set()
+        ahead = set(askers)
+        while ahead:
+            seen |= ahead
+            room = MOST_EDGES - len(edges)
+            found = await self._store.wait_edges(sorted(ahead), room)
+            if len(found) >= room:
+                _logger.warning(
+                    "agents that ask each other form a chain of more than %d asks; it is not searched for a cycle"
+                    " to its end", MOST_EDGES,
+                )  # fmt: skip
+                break
+            edges.update((edge.id, edge) for edge in found)
+            ahead = {edge.asked for edge in found} - seen
+        return list(edges.values())
+
+
+def _still_waits(journal: Journal | None, promise: str) -> bool:
+    """A turn that is not in memory may wait."""
+    return journal is None or journal.is_closed or journal.waits_for(promise)
+
+
+def _say(found: AskDeadlock, addresses: Sequence[str]) -> None:
+    _logger.warning("%s has asked into a cycle, and is refused: %s", addresses[0], " -> ".join(addresses))

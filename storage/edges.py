@@ -1,0 +1,42 @@
+"""Who waits for whom: the committed asks of open turns."""
+
+from __future__ import annotations
+
+import msgspec
+
+Agent = tuple[str, str, str]  # domain, tenant, kind/key
+
+
+class Gate(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A `gather` around an ask that needs only some of its branches; `branch` is the ask's among them."""
+
+    place: str
+    needed: int
+    branches: int
+    branch: int
+
+
+class WaitEdge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One ask that an open turn waits for. `made_at` is in microseconds since 1970, by Postgres' clock."""
+
+    id: str
+    asker: Agent
+    asked: Agent
+    made_at: int
+    gates: tuple[Gate, ...] = ()
+    """The gathers around it that may do without it, the outermost first."""
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """The order in which asks are made; no two are the same."""
+        return self.made_at, self.id
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What became of an ask that was to be refused: the agents that have mail of it, with their partitions.
+
+    `gone` are the asks of the cycle that nobody waits for any more: then nothing was refused.
+    """
+
+    mail: tuple[tuple[str, int, str, str], ...] = ()  # domain, partition, tenant, kind/key
+    gone: frozenset[str] = frozenset()
