@@ -20,6 +20,7 @@ from storage.store import TurnStore
 _logger = logging.getLogger("callboard.commit")
 
 GROUP_BYTES = 8 * 1024 * 1024  # keeps one statement well below Postgres' limit of 1 GiB, and its latency low
+ROOM_BYTES = 4 * GROUP_BYTES  # on their way to the commit; past that no further turn begins
 GATHER_PASSES = 2  # of the event loop before a commit: turns that the last one has made ready come along
 _RETRY_S = (0.02, 0.1, 0.25, 0.5, 1.0)
 
@@ -32,10 +33,13 @@ class Entry:
     envelope: Envelope
     outcome: TurnRecord | Mark | Flush
     done: asyncio.Future[bool] | None = field(default=None)
+    size: int = field(init=False)
+    """About how many bytes the commit will send for it."""
 
-    @property
-    def size(self) -> int:
-        """About how many bytes the commit will send for it."""
+    def __post_init__(self) -> None:
+        self.size = self._measured()
+
+    def _measured(self) -> int:
         write = self.outcome
         if isinstance(write, Mark):
             return 200
@@ -84,6 +88,7 @@ class Committer:
         self._events = events
         self._group_limit = group_limit
         self._pending: deque[Entry] = deque()
+        self._bytes = 0  # of what is pending
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,9 +101,10 @@ class Committer:
     def submit(self, entry: Entry) -> None:
         entry.activation.uncommitted += 1
         self._pending.append(entry)
+        self._bytes += entry.size
         self._wanted.set()
         self._idle.clear()
-        if len(self._pending) >= 4 * self._group_limit:
+        if len(self._pending) >= 4 * self._group_limit or self._bytes >= ROOM_BYTES:
             self._room.clear()
 
     def drop_dead(self) -> None:
@@ -106,6 +112,7 @@ class Committer:
         dead = [entry for entry in self._pending if not entry.activation.alive]
         if dead:
             self._pending = deque(entry for entry in self._pending if entry.activation.alive)
+            self._bytes -= sum(entry.size for entry in dead)
             self._events.discarded(dead)
 
     async def room(self) -> None:
@@ -132,7 +139,7 @@ class Committer:
             if not self._pending:
                 self._wanted.clear()
                 self._idle.set()
-            if len(self._pending) < 2 * self._group_limit:
+            if len(self._pending) < 2 * self._group_limit and self._bytes < ROOM_BYTES // 2:
                 self._room.set()
 
     def _take(self) -> list[Entry]:
@@ -143,6 +150,7 @@ class Committer:
             entry = self._pending.popleft()
             (group if entry.activation.alive else dead).append(entry)
             size += entry.size
+        self._bytes -= size
         if dead:
             self._events.discarded(dead)
         return group

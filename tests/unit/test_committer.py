@@ -11,11 +11,11 @@ import pytest
 
 from actors.activation import Activation
 from actors.agent import agent_type
-from actors.committer import Committer, Entry
+from actors.committer import ROOM_BYTES, Committer, Entry
 from bus.envelope import Envelope, Header, header_to_json, new_id
 from bus.errors import Fenced, InvalidData, SchemaMismatch, StaleTurn, StorageError, StorageUnavailable
 from storage.journal import Does, Flush, JournalEntry, JournalWrite
-from storage.records import GENESIS, Fence, Mark, TurnRecord
+from storage.records import GENESIS, Fence, MailPlace, Mark, TurnRecord
 from tests.unit.agents import Keeper
 
 FENCE = Fence(domain="test", epoch=1)
@@ -46,10 +46,10 @@ class Store:
     async def settle(self, fence: Fence, write: TurnRecord | Flush) -> bool:
         return self.settled
 
-    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         return []
 
-    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         return []
 
 
@@ -89,7 +89,7 @@ class Bench:
         holder.append(self.committer)
         self.activations: dict[str, Activation] = {}
 
-    def submit(self, *agents: str) -> None:
+    def submit(self, *agents: str, body: str = "{}") -> None:
         for agent in agents:
             if agent not in self.activations:
                 self.activations[agent] = Activation("default", agent, 0, agent_type(Keeper))
@@ -102,7 +102,7 @@ class Bench:
             )  # fmt: skip
             turn = TurnRecord(
                 tenant="default", agent=agent, partition=0, seq=1, version=activation.version, schema_version=1,
-                lifecycle="running", state="{}", body="{}", prev=GENESIS, hash=sha256(b"").digest(),
+                lifecycle="running", state="{}", body=body, prev=GENESIS, hash=sha256(b"").digest(),
             )  # fmt: skip
             self.committer.submit(Entry(activation, envelope, turn))
 
@@ -284,3 +284,20 @@ def test_a_large_turn_counts_for_what_it_sends() -> None:
     assert Entry(activation, envelope, bench_turn).size >= 1_100
     assert Entry(activation, envelope, msgspec.structs.replace(bench_turn, state=None)).size >= 1_000
     assert bench.committer.is_idle
+
+
+async def test_there_is_no_room_for_more_turns_while_many_bytes_are_on_their_way() -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    large = "x" * (ROOM_BYTES // 4)
+    bench.submit("a", "b", "c", body=large)
+    await asyncio.wait_for(bench.committer.room(), 1)
+    bench.submit("d", body=large)
+    waiting = asyncio.create_task(bench.committer.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    bench.store.gate.set()
+    await bench.run()
+    await asyncio.wait_for(waiting, 1)
+    bench.submit("a", "b", "c", body=large)  # the books are even again
+    await asyncio.wait_for(bench.committer.room(), 1)
