@@ -8,13 +8,12 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from actors.inbound import Inbox
+from actors.inbound import HeldBytes, Inbox
 from bus import faultpoints, subjects
-from bus.address import partition_of
-from bus.envelope import Envelope
 from bus.errors import ServiceUnavailable, StorageUnavailable
 from bus.transport import Subscription, Transport
 from bus.wire import Parcel
+from storage.records import MailPlace
 
 if TYPE_CHECKING:
     from actors.host import Host
@@ -43,6 +42,7 @@ class Holdings:
         self._host = host
         self._transport = transport
         self._held: dict[int, _Holding] = {}
+        self._together = HeldBytes()
         self._changed = asyncio.Event()
         self._step = asyncio.Lock()
         self._look = asyncio.Lock()  # what was read of the row is acted on before it is read or changed again
@@ -87,10 +87,9 @@ class Holdings:
         for holding in self._held.values():
             holding.inbox.read_again()
 
-    def read_agents(self, came: Iterable[Envelope]) -> None:
+    def read_agents(self, came: Iterable[MailPlace]) -> None:
         """Read the mailboxes into which this host has just put these messages itself."""
-        for tenant, agent in {(envelope.tenant, envelope.agent) for envelope in came}:
-            partition = partition_of(tenant, agent, self._host.partitions)
+        for tenant, agent, partition in {(at.tenant, at.agent, at.partition) for at in came}:
             if self.may_run(partition):
                 self._host.mailboxes.read_agent(tenant, agent, partition)
 
@@ -159,7 +158,9 @@ class Holdings:
     def _take_up(self, partitions: list[int], suspect: frozenset[int]) -> None:
         mailboxes = self._host.mailboxes
         for partition in partitions:
-            inbox = Inbox(partition, mailboxes.deliver, mailboxes.read_partition, mailboxes.read_named)
+            inbox = Inbox(
+                partition, mailboxes.deliver, mailboxes.read_partition, mailboxes.read_named, self._together
+            )
             self._held[partition] = _Holding(inbox)
         self._spawn(self._open(partitions, suspect))
 

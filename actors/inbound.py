@@ -12,13 +12,20 @@ from bus.wire import NUDGE_SOURCE, Item, Parcel, decode_parcel
 _logger = logging.getLogger("callboard.inbound")
 
 MAX_HELD = 2_000  # parcels kept while a partition reads its mailbox; past that it reads once more
-MAX_HELD_BYTES = 4 * 1024 * 1024  # of their headers and payloads
+MAX_HELD_BYTES = 16 * 1024 * 1024  # of their headers and payloads, of all partitions of a host
 MAX_STREAMS = 1_000  # source epochs whose count is known
 _RETRY_S = 0.2
 
 Deliver = Callable[[int, list[Item]], None]
 Reload = Callable[[int], Awaitable[None]]
 ReadAgent = Callable[[str, str, int], None]
+
+
+class HeldBytes:
+    """What the inboxes of one host hold together."""
+
+    def __init__(self) -> None:
+        self.total = 0
 
 
 class Inbox:
@@ -30,7 +37,9 @@ class Inbox:
     all that the same source committed before it.
     """
 
-    def __init__(self, partition: int, deliver: Deliver, reload: Reload, read_agent: ReadAgent) -> None:
+    def __init__(
+        self, partition: int, deliver: Deliver, reload: Reload, read_agent: ReadAgent, together: HeldBytes
+    ) -> None:
         self.partition = partition
         self._deliver = deliver
         self._reload = reload
@@ -38,6 +47,7 @@ class Inbox:
         self._streams: dict[int, int] = {}
         self._held: list[Parcel] = []
         self._held_bytes = 0
+        self._together = together
         self._covered: dict[int, int] = {}  # by source, the last number that the next read covers
         self._asked = False
         self._reading: asyncio.Task[None] | None = None
@@ -94,24 +104,30 @@ class Inbox:
 
     def close(self) -> None:
         self._closed = True
-        self._held.clear()
+        self._take_held()
         self._covered.clear()
         if self._reading is not None:
             self._reading.cancel()
 
     def _hold(self, parcel: Parcel) -> None:
         self._held.append(parcel)
-        self._held_bytes += sum(len(item.payload) + len(item.header_json) for item in parcel.items)
-        if len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
+        size = sum(len(item.payload) + len(item.header_json) for item in parcel.items)
+        self._held_bytes += size
+        self._together.total += size
+        if len(self._held) > MAX_HELD or self._together.total > MAX_HELD_BYTES:
             self._let_go()
             self._asked = True
 
     def _let_go(self) -> None:
         """What the held parcels carry is in Postgres, for the next read to find: only their numbers are kept."""
-        for parcel in self._held:
+        for parcel in self._take_held():
             self._covered[parcel.source] = max(self._covered.get(parcel.source, 0), parcel.number)
-        self._held.clear()
+
+    def _take_held(self) -> list[Parcel]:
+        held, self._held = self._held, []
+        self._together.total -= self._held_bytes
         self._held_bytes = 0
+        return held
 
     async def _read(self) -> None:
         try:
@@ -135,8 +151,7 @@ class Inbox:
                 continue
             for source, number in covered.items():
                 self._remember(source, number)
-            came_meanwhile, self._held, self._held_bytes = self._held, [], 0
-            for parcel in came_meanwhile:
+            for parcel in self._take_held():
                 if self._asked or not self._deliver_next(parcel):
                     self._hold(parcel)  # one more gap: read once more before going on
                     self._asked = True

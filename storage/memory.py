@@ -36,6 +36,7 @@ from storage.records import (
     EventCursor,
     Fence,
     MailHead,
+    MailPlace,
     Mark,
     Share,
     StoredState,
@@ -108,12 +109,16 @@ class MemoryStore(MemoryHosts):
         history = self.transitions.get((fence.domain, write.tenant, write.agent), [])
         return any(t.version == write.version and t.hash == write.hash for t in history)
 
-    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         self._require_fence(fence, partitions)
         due = [t for t in self._timers_of(fence.domain, partitions) if t.due_at <= self.now()][:limit]
         for timer in due:
             self.timers.remove(timer)
-        return [self._post(timer.message) for timer in due]
+        for timer in due:
+            self._post(timer.message)
+        return [
+            MailPlace(tenant=m.tenant, partition=m.partition, agent=m.agent) for m in (t.message for t in due)
+        ]
 
     def _check(self, domain: str, turns: Sequence[TurnRecord], marks: Sequence[Mark]) -> None:
         """Raise for whatever Postgres would refuse; nothing has been written yet."""
@@ -305,7 +310,7 @@ class MemoryStore(MemoryHosts):
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
         return self.waits.load(domain, tenant, agent)
 
-    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         self._require_fence(fence, partitions)
         return self.waits.settle_due(fence.domain, partitions, limit)
 

@@ -21,7 +21,7 @@ from storage.journal import (
     StoredJournal,
 )
 from storage.memory_rows import MailRow, check_json, check_text
-from storage.records import Mark, TurnRecord
+from storage.records import MailPlace, Mark, TurnRecord
 
 WAKE = "callboard.wake.v1"  # as in the SQL: this room knows no agents
 WITHDRAW = "callboard.withdraw.v1"
@@ -175,19 +175,19 @@ class MemoryTurns:
             return None
         return self._settled(domain, promise, status, value, by)
 
-    def settle_due(self, domain: str, partitions: Collection[int], limit: int) -> list[Envelope]:
+    def settle_due(self, domain: str, partitions: Collection[int], limit: int) -> list[MailPlace]:
         due = sorted(
             (row.made.due_at, id_, row)
             for (of, _, id_), row in self.promises.items()
             if of == domain and row.partition in partitions and row.status == "pending"
             and row.made.due_at is not None and row.made.due_at <= self._now()
         )[:limit]  # fmt: skip
-        return [
-            self._settled(
-                domain, row, "resolved" if row.made.kind == Kind.SLEEP else "expired", None, "external/clock"
-            )
-            for _, _, row in due
-        ]
+        wakes = []
+        for _, _, row in due:
+            status = "resolved" if row.made.kind == Kind.SLEEP else "expired"
+            wake = self._settled(domain, row, status, None, "external/clock")
+            wakes.append(MailPlace(tenant=wake.tenant, partition=row.partition, agent=wake.agent))
+        return wakes
 
     def next_due(self, domain: str, partitions: Collection[int]) -> float | None:
         """When the clock will settle the first promise of these partitions."""

@@ -25,6 +25,7 @@ from storage.records import (
     EventCursor,
     Fence,
     MailHead,
+    MailPlace,
     Mark,
     Ownership,
     Share,
@@ -132,12 +133,12 @@ class PostgresStore:
                 )
             return bool(await connection.fetchval(query(name), *proof))
 
-    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         async with self._reader() as connection:
             rows = await connection.fetch(
                 query("fire_timers"), fence.domain, fence.epoch, list(partitions), limit
             )
-        return [_envelope(row["tenant"], row["agent"], row) for row in rows]
+        return [MailPlace(**dict(row)) for row in rows]
 
     # -- mailboxes and states ------------------------------------------------------------------------
 
@@ -235,12 +236,12 @@ class PostgresStore:
             promises=tuple(OpenPromise(**dict(row)) for row in promises),
         )  # fmt: skip
 
-    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         async with self._reader() as connection:
             rows = await connection.fetch(
                 query("settle_due"), fence.domain, fence.epoch, list(partitions), limit
             )
-        return [_envelope(row["tenant"], row["agent"], row) for row in rows]
+        return [MailPlace(**dict(row)) for row in rows]
 
     async def find_mail(
         self, domain: str, partition: int, tenant: str, agent: str, message: str

@@ -122,6 +122,14 @@ class MailHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     seq: int
 
 
+class MailPlace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Where a message has come, without what it says."""
+
+    tenant: str
+    partition: int
+    agent: str
+
+
 class EventCursor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How far a stream of events has been accepted.
 

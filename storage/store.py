@@ -13,6 +13,7 @@ from storage.records import (
     EventCursor,
     Fence,
     MailHead,
+    MailPlace,
     Mark,
     Ownership,
     Share,
@@ -40,12 +41,12 @@ class TurnStore(Protocol):
         """Whether the batch of this write was committed, found by looking under a lock on the fence."""
         ...
 
-    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
-        """Move due timers into mailboxes; return the new messages."""
+    async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
+        """Move due timers into mailboxes; return where to."""
         ...
 
-    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[Envelope]:
-        """Settle promises whose time has come; return the wake-ups of their owners."""
+    async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
+        """Settle promises whose time has come; return where their wake-ups are."""
         ...
 
 

@@ -61,9 +61,7 @@ from promises where domain = $1 and tenant = $2 and agent = $3 and turn = $4
 order by created_at, id
 
 -- name: settle_due
-select tenant, agent, partition, seq, failures, trials, null::float8 as retry_at, header::text as header,
-       payload::text as payload
-from settle_due($1, $2, $3::int[], $4) order by seq
+select distinct tenant, partition, agent from settle_due($1, $2, $3::int[], $4)
 
 -- name: settle_promise
 select tenant, agent, partition from settle_promise($1, $2, $3, $4, $5, $6)
@@ -126,9 +124,7 @@ left join lateral (
 where s.version is not null or t.turn is not null
 
 -- name: fire_timers
-select tenant, agent, partition, seq, failures, trials,
-       extract(epoch from retry_at)::float8 as retry_at, header::text as header, payload::text as payload
-from fire_timers($1, $2, $3::int[], $4) order by seq
+select distinct tenant, partition, agent from fire_timers($1, $2, $3::int[], $4)
 
 -- name: put_blob
 insert into blobs (domain, tenant, digest, bytes) values ($1, $2, $3, $4)

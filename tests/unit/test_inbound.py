@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.inbound import MAX_HELD, MAX_HELD_BYTES, Inbox
+from actors.inbound import MAX_HELD, MAX_HELD_BYTES, HeldBytes, Inbox
 from bus.errors import StorageUnavailable
 from bus.wire import NUDGE_SOURCE, Item, Parcel, encode_parcel, nudge
 
@@ -28,9 +28,10 @@ class Mailbox:
     reads: int = 0
     failing: int = 0
     gate: asyncio.Event | None = None
+    together: HeldBytes = field(default_factory=HeldBytes)
 
     def __post_init__(self) -> None:
-        self.inbox = Inbox(0, self._deliver, self._reload, self._read_agent)
+        self.inbox = Inbox(0, self._deliver, self._reload, self._read_agent, self.together)
 
     def _deliver(self, partition: int, items: list[Item]) -> None:
         self.delivered += [item.seq for item in items if item.seq not in self.delivered]
@@ -268,7 +269,7 @@ async def _play(actions: list[tuple[str, int, int]]) -> None:
         _require_order(box.delivered, sender_of)
     box.failing = 0
     box.inbox.close()
-    box.inbox = Inbox(0, box._deliver, box._reload, box._read_agent)
+    box.inbox = Inbox(0, box._deliver, box._reload, box._read_agent, HeldBytes())
     await box.inbox.read_now()
     _require_order(box.delivered, sender_of)
     assert sorted(box.delivered) == box.committed
@@ -325,3 +326,23 @@ async def test_a_read_that_fails_in_an_unknown_way_is_not_the_last() -> None:
 
 def failing(partition: int, items: list[Item]) -> None:
     raise ValueError("broken")
+
+
+async def test_what_is_held_is_bounded_over_all_partitions_of_a_host_and_let_go_with_them() -> None:
+    together = HeldBytes()
+    boxes = [Mailbox(gate=asyncio.Event(), together=together) for _ in range(5)]
+    large = "x" * (MAX_HELD_BYTES // 4)
+    for box in boxes:
+        box.inbox.read_again()
+        await box.settled()
+        box.inbox.take(Parcel(7, 0, 1, [Item(1, "default", "a/1", "{}", large)]))
+        assert together.total <= MAX_HELD_BYTES
+    assert sum(len(box.inbox._held) for box in boxes) == 3
+    boxes[0].inbox.close()
+    for box in boxes[1:]:
+        assert box.gate is not None
+        box.gate.set()
+        await box.settled()
+        assert 1 not in box.delivered or not box.inbox._held
+        box.inbox.close()
+    assert together.total == 0
