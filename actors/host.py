@@ -18,6 +18,7 @@ import msgspec
 
 from actors.activation import Activation
 from actors.blobs import BlobsUnavailable
+from actors.books import size_of
 from actors.committer import Committer, Entry
 from actors.cycles import CycleWatch
 from actors.eviction import evict_idle
@@ -47,6 +48,7 @@ _logger = logging.getLogger("callboard.host")
 _BLOB_RETRY_S = 0.5
 _LOOK_AGAIN_S = 0.2
 _OVERDUE_EVERY_S = 1.0
+_ASIDE_SHARE = 0.25  # of the cache, for messages that are overtaken; past that they keep their place
 _LEAVE_S = 5.0  # what still runs when the incarnation ends has so long to notice
 
 
@@ -85,6 +87,7 @@ class Host:
         self._closing = False
         self._running: dict[Activation, float] = {}  # since when, by the event loop's clock
         self._workers = 0
+        self._aside = 0  # bytes of what others overtake while it waits for its next try
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -226,13 +229,20 @@ class Host:
         delay = mark.delay_s or 0.0
         again = msgspec.structs.replace(envelope, failures=envelope.failures + mark.failed, open=mark.open)
         handler = activation.type.handlers.get(envelope.header.type)
-        if handler is not None and handler.overtake and not mark.open:  # an open turn keeps its place
-            self.scope.clock.call_at(self.scope.clock.now() + delay, self._try_again, activation, again)
+        size = size_of(again)
+        # An open turn keeps its place.
+        may_be_overtaken = handler is not None and handler.overtake and not mark.open
+        if may_be_overtaken and self._aside + size <= self.scope.limits.cached_bytes * _ASIDE_SHARE:
+            self._aside += size
+            self.scope.clock.call_at(self.scope.clock.now() + delay, self._try_again, activation, again, size)
+            if activation.more:  # no commit of this turn brings the next messages
+                self.mailboxes.refill(activation)
         else:
             activation.blocked_until = self.scope.clock.now() + delay
             self.mailboxes.put_back(activation, again)
 
-    def _try_again(self, activation: Activation, envelope: Envelope) -> None:
+    def _try_again(self, activation: Activation, envelope: Envelope, size: int) -> None:
+        self._aside -= size
         if activation.alive:
             self.mailboxes.put_back(activation, envelope)
             self.mailboxes.schedule(activation)

@@ -140,6 +140,23 @@ async def test_with_overtake_later_messages_are_handled_meanwhile() -> None:
         assert kit.state(AT).done == ["second", "first"]
 
 
+async def test_of_large_messages_only_so_many_are_overtaken_and_the_others_keep_their_place() -> None:
+    large, limits = "x" * 100_000, LimitSpec(cached_bytes=1024 * 1024)
+    agents = [f"test/trier/{n}" for n in range(8)]
+    async with TestKit([Trier], limits=limits) as kit:
+        for agent in agents:
+            await kit.send(agent, Pass(name=large, fails=1))
+            await kit.send(agent, Try(name="second"))
+        await kit.quiet()
+        assert sorted(len(kit.mailbox(agent)) for agent in agents) == [1] * 2 + [2] * 6
+        await kit.advance(seconds=10)
+        assert [sorted(kit.state(agent).done) for agent in agents] == [["second", large]] * 8
+        await kit.send(agents[0], Pass(name=large, fails=1))  # there is room again
+        await kit.send(agents[0], Try(name="third"))
+        await kit.quiet()
+        assert len(kit.mailbox(agents[0])) == 1
+
+
 async def test_an_agent_whose_overtaken_message_waits_for_long_is_not_forgotten() -> None:
     class Patient(Trier):
         kind = "patient"
