@@ -19,33 +19,38 @@ async def find_place(
 
     A server that acknowledges events before it syncs them forgets the last ones in a crash, and gives their numbers
     to others. The stream then ends before the cursor, or has another event there, known by when it was taken. What
-    was taken later than the cursor's own event is new, whatever its number. Not seen: a tail lost by a server whose
-    clock went back, or whose event at the cursor was deleted by hand afterwards. Raises ServiceUnavailable.
+    was taken later than the cursor's own event is new, whatever its number. A reader never deletes the last event
+    that it has accepted; where the stream has none there, it was not this database that has read it last, or its
+    number was given to another domain's, which has deleted that. Not seen: a tail lost by a server whose clock went
+    back. Raises ServiceUnavailable.
     """
     if cursor is None or cursor.incarnation.partition(_AGAIN)[0] != state.created:
         return EventCursor(incarnation=state.created, seq=0)
-    if cursor.seq == 0 or await _is_there(stream, state, cursor):
+    if cursor.seq == 0:
+        return cursor
+    taken_at = await stream.taken_at(cursor.seq) if cursor.seq <= state.last_seq else None
+    if cursor.seq <= state.last_seq and (taken_at == cursor.at_ns or not cursor.at_ns):
         return cursor
     first = await stream.first_after(domain, cursor.at_ns) if cursor.at_ns else None
     seq = min(state.last_seq, cursor.seq) if first is None else first - 1
-    _logger.warning(
-        "The stream of events has lost its end: %d was accepted, and the stream stands at %d with other events. What "
-        "it has taken since is read as new; what it lost before it was accepted is gone. Its server acknowledges "
-        "before it syncs: set `sync_interval: always` in its jetstream block.",
-        cursor.seq,
-        state.last_seq,
-    )
-    return EventCursor(
-        incarnation=_next(cursor.incarnation), seq=seq, at_ns=(await stream.taken_at(seq) or 0) if seq else 0
-    )
-
-
-async def _is_there(stream: EventStream, state: StreamState, cursor: EventCursor) -> bool:
-    if state.last_seq < cursor.seq:
-        return False
-    if not cursor.at_ns:
-        return True
-    return await stream.taken_at(cursor.seq) in (cursor.at_ns, None)
+    if cursor.seq <= state.last_seq and taken_at is None:
+        _logger.warning(
+            "The stream no longer has event %d, the last one accepted here. If this database is a restored one, it is "
+            "older than the stream keeps events: those that were accepted after the backup and have been deleted "
+            "since are gone. What the stream has taken since that event is read as new.",
+            cursor.seq,
+        )
+    else:
+        _logger.warning(
+            "The stream of events has lost its end: %d was accepted, and the stream stands at %d with other events. "
+            "What it has taken since is read as new; what it lost before it was accepted is gone. Its server "
+            "acknowledges before it syncs: set `sync_interval: always` in its jetstream block.",
+            cursor.seq,
+            state.last_seq,
+        )
+    # The event there may be another domain's, and deleted: the cursor's own time tells new ones all the same.
+    at_ns = (await stream.taken_at(seq) or cursor.at_ns) if seq else 0
+    return EventCursor(incarnation=_next(cursor.incarnation), seq=seq, at_ns=at_ns)
 
 
 def _next(incarnation: str) -> str:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from actors.event_place import find_place
+from actors.event_purge import EventPurge
 from actors.task_messages import TROUBLE, TaskTrouble, task_agent
 from bus.address import DEFAULT_TENANT, parse_address, partition_of, require_word
 from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
@@ -24,6 +25,7 @@ from bus.errors import (
     StaleTurn,
     StorageUnavailable,
 )
+from bus.event_reader import Event, EventReader
 from bus.events import (
     MSG_ID_HEADER,
     PRIORITY_HEADER,
@@ -31,8 +33,6 @@ from bus.events import (
     TENANT_HEADER,
     TRACE_HEADER,
     TYPE_HEADER,
-    Event,
-    EventReader,
     EventStream,
 )
 from bus.nats import NatsTransport
@@ -62,6 +62,7 @@ class Ingress:
     def __init__(self, host: Host, transport: NatsTransport) -> None:
         self._host = host
         self._stream = EventStream(transport)
+        self._purge = EventPurge(self._stream, host.fence.domain)
 
     async def run(self) -> None:
         host = self._host
@@ -91,8 +92,10 @@ class Ingress:
             # On record before anything is read: once the stream has grown again, its loss is harder to see.
             await host.store.accept_events(host.fence, place, EventBatch(keys=[], messages=[], dead=[]))
         reader = await self._stream.reader(domain, place.seq, connection=state.connection)
+        self._purge.begin(state, place)
         try:
             while host.holdings.may_run(FIRST_PARTITION) and not host.has_ended:
+                await self._purge.look()
                 if host.mailboxes.fill > _BUSY_SHARE:
                     await asyncio.sleep(_LOOK_EVERY_S)
                     continue
@@ -103,13 +106,14 @@ class Ingress:
     async def _accept_next(self, reader: EventReader, incarnation: str) -> None:
         events = await reader.fetch(BATCH, timeout_s=WAIT_S)
         if events:
-            await self._accept(events, incarnation)
+            upto = await self._accept(events, incarnation)
             await reader.acknowledge()
+            self._purge.accepted(upto, sum(len(event.data) for event in events))
 
     async def _accept(
         self, events: list[Event], incarnation: str, refusal: InvalidData | None = None
-    ) -> None:
-        """Commit events as messages, those that cannot be as dead letters, and move the cursor past them.
+    ) -> EventCursor:
+        """Commit events as messages, those that cannot be as dead letters, and the cursor past them, which it returns.
 
         `refusal` is why Postgres has refused the one event that is given.
         """
@@ -135,8 +139,8 @@ class Ingress:
                 continue
             batch.keys.append(f"event:{_key(event, incarnation)}")
             batch.messages.append(message)
+        upto = EventCursor(incarnation=incarnation, seq=events[-1].seq, at_ns=events[-1].at_ns)
         try:
-            upto = EventCursor(incarnation=incarnation, seq=events[-1].seq, at_ns=events[-1].at_ns)
             numbers = await host.store.accept_events(host.fence, upto, batch)
         except InvalidData as error:
             if refusal is not None:
@@ -147,12 +151,13 @@ class Ingress:
                 await self._accept(events[middle:], incarnation)
             else:
                 await self._accept(events, incarnation, refusal=error)
-            return
+            return upto
         except StorageUnavailable:  # perhaps they are there: their owners look
             host.outbound.skip({(message.domain, message.partition) for message in batch.messages})
             raise
         fresh = [m for m in batch.messages if m.header.id in numbers]
         host.outbound.publish((m, numbers[m.header.id]) for m in fresh)
+        return upto
 
     async def _as_message(self, event: Event) -> Outgoing:
         host = self._host

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
-import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import Any, Self
+from typing import Any
 
 import msgspec
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 from nats.js.api import (
     AckPolicy,
@@ -26,12 +21,14 @@ from nats.js.api import (
     RetentionPolicy,
     StorageType,
     StreamConfig,
+    StreamInfo,
 )
 from nats.js.client import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from bus.address import DEFAULT_TENANT
-from bus.errors import ServiceUnavailable
+from bus.errors import Overloaded, ServiceUnavailable
+from bus.event_reader import ANSWER_WITHIN_S, EventReader, unavailable
 from bus.nats import NatsTransport
 from bus.subjects import EVENTS_ALL, EVENTS_STREAM, events
 
@@ -42,42 +39,37 @@ PRIORITY_HEADER = "Callboard-Priority"
 MSG_ID_HEADER = "Nats-Msg-Id"
 TRACE_HEADER = "traceparent"
 
-MAX_STREAM_BYTES = 4 * 1024 * 1024 * 1024
+STREAM_BYTES = 4 * 1024 * 1024 * 1024
+KEPT_S = 24 * 3600.0
+RETRY_AFTER_S = 5.0  # a reader looks as often whether the stream is filling up
 FORGOTTEN_AFTER_S = 60.0  # JetStream keeps the consumer of a dead host so long
-ANSWER_WITHIN_S = 1.0
-FETCH_BYTES = 8 * 1024 * 1024  # asked for at once; a larger event comes alone
 DUPLICATE_WINDOW_S = 120.0  # JetStream's own; the `seen` keys in Postgres remember for far longer
 _FORGETS_WITHIN_S = 0.1  # the shortest that JetStream allows
 
-_ACK = "$JS.ACK."  # the reply subject of an event; JetStream's own words have none, whatever headers an event has
-_TIME_IS_UP = ("404", "408")
-_TOO_LARGE = "Message Size Exceeds MaxBytes"  # for what is left of a request
-_ALL_CAME = "Batch Completed"
+_KEPT = "callboard-kept-s"  # in the stream's own metadata, where every host reads it
 _NO_MESSAGE = 10037  # JetStream's error code for a sequence that it does not have
+_NOT_STORED = 10077  # and for an event that the stream has not taken
+_FULL = "maximum bytes exceeded"
 _RFC3339 = re.compile(r"(.*?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stream looks like over one connection. `created` tells it from others of its name."""
+    """What the stream looks like over one connection. `created` tells it from others of its name.
+
+    `max_bytes` is None where the stream has no bound; `kept_s` is how long events stay after they were accepted.
+    """
 
     created: str
     last_seq: int
     connection: int
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One event as the stream holds it. `seq` counts from 1 within one incarnation of the stream."""
-
-    seq: int
-    name: str
-    data: bytes
-    headers: Mapping[str, str]
-    at_ns: int  # when the stream took it: nanoseconds since 1970, UTC
+    bytes: int = 0
+    max_bytes: int | None = None
+    kept_s: float = KEPT_S
 
     @property
-    def time(self) -> float:
-        """Seconds since 1970, UTC."""
-        return self.at_ns / 1e9
+    def fill(self) -> float:
+        """How much of the stream is used: 1 is full."""
+        return self.bytes / self.max_bytes if self.max_bytes else 0.0
 
 
 class EventStream:
@@ -87,10 +79,11 @@ class EventStream:
         self._transport = transport
         self._js: JetStreamContext = transport.client.jetstream(timeout=5)
 
-    async def ensure(self) -> StreamState:
+    async def ensure(self, *, max_bytes: int | None = None, kept_s: float | None = None) -> StreamState:
         """Create the stream if there is none; return how it stands.
 
-        Raises ServiceUnavailable when JetStream does not answer or is off.
+        What is given is set, also on a stream that is there; otherwise that keeps what it has. Raises
+        ServiceUnavailable when JetStream does not answer or is off.
         """
         connection = self._transport.connection  # before the question: a later one would be another's answer
         try:
@@ -104,13 +97,47 @@ class EventStream:
                         retention=RetentionPolicy.LIMITS,
                         storage=StorageType.FILE,
                         discard=DiscardPolicy.NEW,
-                        max_bytes=MAX_STREAM_BYTES,
+                        max_bytes=max_bytes or STREAM_BYTES,
                         duplicate_window=DUPLICATE_WINDOW_S,
+                        metadata={_KEPT: str(KEPT_S if kept_s is None else kept_s)},
                     )
                 )
+            wanted = info.config
+            if max_bytes is not None:
+                wanted = replace(wanted, max_bytes=max_bytes)
+            if kept_s is not None:
+                wanted = replace(wanted, metadata={**(wanted.metadata or {}), _KEPT: str(kept_s)})
+            if wanted != info.config:
+                info = await self._js.update_stream(wanted)
         except (TimeoutError, NatsError, OSError) as error:
-            raise _unavailable(error) from error
-        return StreamState(created=str(info.created), last_seq=info.state.last_seq, connection=connection)
+            raise unavailable(error) from error
+        return _state(info, connection)
+
+    async def exists(self) -> bool:
+        """Raises ServiceUnavailable."""
+        try:
+            await self._js.stream_info(EVENTS_STREAM)
+        except NotFoundError:
+            return False
+        except (TimeoutError, NatsError, OSError) as error:
+            raise unavailable(error) from error
+        return True
+
+    async def state(self) -> StreamState:
+        """How the stream stands; raises ServiceUnavailable, also when there is none."""
+        connection = self._transport.connection
+        try:
+            return _state(await self._js.stream_info(EVENTS_STREAM), connection)
+        except (TimeoutError, NatsError, OSError) as error:
+            raise unavailable(error) from error
+
+    async def subjects(self) -> dict[str, int]:
+        """How many events the stream holds under each subject. Raises ServiceUnavailable."""
+        try:
+            info = await self._js.stream_info(EVENTS_STREAM, subjects_filter=EVENTS_ALL)
+        except (TimeoutError, NatsError, OSError) as error:
+            raise unavailable(error) from error
+        return info.state.subjects or {}
 
     async def taken_at(self, seq: int) -> int | None:
         """When the stream took the event that it has under a number (ns since 1970, UTC); None when it has none."""
@@ -120,7 +147,7 @@ class EventStream:
                 f"$JS.API.STREAM.MSG.GET.{EVENTS_STREAM}", request, timeout=5
             )
         except (TimeoutError, NatsError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         answer = json.loads(reply.data)
         error_code = answer.get("error", {}).get("err_code")
         if error_code == _NO_MESSAGE:
@@ -156,16 +183,46 @@ class EventStream:
         message_id: str | None = None,
         headers: Mapping[str, str] = {},
     ) -> int:
-        """Publish one event; returns its sequence once the stream has it. Raises ServiceUnavailable."""
+        """Publish one event; returns its sequence once the stream has it.
+
+        Raises Overloaded while the stream is full: it does not have the event; or ServiceUnavailable.
+        """
         sent = dict(headers)
         if message_id is not None:
             # JetStream compares ids over the whole stream, whoever publishes there.
             sent[MSG_ID_HEADER] = f"{domain}/{sent.get(TENANT_HEADER, DEFAULT_TENANT)}/{message_id}"
         try:
             ack = await self._js.publish(events(domain, name), data, headers=sent or None)
+        except APIError as error:
+            if error.err_code == _NOT_STORED and error.description == _FULL:
+                raise Overloaded(
+                    "The stream of events is full.",
+                    retry_after_s=RETRY_AFTER_S,
+                    fix="Try again after some seconds; `callboard doctor` says which domain does not read its events.",
+                ) from None
+            raise unavailable(error) from error
         except (TimeoutError, NatsError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         return ack.seq
+
+    async def unread(self, domain: str, after: int) -> int:
+        """How many events of a domain come after a sequence number. Raises ServiceUnavailable."""
+        try:
+            consumer = await self._js.add_consumer(EVENTS_STREAM, self._consumer(domain, **_from(after)))
+            await self._js.delete_consumer(EVENTS_STREAM, consumer.name)
+        except (TimeoutError, NatsError, OSError) as error:
+            raise unavailable(error) from error
+        return consumer.num_pending or 0
+
+    async def drop_before(self, domain: str, seq: int) -> None:
+        """Delete a domain's events below a sequence number, and leave their ids remembered for JetStream's window.
+
+        Raises ServiceUnavailable.
+        """
+        try:
+            await self._js.purge_stream(EVENTS_STREAM, subject=events(domain), seq=seq)
+        except (TimeoutError, NatsError, OSError) as error:
+            raise unavailable(error) from error
 
     async def purge(self, domain: str) -> None:
         """Delete a domain's events, read or not, and forget their ids: each may come again.
@@ -184,173 +241,54 @@ class EventStream:
             finally:
                 await self._js.update_stream(replace(config, duplicate_window=DUPLICATE_WINDOW_S))
         except (TimeoutError, NatsError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def reader(self, domain: str, after: int, *, connection: int | None = None) -> EventReader:
         """Read a domain's events after a sequence number. Raises ServiceUnavailable.
 
         `connection` is the one over which the number was found to be right; the reader ends with it.
         """
-        return await self._reader(
-            domain, connection, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1
-        )
+        return await self._reader(domain, connection, **_from(after))
 
     async def _reader(self, domain: str, connection: int | None, **start: Any) -> EventReader:
         if connection is None:
             connection = self._transport.connection
         try:
-            consumer = await self._js.add_consumer(
-                EVENTS_STREAM,
-                ConsumerConfig(
-                    name=f"callboard-{domain}-{token_hex(8)}",  # a reader that was replaced takes nothing from the next
-                    filter_subject=events(domain),
-                    ack_policy=AckPolicy.ALL,
-                    max_ack_pending=10_000,
-                    ack_wait=3600,  # nothing is delivered twice: a new reader starts from Postgres' cursor
-                    inactive_threshold=FORGOTTEN_AFTER_S,
-                    **start,
-                ),
-            )
+            consumer = await self._js.add_consumer(EVENTS_STREAM, self._consumer(domain, **start))
             return await EventReader.open(self._transport, consumer.name, connection)
         except (TimeoutError, NatsError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
-
-class EventReader:
-    """Fetches events in stream order, through a JetStream consumer of its own.
-
-    The consumer numbers what it delivers. A number that is missing is an event that got lost on its way here, with
-    a connection that broke for one: JetStream takes it for delivered, so the reader ends, and the next one starts
-    where Postgres says. It ends with its connection too: the server at the other end of the next one may have
-    crashed, and have given numbers of events that were read to others.
-    """
-
-    def __init__(self, transport: NatsTransport, consumer: str, connection: int) -> None:
-        self._transport = transport
-        self._consumer = consumer
-        self._connection = connection
-        self._inbox = transport.client.new_inbox()
-        self._request = 0
-        self._subscription: NatsSubscription | None = None
-        self._came: deque[Msg] = deque()
-        self._arrival = asyncio.Event()
-        self._asked = 0  # events that JetStream was asked for and has not delivered
-        self._asked_until = 0.0
-        self._too_large = False  # the next event is larger than a whole request may bring
-        self._delivered = 0
-        self._last: Msg | None = None
-
-    @classmethod
-    async def open(cls, transport: NatsTransport, consumer: str, connection: int) -> Self:
-        self = cls(transport, consumer, connection)
-        self._subscription = await transport.client.subscribe(f"{self._inbox}.*", cb=self._take)
-        return self
-
-    async def fetch(self, limit: int, *, timeout_s: float) -> list[Event]:
-        """The next events, at most `limit`; none when the time is up.
-
-        Raises ServiceUnavailable when JetStream does not answer, or when events were lost on their way.
-        """
-        found: list[Event] = []
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not found:
-                    await self._ask(limit, timeout_s)
-                    self._arrival.clear()
-                    if not self._came:
-                        await self._arrival.wait()
-                    found = self._next(limit)
-        except TimeoutError:
-            found = []
-        except (NatsError, OSError) as error:
-            raise _unavailable(error) from error
-        if self._transport.connection != self._connection:
-            raise ServiceUnavailable(
-                "The connection to NATS broke, so the place in the stream is looked up again."
-            )
-        return found
-
-    async def acknowledge(self) -> None:
-        """Acknowledge all that was fetched; a lost acknowledgement costs nothing."""
-        if self._last is not None:
-            with contextlib.suppress(NatsError, OSError):
-                await self._last.ack()
-            self._last = None
-
-    async def close(self) -> None:
-        """JetStream forgets the consumer, at the latest when it has long been idle."""
-        self._transport.publish(f"$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.{self._consumer}", b"")
-        if self._subscription is not None:
-            with contextlib.suppress(NatsError, OSError):
-                await self._subscription.unsubscribe()
-
-    async def _take(self, message: Msg) -> None:
-        self._came.append(message)
-        self._arrival.set()
-
-    async def _ask(self, limit: int, expires_s: float) -> None:
-        now = time.monotonic()
-        if self._came or (self._asked > 0 and now < self._asked_until):
-            return
-        # An answer that has not come long after its time never will: the connection broke meanwhile.
-        self._asked, self._asked_until = limit, now + expires_s + ANSWER_WITHIN_S
-        request = {"batch": limit, "expires": int(expires_s * 1e9)}
-        if self._too_large:
-            self._asked, request["batch"] = 1, 1
-        else:
-            request["max_bytes"] = FETCH_BYTES
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.{self._consumer}"
-        self._request += 1
-        await self._transport.client.publish(
-            subject, json.dumps(request).encode(), reply=f"{self._inbox}.{self._request}"
+    def _consumer(self, domain: str, **start: Any) -> ConsumerConfig:
+        return ConsumerConfig(
+            name=f"callboard-{domain}-{token_hex(8)}",  # a reader that was replaced takes nothing from the next
+            filter_subject=events(domain),
+            ack_policy=AckPolicy.ALL,
+            max_ack_pending=10_000,
+            ack_wait=3600,  # nothing is delivered twice: a new reader starts from Postgres' cursor
+            inactive_threshold=FORGOTTEN_AFTER_S,
+            **start,
         )
 
-    def _next(self, limit: int) -> list[Event]:
-        found: list[Event] = []
-        while self._came and len(found) < limit:
-            message = self._came[0]
-            if not message.reply.startswith(_ACK):
-                self._came.popleft()
-                self._end_request(message)
-                continue
-            place = message.metadata.sequence
-            if place.consumer != self._delivered + 1:
-                if found:
-                    return found  # these came whole
-                raise ServiceUnavailable("Events were lost on their way here, and are read again.")
-            self._came.popleft()
-            self._delivered = place.consumer
-            self._asked -= 1
-            self._too_large = False
-            self._last = message
-            found.append(
-                Event(
-                    seq=place.stream,
-                    name=message.subject.rsplit(".", 1)[-1],
-                    data=message.data,
-                    headers=message.headers or {},
-                    at_ns=_taken_at(message.reply),
-                )
-            )
-        return found
 
-    def _end_request(self, message: Msg) -> None:
-        """JetStream's word that it delivers no more for a request: its time is up, or something is wrong."""
-        if not message.subject.endswith(f".{self._request}"):
-            return  # of an earlier one, all of which has come
-        headers = message.headers or {}
-        status, words = headers.get("Status", ""), headers.get("Description", "")
-        if status == "409" and words == _TOO_LARGE:
-            self._too_large = True
-        elif status not in _TIME_IS_UP and (status, words) != ("409", _ALL_CAME):
-            raise ServiceUnavailable(f"JetStream ended a reader: {status} {words}.")
-        self._asked = 0
+def _from(after: int) -> dict[str, Any]:
+    return {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": after + 1}
 
 
-def _taken_at(reply: str) -> int:
-    """When the stream took an event, out of the subject of its acknowledgement: exact, as a float is not."""
-    tokens = reply.split(".")
-    return int(tokens[7] if len(tokens) == 9 else tokens[Msg.Ack.Timestamp])
+def _state(info: StreamInfo, connection: int) -> StreamState:
+    config = info.config
+    try:
+        kept_s = float((config.metadata or {})[_KEPT])
+    except (KeyError, ValueError):
+        kept_s = KEPT_S
+    return StreamState(
+        created=str(info.created),
+        last_seq=info.state.last_seq,
+        connection=connection,
+        bytes=info.state.bytes,
+        max_bytes=config.max_bytes if config.max_bytes and config.max_bytes > 0 else None,
+        kept_s=kept_s,
+    )
 
 
 def _nanoseconds(text: str) -> int:
@@ -360,10 +298,3 @@ def _nanoseconds(text: str) -> int:
         raise ServiceUnavailable(f"JetStream gives a time that cannot be read: {text}.")
     seconds = int(datetime.fromisoformat(found[1] + found[3].replace("Z", "+00:00")).timestamp())
     return seconds * 1_000_000_000 + int((found[2] or "0").ljust(9, "0"))
-
-
-def _unavailable(error: BaseException) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"JetStream does not answer: {str(error) or type(error).__name__}.",
-        fix="Check that NATS runs with JetStream: `callboard doctor`.",
-    )

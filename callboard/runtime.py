@@ -63,7 +63,7 @@ async def running_cluster(
         async with users.alone(progress):
             cluster = await _start(settings, users, ray, head, stack, only, progress)
         await ray.leave()  # a command needs no more of Ray
-        await cluster.events.ensure()
+        await cluster.events.ensure(max_bytes=settings.events_bytes, kept_s=settings.events_kept_s)
         yield cluster
         if detach:
             users.keep()

@@ -21,6 +21,9 @@ from bus.errors import SettingsError
 
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _TENANT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+MIN_EVENTS_BYTES = 64 * 1024
+MAX_EVENTS_BYTES = 1024 * 1024 * 1024 * 1024  # as much as the embedded NATS would keep
+MAX_KEPT_S = 3650 * 24 * 3600.0
 NATS_SCHEMES = ("nats://", "tls://", "ws://", "wss://")
 
 
@@ -57,6 +60,12 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("CALLBOARD_RAY_ADDRESS", "RAY_ADDRESS")
     )
     """A running Ray; unset, or `local`, means one that Callboard starts on this machine."""
+
+    events_bytes: int | None = Field(default=None, ge=MIN_EVENTS_BYTES, le=MAX_EVENTS_BYTES)
+    """How large the stream of events may grow; unset leaves it as it is, 4 GiB at first. Full, it refuses events."""
+
+    events_kept_s: float | None = Field(default=None, ge=0, le=MAX_KEPT_S)
+    """How long an event stays in the stream after it is in a mailbox; unset leaves it as it is, a day at first."""
 
     tenant: str = "default"
     """The tenant whose agents and tasks this process works on."""

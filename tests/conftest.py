@@ -16,7 +16,15 @@ from callboard.services import Endpoints, ensure_services
 from callboard.settings import Settings
 
 # A developer's own services must neither be used nor be harmed by the tests.
-for variable in ("POSTGRES_URL", "NATS_URL", "RAY_ADDRESS", "HOME", "TENANT"):
+for variable in (
+    "POSTGRES_URL",
+    "NATS_URL",
+    "RAY_ADDRESS",
+    "HOME",
+    "TENANT",
+    "EVENTS_BYTES",
+    "EVENTS_KEPT_S",
+):
     os.environ.pop(f"CALLBOARD_{variable}", None)
 os.environ.pop("RAY_ADDRESS", None)
 

@@ -16,13 +16,14 @@ import json
 import os
 import stat
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from bus.errors import CallboardError, InvalidDomainFile, InvalidTask
+from bus.errors import CallboardError, InvalidDomainFile, InvalidTask, Overloaded
 from bus.registry import describe_validation, first_line
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ STANDARD_INPUT = "-"
 _LOOKED_AT = 8192  # bytes of a file; text has no NUL in them
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd: text inside
 _UNDER_WAY = 256  # events published and not acknowledged: JetStream syncs each, so one at a time is slow
+_NEARLY_FULL = 0.9  # of the stream; readers make room from half of it on
+_LOOKS_TO_FULL = 64
+_ROOM_WITHIN_S = 60.0  # a stream of which nothing leaves for so long has no reader
+_LOOK_EVERY_S = 0.2
 
 
 def check_input(path: str, *, binary: bool = False) -> None:
@@ -70,12 +75,16 @@ class Publisher:
         self._headers = {TASK_HEADER: task, TENANT_HEADER: tenant}
         self._under_way: set[asyncio.Task[Any]] = set()
         self._failed: BaseException | None = None
+        self._until_look = 0.0  # bytes
         self.published = 0
 
     async def __call__(
         self, name: str, payload: BaseModel | dict[str, Any], *, key: str | None = None
     ) -> None:
-        """Publish one event; `key` is its identity: it is accepted once, for as long as keys are remembered."""
+        """Publish one event; `key` is its identity: it is accepted once, for as long as keys are remembered.
+
+        Raises Overloaded when the stream stays full.
+        """
         from bus.events import TYPE_HEADER
         from bus.registry import encode_payload, wire_name_of
 
@@ -85,8 +94,12 @@ class Publisher:
         else:
             text = encode_payload(payload)
             headers[TYPE_HEADER] = wire_name_of(type(payload))
+        data = text.encode()
+        self._until_look -= len(data)
+        if self._until_look < 0:
+            await self._wait_for_room()
         task = asyncio.create_task(
-            self._stream.publish(self._domain, name, text.encode(), message_id=key, headers=headers)
+            self._stream.publish(self._domain, name, data, message_id=key, headers=headers)
         )
         self._under_way.add(task)
         task.add_done_callback(self._ended)
@@ -105,6 +118,22 @@ class Publisher:
         while self._under_way:
             await asyncio.wait(self._under_way)
         self._raise()
+
+    async def _wait_for_room(self) -> None:
+        """An event that the stream refuses would come after those behind it: so none is sent to a full one."""
+        least, since = float("inf"), time.monotonic()
+        while (state := await self._stream.state()).fill > _NEARLY_FULL:
+            if state.bytes < least:
+                least, since = state.bytes, time.monotonic()
+            elif time.monotonic() - since > _ROOM_WITHIN_S:
+                raise Overloaded(
+                    "The stream of events is full, and nothing leaves it.",
+                    retry_after_s=_ROOM_WITHIN_S,
+                    fix="`callboard doctor` says which domain does not read its events. Then feed the file again: "
+                    "what was taken in is not taken in twice.",
+                )
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self._until_look = (state.max_bytes or float("inf")) / _LOOKS_TO_FULL
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,51 +12,15 @@ import pytest
 from bus.events import EventStream, StreamState, _nanoseconds
 from bus.nats import NatsTransport
 from callboard.services import Endpoints
-from callboard.services.account import service_account
-from callboard.services.home import Home
-from callboard.services.nats import EmbeddedNats
 from tests.integration.cli import DESK, until
 from tests.integration.deployment import Deployment
-
-
-class ForgetfulNats:
-    """A server of this test's own, which can forget all that came after a moment."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self.server = EmbeddedNats(home=Home(home), account=service_account(home / "nats"))
-        self._kept = home / "kept"
-
-    async def remember(self) -> None:
-        await self.server.stop()
-        shutil.rmtree(self._kept, ignore_errors=True)
-        _copy(self.server.data, self._kept)
-        await self.server.start()
-
-    async def forget(self) -> None:
-        """As after a crash: the events since `remember` were acknowledged and not synced."""
-        await self.server.stop()
-        shutil.rmtree(self.server.data)
-        _copy(self._kept, self.server.data)
-        await self.server.start()
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target)
-    for path in (source, *source.rglob("*")):
-        owner = path.stat()
-        copy = target / path.relative_to(source)
-        shutil.chown(copy, owner.st_uid, owner.st_gid)
+from tests.integration.forgetful_nats import ForgetfulNats, forgetful_nats
 
 
 @pytest.fixture
 async def nats(home: Path) -> AsyncIterator[ForgetfulNats]:
-    Home(home).create()
-    Home(home).make_credentials()
-    nats = ForgetfulNats(home)
-    await nats.server.start()
-    yield nats
-    await nats.server.stop()
+    async with forgetful_nats(home) as nats:
+        yield nats
 
 
 @pytest.fixture
@@ -181,7 +144,7 @@ def test_times_are_read_to_the_nanosecond(text: str, nanoseconds: int) -> None:
 async def test_events_larger_than_one_request_may_bring_come_all_the_same(
     services: Endpoints, nats: ForgetfulNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bus.events.FETCH_BYTES", 100_000)
+    monkeypatch.setattr("bus.event_reader.FETCH_BYTES", 100_000)
     transport = await NatsTransport.connect(nats.server.url(), name="test")
     stream = EventStream(transport)
     await stream.ensure()

@@ -1,0 +1,91 @@
+"""Whether the stream of events has room, and which domain does not read the events that fill it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from bus.errors import CallboardError
+from callboard.doctor.finding import Finding, fail, good, warn
+from storage.boundary import translated
+from storage.domains import ACTIVE, ASLEEP, DomainRow, all_domains
+from storage.placement import live_hosts
+from storage.queries import query
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from bus.events import EventStream, StreamState
+    from callboard.services import Endpoints
+
+CHECK = "event room"
+FILLING = 0.7  # readers that keep up hold it at half
+FULL = 0.95
+
+
+async def examine_event_room(endpoints: Endpoints, db: asyncpg.Pool[Any]) -> Finding:
+    """How full the stream is; once it fills up, the domain with the most events that are not accepted."""
+    # Imported here, because the driver brings an HTTP client along.
+    from bus.events import EventStream
+    from bus.nats import NatsTransport
+
+    try:
+        transport = await NatsTransport.connect(endpoints.nats_url, name="callboard doctor")
+        try:
+            stream = EventStream(transport)
+            if not await stream.exists():
+                return good(CHECK, "there is no stream yet; it is made with the first domain")
+            state = await stream.state()
+            if state.fill > FILLING:
+                return await _who_fills_it(stream, state, db)
+        finally:
+            await transport.close()
+    except CallboardError as error:
+        return fail(CHECK, error.message, error.fix)
+    return good(CHECK, _used(state))
+
+
+async def _who_fills_it(stream: EventStream, state: StreamState, db: asyncpg.Pool[Any]) -> Finding:
+    from callboard.cli.terminal import count
+
+    with translated():
+        cursors = {row["domain"]: row["seq"] for row in await db.fetch(query("event_cursors"))}
+    unread = {
+        domain: await stream.unread(domain, cursors.get(domain, 0))
+        for domain in sorted({subject.split(".")[2] for subject in await stream.subjects()})
+    }
+    domain = max(unread, key=unread.__getitem__)
+    say = fail if state.fill > FULL else warn
+    detail = f"{_used(state)}; full, it refuses events. {count(unread[domain], 'event')} of {domain} wait there to be read"
+    return say(CHECK, detail, await _mend(domain, db))
+
+
+async def _mend(domain: str, db: asyncpg.Pool[Any]) -> str:
+    rows: dict[str, DomainRow] = {row.domain: row for row in await all_domains(db, removed=True)}
+    row = rows.get(domain)
+    if row is None:
+        return (
+            f"No domain of that name is registered: `callboard up DOMAIN_DIR` registers it, or `nats stream purge "
+            f"CALLBOARD_EVENTS --subject 'callboard.events.{domain}.>'` deletes its events."
+        )
+    if row.state not in (ACTIVE, ASLEEP):
+        return (
+            f"The domain was removed: `callboard up {row.home}` brings it back, `callboard domains remove {domain} "
+            "--delete-data` deletes its events."
+        )
+    if not json.loads(row.spec).get("events"):
+        return f"Its domain.yaml lists no `events`: list them in {row.home}, or stop who publishes them."
+    if not any(host.ready for host in await live_hosts(db, domain)):
+        return "It has no hosts: `callboard up` starts them."
+    return (
+        "It does not keep up: `callboard status` shows its backlog; give it more hosts (`hosts.max` in domain.yaml), or "
+        "the stream more room (CALLBOARD_EVENTS_BYTES)."
+    )
+
+
+def _used(state: StreamState) -> str:
+    from callboard.cli.terminal import size
+
+    if state.max_bytes is None:
+        return f"{size(state.bytes)} used, without a bound"
+    return f"{state.fill:.0%} of {size(state.max_bytes)} used"
