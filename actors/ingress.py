@@ -21,6 +21,7 @@ from bus.errors import (
     InvalidMessage,
     InvalidPayload,
     NoHandler,
+    PayloadTooLarge,
     ServiceUnavailable,
     StaleTurn,
     StorageUnavailable,
@@ -163,6 +164,11 @@ class Ingress:
         host = self._host
         spec = self._spec_of(event)
         tenant = _tenant_of(event)
+        limits = host.scope.limits
+        if len(event.data) > limits.payload_bytes:
+            raise PayloadTooLarge(
+                f"The event {event.name} has {len(event.data)} bytes; {limits.payload_bytes} is the limit."
+            )
         payload = _text(event.data)
         refuse_nul(payload)
         decode_payload(spec.type, payload)
@@ -173,7 +179,7 @@ class Ingress:
             raise InvalidPayload(f"The event {event.name} has no field {error} to route it by.") from None
         parse_address(f"{host.fence.domain}/{agent}")
         blob = None
-        if len(payload) > host.scope.limits.claim_check_bytes:
+        if len(event.data) > limits.claim_check_bytes:
             blob = sha256(event.data).hexdigest()
             await host.store.put_blob(host.fence.domain, tenant, blob, event.data)
             payload = "null"

@@ -15,7 +15,7 @@ import msgspec
 
 from bus.address import DEFAULT_TENANT, require_word
 from bus.envelope import new_id
-from bus.errors import InvalidTask, Overloaded, UnknownDomain
+from bus.errors import InvalidTask, Overloaded, PayloadTooLarge, UnknownDomain
 from bus.registry import first_line
 from storage.boundary import translated
 from storage.domains import Connection
@@ -26,6 +26,7 @@ MAX_INPUT_BYTES = 8 * 1024 * 1024  # of JSON; half of what one message may carry
 MAX_INPUT_DEPTH = 100  # JSON readers along the way stop at 200
 MAX_REQUEST_KEY_BYTES = 256
 POLICIES = ("direct", "least_loaded", "contract_net")
+_AROUND_BYTES = 512  # of the message that hands a task over, around its goal and its input
 _LAST_MOMENT = 253_402_300_799.0  # the end of the year 9999
 _RETRY_AFTER_S = 5
 
@@ -61,17 +62,19 @@ async def submit_task(
     second submission with the same `request_key` or `task_id` is the same task, whatever became of it; that
     is how a caller tries again after StorageUnavailable. `policy` replaces the domain's own.
 
-    Raises InvalidTask, UnknownDomain, or Overloaded while too many tasks wait.
+    Raises InvalidTask, UnknownDomain, PayloadTooLarge for what one message of the domain may not carry, or Overloaded
+    while too many tasks wait.
     """
     body = _input_json(input)
     _validate(goal, priority, deadline, policy, request_key)
     require_word(tenant, "tenant")
     number = _uuid(task_id or new_id())
+    size = len(json.dumps(goal, ensure_ascii=False).encode()) + len(body.encode()) + _AROUND_BYTES
     event = json.dumps({"goal": goal[:1000], "priority": priority}, ensure_ascii=False)
     with translated():
         accepted = await db.fetchval(
             query("submit_task"),
-            domain, tenant, number, goal, body, priority, policy, deadline, request_key, event,
+            domain, tenant, number, goal, body, priority, policy, deadline, request_key, event, size,
         )  # fmt: skip
         if accepted is not None:
             return str(accepted)
@@ -88,6 +91,10 @@ async def submit_task(
         raise UnknownDomain(f"There is no domain {domain!r}.")
     if why["late"]:
         raise InvalidTask("The task's deadline has passed.", fix="Give a later one.")
+    if why["payload_bytes"] is not None and size > why["payload_bytes"]:
+        raise PayloadTooLarge(
+            f"The task's goal and input make a message of {size} bytes; {why['payload_bytes']} is the limit of {domain}."
+        )
     raise Overloaded(f"Too many tasks wait in {domain}.", retry_after_s=_RETRY_AFTER_S)
 
 

@@ -9,6 +9,7 @@ with accepted as (
   where domain = $1
     and state in ('active', 'asleep')
     and ($8::float8 is null or to_timestamp($8::float8) > now())
+    and $11::int <= coalesce((spec -> 'limits' ->> 'payload_bytes')::int, $11::int)
     and not exists (
       select from tasks w where w.domain = $1 and w.status = 'submitted'
       offset coalesce((spec -> 'tasks' ->> 'waiting')::int, 10000) - 1 limit 1)
@@ -26,6 +27,7 @@ select id::text from accepted
 -- name: why_not_submitted
 select coalesce(d.state in ('active', 'asleep'), false) as known,
        ($5::float8 is not null and to_timestamp($5::float8) <= now()) as late,
+       (d.spec -> 'limits' ->> 'payload_bytes')::int as payload_bytes,
        t.id::text as id, t.goal, t.input::text as input
 from (select) one
 left join domains d on d.domain = $1

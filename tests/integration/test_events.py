@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bus.errors import ServiceUnavailable
-from bus.events import MSG_ID_HEADER, TASK_HEADER, EventStream
+from bus.events import MSG_ID_HEADER, TASK_HEADER, TENANT_HEADER, EventStream
 from bus.nats import NatsTransport
 from callboard.services import Endpoints
 from tests.integration.cli import DESK, until
@@ -127,3 +127,35 @@ async def test_odd_events_end_as_dead_letters_and_the_next_one_is_handled(
     assert await until(lambda: desk.fetch(mine, f"clerk/id{key}")) == [('["x","x"]',)]
     assert [row[0] for row in await desk.fetch("select count(*) from hosts")] == [1]
     assert (await desk.fetch("select count(*) from dead_letters"))[0][0] >= len(odd)
+
+
+async def test_sizes_are_bytes_and_an_event_over_the_limit_is_a_dead_letter_of_its_tenant(
+    desk: Deployment, stream: EventStream
+) -> None:
+    """`é` is one character of two bytes."""
+    await desk.pool.execute(
+        "update domains set spec = jsonb_set(spec::jsonb, '{limits}', spec::jsonb -> 'limits' ||"
+        """ '{"claim_check_bytes": 1024, "payload_bytes": 8192}')::json"""
+    )
+    await desk.coordinate()
+    key, tenant = f"size{secrets.token_hex(4)}", f"t{secrets.token_hex(4)}"
+
+    def note(text: str) -> bytes:
+        return json.dumps({"task": key, "number": 1, "text": text}, ensure_ascii=False).encode()
+
+    headers = {TENANT_HEADER: tenant}
+    large, blob = note("é" * 4_200), note("é" * 600)
+    assert len(large.decode()) < 8_192 < len(large)
+    assert len(blob.decode()) < 1_024 < len(blob)
+    await stream.publish("desk", "note", large, headers=headers)
+    await stream.publish("desk", "note", note("poison")[:-1], headers=headers)
+    await stream.publish("desk", "unheard-of", b"{}", headers=headers)
+    await stream.publish("desk", "note", blob, headers=headers)
+    mine = "select json_array_length(state -> 'notes') from agents where tenant = $1 and agent = $2"
+    assert await until(lambda: desk.fetch(mine, tenant, f"clerk/{key}")) == [(1,)]
+    letters = await desk.fetch(
+        "select agent, split_part(error, '.', 1) from dead_letters where tenant = $1 order by id", tenant
+    )
+    assert [agent for agent, _ in letters] == ["events/note", "events/note", "events/unheard-of"]
+    assert letters[0][1] == f"The event note has {len(large)} bytes; 8192 is the limit"
+    assert await desk.fetch("select count(*) from blobs where tenant = $1", tenant) == [(1,)]

@@ -22,6 +22,7 @@ from bus.errors import (
     InvalidTask,
     NoBid,
     Overloaded,
+    PayloadTooLarge,
     ServiceUnavailable,
     TaskFailed,
     UnknownDomain,
@@ -371,6 +372,22 @@ async def test_unknown_domains_and_tasks_are_named(deployed: Open) -> None:
             await at.client.find("0190aaaa-0000-7000-8000-000000000001")
         with pytest.raises(UnknownTask):
             await at.client.wait("no id at all")
+
+
+async def test_a_task_that_no_message_of_its_domain_can_carry_is_refused(deployed: Open) -> None:
+    async with deployed("direct") as at:
+        await at.pool.execute(
+            "update domains set spec = jsonb_set(spec::jsonb, '{limits,payload_bytes}', '4096')::json"
+        )
+        await at.coordinate()
+        with pytest.raises(PayloadTooLarge, match="4096 is the limit of wordcount") as caught:
+            await at.submit(["é" * 2_000])
+        assert "limits.payload_bytes" in caught.value.fix
+        with pytest.raises(PayloadTooLarge):
+            await submit_over_nats(at.transport, "wordcount", Submission(goal="x" * 4_000))
+        assert await at.fetch("select count(*)::int from tasks") == [(0,)]
+        largest = await at.submit(["x" * (4_096 - 512 - len('"a test"') - len('[""]'))])
+        assert await at.client.result(largest, timeout_s=SOON_S) == {"page 1": 1}
 
 
 async def test_past_the_limit_of_waiting_tasks_submitting_is_refused(deployed: Open) -> None:
