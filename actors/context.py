@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from actors.calls import DurableCalls
 from actors.consequences import Consequences
 from actors.journal import Journal
+from actors.ledger import EarlierCalls, Ledger
 from actors.task_messages import TASK_WORK
 from actors.task_reports import TaskReports
 from actors.values import Error, encode_answer
@@ -27,6 +28,7 @@ from bus.errors import (
     InvalidMessage,
 )
 from bus.registry import encode_json, encode_payload, wire_name_of
+from storage.ledger import EarlierCall
 from storage.records import TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class TurnKeeper(Protocol):
     """What a turn that records something needs of whoever runs it."""
 
     blobs: Blobs
+    ledger: Ledger
 
     def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal: ...
 
@@ -49,7 +52,7 @@ class Context(TaskReports, DurableCalls):
     """One turn's window on the world. What a handler sends is sent when its turn commits, or before it waits."""
 
     __slots__ = (
-        "_activation", "_address", "_closed", "_envelope", "_keep", "_puts", "_replied", "_scope", "now",
+        "_activation", "_address", "_closed", "_decisions", "_earlier", "_envelope", "_keep", "_puts", "_replied", "_scope", "now",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +71,8 @@ class Context(TaskReports, DurableCalls):
         self._puts = Consequences(scope, envelope, now, None if activation is None else activation.journal)
         self._closed = False
         self._replied = False
+        self._decisions = []
+        self._earlier: EarlierCalls | None = None
         self.now = now
         """Database time at the turn's start, seconds since 1970, UTC."""
 
@@ -299,14 +304,14 @@ class Context(TaskReports, DurableCalls):
             self._puts.begin(journal)
         return journal
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, begins: bool = False) -> None:
         journal = self._journal()
         if not journal.is_open and self.header.type == TASK_WORK:
             with self.apart("started"):
                 self.report_started()  # never raises
         assert self._keep is not None
         await self._keep.blobs.store(self._puts.blobs)
-        await journal.flush(self._puts.take_sends())
+        await journal.flush(self._puts.take_sends(), begins=begins)
 
     async def _flush_sends(self) -> None:
         if self._puts.sends:
@@ -348,6 +353,16 @@ class Context(TaskReports, DurableCalls):
     async def _fetch_value(self, digest: str) -> str:
         assert self._keep is not None
         return await self._keep.blobs.fetch(self.tenant, digest)
+
+    @property
+    def _ledger(self) -> Ledger:
+        assert self._keep is not None
+        return self._keep.ledger
+
+    async def _earlier_call(self, tool: str, digest: str, place: str) -> EarlierCall | None:
+        if self._earlier is None:
+            self._earlier = EarlierCalls(self._ledger, self.tenant, self._envelope.agent, self.header.id)
+        return await self._earlier.take(self._journal().turn, tool, digest, place)
 
     def _must_be_open(self) -> None:
         if self._closed:

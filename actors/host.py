@@ -64,7 +64,7 @@ class Host:
         self.store = store
         self.ready = ReadyQueue()
         self.mailboxes = Mailboxes(scope, store, self.ready)
-        self.turns = TurnRunner(scope, store, self)
+        self.turns = TurnRunner(scope, store, self, fence.epoch)
         self.waiting = WaitingTurns(self)
         self.committer = Committer(fence, store, self, group_limit=scope.limits.turns_per_commit)
         self.outbound = Outbound(fence.epoch, transport, self._deliver_local)
@@ -133,7 +133,7 @@ class Host:
             not self.ready
             and self.committer.is_idle
             and self.mailboxes.is_at_rest
-            and self.trials.is_at_rest
+            and self.trials.is_at_rest(self.waiting.holds)
             and self.cycles.is_at_rest
             and self.holdings.is_at_rest
         )

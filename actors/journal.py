@@ -14,10 +14,11 @@ import msgspec
 from actors.branch import Branch
 from actors.saga import COMPENSATE, UNWIND, UNWIND_AT, Compensation, Ending
 from bus.envelope import Envelope, Outgoing, new_id
-from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, StepFailed
+from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, StepFailed, ToolFailed
 from bus.registry import encode_json
 from storage.edges import Gate
 from storage.journal import Does, JournalEntry, JournalWrite, Kind, OpenPromise, PromiseWrite, StoredJournal
+from storage.ledger import LedgerWrite
 
 SENT = "sent"
 CHOICE = "choice"
@@ -40,7 +41,11 @@ class Wake(msgspec.Struct, frozen=True, kw_only=True):
     at: float = 0.0
 
 
-_FAILED_CALLS = (StepFailed, AskFailed)  # not an expired promise: its ref may have been handed out
+_FAILED_CALLS = (
+    StepFailed,
+    AskFailed,
+    ToolFailed,
+)  # not an expired promise: its ref may have been handed out
 _quote = JSONEncoder(ensure_ascii=False).encode
 _decode_wake = msgspec.json.Decoder(Wake).decode
 
@@ -99,6 +104,9 @@ class Journal:
         self._made: list[PromiseWrite] = []
         self._done: list[str] = []
         self._given_up: dict[str, bool] = {}  # what has changed since the last write
+        self._calls: list[LedgerWrite] = []
+        self.in_flight: set[asyncio.Task[Any]] = set()  # calls of tools, which are not cut short
+        self._was_put_away = stored is not None and stored.waiting
         self._closed = False
         self._parking: asyncio.Future[bool] | None = None
         self._forgiven: tuple[str, ...] = ()
@@ -175,11 +183,16 @@ class Journal:
             )
         return sent.id
 
-    def forgive(self, prefix: str) -> None:
-        """A branch was given up: what it has recorded need not be called for again, and nobody waits for its asks."""
-        self._forgiven += (prefix,)
+    def has(self, place: str) -> bool:
+        """Whether there is an entry at a place."""
+        return place in self._recorded
+
+    def forgive(self, *prefixes: str) -> None:
+        """What is recorded at these places (those of a branch that was given up, say) need not be called for again, and
+        nobody waits for its asks."""
+        self._forgiven += prefixes
         for promise in self._promises.values():
-            if promise.kind == Kind.ASK and promise.key.startswith(prefix):
+            if promise.kind == Kind.ASK and promise.key.startswith(prefixes):
                 self._give_up(promise, True)
 
     def _give_up(self, promise: OpenPromise, given_up: bool) -> None:
@@ -225,12 +238,20 @@ class Journal:
         self._entries.append(entry)
         return entry
 
+    def note_call(self, call: LedgerWrite) -> None:
+        """Write a row of the ledger, with the entry that is recorded next."""
+        self._calls.append(call)
+
     def _keep(self, entry: JournalEntry) -> None:
         self.entries.append(entry)
         self._recorded[entry.key] = entry
 
-    async def flush(self, sends: list[tuple[str, Outgoing]]) -> None:
-        """Make durable what is new, with these messages (each with its place); raises TurnGone."""
+    async def flush(self, sends: list[tuple[str, Outgoing]], *, begins: bool = False) -> None:
+        """Make durable what is new, with these messages (each with its place); raises TurnGone.
+
+        `begins` says that a call is about to be made: that is no progress yet, so a turn whose calls kill its host
+        does not forget how many hosts have died of it.
+        """
         if self._parking is not None:  # no two changes of a turn's row go into one group
             await asyncio.shield(self._parking)
         if self._closed:
@@ -239,7 +260,10 @@ class Journal:
             gone = [Sent(place, s.header.id, f"{s.domain}/{s.agent}", s.header.type) for place, s in sends]
             self.sent.extend(gone)
             self.record(f"{SENT}:{self._next}", SENT, "messages", msgspec.json.encode(gone).decode())
-        does, self._does = self._does, Does.GO
+        if begins and self._does is Does.RESUME and not self._was_put_away:
+            does = Does.GO
+        else:
+            does, self._does = self._does, Does.GO
         if not await self._commit(does, tuple(outgoing for _, outgoing in sends)):
             self._closed = True
             raise TurnGone
@@ -269,12 +293,20 @@ class Journal:
         """From now on whatever the handler still asks ends it."""
         self._closed = True
 
+    def abandon(self) -> None:
+        """Its host ends: nothing goes on."""
+        for call in self.in_flight:
+            call.cancel()
+
     @property
     def is_closed(self) -> bool:
         return self._closed
 
     async def settled(self) -> None:
-        """Wait for the flushes of branches that were given up: no two commits of a turn go into one group with its end."""
+        """Wait for the calls and flushes of branches that were given up: what a call did must be known, and no two
+        commits of a turn go into one group with its end."""
+        while self.in_flight:
+            await asyncio.wait(self.in_flight)
         while self._flushing:
             if not all(await asyncio.gather(*self._flushing)):
                 raise TurnGone
@@ -443,9 +475,10 @@ class Journal:
         write = JournalWrite(
             seq=self._seq, turn=self.turn, does=does, began_at=self.now, entries=tuple(self._entries),
             consumed=tuple(self._consumed), promises=tuple(self._made), done=tuple(self._done),
-            given_up=tuple(self._given_up.items()),
+            given_up=tuple(self._given_up.items()), calls=tuple(self._calls),
         )  # fmt: skip
-        self._entries, self._consumed, self._made, self._done, self._given_up = [], [], [], [], {}
+        self._entries, self._consumed, self._made, self._done = [], [], [], []
+        self._given_up, self._calls = {}, []
         return write
 
     # -- promises ------------------------------------------------------------------------------------
@@ -500,8 +533,10 @@ class Journal:
         """Whether it is open, as far as this journal knows."""
         return promise in self._promises
 
-    def is_settled(self, place: str) -> bool:
-        return place in self._recorded
+    def promise_at(self, place: str) -> str | None:
+        """The id of the promise that was made at a place, and has been awaited."""
+        outcome = self._outcomes.get(place)
+        return None if outcome is None else outcome.promise
 
     async def outcome(self, place: str) -> Wake:
         """How the promise made at a place was settled; waits for it, and may never return if the turn is put away."""

@@ -10,6 +10,7 @@ from actors.activation import Activation
 from actors.blobs import Blobs, BlobsUnavailable
 from actors.context import Context
 from actors.journal import Journal
+from actors.ledger import Ledger
 from bus import faultpoints
 from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import InvalidMessage, StorageUnavailable
@@ -43,11 +44,14 @@ class JournalReader(Protocol):
 class OpenTurns:
     """Gives an activation the journal of its turn."""
 
-    def __init__(self, domain: str, storage: JournalReader, blobs: Blobs, host: TurnHost) -> None:
+    def __init__(
+        self, domain: str, storage: JournalReader, blobs: Blobs, ledger: Ledger, host: TurnHost
+    ) -> None:
         self._domain = domain
         self._storage = storage
         self._host = host
         self.blobs = blobs
+        self.ledger = ledger
 
     def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal:
         """The handler records something for the first time; raises InvalidMessage where it may not."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.directory import Directory
 from actors.domain import Domain, LimitSpec
+from actors.secret import GivenSecrets, Secrets
 from bus.errors import UnknownKind
 
 _SLACK_S = 0.001  # an event loop's clock is coarse; a callback must not come before its time
@@ -63,6 +64,7 @@ class Scope:
         self.directory = directory
         self.clock = clock
         self.rng = rng or random.Random()
+        self.secrets: Secrets = GivenSecrets()
         self.is_outdated: Callable[[], Awaitable[bool]] = _never
         self._topics = domain.spec.topics
 

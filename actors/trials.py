@@ -52,10 +52,12 @@ class Trials:
         self._most_beside = most_beside
         self._one = asyncio.Lock()  # two takeovers at once try their messages in turns
         self._under_way = 0
+        self._untried = 0  # heads that are still to be begun
+        self._begun: set[Activation] = set()  # heads whose turns have not ended
 
-    @property
-    def is_at_rest(self) -> bool:
-        return self._under_way == 0
+    def is_at_rest(self, waits: Callable[[Activation], bool]) -> bool:
+        """Whether nothing is under way but turns that wait."""
+        return not self._under_way or (not self._untried and all(map(waits, self._begun)))
 
     async def run(self, suspects: list[Activation], open_: Callable[[], None], quiet: Quiet) -> None:
         """Returns when the head of each has succeeded, failed in the ordinary way, or is given up.
@@ -67,16 +69,19 @@ class Trials:
         for activation in suspects:
             activation.running = True  # set apart: no worker takes it
         untried = dict.fromkeys(suspects)
+        self._untried += len(untried)
         self._under_way += 1
         open_()
         try:
             for activation in [a for a in suspects if a.queue[0].trials]:
                 del untried[activation]
                 await self._try_again(activation, quiet)
+                self._untried -= 1
             async with asyncio.TaskGroup() as turns:
                 await self._try_first(untried, turns, quiet)
         finally:
             self._under_way -= 1
+            self._untried -= len(untried)
             for activation in untried:
                 activation.running = False
 
@@ -101,6 +106,7 @@ class Trials:
             async with self._alone(quiet) if stood_still < STANDSTILL_S else nullcontext():
                 for head in heads:
                     beside.add(await self._begin(head, turns, share))
+            self._untried -= len(chunk)
             stood_still += clock() - since
             beside = {turn for turn in beside if not turn.done()}
             while len(beside) > self._most_beside:
@@ -111,13 +117,17 @@ class Trials:
     ) -> asyncio.Task[None]:
         """Start the turn, and wait for its end at most so long."""
         faultpoints.reached("trial.before")
+        self._begun.add(head[0])
         turn = turns.create_task(self._handle(*head))
         await asyncio.wait((turn,), timeout=seconds)
         return turn
 
     async def _handle(self, activation: Activation, envelope: Envelope) -> None:
         activation.task = asyncio.current_task()
-        entry = await self._run_turn(activation, envelope)
+        try:
+            entry = await self._run_turn(activation, envelope)
+        finally:
+            self._begun.discard(activation)
         if entry is not None:
             self._committer.submit(entry)
             self._mailboxes.schedule(activation)

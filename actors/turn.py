@@ -16,6 +16,7 @@ from actors.context import Context
 from actors.control_turn import ControlTurns, DeadLetterReader
 from actors.failure import describe, reason_of
 from actors.journal import TurnGone
+from actors.ledger import Ledger, LedgerStore
 from actors.open_turns import JournalReader, OpenTurns, TurnHost
 from actors.outcomes import Outcome, Outcomes
 from actors.retry import RetryPolicy
@@ -29,17 +30,18 @@ from bus.errors import InvalidMessage, NoHandler, NonDeterministicHandler, TurnT
 from bus.registry import decode_payload, first_line
 
 
-class TurnStorage(BlobStore, DeadLetterReader, JournalReader, Protocol):
+class TurnStorage(BlobStore, DeadLetterReader, JournalReader, LedgerStore, Protocol):
     """What a turn may need of storage before it commits."""
 
 
 class TurnRunner:
     """Runs turns. It never raises for what a handler does: a failure is an outcome."""
 
-    def __init__(self, scope: Scope, storage: TurnStorage, host: TurnHost) -> None:
+    def __init__(self, scope: Scope, storage: TurnStorage, host: TurnHost, epoch: int) -> None:
         self._scope = scope
         self.blobs = Blobs(scope.domain, storage)
-        self.open_turns = OpenTurns(scope.domain, storage, self.blobs, host)
+        ledger = Ledger(scope.domain, epoch, storage)
+        self.open_turns = OpenTurns(scope.domain, storage, self.blobs, ledger, host)
         self._outcomes = Outcomes(scope, self.blobs)
         self._control = ControlTurns(scope, storage, self._outcomes, self.open_turns)
         self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words
@@ -103,6 +105,8 @@ class TurnRunner:
                 limit = self._scope.limits.turn_s
                 error = TurnTimeout(f"The turn has run longer than {limit:g} s.")
             elif _is_cancelled():
+                if activation.journal is not None:
+                    activation.journal.abandon()
                 raise
             else:
                 error = RuntimeError("something that the handler waited for was cancelled")

@@ -34,6 +34,9 @@ class WaitingTurns:
     def __len__(self) -> int:
         return len(self._since)
 
+    def holds(self, activation: Activation) -> bool:
+        return activation in self._since
+
     def waits(self, activation: Activation) -> None:
         self._since[activation] = self._host.scope.clock.now()
         self.mail(activation)

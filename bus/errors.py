@@ -12,6 +12,7 @@ CallboardError
 ├── UnknownKind               the domain has no agent of that kind
 ├── NoHandler                 the kind does not handle that message type
 ├── InvalidDomainFile         domain.yaml is wrong
+├── InvalidTool               a tool is declared wrong
 ├── SettingsError             a setting is wrong
 ├── ServiceError              a service cannot be used
 │   ├── ServiceUnavailable    it does not answer
@@ -35,7 +36,17 @@ CallboardError
 │   ├── TurnTimeout           a handler ran longer than its domain allows
 │   ├── AskFailed             the agent asked has given the message up, or not answered in time
 │   │   └── AskCycle          it waits for the asker itself, directly or through others
-│   └── PromiseExpired        nobody resolved it in time
+│   ├── PromiseExpired        nobody resolved it in time
+│   ├── ToolFailed            a tool's call has failed: it did nothing, or may be made again
+│   ├── EffectUnknown         a tool's call may have acted, and nobody can tell
+│   ├── ResultLost            a tool's call has acted, and its result cannot be kept
+│   ├── NotDone               raised by a tool: it has not acted
+│   ├── ApprovalDenied        a person has refused it, or nobody has allowed it in time
+│   └── MissingSecret         a tool needs a secret that is not there
+├── DecisionError             a promise cannot be resolved, or an approval decided
+│   ├── UnknownPromise
+│   ├── AlreadySettled        somebody else was first, or the time is up
+│   └── NotEntitled           whoever decides is not among the approvers, or has asked
 ├── TaskError                 a task cannot be found, submitted or assigned
 │   ├── UnknownTask
 │   ├── InvalidTask           its goal, input, priority, deadline or request key cannot be accepted
@@ -139,6 +150,10 @@ class NoHandler(CallboardError):
 
 class InvalidDomainFile(CallboardError):
     """domain.yaml is missing, unreadable or wrong."""
+
+
+class InvalidTool(CallboardError):
+    """A tool is declared wrong."""
 
 
 class SettingsError(CallboardError):
@@ -254,6 +269,52 @@ class AskCycle(AskFailed):
 
 class PromiseExpired(TurnError):
     """Nobody resolved the promise in time."""
+
+
+class ToolFailed(TurnError):
+    """A tool's call has failed and is not tried again; `place` is its key in the journal."""
+
+
+class EffectUnknown(TurnError):
+    """A tool's call may have acted, and nobody can tell: it is not made again."""
+
+    fix = "Look at the world outside; `callboard ledger --unknown` lists such calls."
+
+
+class ResultLost(TurnError):
+    """A tool's call has acted, and its result cannot be kept."""
+
+    fix = "Let the tool return less; the call is not made again."
+
+
+class NotDone(TurnError):
+    """Raised by a tool to say that it has not acted, and never will: the call has failed, and may be made again."""
+
+
+class ApprovalDenied(TurnError):
+    """A person has refused it, or nobody has allowed it in time; `decision` says who and when."""
+
+
+class MissingSecret(TurnError):
+    """A tool needs a secret that is not there."""
+
+
+class DecisionError(CallboardError):
+    """A promise cannot be resolved, or an approval decided."""
+
+
+class UnknownPromise(DecisionError):
+    """No promise has that id."""
+
+    fix = "`callboard approvals` lists what waits for a decision."
+
+
+class AlreadySettled(DecisionError):
+    """Somebody else was first, or the time is up; `status`, `by` and `at` say which."""
+
+
+class NotEntitled(DecisionError):
+    """Whoever decides is not among the approvers, or asks for their own approval."""
 
 
 class TaskError(CallboardError):

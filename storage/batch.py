@@ -10,7 +10,7 @@ import msgspec
 
 from bus.envelope import Outgoing
 from bus.limits import SEEN_WINDOW
-from storage.journal import Does, Flush
+from storage.journal import Does, Flush, JournalWrite
 from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
 
 Write = TurnRecord | Flush
@@ -95,11 +95,22 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
         [place for place, j in places for _ in j.consumed], [seq for j in journals for seq in j.consumed],
         json.dumps(promises) if promises else None,
         [tenant for tenant, _ in done], [id_ for _, id_ in done], [j.began_at for j in journals],
+        _calls(journaled, journals),
     ]  # fmt: skip
 
 
 def _partitions(writes: Sequence[Write], marks: Sequence[Mark]) -> list[int]:
     return sorted({write.partition for write in writes} | {mark.partition for mark in marks})
+
+
+def _calls(journaled: Sequence[Write], journals: Sequence[JournalWrite]) -> str | None:
+    """The rows of the ledger, as `write_ledger` takes them."""
+    rows = [
+        {"tenant": write.tenant, "agent": write.agent, "turn": journal.turn, **msgspec.structs.asdict(call)}
+        for write, journal in zip(journaled, journals, strict=True)
+        for call in journal.calls
+    ]
+    return json.dumps(rows) if rows else None
 
 
 def _shortest(values: list[Any]) -> list[Any]:

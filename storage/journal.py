@@ -8,6 +8,7 @@ import msgspec
 
 from bus.envelope import Outgoing
 from storage.edges import Gate
+from storage.ledger import LedgerWrite
 
 
 class Kind(StrEnum):
@@ -17,6 +18,7 @@ class Kind(StrEnum):
     SLEEP = "sleep"
     PROMISE = "promise"
     APPROVAL = "approval"
+    OUTCOME = "outcome"  # a person says what a call of a tool has done
 
 
 class Does(StrEnum):
@@ -74,6 +76,8 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The promises that the turn no longer waits for."""
     given_up: tuple[tuple[str, bool], ...] = ()
     """Asks whose branch has been given up (true), or has been waited for again since (false)."""
+    calls: tuple[LedgerWrite, ...] = ()
+    """Rows of the ledger; each change of one comes with an entry."""
 
     @property
     def leaves_trace(self) -> bool:

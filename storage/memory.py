@@ -19,6 +19,7 @@ from storage.batch import fold_marks
 from storage.chain import Transition
 from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
+from storage.ledger import EarlierCall
 from storage.memory_hosts import MemoryHosts
 from storage.memory_rows import (
     DeadLetterRow,
@@ -95,7 +96,7 @@ class MemoryStore(MemoryHosts):
         for write in writes:
             for send in write.sends:
                 check_outgoing(send)
-        self.waits.apply(fence.domain, writes, marks)
+        self.waits.apply(fence.domain, fence.epoch, writes, marks)
         self._apply(fence.domain, turns, [mark for mark in marks if not mark.open])
         numbers = self._send(writes)
         self.passing("commit.after")
@@ -309,6 +310,12 @@ class MemoryStore(MemoryHosts):
 
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
         return self.waits.load(domain, tenant, agent)
+
+    async def earlier_calls(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
+        return self.waits.earlier_calls(domain, tenant, agent, message)
+
+    async def is_gone(self, domain: str, epoch: int) -> bool:
+        return self.hosts[(domain, epoch)].gone
 
     async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         self._require_fence(fence, partitions)

@@ -64,9 +64,9 @@ class MemoryHosts:
         """What a host should keep; it gives the rest back by itself."""
         self.hosts[(fence.domain, fence.epoch)].wanted = frozenset(partitions)
 
-    def end_host(self, fence: Fence, why: str) -> None:
-        """End an epoch: from now on it writes nothing."""
-        self.hosts[(fence.domain, fence.epoch)] = HostRow(ended_why=why)
+    def end_host(self, fence: Fence, why: str, *, gone: bool = False) -> None:
+        """End an epoch: from now on it writes nothing. `gone` says that its process is known to have ended."""
+        self.hosts[(fence.domain, fence.epoch)] = HostRow(ended_why=why, gone=gone)
 
     def _require_fence(self, fence: Fence, partitions: Collection[int]) -> None:
         row = self.hosts.get((fence.domain, fence.epoch))

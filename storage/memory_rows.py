@@ -22,6 +22,7 @@ class HostRow(msgspec.Struct, kw_only=True):
     draining: bool = False
     ready: bool = False
     ended_why: str | None = None
+    gone: bool = False
 
     @property
     def is_live(self) -> bool:

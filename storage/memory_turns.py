@@ -20,11 +20,14 @@ from storage.journal import (
     PromiseWrite,
     StoredJournal,
 )
+from storage.ledger import CallStatus, EarlierCall, Effect, LedgerWrite
 from storage.memory_rows import MailRow, check_json, check_text
 from storage.records import MailPlace, Mark, TurnRecord
 
 WAKE = "callboard.wake.v1"  # as in the SQL: this room knows no agents
 WITHDRAW = "callboard.withdraw.v1"
+
+_MAY_HAVE_ACTED = (CallStatus.STARTED, CallStatus.SUCCEEDED, CallStatus.UNKNOWN)
 
 AgentKey = tuple[str, str, str]  # domain, tenant, agent
 Mail = dict[tuple[str, str, int, str], dict[int, MailRow]]
@@ -60,6 +63,15 @@ class PromiseRow(msgspec.Struct, kw_only=True):
         return self.made.kind in (Kind.ASK, Kind.SLEEP)
 
 
+class LedgerRow(msgspec.Struct, kw_only=True):
+    """One call of a tool, as it was written last."""
+
+    agent: str
+    turn: str
+    epoch: int
+    call: LedgerWrite
+
+
 class MemoryTurns:
     """The tables `turns`, `journal` and `promises` of all domains."""
 
@@ -70,6 +82,7 @@ class MemoryTurns:
         self.turns: dict[AgentKey, TurnRow] = {}
         self.journal: dict[tuple[str, str, str], list[JournalEntry]] = {}
         self.promises: dict[tuple[str, str, str], PromiseRow] = {}
+        self.ledger: dict[tuple[str, str, str], LedgerRow] = {}
 
     # -- a commit's part -----------------------------------------------------------------------------
 
@@ -106,20 +119,22 @@ class MemoryTurns:
             if mark.open and (row is None or row.message.seq != mark.seq):
                 raise StaleTurn("An open turn to be marked is gone.")
 
-    def apply(self, domain: str, writes: Sequence[TurnRecord | Flush], marks: Iterable[Mark]) -> None:
+    def apply(
+        self, domain: str, epoch: int, writes: Sequence[TurnRecord | Flush], marks: Iterable[Mark]
+    ) -> None:
         journaled = [(write, write.journal) for write in writes if write.journal is not None]
         for write, part in journaled:
             if part.does is Does.END:
                 del self.turns[(domain, write.tenant, write.agent)]
         for write, part in journaled:
-            self._apply(domain, write, part)
+            self._apply(domain, epoch, write, part)
         for mark in marks:
             if mark.open:
                 row = self.turns[(domain, mark.tenant, mark.agent)]
                 row.waiting = False
                 note(row.message, mark, self._now())
 
-    def _apply(self, domain: str, write: TurnRecord | Flush, part: JournalWrite) -> None:
+    def _apply(self, domain: str, epoch: int, write: TurnRecord | Flush, part: JournalWrite) -> None:
         key = (domain, write.tenant, write.agent)
         box = self._mail.get((domain, write.tenant, write.partition, write.agent), {})
         if part.does is Does.OPEN:
@@ -142,6 +157,10 @@ class MemoryTurns:
         for id_, given_up in part.given_up:
             if (domain, write.tenant, id_) in self.promises:
                 self.promises[(domain, write.tenant, id_)].given_up = given_up
+        for call in part.calls:
+            self.ledger[(domain, write.tenant, call.id)] = LedgerRow(
+                agent=write.agent, turn=part.turn, epoch=epoch, call=call
+            )
         for id_ in part.done:
             promise = self.promises.get((domain, write.tenant, id_))
             if promise is not None and promise.leaves_no_row:
@@ -158,6 +177,8 @@ class MemoryTurns:
         promise = self.promises.get((reply.domain, reply.tenant, reply.settles or ""))
         if promise is None or promise.status != "pending" or promise.agent != reply.agent:
             return False
+        if promise.made.kind not in (Kind.ASK, Kind.PROMISE):
+            return False
         body = json.loads(reply.payload)
         promise.status, promise.settled_by = body["status"], reply.header.sender
         if not promise.leaves_no_row:
@@ -165,11 +186,20 @@ class MemoryTurns:
         return True
 
     def settle(
-        self, domain: str, tenant: str, id_: str, *, status: str, value: str | None, by: str
+        self, domain: str, tenant: str, id_: str, *, status: str, value: str | None, by: str, digest: str = ""
     ) -> Envelope | None:
-        """Settle a promise from outside; None when it had been settled before."""
+        """Settle a promise from outside; None when it may not be settled so, or had been settled before."""
         promise = self.promises.get((domain, tenant, id_))
         if promise is None or promise.status != "pending":
+            return None
+        if promise.made.kind == Kind.APPROVAL:
+            details = json.loads(promise.made.details or "{}")
+            entitled = not details["approvers"] or by.removeprefix("external/") in details["approvers"]
+            if status not in ("approved", "denied") or not entitled or by == f"{domain}/{promise.agent}":
+                return None
+            if not details["digest"].startswith(digest):
+                return None
+        elif status != "resolved" or promise.made.kind not in (Kind.PROMISE, Kind.OUTCOME):
             return None
         if promise.made.due_at is not None and promise.made.due_at <= self._now():
             return None
@@ -310,6 +340,30 @@ class MemoryTurns:
                 if (of, owner, p.agent, p.turn) == (domain, tenant, agent, row.turn)
             ),
         )  # fmt: skip
+
+    def earlier_calls(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
+        found = []
+        for (of, owner, id_), row in self.ledger.items():
+            call = row.call
+            if (of, owner, row.agent, call.message) != (domain, tenant, agent, message):
+                continue
+            if call.effect is Effect.PURE or call.status not in _MAY_HAVE_ACTED:
+                continue
+            entry = next(
+                (
+                    e for e in self.journal.get((domain, tenant, row.turn), ())
+                    if e.key == call.key and e.kind == "call" and e.ok
+                ),
+                None,
+            )  # fmt: skip
+            found.append(
+                EarlierCall(
+                    id=id_, turn=row.turn, key=call.key, tool=call.tool, digest=call.digest, effect=call.effect,
+                    status=call.status, attempts=call.attempts, epoch=row.epoch,
+                    value=entry.value if entry else None, blob=entry.blob if entry else None,
+                )
+            )  # fmt: skip
+        return found
 
 
 def _edge(domain: str, row: PromiseRow) -> WaitEdge:

@@ -19,6 +19,7 @@ from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
 from storage.edges import Agent, Gate, Refusal, WaitEdge
 from storage.journal import JournalEntry, OpenPromise, StoredJournal
+from storage.ledger import EarlierCall
 from storage.queries import query
 from storage.records import (
     EventBatch,
@@ -235,6 +236,15 @@ class PostgresStore:
             began_at=turn["began_at"], waiting=turn["waiting"], entries=tuple(JournalEntry(**dict(row)) for row in entries),
             promises=tuple(OpenPromise(**dict(row)) for row in promises),
         )  # fmt: skip
+
+    async def earlier_calls(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("earlier_calls"), domain, tenant, agent, message)
+        return [EarlierCall(**dict(row)) for row in rows]
+
+    async def is_gone(self, domain: str, epoch: int) -> bool:
+        async with self._reader() as connection:
+            return bool(await connection.fetchval(query("host_is_gone"), domain, epoch))
 
     async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
         async with self._reader() as connection:

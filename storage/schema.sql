@@ -449,6 +449,36 @@ begin
   seq := null;
   return next;
 end $$;
+CREATE TABLE callboard.promises (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    id uuid NOT NULL,
+    agent text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    turn uuid NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL,
+    name text NOT NULL,
+    target text COLLATE pg_catalog."C",
+    message uuid,
+    gates json,
+    given_up boolean DEFAULT false NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    due_at timestamp with time zone,
+    details json,
+    value json,
+    settled_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
+CREATE FUNCTION callboard.may_decide(p callboard.promises, p_by text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+  select p_by <> p.domain || '/' || p.agent
+    and (json_array_length(p.details -> 'approvers') = 0
+         or (p.details -> 'approvers')::jsonb ? regexp_replace(p_by, '^external/', ''))
+$$;
 CREATE FUNCTION callboard.refuse_ask(p_domain text[], p_tenant text[], p_id uuid[], p_newest integer, p_value text) RETURNS TABLE(domain text, partition integer, tenant text, agent text, gone uuid)
     LANGUAGE plpgsql
     AS $$
@@ -548,7 +578,7 @@ begin
   end if;
   return query select * from wake_owners(settled);
 end $$;
-CREATE FUNCTION callboard.settle_promise(p_domain text, p_tenant text, p_id uuid, p_status text, p_value text, p_by text) RETURNS SETOF callboard.mailbox
+CREATE FUNCTION callboard.settle_promise(p_domain text, p_tenant text, p_id uuid, p_status text, p_value text, p_by text, p_digest text) RETURNS SETOF callboard.mailbox
     LANGUAGE plpgsql
     AS $$
 declare
@@ -558,6 +588,10 @@ begin
     update promises p set status = p_status, value = p_value::json, settled_by = p_by, settled_at = now()
     where p.domain = p_domain and p.tenant = p_tenant and p.id = p_id and p.status = 'pending'
       and (p.due_at is null or p.due_at > now())
+      and case when p.kind = 'approval'
+        then p_status in ('approved', 'denied') and may_decide(p, p_by)
+          and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
+        else p_status = 'resolved' and p.kind in ('promise', 'outcome') end
     returning p.*
   )
   select array_agg(done::promises) into settled from done;
@@ -583,7 +617,7 @@ begin
   ), still as (
     select f.*, (select p.ctid from promises p
                  where p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles and p.agent = f.agent
-                   and p.status = 'pending' for update) as place
+                   and p.status = 'pending' and p.kind in ('ask', 'promise') for update) as place
     from first f offset 0
   ), done as (
     update promises p
@@ -612,29 +646,6 @@ CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent t
   ) e
   limit p_limit
 $$;
-CREATE TABLE callboard.promises (
-    domain text NOT NULL COLLATE pg_catalog."C",
-    tenant text NOT NULL COLLATE pg_catalog."C",
-    id uuid NOT NULL,
-    agent text NOT NULL COLLATE pg_catalog."C",
-    partition integer NOT NULL,
-    turn uuid NOT NULL,
-    key text NOT NULL COLLATE pg_catalog."C",
-    kind text NOT NULL,
-    name text NOT NULL,
-    target text COLLATE pg_catalog."C",
-    message uuid,
-    gates json,
-    given_up boolean DEFAULT false NOT NULL,
-    status text DEFAULT 'pending'::text NOT NULL,
-    due_at timestamp with time zone,
-    details json,
-    value json,
-    settled_by text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    settled_at timestamp with time zone
-)
-WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
 CREATE FUNCTION callboard.wake_owners(p_settled callboard.promises[]) RETURNS SETOF callboard.mailbox
     LANGUAGE sql
     AS $$
@@ -646,6 +657,25 @@ CREATE FUNCTION callboard.wake_owners(p_settled callboard.promises[]) RETURNS SE
                              'at', extract(epoch from w.settled_at)::float8)
     from (select *, gen_random_uuid() as wake from unnest(p_settled)) w
   returning *
+$$;
+CREATE FUNCTION callboard.write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) RETURNS void
+    LANGUAGE sql
+    AS $$
+  insert into ledger (domain, tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status,
+                      attempts, error, approval, epoch, ended_at)
+    select distinct on (c.tenant, c.id)
+           p_domain, c.tenant, c.id, c.agent, c.message, c.task, c.turn, c.key, c.tool, c.effect, c.digest,
+           c.arguments::json, c.status, c.attempts, c.error, c.approval, p_epoch,
+           case when c.status not in ('started', 'unknown') then now() end
+    from rows from (jsonb_to_recordset(p_calls)
+      as (tenant text, id uuid, agent text, message uuid, task text, turn uuid, key text, tool text, effect text,
+          digest text, arguments text, status text, attempts smallint, error text, approval uuid)) with ordinality
+      as c(tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status, attempts, error,
+           approval, n)
+    order by c.tenant, c.id, c.n desc
+  on conflict (domain, tenant, id) do update
+    set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
+        error = excluded.error, approval = excluded.approval, epoch = excluded.epoch, ended_at = excluded.ended_at
 $$;
 CREATE TABLE callboard.agents (
     domain text NOT NULL COLLATE pg_catalog."C",
@@ -766,7 +796,8 @@ CREATE TABLE callboard.hosts (
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     ready_at timestamp with time zone,
     ended_at timestamp with time zone,
-    ended_why text
+    ended_why text,
+    gone_at timestamp with time zone
 )
 WITH (fillfactor='50');
 CREATE TABLE callboard.journal (
@@ -860,6 +891,28 @@ CREATE TABLE callboard.journal_default (
     took_ms real CONSTRAINT journal_took_ms_not_null NOT NULL,
     at timestamp with time zone DEFAULT now() CONSTRAINT journal_at_not_null NOT NULL
 );
+CREATE TABLE callboard.ledger (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    id uuid NOT NULL,
+    agent text NOT NULL COLLATE pg_catalog."C",
+    message uuid NOT NULL,
+    task text,
+    turn uuid NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
+    tool text NOT NULL,
+    effect text NOT NULL,
+    digest text NOT NULL,
+    arguments json,
+    status text NOT NULL,
+    attempts smallint NOT NULL,
+    error text,
+    approval uuid,
+    epoch bigint NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', vacuum_truncate=off);
 CREATE SEQUENCE callboard.mailbox_seq
     START WITH 1
     INCREMENT BY 1
@@ -982,6 +1035,8 @@ ALTER TABLE ONLY callboard.heartbeats
     ADD CONSTRAINT heartbeats_pkey PRIMARY KEY (domain, epoch);
 ALTER TABLE ONLY callboard.hosts
     ADD CONSTRAINT hosts_pkey PRIMARY KEY (domain, epoch);
+ALTER TABLE ONLY callboard.ledger
+    ADD CONSTRAINT ledger_pkey PRIMARY KEY (domain, tenant, id);
 ALTER TABLE ONLY callboard.mailbox
     ADD CONSTRAINT mailbox_pkey PRIMARY KEY (domain, tenant, partition, agent, seq);
 ALTER TABLE ONLY callboard.migrations
@@ -1006,7 +1061,10 @@ CREATE INDEX journal_202612_domain_tenant_turn_number_idx ON callboard.journal_2
 CREATE INDEX journal_202701_domain_tenant_turn_number_idx ON callboard.journal_202701 USING btree (domain, tenant, turn, number);
 CREATE INDEX journal_202702_domain_tenant_turn_number_idx ON callboard.journal_202702 USING btree (domain, tenant, turn, number);
 CREATE INDEX journal_default_domain_tenant_turn_number_idx ON callboard.journal_default USING btree (domain, tenant, turn, number);
+CREATE INDEX ledger_agent ON callboard.ledger USING btree (domain, tenant, agent, message);
+CREATE INDEX ledger_unknown ON callboard.ledger USING btree (domain, tenant, started_at) WHERE (status = ANY (ARRAY['started'::text, 'unknown'::text]));
 CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL));
+CREATE INDEX promises_for_people ON callboard.promises USING btree (tenant, created_at) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status = 'pending'::text));
 CREATE INDEX promises_owner ON callboard.promises USING btree (domain, tenant, agent, turn);
 CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
 CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);

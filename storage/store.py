@@ -8,6 +8,7 @@ from typing import Protocol
 from bus.envelope import Envelope
 from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
+from storage.ledger import EarlierCall
 from storage.records import (
     EventBatch,
     EventCursor,
@@ -127,6 +128,14 @@ class MailboxStore(Protocol):
         self, domain: str, partition: int, tenant: str, agent: str, message: str
     ) -> int | None:
         """The number of a message that waits in an agent's mailbox, by its id."""
+        ...
+
+    async def earlier_calls(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
+        """The calls of tools that were made for a message and have acted, or may have; the oldest first."""
+        ...
+
+    async def is_gone(self, domain: str, epoch: int) -> bool:
+        """Whether the process of a host is known to be gone."""
         ...
 
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None: ...

@@ -63,11 +63,11 @@ class Hosts:
         for running in self.running:
             await running.kill()
 
-    async def recover(self) -> None:
+    async def recover(self, *, gone: bool) -> None:
         """Give the partitions of every crashed host to a new epoch, and wait for quiet."""
         for index, running in enumerate(self.running):
             if running.crashed:
-                self._store.end_host(running.host.fence, "it crashed")
+                self._store.end_host(running.host.fence, "it crashed", gone=gone)
                 self.running[index] = self.start(running.partitions, suspect=running.partitions)
         self._transport.publish(subjects.placement(self._scope.domain), b"ended")
         await self.quiet()

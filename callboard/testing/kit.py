@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from actors.directory import Directory, DomainEntry
 from actors.domain import Domain, DomainSpec, EventSpec, KindSpec, LimitSpec, load_domain, read_domain
 from actors.queries import run_query
 from actors.scope import Scope
+from actors.secret import GivenSecrets
 from actors.values import encode_answer
 from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
@@ -30,6 +32,7 @@ from callboard.testing.post import Post, parsed
 from coordinators.equipment import SYSTEM_KINDS
 from coordinators.tasks.messages import TaskAssigned
 from storage.chain import verify_chain
+from storage.ledger import LedgerWrite
 from storage.memory import MemoryStore
 from storage.records import StoredState
 
@@ -62,6 +65,7 @@ class TestKit:
         events: Sequence[EventSpec] = (),
         topics: Mapping[str, tuple[str, ...]] | None = None,
         limits: LimitSpec | None = None,
+        secrets: Mapping[str, str] | None = None,
         start: float = START,
         system_kinds: tuple[type[Agent], ...] = SYSTEM_KINDS,
     ) -> None:
@@ -91,7 +95,9 @@ class TestKit:
             }
         )
         self._scope = Scope(loaded, directory, self.clock, random.Random(0))
+        self._scope.secrets = GivenSecrets(secrets or {})
         self._wanted_hosts = hosts
+        self.processes_are_gone = True
         self._hosts = Hosts(self._scope, loaded.spec.partitions, self.store, self.transport, self.clock)
         self._post = Post(self._scope, self.store, self.transport, tenant)
 
@@ -194,6 +200,41 @@ class TestKit:
         self._post.nudge(to)
         return True
 
+    def approvals(self) -> list[views.OpenQuestion]:
+        """What people are asked and have not answered: approvals, and what calls have done; the oldest first."""
+        return views.open_questions(self.store.waits, self.domain.name, self.tenant)
+
+    async def approve(self, id_: str, *, by: str = "tester", comment: str = "") -> bool:
+        """Approve as a person would; False when that person may not, or somebody has decided before."""
+        return await self._decide(id_, "approved", by, json.dumps({"comment": comment}))
+
+    async def deny(self, id_: str, *, by: str = "tester", comment: str = "") -> bool:
+        return await self._decide(id_, "denied", by, json.dumps({"comment": comment}))
+
+    async def say(self, id_: str, *, happened: bool, result: Any = None, again: bool = True) -> bool:
+        """Say what a call has done of which nobody knows."""
+        said = {"happened": happened, "result": result, "again": again}
+        return await self._decide(id_, "resolved", "tester", json.dumps(said))
+
+    async def _decide(self, id_: str, status: str, by: str, value: str) -> bool:
+        domain = self.domain.name
+        wake = self.store.waits.settle(
+            domain, self.tenant, id_, status=status, value=value, by=f"external/{by}"
+        )
+        if wake is None:
+            return False
+        self._post.nudge(parsed(f"{domain}/{wake.agent}"))
+        await self.quiet()
+        return True
+
+    def ledger(self, address: str | Address | None = None) -> list[LedgerWrite]:
+        """The calls of tools, of one agent or of all, in the order in which they began."""
+        return [
+            row.call
+            for (domain, tenant, _), row in self.store.waits.ledger.items()
+            if tenant == self.tenant and (address is None or str(address) == f"{domain}/{row.agent}")
+        ]
+
     async def query(self, address: str | Address, question: BaseModel, *, timeout_s: float = 5.0) -> Any:
         """The answer of a @query handler, from a copy of the committed state; raises what run_query raises."""
         return await run_query(
@@ -221,8 +262,11 @@ class TestKit:
         await self._hosts.running[host].kill()
 
     async def recover(self) -> None:
-        """Give the partitions of every crashed host to a new epoch, and wait for quiet."""
-        await self._hosts.recover()
+        """Give the partitions of every crashed host to a new epoch, and wait for quiet.
+
+        Unless `processes_are_gone`, nobody knows whether a crashed host is merely frozen.
+        """
+        await self._hosts.recover(gone=self.processes_are_gone)
 
     # -- looking at it -------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from bus.envelope import Header, header_from_json
 from bus.errors import InvalidMessage
 from bus.registry import decode_payload
 from storage.chain import Transition
+from storage.journal import Kind
 from storage.memory_rows import DeadLetterRow, MailRow
+from storage.memory_turns import MemoryTurns
 from storage.records import TaskWrite
 
 
@@ -56,6 +58,30 @@ class DeadMessage:
     header: Header
     message: BaseModel | None
     payload: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenQuestion:
+    """What a person is asked: `kind` is approval or outcome, `details` what they are shown."""
+
+    id: str
+    address: str
+    kind: str
+    name: str
+    details: dict[str, Any]
+    due_at: float | None
+
+
+def open_questions(waits: MemoryTurns, domain: str, tenant: str) -> list[OpenQuestion]:
+    return [
+        OpenQuestion(
+            id=id_, address=f"{of}/{row.agent}", kind=row.made.kind, name=row.made.name,
+            details=json.loads(row.made.details or "{}"), due_at=row.made.due_at,
+        )
+        for (of, owner, id_), row in waits.promises.items()
+        if (of, owner) == (domain, tenant) and row.status == "pending"
+        and row.made.kind in (Kind.APPROVAL, Kind.OUTCOME)
+    ]  # fmt: skip
 
 
 def step(transition: Transition, blobs: dict[str, bytes]) -> Step:

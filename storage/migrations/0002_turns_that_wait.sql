@@ -56,7 +56,7 @@ create table promises (
   partition  int not null,
   turn       uuid not null,
   key        text collate "C" not null,   -- its key in the owner's journal
-  kind       text not null,               -- ask, sleep, promise or approval
+  kind       text not null,               -- ask, sleep, promise, approval or outcome
   name       text not null,
   target     text collate "C",            -- whom an ask waits for: tenant's domain/kind/key
   message    uuid,                        -- what that one was sent
@@ -259,9 +259,18 @@ begin
   return query select * from wake_owners(settled);
 end $$;
 
--- Settles one promise from outside, once. Returns its wake-up; none when it had been settled before.
+-- Whether somebody from outside may decide: one of the approvers, or anybody where none are named; never the asker.
+create function may_decide(p promises, p_by text) returns boolean language sql immutable as $$
+  select p_by <> p.domain || '/' || p.agent
+    and (json_array_length(p.details -> 'approvers') = 0
+         or (p.details -> 'approvers')::jsonb ? regexp_replace(p_by, '^external/', ''))
+$$;
+
+-- Settles one promise from outside, once: a promise or the outcome of a call is `resolved`, an approval `approved` or
+-- `denied`. Returns its wake-up; none when it may not be settled so, or had been settled before. A digest (or the
+-- beginning of one) is that of what the person has seen.
 create function settle_promise(
-  p_domain text, p_tenant text, p_id uuid, p_status text, p_value text, p_by text
+  p_domain text, p_tenant text, p_id uuid, p_status text, p_value text, p_by text, p_digest text
 ) returns setof mailbox language plpgsql as $$
 declare
   settled promises[];
@@ -270,6 +279,10 @@ begin
     update promises p set status = p_status, value = p_value::json, settled_by = p_by, settled_at = now()
     where p.domain = p_domain and p.tenant = p_tenant and p.id = p_id and p.status = 'pending'
       and (p.due_at is null or p.due_at > now())
+      and case when p.kind = 'approval'
+        then p_status in ('approved', 'denied') and may_decide(p, p_by)
+          and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
+        else p_status = 'resolved' and p.kind in ('promise', 'outcome') end
     returning p.*
   )
   select array_agg(done::promises) into settled from done;
@@ -298,7 +311,7 @@ begin
   ), still as (
     select f.*, (select p.ctid from promises p
                  where p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles and p.agent = f.agent
-                   and p.status = 'pending' for update) as place
+                   and p.status = 'pending' and p.kind in ('ask', 'promise') for update) as place
     from first f offset 0
   ), done as (
     update promises p

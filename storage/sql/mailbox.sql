@@ -12,12 +12,13 @@ select commit_turns($1, $2, $3::int[],
 select commit_journal($1, $2, $3::int[], $4, $5::text[], $6::int[], $7::text[], $8::bigint[], $9::uuid[],
   $10::text[], $11::int[], $12::int[], $13::text[], $14::text[], $15::text[], $16::boolean[], $17::text[],
   $18::text[], $19::real[], $20::int[], $21::bigint[], $22::jsonb, $23::text[], $24::uuid[], $25::float8[]),
-  null as numbers
+  case when $26::jsonb is not null then write_ledger($1, $2, $26) end, null as numbers
 
 -- name: commit_turns_and_journal
 select commit_journal($1, $2, $3::int[], $27, $28::text[], $29::int[], $30::text[], $31::bigint[], $32::uuid[],
   $33::text[], $34::int[], $35::int[], $36::text[], $37::text[], $38::text[], $39::boolean[], $40::text[],
   $41::text[], $42::real[], $43::int[], $44::bigint[], $45::jsonb, $46::text[], $47::uuid[], $48::float8[]),
+  case when $49::jsonb is not null then write_ledger($1, $2, $49) end,
   commit_turns($1, $2, $3::int[],
   $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
   $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
@@ -64,7 +65,7 @@ order by created_at, id
 select distinct tenant, partition, agent from settle_due($1, $2, $3::int[], $4)
 
 -- name: settle_promise
-select tenant, agent, partition from settle_promise($1, $2, $3, $4, $5, $6)
+select agent, partition from settle_promise($1, $2, $3, $4, $5, $6, $7)
 
 -- name: wait_edges
 select domain, tenant, agent, id::text as id, target, made_at, gates::text as gates

@@ -245,7 +245,7 @@ class PostgresRig:
 
     async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
         row = await self._pool.fetchrow(
-            query("settle_promise"), DOMAIN, DEFAULT_TENANT, promise, "resolved", value, by
+            query("settle_promise"), DOMAIN, DEFAULT_TENANT, promise, "resolved", value, by, None
         )
         return row is not None
 

@@ -239,7 +239,7 @@ async def test_a_head_that_is_tried_alone_and_takes_long_does_not_hold_up_its_ne
         Worker.hold.set()
         await asyncio.gather(*recoveries)
         assert (kit.state(AT).done, Worker.begun["hold"]) == (["hold"], 3)
-        assert kit._running[0].host.trials.is_at_rest
+        assert kit._running[0].host.trials.is_at_rest(lambda activation: False)
 
 
 async def test_a_turn_that_outlasts_the_hand_over_runs_again_at_the_new_owner() -> None:

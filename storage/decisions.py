@@ -1,0 +1,135 @@
+"""What people decide: approvals, the outcome of a call that nobody knows, and any other promise; each once."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from bus.errors import AlreadySettled, InvalidMessage, NotEntitled, UnknownPromise
+from storage.boundary import translated
+from storage.domains import Connection
+from storage.journal import Kind
+from storage.queries import query
+
+_OUTSIDE = "external/"
+
+
+class Owner(NamedTuple):
+    """The agent that has been woken."""
+
+    domain: str
+    partition: int
+    tenant: str
+    agent: str
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A promise that somebody is asked to settle. Times are seconds since 1970, UTC; `details` is JSON text."""
+
+    id: str
+    domain: str
+    agent: str
+    kind: str
+    name: str
+    details: str | None
+    created_at: float
+    due_at: float | None
+    status: str
+    settled_by: str | None
+    settled_at: float | None
+    value: str | None
+
+
+async def waiting(
+    db: Connection, *, tenant: str, kinds: tuple[Kind, ...], pending: bool = True, limit: int = 1_000
+) -> list[Waiting]:
+    """What waits for a decision, the oldest first; with `pending` off what was decided, the newest first."""
+    name = "promises_to_settle" if pending else "promises_settled"
+    with translated():
+        rows = await db.fetch(query(name), tenant, [kind.value for kind in kinds], limit)
+    return [Waiting(**dict(row)) for row in rows]
+
+
+async def find_promise(db: Connection, id_: str, *, tenant: str) -> Waiting:
+    """The promise with that id, or the only one whose id begins so; raises UnknownPromise."""
+    digits = id_.rpartition("#")[2].strip().lower().replace("-", "")
+    if not re.fullmatch(r"[0-9a-f]{4,32}", digits):
+        raise UnknownPromise(f"{id_!r} is no promise.")
+    first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+    with translated():
+        rows = await db.fetch(query("find_promise"), tenant, first, last)
+    if not rows:
+        raise UnknownPromise(f"There is no promise {id_}.")
+    if len(rows) > 1:
+        raise UnknownPromise(f"Several promises begin with {id_}.", fix="Give more of the id.")
+    return Waiting(**dict(rows[0]))
+
+
+async def settle(
+    db: Connection,
+    promise: Waiting,
+    *,
+    tenant: str,
+    status: str,
+    value: str | None,
+    by: str,
+    digest: str | None = None,
+) -> Owner:
+    """Settle a promise, once, and leave a wake-up in its owner's mailbox. `by` is a person's name.
+
+    Raises AlreadySettled when somebody else was first or the time is up, NotEntitled, or InvalidMessage when it is of
+    another kind or `digest` is not that of what is to be approved.
+    """
+    if "\0" in by or not by.strip():
+        raise InvalidMessage("Whoever decides needs a name.", fix="Give one with --as.")
+    with translated():
+        row = await db.fetchrow(
+            query("settle_promise"), promise.domain, tenant, promise.id, status, value, _OUTSIDE + by, digest
+        )
+        if row is not None:
+            return Owner(promise.domain, row["partition"], tenant, row["agent"])
+        found = await db.fetchrow(query("why_not_settled"), promise.domain, tenant, promise.id, _OUTSIDE + by)
+    raise _why_not(promise, found, status, by, digest)
+
+
+def _why_not(promise: Waiting, now: Any, status: str, by: str, digest: str | None) -> Exception:
+    if now is None:
+        return UnknownPromise(f"There is no promise {promise.id}.")
+    if now["status"] != "pending":
+        who = (now["settled_by"] or "nobody").removeprefix(_OUTSIDE)
+        at: datetime = now["settled_at"]
+        return AlreadySettled(
+            f"{promise.name} was {now['status']} by {who} at {at:%Y-%m-%d %H:%M:%S} UTC.",
+            fix="Nothing was changed.", status=now["status"], by=who, at=at.timestamp(),
+        )  # fmt: skip
+    if now["is_due"]:
+        return AlreadySettled(
+            f"The time for {promise.name} was up at {now['due_at']:%Y-%m-%d %H:%M:%S} UTC.",
+            fix="Nothing was changed.", status="expired", by=None, at=now["due_at"].timestamp(),
+        )  # fmt: skip
+    if (promise.kind == Kind.APPROVAL) != (status in ("approved", "denied")) or promise.kind in (
+        Kind.ASK,
+        Kind.SLEEP,
+    ):
+        ways = {
+            Kind.APPROVAL: "`callboard approve` or `callboard deny` decides it.",
+            Kind.OUTCOME: "`callboard ledger settle` says what has happened.",
+            Kind.PROMISE: "`callboard promise resolve` resolves it.",
+        }
+        return InvalidMessage(
+            f"{promise.name} is of the kind {promise.kind}, and cannot be {status}.",
+            fix=ways.get(Kind(promise.kind), "Only its agent's partner, or the clock, settles it."),
+        )
+    if not now["may_decide"]:
+        names = ", ".join(msgspec.json.decode(promise.details or "{}").get("approvers", []))
+        return NotEntitled(
+            f"{by} may not decide on {promise.name}.", fix=f"One of these may: {names}." if names else ""
+        )
+    return InvalidMessage(
+        f"What is to be approved has another digest than {digest}.",
+        fix="Look at it again: `callboard approvals`.",
+    )

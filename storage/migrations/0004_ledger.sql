@@ -1,0 +1,56 @@
+-- Calls of tools: who called what, why, and what is known of the outcome.
+
+create table ledger (
+  domain     text collate "C" not null,
+  tenant     text collate "C" not null,
+  id         uuid not null,                  -- also its idempotency key
+  agent      text collate "C" not null,
+  message    uuid not null,                  -- the message whose handling called
+  task       text,
+  turn       uuid not null,
+  key        text collate "C" not null,      -- its place in the turn's journal
+  tool       text not null,
+  effect     text not null,                  -- pure, idempotent or at_most_once
+  digest     text not null,                  -- of the arguments
+  arguments  json,
+  status     text not null,                  -- started, succeeded, failed, unknown or denied
+  attempts   smallint not null,
+  error      text,
+  approval   uuid,                           -- the promise that a person has kept or broken
+  epoch      bigint not null,                -- the host that wrote this last
+  started_at timestamptz not null default now(),
+  ended_at   timestamptz,
+  primary key (domain, tenant, id)
+) with (
+  fillfactor = 70,
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0,
+  vacuum_truncate = off
+);
+create index ledger_agent on ledger (domain, tenant, agent, message);
+create index ledger_unknown on ledger (domain, tenant, started_at) where status in ('started', 'unknown');
+
+-- The ledger's part of a group commit. Of one call that is there several times the last row counts.
+create function write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) returns void language sql as $$
+  insert into ledger (domain, tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status,
+                      attempts, error, approval, epoch, ended_at)
+    select distinct on (c.tenant, c.id)
+           p_domain, c.tenant, c.id, c.agent, c.message, c.task, c.turn, c.key, c.tool, c.effect, c.digest,
+           c.arguments::json, c.status, c.attempts, c.error, c.approval, p_epoch,
+           case when c.status not in ('started', 'unknown') then now() end
+    from rows from (jsonb_to_recordset(p_calls)
+      as (tenant text, id uuid, agent text, message uuid, task text, turn uuid, key text, tool text, effect text,
+          digest text, arguments text, status text, attempts smallint, error text, approval uuid)) with ordinality
+      as c(tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status, attempts, error,
+           approval, n)
+    order by c.tenant, c.id, c.n desc
+  on conflict (domain, tenant, id) do update
+    set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
+        error = excluded.error, approval = excluded.approval, epoch = excluded.epoch, ended_at = excluded.ended_at
+$$;
+
+-- Whether the process of a host is known to be gone: only then can nothing of it act any more.
+alter table hosts add column gone_at timestamptz;
+
+-- What waits for people, and what they have decided.
+create index promises_for_people on promises (tenant, created_at)
+  where kind in ('approval', 'outcome', 'promise') and status = 'pending';

@@ -1,0 +1,55 @@
+-- Calls of tools.
+
+-- name: earlier_calls
+-- Of a message, in the turns before this one: those that may have acted, with their results.
+select l.id::text as id, l.turn::text as turn, l.key, l.tool, l.digest, l.effect, l.status, l.attempts, l.epoch, j.value::text as value, j.blob
+from ledger l
+left join journal j on j.domain = l.domain and j.tenant = l.tenant and j.turn = l.turn and j.agent = l.agent
+  and j.key = l.key and j.kind = 'call' and j.ok
+where l.domain = $1 and l.tenant = $2 and l.agent = $3 and l.message = $4 and l.effect <> 'pure'
+  and l.status in ('started', 'succeeded', 'unknown')
+order by l.started_at, l.id
+
+-- name: host_is_gone
+select gone_at is not null from hosts where domain = $1 and epoch = $2
+
+-- name: host_gone
+update hosts set gone_at = now() where domain = $1 and epoch = $2 and gone_at is null
+
+-- name: promises_to_settle
+select id::text as id, domain, agent, kind, name, details::text as details,
+       extract(epoch from created_at)::float8 as created_at, extract(epoch from due_at)::float8 as due_at, status,
+       settled_by, extract(epoch from settled_at)::float8 as settled_at, value::text as value
+from promises where tenant = $1 and kind = any ($2::text[]) and status = 'pending'
+  and kind in ('approval', 'outcome', 'promise')
+order by created_at, id limit $3
+
+-- name: promises_settled
+select id::text as id, domain, agent, kind, name, details::text as details,
+       extract(epoch from created_at)::float8 as created_at, extract(epoch from due_at)::float8 as due_at, status,
+       settled_by, extract(epoch from settled_at)::float8 as settled_at, value::text as value
+from promises where tenant = $1 and kind = any ($2::text[]) and status <> 'pending'
+order by settled_at desc, id limit $3
+
+-- name: find_promise
+-- By the beginning of its id: one probe in each domain.
+select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as details,
+       extract(epoch from p.created_at)::float8 as created_at, extract(epoch from p.due_at)::float8 as due_at, p.status,
+       p.settled_by, extract(epoch from p.settled_at)::float8 as settled_at, p.value::text as value
+from domains d, lateral (
+  select * from promises o where o.domain = d.domain and o.tenant = $1 and o.id between $2 and $3 limit 2
+) p limit 2
+
+-- name: why_not_settled
+select p.status, p.settled_by, p.settled_at, p.due_at, coalesce(p.due_at <= now(), false) as is_due,
+       p.kind <> 'approval' or may_decide(p, $4) as may_decide
+from promises p where p.domain = $1 and p.tenant = $2 and p.id = $3
+
+-- name: list_ledger
+select domain, agent, id::text as id, tool, effect, status, attempts, error, digest, arguments::text as arguments,
+       task, message::text as message, approval::text as approval,
+       extract(epoch from started_at)::float8 as started_at, extract(epoch from ended_at)::float8 as ended_at
+from ledger
+where tenant = $1 and ($2::text is null or domain = $2) and ($3::text is null or agent = $3)
+  and ($4::text is null or task = $4) and (not $5 or status in ('started', 'unknown'))
+order by started_at desc, id limit $6
