@@ -76,6 +76,7 @@ async def create_pool(
             command_timeout=60.0,
             server_settings=_settings(application, by_key),
             init=_ask_after_silence,
+            reset=_nothing_to_reset if by_key else None,
         )
         assert pool is not None
         return pool
@@ -108,6 +109,11 @@ def _settings(application: str, by_key: bool) -> dict[str, str]:
         "jit": "off",
         **(_BY_KEY if by_key else {}),
     }
+
+
+async def _nothing_to_reset(connection: Any) -> None:
+    """Hosts' reads leave nothing behind in their session, and the driver rolls an open transaction back by itself: its
+    further statement would be a round trip more for each read."""
 
 
 async def _ask_after_silence(connection: Any) -> None:

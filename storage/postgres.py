@@ -187,15 +187,10 @@ class PostgresStore:
     ) -> tuple[list[Envelope], bool]:
         below = 0 if control_only else _NO_BOUND
         async with self._reader() as connection:
-            turn = None
-            if not control_only:
-                turn = await connection.fetchrow(query("load_open_turn"), domain, tenant, agent)
             rows = await connection.fetch(
                 query("load_agent_mail"), domain, tenant, partition, agent, below, share.messages, share.size
             )
-        found = [_envelope(tenant, agent, row) for row in rows]
-        if turn is not None:
-            found.insert(0, _envelope(tenant, agent, turn, open_=True))
+        found = [_envelope(tenant, agent, row, open_=row["open"]) for row in rows]
         return found, bool(rows and rows[-1]["more"])
 
     async def mail_heads(

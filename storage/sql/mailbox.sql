@@ -98,16 +98,16 @@ select agent, seq, failures, trials, retry_at, header, payload, more
 from load_mail($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: load_agent_mail
--- Paused or not: its owner knows better than the table, which says "paused" until a resumption has committed.
-select seq, failures, trials, retry_at, header, payload, more from first_mail($1, $2, $3, $4, $5, $6, $7)
+-- The turn that is open and has something to do, then the first messages; only control messages where $5 is 0. Paused
+-- or not: its owner knows better than the table, which says "paused" until a resumption has committed.
+select true as open, t.seq, t.failures, t.trials, extract(epoch from t.retry_at)::float8 as retry_at,
+       t.header::text as header, t.payload::text as payload, false as more
+from turns t where t.domain = $1 and t.tenant = $2 and t.agent = $4 and not t.waiting and $5::bigint <> 0
+union all
+select false, seq, failures, trials, retry_at, header, payload, more from first_mail($1, $2, $3, $4, $5, $6, $7)
 
 -- name: mail_heads
 select tenant, partition, agent, seq from mail_heads($1, $2, $3, $4, $5::int[], $6)
-
--- name: load_open_turn
-select seq, failures, trials, extract(epoch from retry_at)::float8 as retry_at, header::text as header,
-       payload::text as payload
-from turns where domain = $1 and tenant = $2 and agent = $3 and not waiting
 
 -- name: load_states
 -- Also of an agent that has no state yet, and whose first turn is open.
