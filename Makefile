@@ -23,7 +23,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PACKAGES := bus storage actors coordinators pipelines serve callboard
 
-.PHONY: install run test check faults bench schema lock clean
+.PHONY: install run test check faults bench peers schema lock clean
 
 install: $(STAMP)
 
@@ -61,8 +61,17 @@ check: install
 faults: install
 	$(BIN)/python -m pytest tests/faults -m long -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
 
-bench: install
+bench: install peers
 	$(BIN)/python -m benchmarks.hops $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.steps $(BENCH_ARGS)
+
+# What Callboard is measured beside has an environment of its own, and is no dependency.
+peers: .venv-peers/.installed
+
+.venv-peers/.installed: benchmarks/peers/requirements.lock $(filter .uv/bin/uv,$(UV))
+	@test -x .venv-peers/bin/python || $(UV) venv --quiet --python "$(PYTHON)" .venv-peers
+	$(UV) pip install --quiet --python .venv-peers/bin/python --require-hashes -r benchmarks/peers/requirements.lock
+	@touch $@
 
 # What the migrations give, for people to read; a test compares it.
 schema: install
@@ -72,8 +81,9 @@ schema: install
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
 lock: $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock
+	$(UV) pip compile --group pyproject.toml:peers $(LOCK) -o benchmarks/peers/requirements.lock
 	$(UV) --version | awk '{print "uv==" $$2}' | $(UV) pip compile - $(LOCK) -o bootstrap.lock
 
 clean:
-	rm -rf .venv .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find $(PACKAGES) tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,9 +11,7 @@ recipient's mailbox; then publish it over NATS. The figure is what SQL counts in
 import argparse
 import asyncio
 import json
-import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +20,25 @@ import asyncpg
 from benchmarks.bare.database import count_hops, prepare, warm_up
 from benchmarks.bare.pair import run_pair
 from benchmarks.bare.records import PROCESSES, SCHEMA, SQL, Histogram, Orders
+from benchmarks.bare.servers import servers
 from benchmarks.machine import cpu_seconds, processor
-from callboard.services import ensure_services, find_instance
-from callboard.settings import Settings, load_settings
 
 
 async def limit(args: argparse.Namespace) -> dict[str, Any]:
     """Measure on the given servers, or on embedded ones in a folder that is removed afterwards."""
-    given = {name: url for name in ("postgres_url", "nats_url") if (url := getattr(args, name)) is not None}
-    with tempfile.TemporaryDirectory(prefix="callboard-limit-", dir="/var/tmp") as home:
-        os.chmod(home, 0o711)  # Started by root, the servers run under an account that must pass through.
-        settings = Settings.model_validate({**load_settings().model_dump(), **given, "home": Path(home)})
-        async with await ensure_services(settings) as services:
-            instance = find_instance(settings)
-            servers = {"postgres": instance.postgres_pid, "nats": instance.nats_pid} if instance else {}
-            return await measure(
-                args,
-                services.endpoints.postgres_url,
-                services.endpoints.nats_url,
-                {name: pid for name, pid in servers.items() if pid is not None},
-            )
+    async with servers(postgres_url=args.postgres_url, nats_url=args.nats_url) as (endpoints, pids):
+        return await measure(args, endpoints.postgres_url, endpoints.nats_url, pids)
 
 
 async def measure(
-    args: argparse.Namespace, postgres_url: str, nats_url: str, servers: dict[str, int]
+    args: argparse.Namespace, postgres_url: str, nats_url: str, pids: dict[str, int]
 ) -> dict[str, Any]:
     connection = await asyncpg.connect(postgres_url)
     try:
         await prepare(connection, args.agents, args.chains, args.sql)
-        if "postgres" in servers:
+        if "postgres" in pids:
             await warm_up(connection)
-        cpu = {name: cpu_seconds(pid) for name, pid in servers.items()}
+        cpu = {name: cpu_seconds(pid) for name, pid in pids.items()}
         wal = await connection.fetchval("SELECT pg_current_wal_lsn()")
         reports = await run_pair(
             [
@@ -63,7 +49,7 @@ async def measure(
                 for process in range(PROCESSES)
             ]
         )  # fmt: skip
-        cpu = {name: cpu_seconds(pid) - cpu[name] for name, pid in servers.items()}
+        cpu = {name: cpu_seconds(pid) - cpu[name] for name, pid in pids.items()}
         cpu["python"] = sum(report.cpu_s for report in reports)
         wal_bytes = await connection.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), $1)::bigint", wal)
         hops = await count_hops(connection, args.chains)

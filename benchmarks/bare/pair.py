@@ -2,26 +2,44 @@
 
 import sys
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
 from benchmarks.bare.records import Orders, Report
 
+R = TypeVar("R")
+
 
 async def run_pair(orders: list[Orders]) -> list[Report]:
-    """Raises RuntimeError if a process ends without its report; none is left behind."""
+    """The pair that makes hops."""
+    return await run_processes("benchmarks.bare.process", orders, Report)
+
+
+async def run_processes(
+    module: str,
+    orders: list[Orders],
+    report: type[R],
+    before: Callable[[], Awaitable[None]] | None = None,
+) -> list[R]:
+    """One process of the module for each of the orders, all started at once, after `before` has been awaited.
+
+    Raises RuntimeError if a process ends without its report; none is left behind.
+    """
     processes = [
-        await create_subprocess_exec(sys.executable, "-m", "benchmarks.bare.process", stdin=PIPE, stdout=PIPE)
-        for _ in orders
+        await create_subprocess_exec(sys.executable, "-m", module, stdin=PIPE, stdout=PIPE) for _ in orders
     ]
     try:
         for process, order in zip(processes, orders, strict=True):
             _tell(process, msgspec.json.encode(order))
         for process in processes:
             await _hear(process)
+        if before is not None:
+            await before()
         for process in processes:
             _tell(process, b"go")
-        reports = [msgspec.json.decode(await _hear(process), type=Report) for process in processes]
+        reports = [msgspec.json.decode(await _hear(process), type=report) for process in processes]
         for process in processes:
             await process.wait()
         return reports

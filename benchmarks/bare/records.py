@@ -65,6 +65,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     postgres_url: str
     nats_url: str
     sql: str
+    steps: int = 0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

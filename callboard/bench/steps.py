@@ -21,14 +21,13 @@ from storage.intake import Incoming
 from storage.queries import query
 
 DOMAIN = "steps"
-WARM_UP_TURNS = 200
-WARM_UP_STEPS = 10
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """So many turns at once, each of an agent of its own and with so many steps, one after another."""
+    """So many turns, dealt out to so many agents that work at the same time; each with so many steps in sequence."""
 
     hosts: int
+    agents: int
     turns: int
     steps: int
 
@@ -45,6 +44,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     turns: int
     steps_a_turn: int
+    agents: int
     seconds: float
     hosts: int
     host_mib: int
@@ -55,23 +55,29 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 async def measure(load: Load, progress: Callable[[str], None]) -> Report:
     """Run the load on a deployment of its own; raises ServiceUnavailable when the hosts stop making progress."""
     async with rig(DOMAIN, load.hosts, progress) as on:
-        await drive(on, "warm-up", WARM_UP_TURNS, WARM_UP_STEPS)
-        progress(f"{load.turns:,} turns of {load.steps:,} steps")
-        return await report(on, load, await drive(on, "turn", load.turns, load.steps))
+        await drive(on, "warm-up", Load(hosts=load.hosts, agents=200, turns=200, steps=10))
+        progress(f"{load.turns:,} turns of {load.steps:,} steps, {min(load.agents, load.turns):,} at once")
+        return await report(on, load, await drive(on, "worker", load))
 
 
-async def drive(on: Rig, name: str, turns: int, steps: int) -> Any:
-    """Start the turns and wait for their end; return the database's time before."""
+async def drive(on: Rig, name: str, load: Load) -> Any:
+    """Give the turns to agents of this name and wait for their end; return the database's time before."""
     before, turns_before = await on.count("bench_journaled"), await on.count("bench_transitions")
     start = await on.now()
-    work = sys.modules["stepping.agents"].Work(steps=steps)  # loaded with the domain
+    work = sys.modules["stepping.agents"].Work(steps=load.steps)  # loaded with the domain
     await on.give(
         [
-            Incoming(to=Address(DOMAIN, "worker", f"{name}-{n}"), message=work, sender="external/bench")
-            for n in range(turns)
+            Incoming(
+                to=Address(DOMAIN, "worker", f"{name}-{n * load.agents // load.turns}"),
+                message=work,
+                sender="external/bench",
+            )
+            for n in range(load.turns)
         ]
     )
-    await on.finished("bench_journaled", before + turns * (steps + 1), turns=turns_before + turns)
+    await on.finished(
+        "bench_journaled", before + load.turns * (load.steps + 1), turns=turns_before + load.turns
+    )
     return start
 
 
@@ -97,6 +103,7 @@ async def report(on: Rig, load: Load, start: Any) -> Report:
         steps=steps,
         turns=load.turns,
         steps_a_turn=load.steps,
+        agents=load.agents,
         seconds=round(row["seconds"], 3),
         hosts=len(hosts),
         host_mib=max((host.rss_bytes for host in hosts), default=0) // 2**20,

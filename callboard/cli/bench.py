@@ -51,14 +51,15 @@ async def hops(
 @asynchronous
 async def steps(
     hosts: Annotated[int, typer.Option(min=1, max=64, help="Host processes.")] = 2,
-    turns: Annotated[int, typer.Option(min=1, help="Turns at once, each of an agent of its own.")] = 1_000,
+    agents: Annotated[int, typer.Option(min=1, help="Agents that work at the same time.")] = 1_000,
+    turns: Annotated[int, typer.Option(min=1, help="Turns in all, dealt out to the agents.")] = 1_000,
     count: Annotated[int, typer.Option("--steps", min=1, help="Steps of each turn, one after another.")] = 10,
     as_json: Json = False,
 ) -> None:
     """Journaled steps a second: call a function, record its result, go on. In a deployment of its own."""
     from callboard.bench.steps import Load, measure
 
-    _show(await measure(Load(hosts=hosts, turns=turns, steps=count), note), as_json)
+    _show(await measure(Load(hosts=hosts, agents=agents, turns=turns, steps=count), note), as_json)
 
 
 @app.command()

@@ -33,18 +33,18 @@ async def on(deployment: Deployment, services: Endpoints) -> Rig:
 
 
 async def test_every_step_is_counted_in_the_journal(on: Rig, deployment: Deployment) -> None:
-    await steps.drive(on, "warm-up", 3, 2)
-    load = steps.Load(hosts=2, turns=20, steps=5)
-    start = await steps.drive(on, "turn", load.turns, load.steps)
+    await steps.drive(on, "warm-up", steps.Load(hosts=2, agents=3, turns=3, steps=2))
+    load = steps.Load(hosts=2, agents=10, turns=20, steps=5)
+    start = await steps.drive(on, "worker", load)
     report = await steps.report(on, load, start)
-    assert (report.steps, report.turns, report.steps_a_turn, report.hosts) == (100, 20, 5, 2)
+    assert (report.steps, report.turns, report.agents, report.hosts) == (100, 20, 10, 2)
     assert report.steps_per_s == pytest.approx(100 / report.seconds, rel=0.05)  # which is rounded
     assert 0 < report.p50_ms <= report.p99_ms
     assert report.mean_group > 1
     states = await deployment.fetch(
-        "select distinct state ->> 'steps' from agents where agent like 'worker/turn-%'"
+        "select distinct state ->> 'steps' from agents where agent like 'worker/worker-%'"
     )
-    assert states == [("5",)]
+    assert states == [("10",)]
 
     await deployment.fetch("delete from journal where ctid = (select max(ctid) from journal)")
     with pytest.raises(ServiceUnavailable, match=r"99 steps of 20 turns .* 100 of 20 were asked for"):

@@ -1,0 +1,1 @@
+"""A deployment of plain processes, without Ray, whose hosts and servers can be killed."""
