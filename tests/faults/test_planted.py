@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callboard.services import Services
-from tests.faults import faults
+from tests.faults import outages, points
 from tests.faults.chaos_run import Fault, hunt, seed_of
 
 WITHIN_S = 120.0
@@ -19,10 +19,10 @@ DISORDER = "out of order|left out"  # what comes too late is missing until it co
 @pytest.mark.parametrize(
     ("planted", "hosts", "chosen", "sign"),
     [
-        ("fence_off", 1, [faults.stop_before_commit], "that it did not own"),
+        ("fence_off", 1, [points.stop_before_commit], "that it did not own"),
         ("deduplication_off", 2, [], "twice"),
         ("publish_before_commit", 2, [], DISORDER),
-        ("no_reload", 2, [faults.drop_deliveries], DISORDER),
+        ("no_reload", 2, [outages.drop_deliveries], DISORDER),
         ("order_of_arrival", 2, [], DISORDER),
         ("cursor_runs_ahead", 2, [], "left out"),
         ("assigned_twice", 1, [], "was assigned 2 times"),
