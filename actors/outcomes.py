@@ -180,6 +180,7 @@ class Outcomes:
             tasks=tuple(puts.tasks),
             task_events=tuple(puts.task_events),
             journal=journal,
+            task=envelope.header.task,
         )
         activation.undead.update(puts.undead)
         activation.version = version

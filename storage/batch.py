@@ -59,7 +59,7 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
         [o.partition for o in outgoing], [o.agent for o in outgoing],
         _shortest([o.control for o in outgoing]), _all_or_none([o.settles for o in outgoing]),
         [o.header.id for o in outgoing], [o.header_json for o in outgoing], [o.payload for o in outgoing],
-        rare,
+        rare, _all_or_none([t.task for t in turns]),
     ]  # fmt: skip
 
 

@@ -104,6 +104,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tasks: tuple[TaskWrite, ...] = ()
     task_events: tuple[TaskEvent, ...] = ()
     journal: JournalWrite | None = None  # of a turn that has waited, and ends
+    task: str | None = None  # of its message
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True, gc=False):

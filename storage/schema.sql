@@ -236,7 +236,7 @@ begin
     from jsonb_to_recordset(p_rare -> 'task_events')
       as e(tenant text, task uuid, number int, kind text, body text);
 end $$;
-CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_tenant text[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_settles uuid[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb) RETURNS bigint[]
+CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_tenant text[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_settles uuid[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb, t_task text[]) RETURNS bigint[]
     LANGUAGE plpgsql
     AS $$
 declare
@@ -287,9 +287,10 @@ begin
           using errcode = 'CB002';
       end if;
     end if;
-    insert into transitions (domain, tenant, agent, version, body, prev, hash)
-      select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
-      from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
+    insert into transitions (domain, tenant, agent, version, body, prev, hash, task)
+      select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash, t.task
+      from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash, t_task)
+        as t(tenant, agent, version, body, prev, hash, task);
   end if;
   if cardinality(o_id) > 0 then
     select array_agg(nextval('mailbox_seq') - case when coalesce(o_control[n], o_control[1])
@@ -980,7 +981,8 @@ CREATE TABLE callboard.transitions (
     at timestamp with time zone DEFAULT now() NOT NULL,
     body json NOT NULL,
     prev bytea NOT NULL,
-    hash bytea NOT NULL
+    hash bytea NOT NULL,
+    task text COLLATE pg_catalog."C"
 )
 PARTITION BY RANGE (at);
 CREATE TABLE callboard.transitions_default (
@@ -991,7 +993,8 @@ CREATE TABLE callboard.transitions_default (
     at timestamp with time zone DEFAULT now() CONSTRAINT transitions_at_not_null NOT NULL,
     body json CONSTRAINT transitions_body_not_null NOT NULL,
     prev bytea CONSTRAINT transitions_prev_not_null NOT NULL,
-    hash bytea CONSTRAINT transitions_hash_not_null NOT NULL
+    hash bytea CONSTRAINT transitions_hash_not_null NOT NULL,
+    task text COLLATE pg_catalog."C"
 );
 CREATE TABLE callboard.turns (
     domain text NOT NULL COLLATE pg_catalog."C",
@@ -1073,6 +1076,8 @@ CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC
 CREATE INDEX timers_due ON callboard.timers USING btree (domain, partition, due_at);
 CREATE INDEX transitions_agent ON ONLY callboard.transitions USING btree (domain, tenant, agent, version);
 CREATE INDEX transitions_default_domain_tenant_agent_version_idx ON callboard.transitions_default USING btree (domain, tenant, agent, version);
+CREATE INDEX transitions_task ON ONLY callboard.transitions USING btree (tenant, task, at) WHERE (task IS NOT NULL);
+CREATE INDEX transitions_default_tenant_task_at_idx ON callboard.transitions_default USING btree (tenant, task, at) WHERE (task IS NOT NULL);
 CREATE INDEX turns_to_run ON callboard.turns USING btree (domain, partition) WHERE (NOT waiting);
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202611_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202612_domain_tenant_turn_number_idx;
@@ -1080,3 +1085,4 @@ ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202701_dom
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202702_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_default_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.transitions_agent ATTACH PARTITION callboard.transitions_default_domain_tenant_agent_version_idx;
+ALTER INDEX callboard.transitions_task ATTACH PARTITION callboard.transitions_default_tenant_task_at_idx;

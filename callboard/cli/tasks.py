@@ -11,6 +11,7 @@ from callboard.cli.agents import carried_out
 from callboard.cli.connection import opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
+from callboard.cli.task_timeline import show_task_timeline
 from callboard.cli.task_view import COLOURS, short, show_task
 from callboard.cli.terminal import ago, console, emit, note, plain, table
 
@@ -101,12 +102,29 @@ async def fail(
 
 
 @asynchronous
-async def task(identity: Identity, as_json: Json = False) -> int:
+async def task(
+    identity: Identity,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Show the turns of all its agents as a tree with bars of time.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="With --timeline: turns to show.")] = 200,
+    as_json: Json = False,
+) -> int:
     """Show one task with its log and its result. The exit code is 1 when it failed."""
-    from storage.inspect import find_task, list_dead_letters_of_task, list_task_events, paused_of
+    from storage.inspect import (
+        find_task,
+        list_dead_letters_of_task,
+        list_task_events,
+        paused_of,
+        task_timeline,
+    )
 
     async with opened() as at:
         found = await find_task(at.db, identity, tenant=at.tenant)
+        if timeline:
+            turns = await task_timeline(at.db, found.ref, tenant=at.tenant, limit=limit)
+            emit(turns) if as_json else show_task_timeline(found, turns)
+            return 1 if found.status == "failed" else 0
         events = await list_task_events(at.db, found.domain, found.id, tenant=at.tenant)
         letters = await list_dead_letters_of_task(at.db, found.ref, tenant=at.tenant)
         paused = [] if found.finished_at else await paused_of(at.db, found.workers, tenant=at.tenant)

@@ -35,6 +35,7 @@ from storage.inspect.deployment import (
 )
 from storage.inspect.history import LAST_VERSION, ChainVerdict, Transition, list_history, verify_history
 from storage.inspect.past import PastState, state_at
+from storage.inspect.task_timeline import Branch, TaskTimeline, task_timeline, tree_of
 from storage.inspect.tasks import TaskEventView, TaskView, find_task, list_task_events, list_tasks
 from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
 from storage.inspect.turns import OpenTurn, PromiseView
@@ -44,6 +45,7 @@ __all__ = [
     "LAST_VERSION",
     "AgentRow",
     "AgentView",
+    "Branch",
     "BrokenLink",
     "Call",
     "ChainVerdict",
@@ -58,6 +60,7 @@ __all__ = [
     "PromiseView",
     "TableSize",
     "TaskEventView",
+    "TaskTimeline",
     "TaskView",
     "Timeline",
     "Transition",
@@ -84,6 +87,8 @@ __all__ = [
     "paused_at_work",
     "paused_of",
     "state_at",
+    "task_timeline",
+    "tree_of",
     "verify_all",
     "verify_history",
     "view_agent",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -113,13 +113,17 @@ async def agent_timeline(
 def turn_of(address: str, row: Transition) -> Turn:
     """A turn as its transition has it."""
     body = json.loads(row.body)
-    calls = body.get("calls", [])
+    return made_turn(address, row.version, row.at.timestamp(), body["message"]["header"], body)
+
+
+def made_turn(address: str, version: int, committed: float, header: Any, body: Any) -> Turn:
+    """A turn of what its transition's body says, without the payload and the state."""
+    calls = body.get("calls") or []
     return Turn(
-        address=address, version=row.version, journal=body.get("turn"), decision=body["decision"],
-        lifecycle=body["lifecycle"], header=msgspec.convert(body["message"]["header"], Header),
-        began=body.get("began", body["at"]),
-        ended=body["at"] if "turn" in body else max(row.at.timestamp(), body["at"]),
-        failures=body.get("failures", 0), notes=body["notes"],
+        address=address, version=version, journal=body.get("turn"), decision=body["decision"],
+        lifecycle=body["lifecycle"], header=msgspec.convert(header, Header), began=body.get("began") or body["at"],
+        ended=body["at"] if body.get("turn") else max(committed, body["at"]), failures=body.get("failures") or 0,
+        notes=body["notes"],
         calls=[
             Call(number=c["number"], key=c["key"], kind=c["kind"], name=c["name"], ok=c["ok"])
             for c in calls[:CALLS]
@@ -209,9 +213,3 @@ def made_at(id_: str) -> float | None:
     except ValueError:
         return None
     return (number.int >> 80) / 1000 if number.version == 7 else None
-
-
-def span_of(turns: Iterable[Turn], now: float) -> tuple[float, float]:
-    """From the first message's sending to the last turn's end."""
-    first = min((min(t.header.sent_at, t.began) for t in turns), default=now)
-    return first, max((now if t.ended is None else t.ended for t in turns), default=now)

@@ -143,9 +143,11 @@ create table transitions (
   at      timestamptz not null default now(),
   body    json not null,                     -- canonical bytes, stored verbatim: the hash covers them
   prev    bytea not null,
-  hash    bytea not null                     -- sha256(prev || body)
+  hash    bytea not null,                    -- sha256(prev || body)
+  task    text collate "C"                   -- of which its message is a part, as the body has it: for the index
 ) partition by range (at);
 create index transitions_agent on transitions (domain, tenant, agent, version);
+create index transitions_task on transitions (tenant, task, at) where task is not null;
 create table transitions_default partition of transitions default;
 
 create table dead_letters (
@@ -278,7 +280,7 @@ begin
 end $$;
 
 -- The group commit: one call, one round trip, all or nothing. Arrays of one prefix belong together: t_ the turns
--- (t_seq is null where nothing is consumed), s_ the states (folded: s_turn is the place of its agent's last turn),
+-- (t_seq is null where nothing is consumed; t_task may be empty), s_ the states (folded: s_turn is the place of its agent's last turn),
 -- o_ the outgoing messages in send order (o_settles is the promise that a reply settles: it becomes a wake-up of
 -- the promise's owner if it is the first, and nothing otherwise). Where all elements are the same, tenant, schema,
 -- lifecycle, domain, control and settles may have one element: unnest pads the rest with null.
@@ -291,7 +293,7 @@ create function commit_turns(
   s_turn int[], s_from bigint[], s_schema int[], s_lifecycle text[], s_state text[],
   o_tenant text[], o_domain text[], o_partition int[], o_agent text[], o_control boolean[], o_settles uuid[],
   o_id uuid[], o_header text[], o_payload text[],
-  p_rare jsonb
+  p_rare jsonb, t_task text[]
 ) returns bigint[] language plpgsql as $$
 declare
   c_seq bigint[] := array_remove(t_seq, null);
@@ -344,9 +346,10 @@ begin
       end if;
     end if;
 
-    insert into transitions (domain, tenant, agent, version, body, prev, hash)
-      select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash
-      from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash) as t(tenant, agent, version, body, prev, hash);
+    insert into transitions (domain, tenant, agent, version, body, prev, hash, task)
+      select p_domain, t.tenant, t.agent, t.version, t.body::json, t.prev, t.hash, t.task
+      from unnest(t_tenant, t_agent, t_version, t_body, t_prev, t_hash, t_task)
+        as t(tenant, agent, version, body, prev, hash, task);
   end if;
 
   if cardinality(o_id) > 0 then

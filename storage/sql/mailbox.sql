@@ -5,7 +5,7 @@ select commit_turns($1, $2, $3::int[],
   $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
   $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
   $17::text[], $18::text[], $19::int[], $20::text[], $21::boolean[], $22::uuid[], $23::uuid[], $24::text[],
-  $25::text[], $26::jsonb) as numbers
+  $25::text[], $26::jsonb, $27::text[]) as numbers
 
 -- name: commit_journal
 -- Flushes that send nothing, in a group without turns.
@@ -15,15 +15,15 @@ select commit_journal($1, $2, $3::int[], $4, $5::text[], $6::int[], $7::text[], 
   case when $26::jsonb is not null then write_ledger($1, $2, $26) end, null as numbers
 
 -- name: commit_turns_and_journal
-select commit_journal($1, $2, $3::int[], $27, $28::text[], $29::int[], $30::text[], $31::bigint[], $32::uuid[],
-  $33::text[], $34::int[], $35::int[], $36::text[], $37::text[], $38::text[], $39::boolean[], $40::text[],
-  $41::text[], $42::real[], $43::int[], $44::bigint[], $45::jsonb, $46::text[], $47::uuid[], $48::float8[]),
-  case when $49::jsonb is not null then write_ledger($1, $2, $49) end,
+select commit_journal($1, $2, $3::int[], $28, $29::text[], $30::int[], $31::text[], $32::bigint[], $33::uuid[],
+  $34::text[], $35::int[], $36::int[], $37::text[], $38::text[], $39::text[], $40::boolean[], $41::text[],
+  $42::text[], $43::real[], $44::int[], $45::bigint[], $46::jsonb, $47::text[], $48::uuid[], $49::float8[]),
+  case when $50::jsonb is not null then write_ledger($1, $2, $50) end,
   commit_turns($1, $2, $3::int[],
   $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
   $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
   $17::text[], $18::text[], $19::int[], $20::text[], $21::boolean[], $22::uuid[], $23::uuid[], $24::text[],
-  $25::text[], $26::jsonb) as numbers
+  $25::text[], $26::jsonb, $27::text[]) as numbers
 
 -- name: turn_committed
 -- By its hash: another host may have reached that version meanwhile, with another turn.

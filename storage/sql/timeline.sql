@@ -48,3 +48,27 @@ cross join lateral (
   ) near
   where strpos(near.body::text, '{"id":"' || w.id || '","to":') > 0 limit 1
 ) t
+
+-- name: timeline_of_task
+-- The turns of a task, wherever they were, from its beginning on: without payloads and states, which may be large.
+select t.domain || '/' || t.agent as address, t.version, t.at, (b.message -> 'header')::text as header,
+       json_build_object('decision', b.decision, 'lifecycle', b.lifecycle, 'at', b.at, 'began', b.began,
+                         'failures', b.failures, 'turn', b.turn, 'notes', b.notes, 'calls', b.calls,
+                         'sends', b.sends)::text as body
+from (
+  select domain, agent, version, at, body from transitions where tenant = $1 and task = $2
+  order by at, domain, agent, version limit $3
+) t
+cross join lateral json_to_record(t.body)
+  as b(decision text, lifecycle text, at float8, began float8, failures int, turn text, message json, notes json,
+       calls json, sends json)
+order by t.at, t.domain, t.agent, t.version
+
+-- name: timeline_of_task_count
+-- How many there are, up to a limit.
+select count(*) from (select from transitions where tenant = $1 and task = $2 limit $3) t
+
+-- name: timeline_open_of_task
+-- The turns of a task that have not ended.
+select domain || '/' || agent as address from turns where tenant = $1 and header ->> 'task' = $2
+order by began_at limit $3
