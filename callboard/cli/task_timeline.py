@@ -176,10 +176,11 @@ class Drawing:
 
     def _short(self, address: str) -> str:
         """Without the task's own domain; a task's agent without its id."""
-        kind, _, key = clean(address.removeprefix(f"{self._domain}/")).rpartition("/")
+        domain, kind, key = clean(address).split("/", 2)
         if kind == "task":
             return "task"
-        return f"{kind}/{key if len(key) <= _LONGEST_KEY else key[: _LONGEST_KEY // 2] + '…'}"
+        short = key if len(key) <= _LONGEST_KEY else key[: _LONGEST_KEY // 2] + "…"
+        return f"{kind}/{short}" if domain == self._domain else f"{domain}/{kind}/{short}"
 
 
 def _all(branch: Branch) -> Iterator[Turn]:
@@ -191,11 +192,7 @@ def _all(branch: Branch) -> Iterator[Turn]:
 
 
 def _kind(turn: Turn) -> str:
-    return (
-        turn.address.rpartition("/")[0]
-        if turn.address.count("/") == 2
-        else "/".join(turn.address.split("/")[:2])
-    )
+    return "/".join(turn.address.split("/", 2)[:2])
 
 
 def _likeness(branch: Branch) -> tuple[str, str, str]:

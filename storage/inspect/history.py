@@ -7,8 +7,9 @@ from datetime import datetime
 import msgspec
 
 from bus.address import Address
+from storage.boundary import translated
 from storage.domains import Connection
-from storage.inspect.rows import fetch_all
+from storage.inspect.rows import fetch_all, in_index_order
 from storage.inspect.verify import verify_agent
 
 LAST_VERSION = 2**63 - 1
@@ -41,7 +42,9 @@ async def list_history(
 ) -> list[Transition]:
     """A page of an agent's history, newest first, of the versions below one."""
     place = (address.domain, tenant, address.agent)
-    return await fetch_all(db, Transition, "inspect_history", *place, below, limit)
+    with translated():
+        async with in_index_order(db) as snapshot:
+            return await fetch_all(snapshot, Transition, "inspect_history", *place, below, limit)
 
 
 async def verify_history(db: Connection, address: Address, *, tenant: str) -> ChainVerdict:

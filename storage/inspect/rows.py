@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+
+import asyncpg
 
 from storage.boundary import translated
 from storage.domains import Connection, all_domains, find_domain
@@ -17,6 +20,22 @@ async def fetch_all(db: Connection, record: type[R], name: str, *arguments: Any)
     with translated():
         rows = await db.fetch(query(name), *arguments)
     return [record(**dict(row)) for row in rows]
+
+
+@asynccontextmanager
+async def in_index_order(db: Connection) -> AsyncIterator[Any]:
+    """A snapshot in which a page is read along an index, and nothing else.
+
+    With statistics that lag behind, a plan would sort all that is left of a history for each page of it.
+    """
+    if isinstance(db, asyncpg.Pool):
+        async with db.acquire() as connection, in_index_order(connection) as snapshot:
+            yield snapshot
+        return
+    async with db.transaction(isolation="repeatable_read", readonly=True):
+        for way in ("sort", "incremental_sort", "seqscan", "bitmapscan"):
+            await db.execute(f"set local enable_{way} = off")
+        yield db
 
 
 async def domain_names(db: Connection, domain: str | None) -> Sequence[str]:

@@ -20,7 +20,7 @@ from bus.errors import BrokenChain
 from storage.boundary import translated
 from storage.chain import JOURNAL, MISSING, NEWEST, Chain, Link, Tip
 from storage.domains import Connection
-from storage.inspect.rows import domain_names
+from storage.inspect.rows import domain_names, in_index_order
 from storage.queries import query
 
 PAGE = 5_000  # transitions, and agents, in memory
@@ -145,15 +145,9 @@ class Walk:
             yield ended
 
     async def _read(self) -> tuple[list[Any], list[Any]]:
-        if isinstance(self._db, asyncpg.Pool):
-            async with self._db.acquire() as connection:
-                return await self._read_from(connection)
-        return await self._read_from(self._db)
-
-    async def _read_from(self, db: Any) -> tuple[list[Any], list[Any]]:
         tenant, agent, version = self._place
         after = 2**63 - 1 if version is None else version
-        async with db.transaction(isolation="repeatable_read", readonly=True):
+        async with in_index_order(self._db) as db:
             links = await db.fetch(
                 query("verify_links"), self._domain, tenant, agent, after, *self._upto, self._page
             )

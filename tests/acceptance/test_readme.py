@@ -60,6 +60,12 @@ def test_the_first_agent_runs_and_keeps_its_count(program: Program, hello: Path)
     assert json.loads(second.stdout) == {"greeting": "Hello Ada, you are number 2."}
     agent = json.loads(program("agent", "hello/greeter/main", "--json").stdout)
     assert agent["state"] == {"greetings": 2}
+    past = json.loads(program("agent", "hello/greeter/main", "--at", "1", "--json").stdout)
+    assert past["state"] == {"greetings": 1}
+    assert "callboard.task.v1" in program("agent", "hello/greeter/main", "--timeline").stdout
+    task = json.loads(program("tasks", "--json").stdout)[0]["id"]
+    assert "greeter/main  callboard.task.v1" in program("task", task, "--timeline").stdout
+    assert json.loads(program("verify", "--json").stdout)["intact"] is True
 
 
 def test_every_command_of_the_readme_exists() -> None:

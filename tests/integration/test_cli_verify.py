@@ -10,7 +10,9 @@ import pytest
 
 from callboard.services import Endpoints
 from storage.inspect import verify_all
+from storage.inspect.rows import in_index_order
 from storage.inspect.verify import AgentVerdict, Place, Walk
+from storage.queries import query
 from tests.integration.cli import Cli, desk_at_work, note, until
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
@@ -167,3 +169,19 @@ async def test_agents_that_go_on_meanwhile_are_no_broken_ones(desk: Deployment) 
             await until(have_gone_on)
     assert [agent.broken for agent in seen] == [None] * 5
     assert sum(agent.length for agent in seen) > 25
+
+
+async def test_a_page_is_read_along_the_index_whatever_the_statistics_say(desk: Deployment) -> None:
+    """Sorting what is left of the history for each page would take the square of its length."""
+    await desk.pool.execute("analyze transitions")  # they will say 25
+    await desk.pool.execute(
+        "insert into transitions (domain, tenant, agent, version, body, prev, hash)"
+        " select 'desk', 'default', 'clerk/' || n % 100, n, '{}', '', '' from generate_series(1, 20000) n"
+    )
+    sql = query("verify_links")
+    for place, value in enumerate(("'desk'", "''", "''", "0", "'z'", "''", "100"), start=1):
+        sql = sql.replace(f"${place}", value)
+    async with in_index_order(desk.pool) as db:
+        plan = "\n".join(row[0] for row in await db.fetch(f"explain {sql}"))
+    assert "Merge Append" in plan
+    assert "Seq Scan on transitions" not in plan
