@@ -101,9 +101,17 @@ def test_a_signal_in_the_middle_of_a_statement_of_its_start_leaves_nothing_behin
 ) -> None:
     process = started(alone, "up", CALLBOARD_FAULTS=f"{point}=stop")
     read_until(process, f"fault fired: {point}")
+    wait_until_it_stands_still(process.pid)  # it says so before it is
     process.send_signal(how)
     process.send_signal(signal.SIGCONT)
     assert_stopped_whole(alone, process, how)
+
+
+def wait_until_it_stands_still(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def assert_stopped_whole(alone: Program, process: subprocess.Popen[str], how: signal.Signals) -> None:
