@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.agent import Agent, AgentType, agent_type
+from actors.schedule import ScheduleSpec, check_schedules
 from bus.address import require_word
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import CLAIM_CHECK_BYTES, PAYLOAD_BYTES
@@ -169,6 +170,7 @@ class DomainSpec(_Strict):
     kinds: tuple[KindSpec, ...]
     events: tuple[EventSpec, ...] = ()
     topics: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    schedules: tuple[ScheduleSpec, ...] = ()
     tasks: TaskSpec = TaskSpec()
     members: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # by skill; filled in by registration
     input: str | None = None  # how `callboard run` feeds a file in, as module:function
@@ -197,7 +199,8 @@ class DomainSpec(_Strict):
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
-    "kinds": KindSpec, "events": EventSpec, "tasks": TaskSpec, "hosts": HostSpec, "limits": LimitSpec
+    "kinds": KindSpec, "events": EventSpec, "schedules": ScheduleSpec, "tasks": TaskSpec, "hosts": HostSpec,
+    "limits": LimitSpec,
 }  # fmt: skip
 
 
@@ -304,6 +307,7 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
             )
     if spec.tasks.to is not None and spec.tasks.to.partition("/")[0] not in kinds:
         raise InvalidDomainFile(f"The tasks go to {spec.tasks.to}, which is no kind of the domain.")
+    check_schedules(spec.schedules, kinds, spec.limits.claim_check_bytes)
     return Domain(spec, kinds)
 
 

@@ -201,6 +201,7 @@ class Holdings:
             if self._held.get(partition) is holding:
                 holding.open = True
         self._host.cycles.taken_over(holdings)
+        self._host.schedules.taken_over(holdings)
         for activation in self._host.mailboxes.roster.in_partitions(holdings.keys()):
             self._host.mailboxes.schedule(activation)
 

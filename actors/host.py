@@ -27,6 +27,7 @@ from actors.mailboxes import Mailboxes
 from actors.outbound import Outbound
 from actors.outcomes import Outcome
 from actors.ready import ReadyQueue
+from actors.schedules import Schedules
 from actors.scope import Scope
 from actors.slice import Slice
 from actors.sweep import Sweep
@@ -74,6 +75,7 @@ class Host:
         )  # fmt: skip
         self.cycles = CycleWatch(scope, store, transport)
         self.holdings = Holdings(self, transport)
+        self.schedules = Schedules(scope, fence, partitions, store, transport, self.holdings, self.fenced)
         self.timers = Timers(scope.clock, fence, store, self.holdings, self.fenced)
         self.sweep = Sweep(scope, store, self.mailboxes, self.holdings.open_partitions)
         self.mailboxes.may_run = self.holdings.may_run
@@ -97,7 +99,8 @@ class Host:
         services = [
             self.committer.run(), self.mailboxes.roster.load_states(), self.holdings.run(),
             self.timers.run(), self.sweep.run(), evict_idle(self.scope, self.mailboxes), self._end_overdue(),
-            self.waiting.run(), self.cycles.run(), *(work() for work in self.extra_work),
+            self.waiting.run(), self.cycles.run(), self.schedules.run(),
+            *(work() for work in self.extra_work),
         ]  # fmt: skip
         tasks = self._tasks = {asyncio.create_task(self.guarded(c)) for c in services}
         for _ in range(self.scope.limits.concurrent_turns):

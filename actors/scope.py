@@ -60,6 +60,7 @@ class Scope:
         self.domain = domain.name
         self.kinds = domain.kinds
         self.events = domain.events
+        self.schedules = domain.spec.schedules
         self.limits: LimitSpec = domain.spec.limits
         self.directory = directory
         self.clock = clock

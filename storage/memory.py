@@ -45,6 +45,7 @@ from storage.records import (
     TaskWrite,
     TurnRecord,
 )
+from storage.schedules import Firing, ScheduleRow
 
 CONTROL_OFFSET = 2**62  # what is taken off a control message's number
 NO_BOUND = 2**63 - 1  # above every message's number
@@ -75,6 +76,7 @@ class MemoryStore(MemoryHosts):
         self.blobs: dict[tuple[str, str, str], bytes] = {}
         self.seen: dict[tuple[str, str, str], float] = {}
         self.event_cursors: dict[str, EventCursor] = {}
+        self.schedules: dict[tuple[str, str], ScheduleRow] = {}
         self.sent: list[Outgoing] = []
         """All that turns have sent, timers included, in the order of their commits."""
         self.waits = MemoryTurns(self.mail, self._post, lambda: self.now())
@@ -377,6 +379,36 @@ class MemoryStore(MemoryHosts):
         ]
         return {id_: envelope.seq for id_, envelope in taken if envelope is not None}
 
+    # -- schedules -----------------------------------------------------------------------------------
+
+    async def read_schedules(self, domain: str) -> tuple[float, list[ScheduleRow]]:
+        rows = [row for (of, _), row in sorted(self.schedules.items()) if of == domain]
+        return self.now(), rows
+
+    async def keep_schedules(self, fence: Fence, rows: Sequence[ScheduleRow]) -> None:
+        self._require_fence(fence, (0,))
+        names = {row.name for row in rows}
+        for domain, name in list(self.schedules):
+            if domain == fence.domain and name not in names:
+                del self.schedules[(domain, name)]
+        for row in rows:
+            before = self.schedules.get((fence.domain, row.name))
+            if before is not None and (before.cron, before.timezone) == (row.cron, row.timezone):
+                row = msgspec.structs.replace(row, next_at=before.next_at, last_at=before.last_at)
+            self.schedules[(fence.domain, row.name)] = row
+
+    async def fire_schedule(self, fence: Fence, firing: Firing) -> bool:
+        self._require_fence(fence, (0,))
+        place = (fence.domain, firing.name)
+        row = self.schedules.get(place)
+        if row is None or row.next_at != firing.due or row.next_at > self.now():
+            return False
+        last_at = self.now() if firing.messages else row.last_at
+        self.schedules[place] = msgspec.structs.replace(row, next_at=firing.next_at, last_at=last_at)
+        window_s = SEEN_WINDOW.total_seconds()
+        sent = [self.accept(message, key=key, window_s=window_s) for key, message in firing.messages]
+        return any(envelope is not None for envelope in sent)
+
     # -- what the intake and the clock do in production -------------------------------
 
     def accept(
@@ -398,11 +430,13 @@ class MemoryStore(MemoryHosts):
         )
 
     def next_timer(self, domain: str, partitions: Collection[int]) -> float | None:
-        """When the first timer of these partitions is due, or the clock settles the first promise."""
+        """When the first timer of these partitions is due, the clock settles the first promise, or a schedule comes."""
         timer = next((timer.due_at for timer in self._timers_of(domain, partitions)), None)
-        return min(
-            (at for at in (timer, self.waits.next_due(domain, partitions)) if at is not None), default=None
-        )
+        scheduled = [
+            row.next_at for (of, _), row in self.schedules.items() if of == domain and 0 in partitions
+        ]
+        promised = self.waits.next_due(domain, partitions)
+        return min([*scheduled, *(at for at in (timer, promised) if at is not None)], default=None)
 
     def _timers_of(self, domain: str, partitions: Collection[int]) -> list[TimerRow]:
         mine = [t for t in self.timers if t.message.domain == domain and t.message.partition in partitions]

@@ -14,6 +14,7 @@ import msgspec
 from bus import faultpoints
 from bus.envelope import Envelope, header_from_json
 from bus.errors import Fenced, InvalidPayload, StorageUnavailable
+from bus.limits import SEEN_WINDOW
 from storage.batch import Write, commit_call, event_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
@@ -33,6 +34,7 @@ from storage.records import (
     StoredState,
     TurnRecord,
 )
+from storage.schedules import Firing, ScheduleRow
 
 _NO_BOUND = 2**63 - 1  # above every message's number
 # A journal's first entries may be a little older than its turn's row says: clocks differ, but not by so much.
@@ -311,6 +313,32 @@ class PostgresStore:
         async with self._reader() as connection:
             rows = await connection.fetch(query("accept_events"), *event_arguments(fence, cursor, batch))
         return {row["id"]: row["seq"] for row in rows}
+
+    # -- schedules -----------------------------------------------------------------------------------
+
+    async def read_schedules(self, domain: str) -> tuple[float, list[ScheduleRow]]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("read_schedules"), domain)
+        found = [{key: value for key, value in row.items() if key != "now"} for row in rows]
+        return rows[0]["now"], [ScheduleRow(**row) for row in found if row["name"] is not None]
+
+    async def keep_schedules(self, fence: Fence, rows: Sequence[ScheduleRow]) -> None:
+        await self._execute(
+            "keep_schedules", fence.domain, fence.epoch, [r.name for r in rows], [r.cron for r in rows],
+            [r.timezone for r in rows], [r.recipient for r in rows], [r.catch_up for r in rows],
+            [r.next_at for r in rows],
+        )  # fmt: skip
+
+    async def fire_schedule(self, fence: Fence, firing: Firing) -> bool:
+        f = firing
+        async with self._reader() as connection:
+            sent = await connection.fetch(
+                query("fire_schedule"), fence.domain, fence.epoch, f.name, f.due, f.next_at,
+                [key for key, _ in f.messages], SEEN_WINDOW, f.tenant, f.partition, f.agent,
+                [message.header.id for _, message in f.messages],
+                [message.header_json for _, message in f.messages], f.payload,
+            )  # fmt: skip
+        return bool(sent)
 
     # -- the host's own row --------------------------------------------------------------------------
 

@@ -331,6 +331,25 @@ begin
     end loop;
   end loop;
 end $$;
+CREATE FUNCTION callboard.fire_schedule(p_domain text, p_epoch bigint, p_name text, p_due double precision, p_next_at double precision, p_keys text[], p_window interval, p_tenant text, p_partition integer, p_agent text, p_id uuid[], p_header text[], p_payload text) RETURNS SETOF callboard.mailbox
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform require_fence(p_domain, p_epoch, '{0}');
+  update schedules
+    set next_at = to_timestamp(p_next_at),
+        last_at = case when cardinality(p_keys) > 0 then now() else last_at end
+    where domain = p_domain and name = p_name and next_at = to_timestamp(p_due) and next_at <= now();
+  if not found then
+    return;
+  end if;
+  return query select * from accept_messages(
+    p_keys, p_window,
+    array_fill(p_domain, array[cardinality(p_keys)]), array_fill(p_tenant, array[cardinality(p_keys)]),
+    array_fill(p_partition, array[cardinality(p_keys)]), array_fill(p_agent, array[cardinality(p_keys)]),
+    array_fill(false, array[cardinality(p_keys)]), p_id, p_header,
+    array_fill(p_payload, array[cardinality(p_keys)]));
+end $$;
 CREATE FUNCTION callboard.fire_timers(p_domain text, p_epoch bigint, p_partitions integer[], p_limit integer) RETURNS SETOF callboard.mailbox
     LANGUAGE plpgsql
     AS $$
@@ -383,6 +402,22 @@ begin
   return exists (select from agents where domain = p_domain and tenant = p_tenant and agent = p_agent
                    and lifecycle = 'paused')
     or exists (select from turns where domain = p_domain and tenant = p_tenant and agent = p_agent);
+end $$;
+CREATE FUNCTION callboard.keep_schedules(p_domain text, p_epoch bigint, p_name text[], p_cron text[], p_timezone text[], p_recipient text[], p_catch_up text[], p_next_at double precision[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform require_fence(p_domain, p_epoch, '{0}');
+  delete from schedules where domain = p_domain and name <> all (p_name);
+  insert into schedules as s (domain, name, cron, timezone, recipient, catch_up, next_at)
+    select p_domain, g.name, g.cron, g.timezone, g.recipient, g.catch_up, to_timestamp(g.next_at)
+    from unnest(p_name, p_cron, p_timezone, p_recipient, p_catch_up, p_next_at)
+      as g(name, cron, timezone, recipient, catch_up, next_at)
+    on conflict (domain, name) do update
+      set recipient = excluded.recipient, catch_up = excluded.catch_up, cron = excluded.cron,
+          timezone = excluded.timezone,
+          next_at = case when (s.cron, s.timezone) = (excluded.cron, excluded.timezone) then s.next_at
+                         else excluded.next_at end;
 end $$;
 CREATE FUNCTION callboard.load_mail(p_domain text, p_tenant text, p_partition integer, p_after text, p_agents integer, p_each integer, p_each_bytes bigint, p_bytes bigint) RETURNS TABLE(agent text, seq bigint, failures smallint, trials smallint, retry_at double precision, header text, payload text, more boolean)
     LANGUAGE plpgsql STABLE
@@ -926,6 +961,17 @@ CREATE TABLE callboard.migrations (
     digest text NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
+CREATE TABLE callboard.schedules (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    name text NOT NULL COLLATE pg_catalog."C",
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    recipient text NOT NULL,
+    catch_up text NOT NULL,
+    next_at timestamp with time zone NOT NULL,
+    last_at timestamp with time zone
+)
+WITH (fillfactor='50');
 CREATE TABLE callboard.seen (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text NOT NULL COLLATE pg_catalog."C",
@@ -1046,6 +1092,8 @@ ALTER TABLE ONLY callboard.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
 ALTER TABLE ONLY callboard.promises
     ADD CONSTRAINT promises_pkey PRIMARY KEY (domain, tenant, id);
+ALTER TABLE ONLY callboard.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (domain, name);
 ALTER TABLE ONLY callboard.seen
     ADD CONSTRAINT seen_pkey PRIMARY KEY (domain, tenant, key);
 ALTER TABLE ONLY callboard.task_events

@@ -21,6 +21,7 @@ from storage.records import (
     StoredState,
     TurnRecord,
 )
+from storage.schedules import Firing, ScheduleRow
 
 
 class TurnStore(Protocol):
@@ -178,5 +179,21 @@ class EventStore(Protocol):
         ...
 
 
-class HostStore(TurnStore, AskStore, MailboxStore, OwnershipStore, EventStore, Protocol):
+class ScheduleStore(Protocol):
+    """Where the schedules of domains are kept. Writing raises Fenced unless the epoch owns the first partition."""
+
+    async def read_schedules(self, domain: str) -> tuple[float, list[ScheduleRow]]:
+        """The time that it is for storage, and the schedules by name."""
+        ...
+
+    async def keep_schedules(self, fence: Fence, rows: Sequence[ScheduleRow]) -> None:
+        """These are all that the domain has; one that comes when it came before keeps its next occurrence."""
+        ...
+
+    async def fire_schedule(self, fence: Fence, firing: Firing) -> bool:
+        """Send the messages and move on to the next occurrence; False when there was nothing to send (any more)."""
+        ...
+
+
+class HostStore(TurnStore, AskStore, MailboxStore, OwnershipStore, EventStore, ScheduleStore, Protocol):
     """All that a host needs."""

@@ -17,6 +17,7 @@ from callboard.cli import (
     domains,
     retention,
     run,
+    schedules,
     status,
     tasks,
     up,
@@ -52,7 +53,7 @@ def _everywhere(
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     run.run, up.up, up.down, status.status, tasks.task, agents.agents, agents.agent, agents.pause,
-    agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, verify.verify, version.version,
+    agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, schedules.schedules, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)

@@ -16,6 +16,7 @@ from actors.agent import Agent, agent_type
 from actors.directory import Directory, DomainEntry
 from actors.domain import Domain, DomainSpec, EventSpec, KindSpec, LimitSpec, load_domain, read_domain
 from actors.queries import run_query
+from actors.schedule import ScheduleSpec, check_schedules
 from actors.scope import Scope
 from actors.secret import GivenSecrets
 from actors.values import encode_answer
@@ -45,7 +46,7 @@ class TestKit:
     """One domain on `hosts` hosts in this event loop; use it with `async with`.
 
     `domain_folder_or_kinds` is a folder with a domain.yaml, or agent classes; those need the `domain`'s name,
-    and may have `events`, `topics` and `limits` as domain.yaml would declare them. Messages to domains in
+    and may have `events`, `topics`, `schedules` and `limits` as domain.yaml would declare them. Messages to domains in
     `others` are accepted and stay in their mailboxes: `sent` shows them.
 
     Addresses are `domain/kind/key`; everything happens in `tenant`. Reads show committed rows only.
@@ -64,6 +65,7 @@ class TestKit:
         others: Iterable[str] = (),
         events: Sequence[EventSpec] = (),
         topics: Mapping[str, tuple[str, ...]] | None = None,
+        schedules: Sequence[ScheduleSpec] = (),
         limits: LimitSpec | None = None,
         secrets: Mapping[str, str] | None = None,
         start: float = START,
@@ -80,9 +82,11 @@ class TestKit:
                 kinds=tuple(KindSpec.model_validate({"class": "given:Kind"}) for _ in kinds),
                 events=tuple(events),
                 topics=dict(topics or {}),
+                schedules=tuple(schedules),
                 limits=limits or LimitSpec(),
             )
             loaded = Domain(spec, {kind.kind: kind for kind in kinds})
+            check_schedules(spec.schedules, loaded.kinds, spec.limits.claim_check_bytes)
         self.domain = loaded
         self.tenant = tenant
         self.clock = VirtualClock(start)

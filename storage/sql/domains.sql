@@ -6,6 +6,9 @@ with swept as (
   delete from mailbox where domain = $1 and not exists (select from domains where domain = $1)
 ), swept_timers as (
   delete from timers where domain = $1 and not exists (select from domains where domain = $1)
+), swept_schedules as (  -- what a removed domain has missed is not made up for
+  delete from schedules where domain = $1 and not exists (
+    select from domains where domain = $1 and state in ('active', 'asleep'))
 )
 insert into domains (domain, partitions, spec, kinds, home, code) values ($1, $2, $3, $4::text[], $5, $6)
 on conflict (domain) do update
@@ -32,6 +35,7 @@ where d.domain = $1 and d.state = 'asleep'
   and (exists (select from mailbox m where m.domain = $1  -- below zero: it passes its queue
                  and m.seq + case when m.seq < 0 then 4611686018427387904 else 0 end > d.asleep_after)
        or exists (select from timers where domain = $1 and due_at <= now())
+       or exists (select from schedules where domain = $1 and next_at <= now())
        or exists (select from promises where domain = $1 and status = 'pending' and due_at <= now()))
 returning d.domain
 
