@@ -11,6 +11,7 @@ import msgspec
 from bus.address import parse_address
 from storage.boundary import translated
 from storage.domains import Connection
+from storage.inspect.rows import in_index_order
 from storage.inspect.timeline import Turn, made_turn, still_open, with_calls
 from storage.inspect.turns import find_open_turn
 from storage.queries import query
@@ -58,7 +59,8 @@ class TaskTimeline(msgspec.Struct, frozen=True, kw_only=True):
 async def task_timeline(db: Connection, ref: str, *, tenant: str, limit: int = 200) -> TaskTimeline:
     """The tree of a task (`domain/id`): found by an index, however long the histories of its agents are."""
     with translated():
-        rows = await db.fetch(query("timeline_of_task"), tenant, ref, limit)
+        async with in_index_order(db) as snapshot:
+            rows = await snapshot.fetch(query("timeline_of_task"), tenant, ref, limit)
         total = len(rows)
         if total == limit:
             total = await db.fetchval(query("timeline_of_task_count"), tenant, ref, _COUNTED)
