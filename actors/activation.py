@@ -28,7 +28,7 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "blocked_until", "ended", "hash", "held", "held_size", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
+        "agent", "alive", "apart", "at_work", "blocked_until", "cancelled", "ended", "hash", "held", "held_size", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
         "more_control", "overdue", "parked", "parking", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
         "state_json", "task", "tenant", "type", "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
@@ -59,6 +59,8 @@ class Activation:
             False  # one of its turns is open, and has not been read yet: nothing may run before it
         )
         self.parking = False  # it is being put away
+        self.at_work: Envelope | None = None  # the message whose handler is in memory
+        self.cancelled: str | None = None  # why that handler has to end: its task was cancelled
         self.ended: int | None = (
             None  # the number of the turn that ended last here, perhaps not committed yet
         )

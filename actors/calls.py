@@ -261,6 +261,7 @@ class DurableCalls(ABC):
         asked = question(action, details, approvers)
         name = f"{action} {asked.digest[:16]}"
         if journal.recorded(place, Kind.APPROVAL, name) is None and journal.open_promise(place) is None:
+            await journal.proceed()
             journal.promise(place, Kind.APPROVAL, name, due_at=self._due_at(timeout), details=asked.to_json())
             await self._flush()
         outcome = await self._outcome(place)

@@ -9,7 +9,7 @@ from actors.branch import current
 from bus.address import Address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, header_to_json, new_id
 from bus.errors import HopLimitExceeded, InvalidMessage, PayloadTooLarge
-from storage.records import TaskEvent, TaskWrite
+from storage.records import CancelWrite, TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.journal import Journal
@@ -24,7 +24,7 @@ class Consequences:
     """
 
     __slots__ = (
-        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "destroys", "journal", "notes", "sends",
+        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "notes", "sends",
         "task_events", "tasks", "undead",
     )  # fmt: skip
 
@@ -41,6 +41,7 @@ class Consequences:
         self.notes: list[str] = []
         self.tasks: list[TaskWrite] = []
         self.task_events: list[TaskEvent] = []
+        self.cancels: list[CancelWrite] = []
         self.undead: list[int] = []  # dead letters that are taken back
         self.destroys = False  # the agent's state goes
 

@@ -29,7 +29,7 @@ from bus.errors import (
 )
 from bus.registry import encode_json, encode_payload, wire_name_of
 from storage.ledger import EarlierCall
-from storage.records import TaskEvent, TaskWrite
+from storage.records import CancelWrite, TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -241,6 +241,10 @@ class Context(TaskReports, DurableCalls):
     def close(self) -> None:
         """The turn has ended: what is asked of it from now on, by a task left behind, can no longer happen."""
         self._closed = True
+
+    def record_cancellation(self, why: str) -> None:
+        """Have every host end what is part of this task: for the task's own agent only."""
+        self._puts.cancels.append(CancelWrite(task=self.address.key, why=why))
 
     def record_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
         """Write a task's row and lines of its log when the turn commits: for the task's own agent only."""

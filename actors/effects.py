@@ -135,6 +135,7 @@ class Call:
 
     async def _make_freely(self) -> JournalEntry:
         """A call that changes nothing outside is a step with a row in the ledger."""
+        await self._journal.proceed()
         given = self._read_secrets()
         entry = await self._until_done(given, 0)
         return await self._written(entry) if entry.ok else entry
@@ -149,6 +150,7 @@ class Call:
             if journal.has(f"{place}!{attempt}"):
                 intent = self._recorded_intent(attempt)
             else:
+                await journal.proceed()
                 earlier = None
                 if attempt == 1:
                     earlier = await self._turn._earlier_call(self.tool.name, self.bound.digest, place)

@@ -19,6 +19,7 @@ import msgspec
 from actors.activation import Activation
 from actors.blobs import BlobsUnavailable
 from actors.books import size_of
+from actors.cancelling import Cancelling
 from actors.committer import Committer, Entry
 from actors.cycles import CycleWatch
 from actors.eviction import evict_idle
@@ -67,6 +68,7 @@ class Host:
         self.mailboxes = Mailboxes(scope, store, self.ready)
         self.turns = TurnRunner(scope, store, self, fence.epoch)
         self.waiting = WaitingTurns(self)
+        self.cancelling = Cancelling(self)
         self.committer = Committer(fence, store, self, group_limit=scope.limits.turns_per_commit)
         self.outbound = Outbound(fence.epoch, transport, self._deliver_local)
         self.trials = Trials(
@@ -96,10 +98,11 @@ class Host:
 
     async def run(self) -> str:
         """Work until this incarnation ends; return why it ended."""
+        await self.cancelling.begin()
         services = [
             self.committer.run(), self.mailboxes.roster.load_states(), self.holdings.run(),
             self.timers.run(), self.sweep.run(), evict_idle(self.scope, self.mailboxes), self._end_overdue(),
-            self.waiting.run(), self.cycles.run(), self.schedules.run(),
+            self.waiting.run(), self.cycles.run(), self.schedules.run(), self.cancelling.run(),
             *(work() for work in self.extra_work),
         ]  # fmt: skip
         tasks = self._tasks = {asyncio.create_task(self.guarded(c)) for c in services}
@@ -194,14 +197,17 @@ class Host:
                     envelope = turn
                     self.mailboxes.came_back(activation, turn.seq)
             if outcome is None:
+                activation.at_work = envelope
                 outcome = await self.turns.run(activation, envelope)
         except BlobsUnavailable as error:
             _logger.warning("a turn of %s waits for storage: %s", activation.agent, error)
             self._again_later(activation, envelope, error.journaled)
         finally:
             activation.running = False
+            activation.at_work = None
             put_away = activation.parking
-            if activation.overdue or put_away:
+            if activation.overdue or put_away or activation.cancelled is not None:
+                activation.cancelled = None
                 activation.overdue = activation.parking = False
                 uncancel()
             if self.waiting:
@@ -309,6 +315,10 @@ class Host:
         self._running.pop(activation, None)
         if not self._running:
             self._quiet.set()
+
+    def in_memory(self) -> list[Activation]:
+        """Those whose handlers run or wait in memory."""
+        return [*self._running, *self.waiting]
 
     async def quiet(self, timeout_s: float) -> None:
         """Wait until no turn runs, at most so long."""

@@ -146,6 +146,16 @@ class Mailboxes:
         here."""
         self._refills.want_new(self.roster.activation(tenant, agent, partition))
 
+    def reopen(self, tenant: str, agent: str, partition: int) -> None:
+        """A turn of the agent that may have been put away is to run again, though nothing wakes it."""
+        activation = self.roster.activation(tenant, agent, partition, first=True)
+        if activation.journal is not None or activation.running or activation.refilling:
+            return
+        if activation.parked:
+            activation.parked, activation.lacks_turn = False, True
+        if activation.lacks_turn or not activation.loaded:
+            self._refills.want(activation)
+
     def refill(self, activation: Activation, *, control_only: bool = False) -> None:
         """Read the agent's mailbox again, because Postgres holds more of it than the queue."""
         self._refills.want(activation, control_only=control_only)

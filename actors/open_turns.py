@@ -13,7 +13,7 @@ from actors.journal import Journal
 from actors.ledger import Ledger
 from bus import faultpoints
 from bus.envelope import Envelope, Outgoing, header_from_json
-from bus.errors import InvalidMessage, StorageUnavailable
+from bus.errors import InvalidMessage, StorageUnavailable, TaskCancelled
 from storage.journal import Flush, JournalWrite, StoredJournal
 
 
@@ -60,6 +60,9 @@ class OpenTurns:
                 "A control message's turn cannot wait.", fix="Send the agent a message instead."
             )
         activation.journal = self._journal(activation, envelope, ctx.now)
+        why = activation.cancelled
+        if why is not None:
+            activation.journal.end_early(lambda: TaskCancelled(why))
         return activation.journal
 
     async def reopen(self, activation: Activation, wake: Envelope) -> Envelope | None:

@@ -11,7 +11,7 @@ from actors.blobs import Blobs
 from actors.context import Context
 from actors.failure import describe, reason_of
 from actors.retry import RetryPolicy
-from actors.saga import Ending
+from actors.saga import CANCELLED, Ending
 from actors.scope import Scope
 from actors.supervision import Directive
 from actors.task_messages import TROUBLE
@@ -74,6 +74,16 @@ class Outcomes:
         return self._record(
             activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,
             activation.lifecycle, dead,
+        )  # fmt: skip
+
+    def cancel(self, activation: Activation, envelope: Envelope, ctx: Context, why: str) -> TurnRecord:
+        """The message's task was cancelled: it is handled no further, and nobody need look after it."""
+        empty = Context(self._scope, envelope, ctx.now)
+        empty.explain("cancelled", reason=why)
+        empty.answer_failed(CANCELLED, why)
+        return self._record(
+            activation, envelope, empty, CANCELLED, activation.state_json, activation.schema_version,
+            activation.lifecycle,
         )  # fmt: skip
 
     def hold_back(self, activation: Activation, envelope: Envelope, error: Exception) -> Mark:
@@ -179,6 +189,7 @@ class Outcomes:
             undead=tuple(puts.undead),
             tasks=tuple(puts.tasks),
             task_events=tuple(puts.task_events),
+            cancels=tuple(puts.cancels),
             journal=journal,
             task=envelope.header.task,
         )

@@ -19,6 +19,7 @@ from bus.registry import describe_validation
 COMPENSATE = "compensate"  # an entry: this will undo what was done before it
 UNDO = "undo"  # an entry: a compensation has run
 UNWIND = "unwind"  # an entry: the turn is given up, and nothing but its compensations runs from here on
+CANCELLED = "cancelled"  # the reason of a turn whose task was cancelled
 UNWIND_AT = "#unwind"
 
 COMPENSATION_RETRY = RetryPolicy()

@@ -11,8 +11,11 @@ from typing import Any
 from actors.directory import Directory
 from actors.domain import Domain, LimitSpec
 from actors.secret import GivenSecrets, Secrets
+from actors.task_messages import TASK_KIND
+from bus.envelope import Envelope
 from bus.errors import UnknownKind
 
+_LEADS = f"{TASK_KIND}/"
 _SLACK_S = 0.001  # an event loop's clock is coarse; a callback must not come before its time
 
 
@@ -67,7 +70,17 @@ class Scope:
         self.rng = rng or random.Random()
         self.secrets: Secrets = GivenSecrets()
         self.is_outdated: Callable[[], Awaitable[bool]] = _never
+        self.cancelled: dict[tuple[str, str], str] = {}
+        """Why tasks were cancelled, by tenant and reference, as far as this host knows."""
         self._topics = domain.spec.topics
+
+    def why_cancelled(self, envelope: Envelope) -> str | None:
+        """Why the message is not to be handled: the task that it is part of was cancelled. The agent that leads the
+        task still hears of it."""
+        task = envelope.header.task
+        if task is None or not self.cancelled or envelope.is_control or envelope.agent.startswith(_LEADS):
+            return None
+        return self.cancelled.get((envelope.tenant, task))
 
     def subscribers(self, topic: str) -> tuple[str, ...]:
         """The agents (`kind/key`) subscribed to a topic; raises UnknownKind for an undeclared one."""

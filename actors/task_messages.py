@@ -102,6 +102,18 @@ class Decline(BaseModel):
     note: str = ""
 
 
+@message("callboard.cancel_task.v1")
+class CancelTask(BaseModel):
+    """End the task, and everything that it has started."""
+
+    reason: str
+
+
+@message("callboard.task_stopped.v1")
+class TaskStopped(BaseModel):
+    """Nothing of a cancelled task runs any more, and none of its turns is open."""
+
+
 TROUBLE = "callboard.task_trouble.v1"
 
 

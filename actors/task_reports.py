@@ -13,6 +13,7 @@ from actors.consequences import Consequences
 from actors.task_messages import (
     MAX_PARTS,
     Bid,
+    CancelTask,
     Decline,
     TaskCompleted,
     TaskFailure,
@@ -57,6 +58,15 @@ class TaskReports(ABC):
     def fail(self, reason: str, *, task: str | None = None) -> None:
         """End the task as failed; raise an error instead to have the message tried again."""
         self._report(TaskFailure(reason=_cut(reason)), task)
+
+    def cancel_task(self, reason: str, *, task: str | None = None) -> None:
+        """End the task as cancelled, with every turn, ask, step and timer that it has started, this agent's too.
+
+        Compensations run. Raises InvalidMessage without a reason.
+        """
+        if not reason.strip():
+            raise InvalidMessage("A task is cancelled for a reason.", fix="Give one.")
+        self._report(CancelTask(reason=_cut(reason)), task)
 
     def split(self, parts: int) -> None:
         """Let the task complete by itself when so many parts (at most 1,000) have reported their results.

@@ -20,13 +20,20 @@ from actors.ledger import Ledger, LedgerStore
 from actors.open_turns import JournalReader, OpenTurns, TurnHost
 from actors.outcomes import Outcome, Outcomes
 from actors.retry import RetryPolicy
-from actors.saga import Ending
+from actors.saga import CANCELLED, Ending
 from actors.scope import Scope
 from actors.task_messages import TaskWork
 from actors.threads import in_thread
 from actors.unwinding import uncancel, undo
 from bus.envelope import Envelope
-from bus.errors import InvalidMessage, NoHandler, NonDeterministicHandler, TurnTimeout, UnknownKind
+from bus.errors import (
+    InvalidMessage,
+    NoHandler,
+    NonDeterministicHandler,
+    TaskCancelled,
+    TurnTimeout,
+    UnknownKind,
+)
 from bus.registry import decode_payload, first_line
 
 
@@ -94,6 +101,8 @@ class TurnRunner:
             if doomed is None or activation.journal is None or activation.journal.is_closed:
                 raise
             return doomed
+        except TaskCancelled as cancelled:
+            return doomed or _ending(envelope, CANCELLED, cancelled.message)
         except GeneratorExit:
             activation.instance = None
             raise
@@ -104,6 +113,8 @@ class TurnRunner:
             if activation.overdue:
                 limit = self._scope.limits.turn_s
                 error = TurnTimeout(f"The turn has run longer than {limit:g} s.")
+            elif activation.cancelled is not None:
+                error = RuntimeError("its task was cancelled")
             elif _is_cancelled():
                 if activation.journal is not None:
                     activation.journal.abandon()
@@ -114,6 +125,7 @@ class TurnRunner:
             error = raised
         except BaseException as raised:  # sys.exit(), the panic of a library written in Rust
             error = RuntimeError(f"{type(raised).__name__}: {first_line(raised)}")
+        doomed = doomed or _cut_short(activation, envelope)
         if doomed is not None and not isinstance(error, NonDeterministicHandler):
             return doomed
         return await self._failed(activation, envelope, ctx, error, policy)
@@ -128,10 +140,12 @@ class TurnRunner:
     ) -> Outcome | Ending:
         """Everything that may fail: the reading, the handler, the record."""
         if doomed is not None:
-            journal = activation.journal
-            if journal is None or not journal.has_results or self._kills(envelope):
+            journal, words = activation.journal, doomed.error
+            is_cancelled = doomed.reason == CANCELLED
+            if journal is None or self._kills(envelope) or not (is_cancelled or journal.has_results):
                 return doomed
-            journal.end_early(TurnGone)  # the handler only says again what undoes its results
+            # The handler only says again what undoes its results.
+            journal.end_early((lambda: TaskCancelled(words)) if is_cancelled else TurnGone)
         if envelope.is_control:
             return await self._control.run(activation, envelope, ctx)
         if handler is None:  # no further try would find one
@@ -146,6 +160,7 @@ class TurnRunner:
                 return self._outcomes.hold_back(activation, envelope, unreadable)
             raise
         await self._handle(activation, handler, message, ctx)
+        doomed = doomed or _cut_short(activation, envelope)
         if doomed is not None:
             return doomed
         if activation.journal is not None:
@@ -160,6 +175,9 @@ class TurnRunner:
             return journal.ending
         if journal is None and deadline is not None and deadline <= ctx.now:
             return _ending(envelope, "expired", "its deadline passed before its turn")
+        why = self._scope.why_cancelled(envelope)
+        if why is not None:
+            return _ending(envelope, CANCELLED, why)
         if envelope.trials > self._scope.limits.crash_trials:
             return _ending(envelope, "crash_loop", f"its host died {envelope.trials} times while it ran")
         if envelope.seq in self.condemned:
@@ -187,6 +205,8 @@ class TurnRunner:
                         return self._outcomes.hold_back(activation, envelope, error)
                     return self._outcomes.pause(activation, envelope, ctx, error)
         envelope = msgspec.structs.replace(envelope, failures=ending.failures)
+        if ending.reason == CANCELLED:
+            return self._outcomes.cancel(activation, envelope, ctx, ending.error)
         return self._outcomes.give_up(activation, envelope, ctx, ending.reason, ending.error)
 
     async def _unhandled(self, activation: Activation, envelope: Envelope) -> Outcome | Ending:
@@ -235,6 +255,12 @@ class TurnRunner:
 
 def _ending(envelope: Envelope, reason: str, error: str) -> Ending:
     return Ending(reason=reason, error=error, failures=envelope.failures)
+
+
+def _cut_short(activation: Activation, envelope: Envelope) -> Ending | None:
+    """Whether the turn's task was cancelled while its handler ran; then it does not matter how that ended."""
+    why = activation.cancelled
+    return None if why is None else _ending(envelope, CANCELLED, why)
 
 
 async def _call(agent: Agent, handler: Handler, message: BaseModel, ctx: Context) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from actors.activation import Activation
@@ -36,6 +37,9 @@ class WaitingTurns:
 
     def holds(self, activation: Activation) -> bool:
         return activation in self._since
+
+    def __iter__(self) -> Iterator[Activation]:
+        return iter(self._since)
 
     def waits(self, activation: Activation) -> None:
         self._since[activation] = self._host.scope.clock.now()

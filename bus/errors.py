@@ -52,6 +52,7 @@ CallboardError
 │   ├── InvalidTask           its goal, input, priority, deadline or request key cannot be accepted
 │   ├── NoBid                 nobody bid for the task before the bid deadline
 │   └── TaskFailed            the task ended in failure
+├── (TaskCancelled            a BaseException beside this tree, like asyncio.CancelledError)
 └── Overloaded                a limit of the edge was reached; try again later
 
 Errors cross process borders (Ray pickles them), so each survives pickling with its fields.
@@ -337,6 +338,18 @@ class NoBid(TaskError):
 
 class TaskFailed(TaskError):
     """The task ended in failure."""
+
+
+class TaskCancelled(BaseException):
+    """Raised where a handler waits, or does something new, when the task that it works for was cancelled.
+
+    It is beside the other errors, so that `except Exception` does not swallow it; a handler that does all the same can
+    still do nothing new, and its turn ends as cancelled.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class Overloaded(CallboardError):

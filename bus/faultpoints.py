@@ -28,6 +28,7 @@ POINTS = frozenset(
         "trial.before",
         "undo.before",
         "undo.after",
+        "cancel.before_stopped",
         "assign.before_commit",
         "assign.after_commit",
         "retention.before_commit",

@@ -25,6 +25,10 @@ def task_submit(domain: str) -> str:
     return f"callboard.tasks.{domain}.submit"
 
 
+def task_cancel(domain: str) -> str:
+    return f"callboard.tasks.{domain}.cancel"
+
+
 def tasks_waiting(domain: str) -> str:
     """The word that a task was submitted, or that another one may be assigned now."""
     return f"callboard.tasks.{domain}.waiting"

@@ -44,7 +44,7 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
         if key not in last:
             versions_before[key] = turn.version - 1
         last[key] = place
-        if turn.dead or turn.mark or turn.undead or turn.tasks or turn.task_events:
+        if turn.dead or turn.mark or turn.undead or turn.tasks or turn.task_events or turn.cancels:
             has_rare = True
     states = [turns[place - 1] for place in last.values()]
     rare = _rare(turns, fold_marks(writes, marks), timers) if has_rare or timers else None
@@ -215,6 +215,10 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
             "task_events": [
                 {"tenant": t.tenant, "task": e.task, "number": e.number, "kind": e.kind, "body": e.body}
                 for t in turns for e in t.task_events
+            ],
+            "cancels": [
+                {"tenant": t.tenant, "task": c.task, "partition": t.partition, "why": c.why}
+                for t in turns for c in t.cancels
             ],
         }
     )  # fmt: skip

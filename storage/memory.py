@@ -20,6 +20,7 @@ from storage.chain import Transition
 from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
 from storage.ledger import EarlierCall
+from storage.memory_cancellations import MemoryCancellations
 from storage.memory_hosts import MemoryHosts
 from storage.memory_rows import (
     DeadLetterRow,
@@ -33,6 +34,7 @@ from storage.memory_rows import (
 from storage.memory_turns import MemoryTurns, note
 from storage.records import (
     GENESIS,
+    Cancellation,
     EventBatch,
     EventCursor,
     Fence,
@@ -80,6 +82,7 @@ class MemoryStore(MemoryHosts):
         self.sent: list[Outgoing] = []
         """All that turns have sent, timers included, in the order of their commits."""
         self.waits = MemoryTurns(self.mail, self._post, lambda: self.now())
+        self.cancellations = MemoryCancellations(self.waits, self._post, lambda: self.now())
         self._seq = 0
         self._dead = 0
 
@@ -191,6 +194,7 @@ class MemoryStore(MemoryHosts):
         for write in turn.tasks:
             if (domain, turn.tenant, write.id) in self.tasks:
                 self.tasks[(domain, turn.tenant, write.id)] = write
+        self.cancellations.add(domain, turn)
         for event in turn.task_events:
             self.task_events[(domain, turn.tenant, event.task, event.number)] = event
 
@@ -352,6 +356,24 @@ class MemoryStore(MemoryHosts):
     ) -> tuple[str, str] | None:
         row = self.dead_letters.get((tenant, number))
         return (row.header_json, row.payload) if row is not None and row.agent == agent else None
+
+    # -- cancelled tasks -----------------------------------------------------------------------------
+
+    async def read_cancellations(self, *, ended: bool) -> list[Cancellation]:
+        return self.cancellations.read(ended=ended)
+
+    async def stop_cancelled(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
+        self._require_fence(fence, partitions)
+        return self.cancellations.stop(fence.domain, partitions, self.timers)
+
+    async def has_stopped(self, fence: Fence, cancellations: Sequence[int]) -> None:
+        row = self.hosts[(fence.domain, fence.epoch)]
+        if row.is_live:
+            row.stopped = frozenset(cancellations)
+
+    async def end_cancellations(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
+        self._require_fence(fence, partitions)
+        return self.cancellations.end(fence.domain, partitions, self.hosts.values())
 
     # -- events --------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class HostRow(msgspec.Struct, kw_only=True):
     owned: frozenset[int] = _NONE
     wanted: frozenset[int] = _NONE
     suspect: frozenset[int] = _NONE
+    stopped: frozenset[int] = _NONE
     draining: bool = False
     ready: bool = False
     ended_why: str | None = None

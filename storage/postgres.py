@@ -23,6 +23,7 @@ from storage.journal import JournalEntry, OpenPromise, StoredJournal
 from storage.ledger import EarlierCall
 from storage.queries import query
 from storage.records import (
+    Cancellation,
     EventBatch,
     EventCursor,
     Fence,
@@ -36,6 +37,7 @@ from storage.records import (
 )
 from storage.schedules import Firing, ScheduleRow
 
+CANCELLATIONS_READ = 100_000  # ended ones that a host knows from its start; each takes about 300 bytes
 _NO_BOUND = 2**63 - 1  # above every message's number
 # A journal's first entries may be a little older than its turn's row says: clocks differ, but not by so much.
 _CLOCK_SLACK_S = 3600.0
@@ -339,6 +341,30 @@ class PostgresStore:
                 [message.header_json for _, message in f.messages], f.payload,
             )  # fmt: skip
         return bool(sent)
+
+    # -- cancelled tasks -----------------------------------------------------------------------------
+
+    async def read_cancellations(self, *, ended: bool) -> list[Cancellation]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("read_cancellations"), ended, CANCELLATIONS_READ)
+        return [Cancellation(**dict(row)) for row in rows]
+
+    async def stop_cancelled(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(
+                query("stop_cancelled"), fence.domain, fence.epoch, list(partitions)
+            )
+        return [MailPlace(**dict(row)) for row in rows]
+
+    async def has_stopped(self, fence: Fence, cancellations: Sequence[int]) -> None:
+        await self._execute("host_has_stopped", fence.domain, fence.epoch, list(cancellations))
+
+    async def end_cancellations(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(
+                query("end_cancellations"), fence.domain, fence.epoch, list(partitions)
+            )
+        return [MailPlace(**dict(row)) for row in rows]
 
     # -- the host's own row --------------------------------------------------------------------------
 

@@ -63,6 +63,23 @@ class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: str
 
 
+class CancelWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A task's agent has cancelled it."""
+
+    task: str
+    why: str
+
+
+class Cancellation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A task (`domain/id`) that was cancelled; `is_open` until nothing of it is left."""
+
+    number: int
+    tenant: str
+    task: str
+    why: str
+    is_open: bool
+
+
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A note on a message that stays in its mailbox: a failure to be retried, or a trial about to begin."""
 
@@ -103,6 +120,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     undead: tuple[int, ...] = ()
     tasks: tuple[TaskWrite, ...] = ()
     task_events: tuple[TaskEvent, ...] = ()
+    cancels: tuple[CancelWrite, ...] = ()
     journal: JournalWrite | None = None  # of a turn that has waited, and ends
     task: str | None = None  # of its message
 

@@ -235,6 +235,10 @@ begin
     select p_domain, e.tenant, e.task, e.number, e.kind, e.body::json
     from jsonb_to_recordset(p_rare -> 'task_events')
       as e(tenant text, task uuid, number int, kind text, body text);
+  insert into cancellations (domain, tenant, task, partition, why)
+    select p_domain, c.tenant, c.task, c.partition, c.why
+    from jsonb_to_recordset(p_rare -> 'cancels') as c(tenant text, task uuid, partition int, why text)
+    on conflict do nothing;
 end $$;
 CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_tenant text[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_settles uuid[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb, t_task text[]) RETURNS bigint[]
     LANGUAGE plpgsql
@@ -310,6 +314,28 @@ begin
     perform commit_rare(p_domain, p_rare);
   end if;
   return numbers;
+end $$;
+CREATE FUNCTION callboard.end_cancellations(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS SETOF callboard.mailbox
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  return query
+    with over as (
+      update cancellations c set ended_at = now()
+      where c.domain = p_domain and c.ended_at is null and c.partition = any (p_partitions)
+        and not exists (select from hosts h where h.ended_at is null and not h.stopped @> array[c.number])
+        and not exists (select from turns t
+                        where t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task)
+      returning c.*
+    ), told as (select *, gen_random_uuid() as id from over order by number)
+    insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+      select t.domain, t.tenant, t.partition, 'task/' || t.task, nextval('mailbox_seq'), t.id,
+             json_build_object('id', t.id, 'type', 'callboard.task_stopped.v1', 'sender', 'external/cancellation',
+                               'sent_at', extract(epoch from now())::float8, 'task', t.domain || '/' || t.task),
+             '{}'
+      from told t
+    returning *;
 end $$;
 CREATE FUNCTION callboard.ensure_transition_months(p_ahead integer) RETURNS void
     LANGUAGE plpgsql
@@ -667,6 +693,29 @@ begin
     select array_agg(case when o.settles is null or o.n = any (settled) then o.number end order by o.n)
     from unnest(o_settles, p_numbers) with ordinality as o(settles, number, n));
 end $$;
+CREATE FUNCTION callboard.stop_cancelled(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS TABLE(tenant text, agent text, partition integer)
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform require_fence(p_domain, p_epoch, p_partitions);
+  delete from timers x where (x.domain, x.tenant, x.seq) in (
+    select t.domain, t.tenant, t.seq
+    from cancellations c
+    join timers t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+    where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions)
+    for update of t skip locked);
+  update turns x set waiting = false where (x.domain, x.tenant, x.agent) in (
+    select t.domain, t.tenant, t.agent
+    from cancellations c
+    join turns t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+    where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and t.waiting
+    for update of t skip locked);  -- a commit that writes one now is followed by another look
+  return query
+    select t.tenant, t.agent, t.partition
+    from cancellations c
+    join turns t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+    where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and not t.waiting;
+end $$;
 CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit integer) RETURNS TABLE(domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json)
     LANGUAGE sql STABLE
     AS $$
@@ -732,6 +781,24 @@ CREATE TABLE callboard.blobs (
     digest text NOT NULL COLLATE pg_catalog."C",
     bytes bytea NOT NULL,
     touched_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE callboard.cancellations (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    task uuid NOT NULL,
+    number bigint NOT NULL,
+    partition integer NOT NULL,
+    why text NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone
+);
+ALTER TABLE callboard.cancellations ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME callboard.cancellations_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 CREATE TABLE callboard.coordinators (
     name text NOT NULL COLLATE pg_catalog."C",
@@ -828,6 +895,7 @@ CREATE TABLE callboard.hosts (
     owned integer[] DEFAULT '{}'::integer[] NOT NULL,
     wanted integer[] DEFAULT '{}'::integer[] NOT NULL,
     suspect integer[] DEFAULT '{}'::integer[] NOT NULL,
+    stopped bigint[] DEFAULT '{}'::bigint[] NOT NULL,
     draining boolean DEFAULT false NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     ready_at timestamp with time zone,
@@ -1070,6 +1138,10 @@ ALTER TABLE ONLY callboard.agents
     ADD CONSTRAINT agents_pkey PRIMARY KEY (domain, tenant, agent);
 ALTER TABLE ONLY callboard.blobs
     ADD CONSTRAINT blobs_pkey PRIMARY KEY (domain, tenant, digest);
+ALTER TABLE ONLY callboard.cancellations
+    ADD CONSTRAINT cancellations_number_key UNIQUE (number);
+ALTER TABLE ONLY callboard.cancellations
+    ADD CONSTRAINT cancellations_pkey PRIMARY KEY (domain, tenant, task);
 ALTER TABLE ONLY callboard.coordinators
     ADD CONSTRAINT coordinators_pkey PRIMARY KEY (name);
 ALTER TABLE ONLY callboard.dead_letters
@@ -1104,6 +1176,7 @@ ALTER TABLE ONLY callboard.timers
     ADD CONSTRAINT timers_pkey PRIMARY KEY (domain, tenant, seq);
 ALTER TABLE ONLY callboard.turns
     ADD CONSTRAINT turns_pkey PRIMARY KEY (domain, tenant, agent);
+CREATE INDEX cancellations_open ON callboard.cancellations USING btree (number) WHERE (ended_at IS NULL);
 CREATE INDEX dead_letters_task ON callboard.dead_letters USING btree (((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX hosts_live ON callboard.hosts USING btree (domain) WHERE (ended_at IS NULL);
 CREATE INDEX journal_turn ON ONLY callboard.journal USING btree (domain, tenant, turn, number);
@@ -1122,10 +1195,12 @@ CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee
 CREATE UNIQUE INDEX tasks_request ON callboard.tasks USING btree (domain, tenant, request_key) WHERE (request_key IS NOT NULL);
 CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE (status = 'submitted'::text);
 CREATE INDEX timers_due ON callboard.timers USING btree (domain, partition, due_at);
+CREATE INDEX timers_task ON callboard.timers USING btree (tenant, ((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX transitions_agent ON ONLY callboard.transitions USING btree (domain, tenant, agent, version);
 CREATE INDEX transitions_default_domain_tenant_agent_version_idx ON callboard.transitions_default USING btree (domain, tenant, agent, version);
 CREATE INDEX transitions_task ON ONLY callboard.transitions USING btree (tenant, task, at) WHERE (task IS NOT NULL);
 CREATE INDEX transitions_default_tenant_task_at_idx ON callboard.transitions_default USING btree (tenant, task, at) WHERE (task IS NOT NULL);
+CREATE INDEX turns_task ON callboard.turns USING btree (tenant, ((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX turns_to_run ON callboard.turns USING btree (domain, partition) WHERE (NOT waiting);
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202611_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202612_domain_tenant_turn_number_idx;

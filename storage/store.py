@@ -10,6 +10,7 @@ from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
 from storage.ledger import EarlierCall
 from storage.records import (
+    Cancellation,
     EventBatch,
     EventCursor,
     Fence,
@@ -195,5 +196,27 @@ class ScheduleStore(Protocol):
         ...
 
 
-class HostStore(TurnStore, AskStore, MailboxStore, OwnershipStore, EventStore, ScheduleStore, Protocol):
+class CancelStore(Protocol):
+    """Where tasks that were cancelled are read, and carried out."""
+
+    async def read_cancellations(self, *, ended: bool) -> list[Cancellation]:
+        """Those of all domains that have not ended; with `ended`, also the newest of the others."""
+        ...
+
+    async def stop_cancelled(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
+        """Remove the timers of cancelled tasks, and have their waiting turns run again; return their open turns."""
+        ...
+
+    async def has_stopped(self, fence: Fence, cancellations: Sequence[int]) -> None:
+        """Put down of which of them nothing runs on this host any more."""
+        ...
+
+    async def end_cancellations(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
+        """End those of which nothing is left anywhere; return where their tasks' agents are told."""
+        ...
+
+
+class HostStore(
+    TurnStore, AskStore, MailboxStore, OwnershipStore, EventStore, ScheduleStore, CancelStore, Protocol
+):
     """All that a host needs."""

@@ -12,6 +12,7 @@ from callboard.cli import (
     agents,
     backup,
     bench,
+    cancel,
     dead_letters,
     doctor,
     domains,
@@ -52,7 +53,7 @@ def _everywhere(
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    run.run, up.up, up.down, status.status, tasks.task, agents.agents, agents.agent, agents.pause,
+    run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, agents.pause,
     agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, schedules.schedules, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:

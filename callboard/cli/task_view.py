@@ -11,7 +11,13 @@ from callboard.cli.terminal import ago, clean, console, plain
 if TYPE_CHECKING:
     from storage.inspect import DeadLetterView, TaskEventView, TaskView
 
-COLOURS = {"completed": "green", "failed": "red", "stuck": "yellow"}
+COLOURS = {
+    "completed": "green",
+    "failed": "red",
+    "stuck": "yellow",
+    "cancelling": "yellow",
+    "cancelled": "red",
+}
 
 _LETTERS = 5  # dead letters that are named; the list has all
 
@@ -43,7 +49,7 @@ def show_task(
             out.print(plain(text, "yellow" if found.finished_at is None else "dim"))
     if found.error is not None:
         out.print()
-        out.print(plain(f"failed: {failure_of(found.error)}", "bold red"))
+        out.print(plain(f"{found.status}: {failure_of(found.error)}", "bold red"))
     if found.result is not None:
         out.print()
         show_result(out, json.loads(found.result))

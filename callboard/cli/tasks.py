@@ -110,7 +110,7 @@ async def task(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="With --timeline: turns to show.")] = 200,
     as_json: Json = False,
 ) -> int:
-    """Show one task with its log and its result. The exit code is 1 when it failed."""
+    """Show one task with its log and its result. The exit code is 1 when it failed or was cancelled."""
     from storage.inspect import (
         find_task,
         list_dead_letters_of_task,
@@ -144,7 +144,7 @@ async def task(
         emit(shown)
     else:
         show_task(found, events, letters, paused)
-    return 1 if found.status == "failed" else 0
+    return 1 if found.status in ("failed", "cancelled") else 0
 
 
 def _as_json(found: TaskView) -> dict[str, Any]:

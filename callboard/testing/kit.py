@@ -19,6 +19,7 @@ from actors.queries import run_query
 from actors.schedule import ScheduleSpec, check_schedules
 from actors.scope import Scope
 from actors.secret import GivenSecrets
+from actors.task_messages import CancelTask
 from actors.values import encode_answer
 from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
@@ -154,6 +155,10 @@ class TestKit:
         )
         await self.send(f"{self.domain.name}/task/{task}", assigned, task=task)
         return task
+
+    async def cancel_task(self, task: str, reason: str = "no reason") -> None:
+        """Cancel a task that was given; what is part of it ends as the clock goes on."""
+        await self.send(f"{self.domain.name}/task/{task}", CancelTask(reason=reason), task=task)
 
     async def send_json(self, address: str | Address, wire_name: str, payload: str) -> str | None:
         """Put any payload under any wire name into a mailbox, as a sender of another release might."""

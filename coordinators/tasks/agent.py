@@ -4,6 +4,8 @@
                  |        ^
                  +-> stuck +     a message of the task is a dead letter, until an operator has mended it
 
+    any of these -> cancelling -> cancelled     once nothing runs that is part of the task
+
 Every handler first asks whether the task is under way; what comes after the end is put on record and ignored.
 Redelivered messages are the turn loop's matter: each reaches a handler's commit once.
 """
@@ -23,6 +25,7 @@ from actors.task_messages import (
     TASK_KIND,
     Bid,
     CallForBids,
+    CancelTask,
     Decline,
     TaskCompleted,
     TaskFailure,
@@ -31,6 +34,7 @@ from actors.task_messages import (
     TaskProgress,
     TaskSplit,
     TaskStarted,
+    TaskStopped,
     TaskTrouble,
     TaskWork,
 )
@@ -49,6 +53,13 @@ WORK = wire_name_of(TaskWork)
 CALL = wire_name_of(CallForBids)
 
 
+class Cancelled(BaseModel):
+    """Who has cancelled the task, and why."""
+
+    by: str
+    reason: str
+
+
 class TaskAgent(Agent):
     """Leads the task that its key names, from its assignment to its end."""
 
@@ -57,7 +68,9 @@ class TaskAgent(Agent):
     retry = RetryPolicy(give_up_on=(CallboardError,))
 
     class State(BaseModel):
-        status: Literal["new", "assigned", "running", "stuck", "completed", "failed"] = "new"
+        status: Literal[
+            "new", "assigned", "running", "stuck", "cancelling", "cancelled", "completed", "failed"
+        ] = "new"
         assignee: str | None = None
         progress: float = 0.0
         logged: int = 1  # the log's last number; line 1 was written by whoever submitted the task
@@ -66,6 +79,7 @@ class TaskAgent(Agent):
         parts: Parts = Field(default_factory=Parts)
         dead: DeadWork = Field(default_factory=DeadWork)
         on_dead_letter: OnDeadLetter = "keep"
+        cancelled: Cancelled | None = None
 
     state: State
 
@@ -214,7 +228,7 @@ class TaskAgent(Agent):
 
     @handler
     async def on_deadline(self, _: TaskDeadline, ctx: Context) -> None:
-        if not self._has_ended:
+        if not self._has_ended and self.state.status != "cancelling":
             self._fail(ctx, "deadline", "The task was not done by its deadline.")
 
     @handler
@@ -224,6 +238,28 @@ class TaskAgent(Agent):
         else:  # also before it is assigned: an assignment that comes later finds it ended
             self._fail(ctx, "operator", order.reason)
 
+    # -- cancellation --------------------------------------------------------------------------------
+
+    @handler
+    async def on_cancel(self, order: CancelTask, ctx: Context) -> None:
+        """From here on no host begins anything more of the task; what runs is told to end."""
+        state = self.state
+        if self._has_ended or state.status == "cancelling":
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+            return
+        state.status, state.auction = "cancelling", None
+        state.cancelled = Cancelled(by=ctx.sender, reason=order.reason)
+        ctx.record_cancellation(f"{ctx.sender} has cancelled task {ctx.address.key}: {order.reason}")
+        self._log(ctx, "cancelling", by=ctx.sender, reason=order.reason)
+        self._write(ctx)
+
+    @handler
+    async def on_stopped(self, _: TaskStopped, ctx: Context) -> None:
+        cancelled = self.state.cancelled
+        if self.state.status == "cancelling" and cancelled is not None:
+            error = {"code": "cancelled", "message": cancelled.reason, "by": cancelled.by}
+            self._end(ctx, "cancelled", error=json.dumps(error, ensure_ascii=False), facts=error)
+
     # -- dead letters --------------------------------------------------------------------------------
 
     @handler
@@ -232,7 +268,7 @@ class TaskAgent(Agent):
         state = self.state
         words = f"{ctx.sender} could not handle {trouble.type}: {trouble.error}"
         facts = {"message": words, "by": ctx.sender, **trouble.model_dump()}
-        if self._has_ended:
+        if self._has_ended or state.status == "cancelling":
             self._log_aside(ctx, "trouble", **facts)
         elif trouble.type == CALL:  # whoever cannot read the call does not want the task
             if state.auction is not None and state.auction.awaits(ctx.sender):
@@ -272,7 +308,7 @@ class TaskAgent(Agent):
 
     @property
     def _has_ended(self) -> bool:
-        return self.state.status in ("completed", "failed")
+        return self.state.status in ("completed", "failed", "cancelled")
 
     def _is_under_way(self, ctx: Context) -> bool:
         if self.state.status in ("assigned", "running", "stuck"):
@@ -300,7 +336,7 @@ class TaskAgent(Agent):
     def _end(
         self,
         ctx: Context,
-        status: Literal["completed", "failed"],
+        status: Literal["completed", "failed", "cancelled"],
         *,
         result: str | None = None,
         error: str | None = None,

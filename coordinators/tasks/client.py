@@ -9,7 +9,9 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from actors.task_messages import task_agent
+from pydantic import BaseModel
+
+from actors.task_messages import CancelTask, task_agent
 from bus import subjects
 from bus.address import DEFAULT_TENANT
 from bus.envelope import new_id
@@ -25,7 +27,7 @@ _logger = logging.getLogger("callboard.tasks")
 
 LOOK_EVERY_S = 1.0  # how late an event is seen when NATS has lost the word of it
 LOOK_WITHOUT_NATS_S = 0.25
-FINAL = ("completed", "failed")
+FINAL = ("completed", "failed", "cancelled")
 MAX_REASON_BYTES = 2_000
 _PAGE = 1_000
 _SUBMIT_TRIES = 5
@@ -86,16 +88,31 @@ class TaskClient:
     async def fail(self, task_id: str, reason: str) -> TaskView:
         """Have a task's agent end it as failed; return the task as it stood before.
 
-        What still works on it is not stopped; its reports no longer count. Raises InvalidTask for the reason,
+        What still works on it is not stopped, as `cancel` does it; its reports no longer count. Raises InvalidTask for the reason,
         UnknownTask, or TaskError when the task has ended.
         """
+        return await self._order(task_id, reason, FailTask(reason=reason))
+
+    async def _order(self, task_id: str, reason: str, message: BaseModel) -> TaskView:
         require_text("reason for the end", reason, MAX_REASON_BYTES)
         task = await self.find(task_id)
         if task.finished_at is not None:
             raise TaskError(f"Task {task.id} has ended already: it is {task.status}.")
-        order = Incoming(to=task_agent(task.ref), message=FailTask(reason=reason), task=task.ref)
+        order = Incoming(to=task_agent(task.ref), message=message, task=task.ref)
         await accept(self._db, self._transport, [order], tenant=self._tenant)
         return task
+
+    async def cancel(self, task_id: str, reason: str) -> TaskView:
+        """Have a task's agent end it, with everything that it has started; return the task as it stood before.
+
+        It is `cancelled` once nothing of it runs any more: its compensations have run, and what must not be
+        interrupted is known. One that is being cancelled, or was, is left alone. Raises InvalidTask for the reason,
+        UnknownTask, or TaskError when the task has ended otherwise.
+        """
+        task = await self.find(task_id)
+        if task.status in ("cancelling", "cancelled"):
+            return task
+        return await self._order(task_id, reason, CancelTask(reason=reason))
 
     async def find(self, task_id: str) -> TaskView:
         """The task of an id or a reference as it stands; raises UnknownTask."""
@@ -181,9 +198,11 @@ def result_of(task: TaskView) -> Any:
     """The result of a task that has ended; raises what its failure is."""
     if task.status == "completed":
         return json.loads(task.result or "null")
-    if task.status != "failed":
+    if task.status not in ("failed", "cancelled"):
         raise TaskError(f"Task {task.id} has not ended: it is {task.status}.")
     error = json.loads(task.error or "{}")
     code, reason = error.get("code", "failed"), error.get("message", "no reason was given")
+    if task.status == "cancelled":
+        raise TaskFailed(f"Task {task.id} was cancelled: {reason}", task=task.id, code=code)
     raised = {"no_bid": NoBid, "deadline": DeadlineExceeded}.get(code, TaskFailed)
     raise raised(f"Task {task.id} failed: {reason}", task=task.id, code=code)

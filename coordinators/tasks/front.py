@@ -1,4 +1,4 @@
-"""Submitting a task over NATS: a JSON request on `callboard.tasks.<domain>.submit`, a JSON reply.
+"""Tasks over NATS: a JSON request on `callboard.tasks.<domain>.submit` or `.cancel`, a JSON reply.
 
 Every host and the coordinator of a domain answer in one queue group, so that one of them is enough. NATS does not
 see that one of them is frozen: a client that gets no answer asks again with the same `request_key`, as remote.py does.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
@@ -18,7 +20,9 @@ from bus.address import DEFAULT_TENANT
 from bus.errors import CallboardError, InvalidTask
 from bus.nats import NatsTransport
 from bus.registry import describe_validation
+from bus.task_ref import task_ref
 from bus.transport import Subscription
+from coordinators.tasks.client import TaskClient
 from storage.domains import Connection
 from storage.tasks import submit_task
 
@@ -41,36 +45,41 @@ class Submission(BaseModel):
     tenant: str = DEFAULT_TENANT
 
 
+class CancelRequest(BaseModel):
+    """The request to cancel a task, by its id."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    reason: str
+    tenant: str = DEFAULT_TENANT
+
+
 class TaskFront:
-    """Answers `{"id": ...}` once the task is committed, or `{"error": {"type", "message", "fix", ...}}`."""
+    """Answers `{"id": ...}` once the task, or the order to cancel it, is committed, or
+    `{"error": {"type", "message", "fix", ...}}`."""
 
     def __init__(self, db: Connection, transport: NatsTransport, domain: str) -> None:
         self._db = db
         self._transport = transport
         self._domain = domain
 
-    async def start(self) -> Subscription:
-        """Answer until the subscription is closed."""
-        return await self._transport.serve(subjects.task_submit(self._domain), self.answer, queue=QUEUE)
+    async def start(self) -> list[Subscription]:
+        """Answer until the subscriptions are closed."""
+        serve = self._transport.serve
+        return [
+            await serve(subjects.task_submit(self._domain), partial(_answered, self._submit), queue=QUEUE),
+            await serve(subjects.task_cancel(self._domain), partial(_answered, self._cancel), queue=QUEUE),
+        ]
 
     async def run(self) -> None:
         """Answer until cancelled."""
-        subscription = await self.start()
+        subscriptions = await self.start()
         try:
             await asyncio.Event().wait()
         finally:
-            await subscription.close()
-
-    async def answer(self, data: bytes) -> bytes:
-        try:
-            task = await self._submit(data)
-        except CallboardError as error:
-            return _error(type(error).__name__, error.message, error.fix, error.fields)
-        except Exception:
-            _logger.exception("a submission failed")
-            return _error("CallboardError", "The submission failed.", "Look into the host's log.", {})
-        self._transport.publish(subjects.tasks_waiting(self._domain), b"submitted")
-        return json.dumps({"id": task}).encode()
+            for subscription in subscriptions:
+                await subscription.close()
 
     async def _submit(self, data: bytes) -> str:
         try:
@@ -80,7 +89,7 @@ class TaskFront:
                 f"The request is not a submission: {describe_validation(error)}.",
                 fix='Send JSON such as {"goal": "...", "input": {...}, "priority": 5}.',
             ) from None
-        return await submit_task(
+        task = await submit_task(
             self._db,
             self._domain,
             goal=request.goal,
@@ -91,6 +100,29 @@ class TaskFront:
             request_key=request.request_key,
             tenant=request.tenant,
         )
+        self._transport.publish(subjects.tasks_waiting(self._domain), b"submitted")
+        return task
+
+    async def _cancel(self, data: bytes) -> str:
+        try:
+            request = CancelRequest.model_validate_json(data)
+        except ValidationError as error:
+            raise InvalidTask(
+                f"The request does not name a task to cancel: {describe_validation(error)}.",
+                fix='Send JSON such as {"id": "...", "reason": "..."}.',
+            ) from None
+        client = TaskClient(self._db, self._transport, tenant=request.tenant)
+        return (await client.cancel(task_ref(request.id, self._domain), request.reason)).id
+
+
+async def _answered(carry_out: Callable[[bytes], Awaitable[str]], data: bytes) -> bytes:
+    try:
+        return json.dumps({"id": await carry_out(data)}).encode()
+    except CallboardError as error:
+        return _error(type(error).__name__, error.message, error.fix, error.fields)
+    except Exception:
+        _logger.exception("a request about a task failed")
+        return _error("CallboardError", "The request failed.", "Look into the host's log.", {})
 
 
 def _error(name: str, message: str, fix: str, fields: dict[str, Any]) -> bytes:

@@ -1,15 +1,17 @@
-"""Submitting a task from where there is no Postgres: over NATS, answered by any host or coordinator of the domain."""
+"""Submitting a task, and cancelling one, from where there is no Postgres: over NATS, answered by any host or coordinator of the domain."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from pydantic import BaseModel
+
 from bus import errors, subjects
 from bus.envelope import new_id
 from bus.errors import CallboardError
 from bus.nats import NatsTransport
-from coordinators.tasks.front import Submission
+from coordinators.tasks.front import CancelRequest, Submission
 
 AGAIN_S = 0.5  # a host that is frozen is asked as well, until its domain's coordinator has replaced it
 
@@ -25,13 +27,21 @@ async def submit_over_nats(
     """
     if submission.request_key is None:
         submission = submission.model_copy(update={"request_key": new_id()})
+    return await _ask(transport, subjects.task_submit(domain), submission, timeout_s)
+
+
+async def cancel_over_nats(
+    transport: NatsTransport, domain: str, request: CancelRequest, *, timeout_s: float = 10.0
+) -> None:
+    """Have a task cancelled; when this returns, the order is committed. Raises what TaskClient.cancel raises, or
+    ServiceUnavailable when nobody answers in time: it may be asked for again."""
+    await _ask(transport, subjects.task_cancel(domain), request, timeout_s)
+
+
+async def _ask(transport: NatsTransport, subject: str, request: BaseModel, timeout_s: float) -> str:
+    data = request.model_dump_json().encode()
     answer: dict[str, Any] = json.loads(
-        await transport.ask_until_answered(
-            subjects.task_submit(domain),
-            submission.model_dump_json().encode(),
-            again_s=AGAIN_S,
-            timeout_s=timeout_s,
-        )
+        await transport.ask_until_answered(subject, data, again_s=AGAIN_S, timeout_s=timeout_s)
     )
     if "error" in answer:
         raise _raised(answer["error"])

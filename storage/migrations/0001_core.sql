@@ -41,6 +41,7 @@ create table hosts (
   owned      int[] not null default '{}',
   wanted     int[] not null default '{}',
   suspect    int[] not null default '{}',
+  stopped    bigint[] not null default '{}', -- the cancellations of which nothing runs on it any more
   draining   boolean not null default false,
   started_at timestamptz not null default now(),
   ready_at   timestamptz,
@@ -221,6 +222,21 @@ create table task_events (
   primary key (domain, tenant, task, number)
 );
 
+-- Tasks that were cancelled, written by their own agents. Every host reads them: it begins nothing more that is part
+-- of one, ends what runs, and says so in its row. `ended_at` is when nothing of it was left anywhere.
+create table cancellations (
+  domain    text collate "C" not null,       -- of the task
+  tenant    text collate "C" not null,
+  task      uuid not null,
+  number    bigint generated always as identity unique,
+  partition int not null,                    -- of the task's agent, whose owner ends it
+  why       text not null,
+  at        timestamptz not null default now(),
+  ended_at  timestamptz,
+  primary key (domain, tenant, task)
+);
+create index cancellations_open on cancellations (number) where ended_at is null;
+
 create function ensure_transition_months(p_ahead int) returns void language plpgsql as $$
 declare
   first date := date_trunc('month', now());
@@ -373,7 +389,7 @@ begin
   return numbers;
 end $$;
 
--- Marks on messages and open turns, dead letters, timers and tasks, under the fence of the calling function.
+-- Marks on messages and open turns, dead letters, timers, tasks and their cancellations, under the fence of the calling function.
 create function commit_rare(p_domain text, p_rare jsonb) returns void language plpgsql as $$
 declare
   changed bigint;
@@ -441,6 +457,11 @@ begin
     select p_domain, e.tenant, e.task, e.number, e.kind, e.body::json
     from jsonb_to_recordset(p_rare -> 'task_events')
       as e(tenant text, task uuid, number int, kind text, body text);
+
+  insert into cancellations (domain, tenant, task, partition, why)
+    select p_domain, c.tenant, c.task, c.partition, c.why
+    from jsonb_to_recordset(p_rare -> 'cancels') as c(tenant text, task uuid, partition int, why text)
+    on conflict do nothing;
 end $$;
 
 -- Moves due timers of the owned partitions into the mailboxes, under the fence.

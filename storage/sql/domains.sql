@@ -36,7 +36,10 @@ where d.domain = $1 and d.state = 'asleep'
                  and m.seq + case when m.seq < 0 then 4611686018427387904 else 0 end > d.asleep_after)
        or exists (select from timers where domain = $1 and due_at <= now())
        or exists (select from schedules where domain = $1 and next_at <= now())
-       or exists (select from promises where domain = $1 and status = 'pending' and due_at <= now()))
+       or exists (select from promises where domain = $1 and status = 'pending' and due_at <= now())
+       or exists (select from cancellations c join turns t
+                    on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+                  where c.ended_at is null and t.domain = $1))
 returning d.domain
 
 -- name: unregister_domain

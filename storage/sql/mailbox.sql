@@ -127,6 +127,22 @@ where s.version is not null or t.turn is not null
 -- name: fire_timers
 select distinct tenant, partition, agent from fire_timers($1, $2, $3::int[], $4)
 
+-- name: read_cancellations
+-- Those that have not ended; the first time also the newest of the others, whose messages may still be on their way.
+(select number, tenant, domain || '/' || task as task, why, true as is_open from cancellations where ended_at is null)
+union all
+(select number, tenant, domain || '/' || task, why, false from cancellations
+ where $1 and ended_at > now() - interval '30 days' order by number desc limit $2)
+
+-- name: stop_cancelled
+select tenant, agent, partition from stop_cancelled($1, $2, $3::int[])
+
+-- name: host_has_stopped
+update hosts set stopped = $3::bigint[] where domain = $1 and epoch = $2 and ended_at is null
+
+-- name: end_cancellations
+select distinct tenant, partition, agent from end_cancellations($1, $2, $3::int[])
+
 -- name: put_blob
 insert into blobs (domain, tenant, digest, bytes) values ($1, $2, $3, $4)
 on conflict (domain, tenant, digest) do update set touched_at = now()

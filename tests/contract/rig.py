@@ -305,9 +305,10 @@ def letter(
     due: float | None = None,
     domain: str = DOMAIN,
     settles: str | None = None,
+    task: str | None = None,
 ) -> Outgoing:
     """A message on its way to an agent."""
-    header = Header(id=new_id(), type="shop.order.v1", sender="shop/till/1", sent_at=0.0)
+    header = Header(id=new_id(), type="shop.order.v1", sender="shop/till/1", sent_at=0.0, task=task)
     return Outgoing(
         domain=domain, tenant=tenant, agent=agent, partition=partition, header=header,
         header_json=header_to_json(header), payload=payload, control=control, visible_at=due,

@@ -145,6 +145,19 @@ async def test_a_task_is_ended_by_hand(cli: Cli, desk: Deployment) -> None:
     assert await cli.json("tasks", "--open") == []
 
 
+async def test_a_task_is_cancelled_and_says_who_did_it_and_why(cli: Cli, desk: Deployment) -> None:
+    task = await desk.submit({"lines": 1})
+    await status(desk, task, "running")
+    assert await cli("cancel", task, "--reason", "not needed") == f"Task {task} is cancelled.\n"
+    shown = await cli.json("task", task, code=1)
+    assert shown["status"] == "cancelled"
+    assert shown["error"] == {"code": "cancelled", "message": "not needed", "by": "external/operator"}
+    assert [event["kind"] for event in shown["events"]][-2:] == ["cancelling", "cancelled"]
+    assert "cancelled: not needed" in await cli("task", task, code=1)
+    assert (await cli.json("cancel", task))["status"] == "cancelled"
+    assert "is not the id of a task" in await cli.error("cancel", "nonsense")
+
+
 async def test_what_cannot_be_failed_is_refused(cli: Cli, desk: Deployment) -> None:
     assert "is not the id of a task" in await cli.error("tasks", "fail", "nonsense", "--reason", "x")
     assert "There is no task" in await cli.error("task", "desk/0190aaaa-0000-7000-8000-000000000001")

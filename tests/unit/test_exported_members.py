@@ -64,6 +64,7 @@ EXPORTED = [
     "StorageError",
     "StorageUnavailable",
     "Supervision",
+    "TaskCancelled",
     "TaskError",
     "TaskFailed",
     "TaskWork",

@@ -1,0 +1,1 @@
+"""A domain whose tasks book things, wait, and are cancelled."""
