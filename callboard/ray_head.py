@@ -80,6 +80,13 @@ class RayHead:
         except (OSError, ValueError, psutil.Error):
             return None
 
+    def unrecorded(self) -> int | None:
+        """The pid of a head of ours whose starter was killed before it could be recorded, if one lives."""
+        if self.running() is not None:
+            return None
+        leaders = [process.pid for process in _of_sessions(_sessions_below(self._temp))]
+        return min(leaders, default=None)
+
     def address(self) -> str | None:
         """`host:port` of the running head."""
         path = self._temp / "ray_current_cluster"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.options import Json
@@ -10,8 +11,7 @@ from callboard.cli.task_view import paused_line
 from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans, table
 
 if TYPE_CHECKING:
-    from callboard.services import Endpoints, Instance
-    from callboard.settings import Settings
+    from callboard.cli.standing import Standing
     from storage.inspect import DomainView, HostView
 
 
@@ -19,63 +19,53 @@ if TYPE_CHECKING:
 async def status(as_json: Json = False) -> int:
     """Show what runs: services, coordinators, hosts, and each domain in numbers.
 
-    The exit code is 1 when nothing runs.
+    The exit code is 1 when nothing runs. With --json the keys are always the same, and null where nothing runs.
     """
-    from callboard.cli.connection import opened
-    from callboard.services import find_instance, running_endpoints
+    from callboard.cli.standing import look
     from callboard.settings import load_settings
-    from storage import inspect
-    from storage.domains import ACTIVE, ASLEEP
 
-    settings = load_settings()
-    endpoints = running_endpoints(settings)
-    if endpoints is None:
-        if as_json:
-            emit({"running": False, "home": str(settings.home)})
-        else:
-            console().print(plain(f"Nothing runs in {settings.home}. Start it with `callboard up`."))
-        return 1
-    async with opened() as at:
-        known = await inspect.list_domains(at.db)
-        hosts = await inspect.list_hosts(at.db)
-        coordinators = await inspect.list_coordinators(at.db)
-        tables = await inspect.list_tables(at.db)
-        domains = [domain for domain in known if domain.state in (ACTIVE, ASLEEP)]
-        paused = {d.domain: await inspect.paused_at_work(at.db, d.domain, tenant=at.tenant) for d in domains}
-    instance = find_instance(settings)
-    services = _services(settings, endpoints, instance)
-    running = instance is not None or bool(coordinators)  # services of somebody else run for others, too
+    standing = await look(load_settings())
     if as_json:
-        emit(
-            {
-                "running": running,
-                "home": str(settings.home),
-                "services": services,
-                "coordinators": coordinators,
-                "domains": domains,
-                "paused": [address for addresses in paused.values() for address in addresses],
-                "hosts": hosts,
-                "tables": tables,
-            }
-        )
-        return int(not running)
+        emit(standing)
+    else:
+        _show(standing)
+    return int(not standing.running)
+
+
+def _show(standing: Standing) -> None:
     out = console()
-    for name, place in services.items():
-        if place is not None:
-            line = plain(f"{name:<12}", "bold")
-            line.append(clean(place))
-            out.print(line)
-    line = plain(f"{'data':<12}", "bold")
-    line.append(f"{size(sum(t.bytes for t in tables))}, of which ")
-    line.append(", ".join(f"{t.name} {size(t.bytes)}" for t in tables[:3]))
-    out.print(line)
-    if not running:
+    services = standing.services
+    for name in services.__struct_fields__:
+        if (place := getattr(services, name)) is not None:
+            _say(f"{name:<12}", clean(place))
+    if standing.unrecorded_ray is not None:
+        text = f"process {standing.unrecorded_ray} is a head that no command joins; `callboard down` ends it"
+        out.print(plain(f"{'ray':<12}{text}", "yellow"))
+    if standing.tables is None:
+        out.print(plain(f"Nothing runs in {standing.home}. Start it with `callboard up`."))
+        return
+    largest = ", ".join(f"{t.name} {size(t.bytes)}" for t in standing.tables[:3])
+    _say(f"{'data':<12}", f"{size(sum(t.bytes for t in standing.tables))}, of which {largest}")
+    if not standing.running:
         out.print(
             plain("Callboard does not run with these services. Start it with `callboard up`.", "yellow")
         )
-    if not domains:
+    if standing.domains:
+        _show_domains(standing)
+    else:
         out.print(plain("No domain yet. Add one with `callboard run DOMAIN_DIR --input FILE`."))
-        return int(not running)
+
+
+def _say(name: str, text: str) -> None:
+    line = plain(name, "bold")
+    line.append(text)
+    console().print(line)
+
+
+def _show_domains(standing: Standing) -> None:
+    from storage.domains import ASLEEP
+
+    out, domains, hosts = console(), standing.domains or [], standing.hosts or []
     out.print(_domain_table(domains, hosts))
     if hosts:
         out.print(_host_table(hosts))
@@ -96,45 +86,21 @@ async def status(as_json: Json = False) -> int:
         if domain.stuck_tasks:
             what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
             out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))
-        for address in paused[domain.domain]:
-            out.print(plain(f"{domain.domain}: a task waits: {paused_line(address)}.", "yellow"))
-    if coordinators:
-        names = ", ".join(f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in coordinators)
+        for address in standing.paused or []:
+            if address.startswith(f"{domain.domain}/"):
+                out.print(plain(f"{domain.domain}: a task waits: {paused_line(address)}.", "yellow"))
+    if standing.coordinators:
+        names = ", ".join(
+            f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in standing.coordinators
+        )
         out.print(plain(f"coordinators: {names}", "dim"))
-    for c in coordinators:
+    for c in standing.coordinators or []:
         if c.rival is not None:
             what = f"another Ray, on its node {c.rival}, would lead it too, and waits: `callboard doctor`"
             out.print(plain(f"{c.name}: {what}.", "yellow"))
-    return int(not running)
 
 
-def _services(settings: Settings, endpoints: Endpoints, instance: Instance | None) -> dict[str, str | None]:
-    from callboard.ray_head import RayHead
-    from callboard.services import redacted
-
-    def place(url: str, embedded: bool, pid: int | None) -> str:
-        shown = ", ".join(redacted(part) for part in url.split(","))
-        if not embedded:
-            return f"{shown} (external)"
-        return f"{shown} (embedded, process {pid})" if pid else f"{shown} (embedded, not running)"
-
-    pid_of = (instance.postgres_pid, instance.nats_pid) if instance else (None, None)
-    head = RayHead(folder=settings.home / "ray")
-    ray: str | None = f"{settings.ray_address} (external)"
-    dashboard: str | None = None
-    if settings.ray_address is None:
-        pid = head.running()
-        ray = f"{head.address()} (started here, process {pid})" if pid else None
-        dashboard = head.dashboard() if pid else None
-    return {
-        "postgres": place(endpoints.postgres_url, endpoints.embedded_postgres, pid_of[0]),
-        "nats": place(endpoints.nats_url, endpoints.embedded_nats, pid_of[1]),
-        "ray": ray,
-        "dashboard": dashboard,
-    }
-
-
-def _domain_table(domains: list[DomainView], hosts: list[HostView]) -> Any:
+def _domain_table(domains: Sequence[DomainView], hosts: list[HostView]) -> Any:
     return table(
         ("domain", "hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
         [

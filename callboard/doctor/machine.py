@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from callboard.doctor.finding import Finding, fail, good, warn
+from callboard.ray_head import RayHead
 
 if TYPE_CHECKING:
     from callboard.services import Instance
@@ -28,7 +29,9 @@ _RAY_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def examine_machine(settings: Settings, instance: Instance | None) -> list[Finding]:
-    ray_pids = _tree(_ray_head(settings))
+    head = RayHead(folder=settings.home / "ray")
+    lost = head.unrecorded() if settings.ray_address is None else None
+    ray_pids = _tree(head.running() or lost)
     service_pids = _tree(instance.postgres_pid if instance else None) + _tree(
         instance.nats_pid if instance else None
     )
@@ -38,6 +41,7 @@ def examine_machine(settings: Settings, instance: Instance | None) -> list[Findi
         _private_files(settings.home),
         _listening("listening", service_pids),
         *_ray(settings, ray_pids),
+        *([_lost(lost)] if lost is not None else []),
     ]
 
 
@@ -186,6 +190,14 @@ def _ray(settings: Settings, processes: list[psutil.Process]) -> list[Finding]:
     ]
 
 
+def _lost(pid: int) -> Finding:
+    return warn(
+        "ray head",
+        f"process {pid} is a Ray head of ours that no command joins: its starter was killed",
+        "`callboard down` ends it, as the next start does.",
+    )
+
+
 def _remote_ray(address: str) -> Finding:
     token = os.environ.get("RAY_AUTH_MODE") == "token" and (
         any(os.environ.get(name) for name in _RAY_TOKEN) or (Path.home() / ".ray" / "auth_token").exists()
@@ -205,12 +217,6 @@ def _has_token(head: psutil.Process) -> bool:
         return head.environ().get("RAY_AUTH_MODE", "").lower() == "token"
     except psutil.Error:
         return False
-
-
-def _ray_head(settings: Settings) -> int | None:
-    from callboard.ray_head import RayHead
-
-    return RayHead(folder=settings.home / "ray").running()
 
 
 def _some(items: Iterable[str], limit: int = 3) -> str:

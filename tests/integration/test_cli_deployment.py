@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from callboard.ray_head import RayHead
 from callboard.services import Endpoints
 from tests.integration.cli import Cli, desk_at_work, note, until
 from tests.integration.deployment import Deployment
@@ -51,6 +52,45 @@ async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) 
     await desk.kill_hosts()
     await desk.pool.execute("update hosts set ended_at = now(), owned = '{}'")
     assert "no host owns partitions 0-3" in await cli("status")
+
+
+async def test_status_has_the_same_keys_whether_anything_runs_or_not(
+    cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await cli.json("status")
+    for variable in ("POSTGRES", "NATS"):
+        monkeypatch.delenv(f"CALLBOARD_{variable}_URL")
+    resting = await cli.json("status", code=1)
+    keys = [
+        "running",
+        "home",
+        "services",
+        "unrecorded_ray",
+        "coordinators",
+        "domains",
+        "paused",
+        "hosts",
+        "tables",
+    ]
+    assert list(running) == list(resting) == keys
+    assert list(running["services"]) == list(resting["services"]) == ["postgres", "nats", "ray", "dashboard"]
+    assert (resting["running"], resting["home"]) == (False, running["home"])
+    assert not any(resting["services"].values())
+    assert [resting[key] for key in keys[3:]] == [None] * 6
+    assert [key for key in keys[4:] if running[key] is None] == []
+
+
+async def test_a_ray_head_without_a_record_is_shown_with_the_command_that_ends_it(
+    cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayHead, "unrecorded", lambda self: 4711)
+    line = "ray         process 4711 is a head that no command joins; `callboard down` ends it\n"
+    assert line in await cli("status")
+    assert (await cli.json("status"))["unrecorded_ray"] == 4711
+    for variable in ("POSTGRES", "NATS"):
+        monkeypatch.delenv(f"CALLBOARD_{variable}_URL")
+    assert line in await cli("status", code=1)
+    assert "Nothing runs in" in cli.out
 
 
 async def test_tasks_and_one_task_are_shown(cli: Cli, desk: Deployment) -> None:

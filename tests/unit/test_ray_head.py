@@ -33,7 +33,9 @@ async def test_a_head_that_was_not_recorded_is_ended(head: RayHead, tmp_path: Pa
         while not ((tmp_path / "ours").exists() and (tmp_path / "other").exists()):
             assert ours.poll() is other.poll() is None
         assert head.running() is None
+        assert head.unrecorded() == ours.pid
         assert await head.stop()
+        assert head.unrecorded() is None
         assert ours.poll() is not None
         assert other.poll() is None
         assert not await head.stop()

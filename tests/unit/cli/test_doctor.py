@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from callboard.doctor import GOOD, examine_machine
 from callboard.doctor.machine import _fits
+from callboard.ray_head import RayHead
 from callboard.settings import Settings
 
 
@@ -49,3 +51,16 @@ def test_a_ray_of_somebody_elses_needs_a_token(
     settings = Settings(home=tmp_path, ray_address="127.0.0.1:6379")
     found = {finding.check: finding for finding in examine_machine(settings, None)}
     assert found["ray token"].status == status
+
+
+def test_a_ray_head_without_a_record_is_named_with_its_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayHead, "unrecorded", lambda self: os.getpid())
+    found = {finding.check: finding for finding in examine_machine(Settings(home=tmp_path), None)}
+    assert found["ray head"].status == "warn"
+    assert f"process {os.getpid()}" in found["ray head"].detail
+    assert "`callboard down`" in found["ray head"].mend
+    assert "ray ports" in found
+    elsewhere = Settings(home=tmp_path, ray_address="127.0.0.1:6379")
+    assert "ray head" not in {finding.check for finding in examine_machine(elsewhere, None)}

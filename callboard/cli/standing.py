@@ -1,0 +1,98 @@
+"""What `callboard status` knows: one document, whether anything runs or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from callboard.cli.connection import opened
+from callboard.ray_head import RayHead
+from callboard.services import find_instance, redacted, running_endpoints
+from storage import inspect
+from storage.domains import ACTIVE, ASLEEP
+from storage.inspect import CoordinatorView, DomainView, HostView, TableSize
+
+if TYPE_CHECKING:
+    from callboard.services import Endpoints, Instance
+    from callboard.settings import Settings
+
+
+class ServicePlaces(msgspec.Struct, frozen=True, kw_only=True):
+    """Where each service is, in words, and the dashboard's URL; null for what does not run."""
+
+    postgres: str | None = None
+    nats: str | None = None
+    ray: str | None = None
+    dashboard: str | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The document of `status --json`. Its keys are always these; what only a database can tell is null without one.
+
+    `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
+    are the addresses of agents that tasks wait for; `domains` has those that are active or asleep.
+    """
+
+    running: bool
+    home: str
+    services: ServicePlaces
+    unrecorded_ray: int | None
+    coordinators: list[CoordinatorView] | None = None
+    domains: list[DomainView] | None = None
+    paused: list[str] | None = None
+    hosts: list[HostView] | None = None
+    tables: list[TableSize] | None = None
+
+
+async def look(settings: Settings) -> Standing:
+    """Raises ServiceUnavailable, StorageError, DataFolderError."""
+    head = RayHead(folder=settings.home / "ray")
+    unrecorded = head.unrecorded() if settings.ray_address is None else None
+    endpoints = running_endpoints(settings)
+    instance = find_instance(settings)
+    services = _places(settings, head, endpoints, instance)
+    home = str(settings.home)
+    if endpoints is None:
+        return Standing(running=False, home=home, services=services, unrecorded_ray=unrecorded)
+    async with opened() as at:
+        domains = [d for d in await inspect.list_domains(at.db) if d.state in (ACTIVE, ASLEEP)]
+        coordinators = await inspect.list_coordinators(at.db)
+        return Standing(
+            running=instance is not None or bool(coordinators),  # services of somebody else serve others, too
+            home=home,
+            services=services,
+            unrecorded_ray=unrecorded,
+            coordinators=coordinators,
+            domains=domains,
+            paused=[
+                address
+                for domain in domains
+                for address in await inspect.paused_at_work(at.db, domain.domain, tenant=at.tenant)
+            ],
+            hosts=await inspect.list_hosts(at.db),
+            tables=await inspect.list_tables(at.db),
+        )
+
+
+def _places(
+    settings: Settings, head: RayHead, endpoints: Endpoints | None, instance: Instance | None
+) -> ServicePlaces:
+    postgres = nats = dashboard = None
+    if endpoints is not None:
+        pids = (instance.postgres_pid, instance.nats_pid) if instance is not None else (None, None)
+        postgres = _place(endpoints.postgres_url, endpoints.embedded_postgres, pids[0])
+        nats = _place(endpoints.nats_url, endpoints.embedded_nats, pids[1])
+    ray: str | None = f"{settings.ray_address} (external)"
+    if settings.ray_address is None:
+        pid = head.running()
+        ray = f"{head.address()} (started here, process {pid})" if pid else None
+        dashboard = head.dashboard() if pid else None
+    return ServicePlaces(postgres=postgres, nats=nats, ray=ray, dashboard=dashboard)
+
+
+def _place(url: str, embedded: bool, pid: int | None) -> str:
+    shown = ", ".join(redacted(part) for part in url.split(","))
+    if not embedded:
+        return f"{shown} (external)"
+    return f"{shown} (embedded, process {pid})" if pid else f"{shown} (embedded, not running)"
