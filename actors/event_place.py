@@ -53,6 +53,17 @@ async def find_place(
     return EventCursor(incarnation=_next(cursor.incarnation), seq=seq, at_ns=at_ns)
 
 
+async def count_waiting(stream: EventStream, cursor: EventCursor | None, domain: str) -> int:
+    """How many events of a domain the stream has and nobody has accepted. Where it has lost its end, those that have
+    come since are not counted before they are read. Raises ServiceUnavailable."""
+    if not await stream.exists():
+        return 0
+    state = await stream.state()
+    if cursor is None or cursor.incarnation.partition(_AGAIN)[0] != state.created:
+        return await stream.count_after(domain, 0)
+    return await stream.count_after(domain, cursor.seq)
+
+
 def _next(incarnation: str) -> str:
     created, _, count = incarnation.partition(_AGAIN)
     return f"{created}{_AGAIN}{int(count or 0) + 1}"

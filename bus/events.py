@@ -139,6 +139,24 @@ class EventStream:
             raise unavailable(error) from error
         return info.state.subjects or {}
 
+    async def count_after(self, domain: str, seq: int) -> int:
+        """How many events of a domain the stream has after a number. Raises ServiceUnavailable."""
+        config = ConsumerConfig(
+            name=f"callboard-{domain}-{token_hex(8)}",
+            filter_subject=events(domain),
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=seq + 1,
+            mem_storage=True,
+            inactive_threshold=FORGOTTEN_AFTER_S,
+        )
+        try:
+            consumer = await self._js.add_consumer(EVENTS_STREAM, config)
+        except (TimeoutError, NatsError, OSError) as error:
+            raise unavailable(error) from error
+        self._transport.publish(f"$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.{consumer.name}", b"")
+        return consumer.num_pending or 0
+
     async def taken_at(self, seq: int) -> int | None:
         """When the stream took the event that it has under a number (ns since 1970, UTC); None when it has none."""
         try:

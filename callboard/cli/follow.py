@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Snapshot:
     elapsed_s: float
     quiet_s: float = 0.0  # since the log grew last
     paused: list[str] = field(default_factory=list)  # of the agents that it waits for
+    events_waiting: int | None = None  # in the stream, published and not read; None is not known
 
     @property
     def has_ended(self) -> bool:
@@ -78,10 +79,12 @@ async def snapshots(
     tenant: str,
     *,
     runs: Callable[[], bool],
+    waiting: Callable[[str], Awaitable[int | None]],
 ) -> AsyncIterator[Snapshot]:
     """A snapshot whenever the task's log grows, and every half second; the last one is the ended task.
 
-    Raises ServiceUnavailable when the database has been away for ten seconds, and by `runs` for good.
+    `waiting` counts the events of a domain that nobody has read. Raises ServiceUnavailable when the database has been
+    away for ten seconds, and by `runs` for good.
     """
     from bus.errors import ServiceUnavailable, StorageUnavailable
     from storage.inspect import find_task, list_hosts, list_task_events, paused_of
@@ -100,6 +103,7 @@ async def snapshots(
                 task = await find_task(db, task_id, tenant=tenant)
                 fresh = await list_task_events(db, domain, task_id, tenant=tenant, after=last, limit=_PAGE)
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
+                events_waiting = await waiting(domain)
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
             except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
                 if time.monotonic() - answered >= GIVEN_UP_S and not runs():
@@ -122,6 +126,7 @@ async def snapshots(
                 elapsed_s=now - began,
                 quiet_s=now - grew,
                 paused=paused,
+                events_waiting=events_waiting,
             )
             yield snapshot
             if len(fresh) == _PAGE:

@@ -61,8 +61,10 @@ def _progress(snapshot: Snapshot) -> Any:
 def _figures(snapshot: Snapshot) -> Any:
     hosts = snapshot.hosts
     line = plain(snapshot.task.domain, "bold")
+    waiting = snapshot.events_waiting
     for name, figure in (
         ("hosts", f"{sum(h.ready and not h.is_silent for h in hosts)}/{len(hosts)}"),
+        ("events", "?" if waiting is None else f"{waiting:,}"),
         ("backlog", f"{sum(h.backlog for h in hosts):,}"),
         ("turns/s", f"{snapshot.turns_per_s:,.0f}"),
         ("agents", f"{sum(h.agents for h in hosts):,}"),
@@ -104,7 +106,8 @@ def _hosts(snapshot: Snapshot) -> Any:
 def plain_line(snapshot: Snapshot) -> str:
     """The same on one line, for output that is no terminal."""
     task, hosts = snapshot.task, snapshot.hosts
+    events = f"{count(snapshot.events_waiting, 'event')} waiting, " if snapshot.events_waiting else ""
     return clean(
-        f"{task.progress:.0%} {task.status}, {count(len(hosts), 'host')}, "
+        f"{task.progress:.0%} {task.status}, {count(len(hosts), 'host')}, {events}"
         f"backlog {sum(h.backlog for h in hosts):,}, {snapshot.turns_per_s:,.0f} turns/s"
     )

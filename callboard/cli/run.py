@@ -128,6 +128,7 @@ async def _run(
 
 async def _follow(cluster: Cluster, domain: str, task_id: str, *, live: bool) -> TaskView:
     from callboard.cli.follow import snapshots
+    from callboard.cli.waiting_events import WaitingEvents
     from callboard.services import running_endpoints
 
     settings = cluster.settings
@@ -138,6 +139,7 @@ async def _follow(cluster: Cluster, domain: str, task_id: str, *, live: bool) ->
         task_id,
         settings.tenant,
         runs=lambda: running_endpoints(settings) is not None,
+        waiting=WaitingEvents(cluster.postgres, cluster.transport),
     )
     with ExitStack() as stack:
         show = _Live(stack) if live else _Lines()

@@ -11,7 +11,7 @@ from callboard.cli.task_view import paused_line
 from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans, table
 
 if TYPE_CHECKING:
-    from callboard.cli.standing import Standing
+    from callboard.cli.standing import DomainStanding, Standing
     from storage.inspect import DomainView, HostView
 
 
@@ -100,9 +100,9 @@ def _show_domains(standing: Standing) -> None:
             out.print(plain(f"{c.name}: {what}.", "yellow"))
 
 
-def _domain_table(domains: Sequence[DomainView], hosts: list[HostView]) -> Any:
+def _domain_table(domains: Sequence[DomainStanding], hosts: list[HostView]) -> Any:
     return table(
-        ("domain", "hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
+        ("domain", "hosts", "partitions", "events", "backlog", "agents", "open tasks", "stuck", "dead letters"),
         [
             (
                 d.domain,
@@ -110,6 +110,7 @@ def _domain_table(domains: Sequence[DomainView], hosts: list[HostView]) -> Any:
                 plain("asleep", "dim")
                 if d.state == "asleep"
                 else f"{d.partitions - len(d.unowned)}/{d.partitions}",
+                "?" if d.events_waiting is None else f"{d.events_waiting:,}",
                 f"{d.backlog:,}",
                 f"{d.agents:,}",
                 d.open_tasks,
@@ -118,7 +119,7 @@ def _domain_table(domains: Sequence[DomainView], hosts: list[HostView]) -> Any:
             )
             for d in domains
         ],
-        right=("hosts", "partitions", "backlog", "agents", "open tasks", "stuck", "dead letters"),
+        right=("hosts", "partitions", "events", "backlog", "agents", "open tasks", "stuck", "dead letters"),
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from storage.domains import Connection
 from storage.inspect.rows import fetch_all
+from storage.records import EventCursor
 
 SILENT_AFTER_S = 3.0  # a host that has not beaten for so long is stuck, dead or cut off
 
@@ -114,6 +115,12 @@ async def list_hosts(db: Connection, *, ended_within_s: float = 0.0) -> list[Hos
 
 async def list_coordinators(db: Connection) -> list[CoordinatorView]:
     return await fetch_all(db, CoordinatorView, "inspect_coordinators")
+
+
+async def find_event_cursor(db: Connection, domain: str) -> EventCursor | None:
+    """How far a domain has accepted the stream of events; None before the first."""
+    found = await fetch_all(db, EventCursor, "event_cursor", domain)
+    return found[0] if found else None
 
 
 async def list_tables(db: Connection) -> list[TableSize]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from bus.events import EventStream
 from callboard.ray_head import RayHead
 from callboard.services import Endpoints
 from tests.integration.cli import Cli, desk_at_work, note, until
@@ -52,6 +55,32 @@ async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) 
     await desk.kill_hosts()
     await desk.pool.execute("update hosts set ended_at = now(), owned = '{}'")
     assert "no host owns partitions 0-3" in await cli("status")
+
+
+async def test_events_that_nobody_has_read_are_counted(
+    cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waiting() -> int | None:
+        [domain] = (await cli.json("status"))["domains"]
+        count: int | None = domain["events_waiting"]
+        return count
+
+    stream = EventStream(desk.transport)
+    await stream.ensure()
+    before = await waiting()
+    await desk.forsake()
+    await desk.kill_hosts()  # nobody reads
+    key, body = secrets.token_hex(4), {"task": secrets.token_hex(4), "number": 1, "text": "x"}
+    for number in range(3):
+        await stream.publish("desk", "note", json.dumps(body).encode(), message_id=f"{key}{number}")
+    assert (before, await waiting()) == (0, 3)
+    await stream.publish("other", "note", b"{}")
+    assert await waiting() == 3
+    await desk.coordinate()
+    await until(lambda: desk.fetch("select from agents where agent = $1", f"clerk/{body['task']}"))
+    assert await waiting() == 0
+    monkeypatch.setenv("CALLBOARD_NATS_URL", "nats://127.0.0.1:1")
+    assert await waiting() is None
 
 
 async def test_status_has_the_same_keys_whether_anything_runs_or_not(

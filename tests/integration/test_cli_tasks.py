@@ -48,6 +48,10 @@ async def stuck_task(desk: Deployment) -> str:
     return task
 
 
+async def nothing_waits(domain: str) -> int | None:
+    return 0
+
+
 async def status(desk: Deployment, task: str, wanted: str) -> None:
     async def is_so() -> bool:
         return (await desk.client.find(task)).status == wanted
@@ -94,7 +98,9 @@ async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Depl
     assert (await cli.json("task", task))["paused"] == [clerk]
     assert (await cli.json("status"))["paused"] == [clerk]
     assert said in await cli("status")
-    watch: Any = snapshots(desk.pool, desk.transport, "desk", task, "default", runs=lambda: True)
+    watch: Any = snapshots(
+        desk.pool, desk.transport, "desk", task, "default", runs=lambda: True, waiting=nothing_waits
+    )
     async with aclosing(watch):
         snapshot = await anext(watch)
     cli.discard()
@@ -114,7 +120,7 @@ async def test_following_ends_when_the_database_is_gone_and_callboard_with_it(
     task = await desk.submit({"lines": 1})
     db = await create_pool(database, application="callboard-test", size=1)
     runs = [False, True, True]  # it restarts twice, and then it is gone
-    watch: Any = snapshots(db, desk.transport, "desk", task, "default", runs=runs.pop)
+    watch: Any = snapshots(db, desk.transport, "desk", task, "default", runs=runs.pop, waiting=nothing_waits)
     async with aclosing(watch):
         await anext(watch)
         db.terminate()

@@ -65,7 +65,19 @@ def test_figures_are_whole_at_80_columns_whatever_a_host_says() -> None:
 
 
 def test_without_a_terminal_it_is_one_line() -> None:
-    assert plain_line(snapshot([HOST], 1)) == "62% running, 1 host, backlog 12,345, 8,210 turns/s"
+    shown = snapshot([HOST], 1)
+    assert plain_line(shown) == "62% running, 1 host, backlog 12,345, 8,210 turns/s"
+    shown.events_waiting = 1_234_567
+    assert plain_line(shown) == "62% running, 1 host, 1,234,567 events waiting, backlog 12,345, 8,210 turns/s"
+
+
+def test_events_that_nobody_has_read_stand_beside_the_backlog() -> None:
+    shown = snapshot([host(n, backlog=123_456, agents=123_456) for n in range(8)], 1)
+    assert "hosts 8/8   events ?   backlog 987,648" in "\n".join(lines(shown, 80, 30))
+    shown.events_waiting = 1_234_567
+    frame = lines(shown, 80, 30)
+    assert any("events 1,234,567   backlog 987,648" in line for line in frame)
+    assert len(frame) <= 30
 
 
 @pytest.mark.parametrize(
