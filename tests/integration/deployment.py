@@ -10,11 +10,13 @@ from typing import Any, Self
 
 import asyncpg
 import pytest
+from nats.errors import Error as NatsError
 
 from actors.domain import Domain, load_domain, read_domain
 from actors.host import Host
 from actors.incarnation import HostSettings, run_incarnation
 from bus.nats import NatsTransport
+from bus.subjects import EVENTS_STREAM, events
 from coordinators.domain import DomainCoordinator
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
 from coordinators.tasks.client import TaskClient
@@ -111,6 +113,10 @@ class Deployment:
             await self.forsake()
             for host in self.launcher.hosts.values():
                 await host.kill()
+            # The stream is shared by the whole run; a domain of this name in the next test's database would read it
+            # from its beginning.
+            with contextlib.suppress(NatsError, TimeoutError):
+                await transport.client.jetstream().purge_stream(EVENTS_STREAM, subject=events(domain.name))
             await transport.close()
             pool.terminate()
 

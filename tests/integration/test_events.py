@@ -159,3 +159,12 @@ async def test_sizes_are_bytes_and_an_event_over_the_limit_is_a_dead_letter_of_i
     assert [agent for agent, _ in letters] == ["events/note", "events/note", "events/unheard-of"]
     assert letters[0][1] == f"The event note has {len(large)} bytes; 8192 is the limit"
     assert await desk.fetch("select count(*) from blobs where tenant = $1", tenant) == [(1,)]
+
+
+async def test_what_one_deployment_has_published_is_not_read_by_the_next(
+    services: Endpoints, database: str, stream: EventStream
+) -> None:
+    async with Deployment.open(DESK, database, services.nats_url):
+        await stream.publish("desk", "note", b"{}")
+        assert await stream.count_after("desk", 0) == 1
+    assert await stream.count_after("desk", 0) == 0
