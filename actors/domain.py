@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.agent import Agent, AgentType, agent_type
+from actors.code_apart import code_apart, enter_code, require_own_module
 from actors.schedule import ScheduleSpec, check_schedules
 from bus.address import require_word
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
@@ -277,21 +277,19 @@ def check_domain(
             f"{folder / 'domain.yaml'} does not say which agent gets a task.",
             fix="Add `tasks: {policy: direct, to: KIND/KEY}`.",
         )
-    before = sys.path[:]
-    try:
+    with code_apart():  # what runs is the stored copy of the code
         load_domain(spec, folder, system_kinds=system_kinds)
-    finally:
-        sys.path[:] = before  # what runs is the stored copy of the code
 
 
 def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agent], ...] = ()) -> Domain:
-    """Import the domain's classes, with its code folder on sys.path; raises InvalidDomainFile."""
-    code = str((folder / spec.code).resolve())
-    if code not in sys.path:
-        sys.path.insert(0, code)
+    """Import the domain's classes, with its code folder on sys.path.
+
+    Raises InvalidDomainFile, also when another domain with code of the same name was loaded in this process.
+    """
+    enter_code(spec.domain, (folder / spec.code).resolve())
     kinds: dict[str, AgentType] = {}
     for kind_spec in spec.kinds:
-        loaded = agent_type(_import_class(kind_spec.class_))
+        loaded = agent_type(_import_class(spec.domain, kind_spec.class_))
         if loaded.kind in kinds:
             raise InvalidDomainFile(f"The domain {spec.domain} declares the kind {loaded.kind!r} twice.")
         kinds[loaded.kind] = loaded
@@ -311,10 +309,12 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
     return Domain(spec, kinds)
 
 
-def _import_class(path: str) -> type[Agent]:
+def _import_class(domain: str, path: str) -> type[Agent]:
     module_name, _, class_name = path.partition(":")
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
+        module = importlib.import_module(module_name)
+        require_own_module(domain, module)
+        cls = getattr(module, class_name)
     except CallboardError as error:
         raise InvalidDomainFile(f"{path} cannot be loaded: {error}") from error
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +48,13 @@ def message(wire_name: str) -> Callable[[type[M]], type[M]]:
         return cls
 
     return declare
+
+
+def forget_messages(modules: Collection[str]) -> None:
+    """Free the wire names of the classes of these modules, whose code is not used in this process any more."""
+    for wire_name, cls in list(_classes.items()):
+        if cls.__module__ in modules:
+            del _classes[wire_name]
 
 
 def wire_name_of(cls: type[BaseModel]) -> str:

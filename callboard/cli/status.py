@@ -102,7 +102,17 @@ def _show_domains(standing: Standing) -> None:
 
 def _domain_table(domains: Sequence[DomainStanding], hosts: list[HostView]) -> Any:
     return table(
-        ("domain", "hosts", "partitions", "events", "backlog", "agents", "open tasks", "stuck", "dead letters"),
+        (
+            "domain",
+            "hosts",
+            "partitions",
+            "events",
+            "backlog",
+            "agents",
+            "open tasks",
+            "stuck",
+            "dead letters",
+        ),
         [
             (
                 d.domain,

@@ -31,6 +31,7 @@ async def up(
 ) -> None:
     """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it,
     unless others use it: then the last of them does."""
+    from actors.code_apart import code_apart
     from actors.domain import check_domain, read_domain
     from callboard.cli.moved import say_if_moved
     from callboard.runtime import ray_head, running_cluster
@@ -49,7 +50,10 @@ async def up(
     async with running_cluster(settings, detach=detach, progress=note) as cluster:
         for name, folder in zip(names, folders, strict=True):
             await say_if_moved(cluster.postgres, name, folder)
-        added = [(await cluster.add_domain(folder)).name for folder in folders]
+        added = []
+        for folder in folders:
+            with code_apart():  # none of it runs here, and another domain may have code of the same name
+                added.append((await cluster.add_domain(folder)).name)
         for name in added:
             await cluster.ready(name, progress=note)
         for row in await all_domains(cluster.postgres):

@@ -1,0 +1,59 @@
+"""Code of several domains in one process: their modules and messages may have the same names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from bus.errors import InvalidDomainFile
+from bus.registry import forget_messages
+
+_owners: dict[Path, str] = {}  # the code folders of domains that were loaded, and their domains
+
+
+@contextmanager
+def code_apart() -> Iterator[None]:
+    """Forget at the end which domains' code was imported inside; libraries that it has imported stay."""
+    path, modules, owners = sys.path[:], set(sys.modules), dict(_owners)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        folders = _owners.keys() - owners.keys()
+        of_domains = {
+            name
+            for name, module in list(sys.modules.items())
+            if name not in modules and any(_lies_in(module, folder) for folder in folders)
+        }
+        for name in of_domains:
+            del sys.modules[name]
+        forget_messages(of_domains)
+        _owners.clear()
+        _owners.update(owners)
+
+
+def enter_code(domain: str, folder: Path) -> None:
+    """Put a domain's code folder on sys.path."""
+    _owners[folder] = domain
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def require_own_module(domain: str, module: ModuleType) -> None:
+    """Raise InvalidDomainFile for a module that was imported under this name for another domain."""
+    others = {owner for folder, owner in _owners.items() if _lies_in(module, folder)} - {domain}
+    mine = any(_lies_in(module, folder) for folder, owner in _owners.items() if owner == domain)
+    if others and not mine:
+        raise InvalidDomainFile(
+            f"The domains {domain} and {others.pop()} both have code of the name {module.__name__!r}, which one process"
+            " cannot tell apart.",
+            fix="Rename the package or module of one of them.",
+        )
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(place is not None and Path(place).resolve().is_relative_to(folder) for place in places)
