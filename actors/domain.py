@@ -144,6 +144,8 @@ class LimitSpec(_Strict):
     turn_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024
     )  # far below Postgres' 1 GiB
+    journal_entries: int = Field(default=10_000, ge=1)  # what one turn may record: it is read whole to go on
+    journal_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     turn_s: float = Field(default=900.0, gt=0)  # a handler that runs longer is cancelled, and has failed
     claim_check_bytes: int = Field(default=CLAIM_CHECK_BYTES, ge=1024, le=MAX_PARCEL_BYTES)
     payload_bytes: int = Field(default=PAYLOAD_BYTES, ge=1024, le=256 * 1024 * 1024)

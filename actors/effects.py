@@ -167,7 +167,7 @@ class Call:
             attempt += 1
 
     def _recorded_intent(self, attempt: int) -> Intent:
-        entry = self._journal.recorded(f"{self._place}!{attempt}", INTENT, self.name)
+        entry = self._journal.recorded(f"{self._place}!{attempt}", INTENT, self.name, inner=True)
         assert entry is not None
         intent = msgspec.json.decode(entry.value, type=Intent)
         self._id = intent.id
@@ -305,7 +305,10 @@ class Call:
     async def _ask(self, place: str, attempt: int) -> JournalEntry | None:
         """Wait until a person says what has happened."""
         journal = self._journal
-        if journal.recorded(place, Kind.OUTCOME, self.name) is None and journal.open_promise(place) is None:
+        if (
+            journal.recorded(place, Kind.OUTCOME, self.name, inner=True) is None
+            and journal.open_promise(place) is None
+        ):
             details = {
                 "tool": self.tool.name, "arguments": msgspec.Raw(self.bound.text.encode()), "call": self._id,
             }  # fmt: skip

@@ -14,7 +14,7 @@ import msgspec
 from actors.branch import Branch
 from actors.saga import COMPENSATE, UNWIND, UNWIND_AT, Compensation, Ending
 from bus.envelope import Envelope, Outgoing, new_id
-from bus.errors import AskFailed, InvalidMessage, NonDeterministicHandler, StepFailed, ToolFailed
+from bus.errors import AskFailed, InvalidMessage, JournalFull, NonDeterministicHandler, StepFailed, ToolFailed
 from bus.registry import encode_json
 from storage.edges import Gate
 from storage.journal import Does, JournalEntry, JournalWrite, Kind, OpenPromise, PromiseWrite, StoredJournal
@@ -74,6 +74,9 @@ class Journal:
         fetch: Callable[[str], Awaitable[str]],
         stored: StoredJournal | None = None,
         task: asyncio.Task[Any] | None = None,
+        *,
+        most_entries: int,
+        most_bytes: int,
     ) -> None:
         self.turn = (
             new_id() if stored is None else stored.turn
@@ -117,6 +120,9 @@ class Journal:
         self._undoing = False
         self._cuttable: set[asyncio.Task[Any]] = set()
         self.entries: list[JournalEntry] = []
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._next = 1
         if stored is not None:
             self._restore(stored)
@@ -149,8 +155,9 @@ class Journal:
 
     # -- replay --------------------------------------------------------------------------------------
 
-    def recorded(self, place: str, kind: str, name: str) -> JournalEntry | None:
-        """The entry at a place; raises NonDeterministicHandler when another call was recorded there."""
+    def recorded(self, place: str, kind: str, name: str, *, inner: bool = False) -> JournalEntry | None:
+        """The entry at a place; raises NonDeterministicHandler when another call was recorded there, and JournalFull when
+        the call would be a new one and there is no room for it. An `inner` one is part of a call that has begun."""
         if self._closed:
             raise TurnGone
         if place in self._used:
@@ -160,7 +167,10 @@ class Journal:
         self._used.add(place)
         entry = self._recorded.get(place)
         found = entry or self._by_place.get(place)
-        if found is not None and (found.kind, found.name) != (kind, name):
+        if found is None:
+            if not inner:
+                self._must_have_room()
+        elif (found.kind, found.name) != (kind, name):
             raise NonDeterministicHandler(
                 f"At {place} the handler calls {kind} {name}; the journal has {found.kind} {found.name} there.",
                 place=place,
@@ -168,6 +178,17 @@ class Journal:
                 recorded=f"{found.kind} {found.name}",
             )
         return entry
+
+    def _must_have_room(self) -> None:
+        """How promises are settled, and what takes a failed call back, is recorded all the same."""
+        if len(self.entries) + len(self._promises) >= self._most_entries:
+            raise JournalFull(
+                f"The turn has recorded {self._most_entries:,} calls, the most that `limits.journal_entries` allows."
+            )
+        if self._bytes >= self._most_bytes:
+            raise JournalFull(
+                f"The turn has recorded {self._bytes:,} bytes; `limits.journal_bytes` is {self._most_bytes:,}."
+            )
 
     def replayed_send(self, place: str, to: str, wire_name: str) -> str | None:
         """The id of a message that went out when the turn ran before."""
@@ -244,6 +265,7 @@ class Journal:
 
     def _keep(self, entry: JournalEntry) -> None:
         self.entries.append(entry)
+        self._bytes += len(entry.value)
         self._recorded[entry.key] = entry
 
     async def flush(self, sends: list[tuple[str, Outgoing]], *, begins: bool = False) -> None:

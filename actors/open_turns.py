@@ -9,6 +9,7 @@ from typing import Protocol
 from actors.activation import Activation
 from actors.blobs import Blobs, BlobsUnavailable
 from actors.context import Context
+from actors.domain import LimitSpec
 from actors.journal import Journal
 from actors.ledger import Ledger
 from bus import faultpoints
@@ -45,9 +46,16 @@ class OpenTurns:
     """Gives an activation the journal of its turn."""
 
     def __init__(
-        self, domain: str, storage: JournalReader, blobs: Blobs, ledger: Ledger, host: TurnHost
+        self,
+        domain: str,
+        limits: LimitSpec,
+        storage: JournalReader,
+        blobs: Blobs,
+        ledger: Ledger,
+        host: TurnHost,
     ) -> None:
         self._domain = domain
+        self._limits = limits
         self._storage = storage
         self._host = host
         self.blobs = blobs
@@ -117,8 +125,9 @@ class OpenTurns:
             return self._host.flush(activation, envelope, part)
 
         journal = Journal(
-            envelope, now, flush, partial(self.blobs.fetch, activation.tenant), stored, activation.task
-        )
+            envelope, now, flush, partial(self.blobs.fetch, activation.tenant), stored, activation.task,
+            most_entries=self._limits.journal_entries, most_bytes=self._limits.journal_bytes,
+        )  # fmt: skip
         journal.on_waiting = partial(self._host.waits, activation)
         journal.on_running = partial(self._host.runs, activation)
         return journal

@@ -48,7 +48,7 @@ class TurnRunner:
         self._scope = scope
         self.blobs = Blobs(scope.domain, storage)
         ledger = Ledger(scope.domain, epoch, storage)
-        self.open_turns = OpenTurns(scope.domain, storage, self.blobs, ledger, host)
+        self.open_turns = OpenTurns(scope.domain, scope.limits, storage, self.blobs, ledger, host)
         self._outcomes = Outcomes(scope, self.blobs)
         self._control = ControlTurns(scope, storage, self._outcomes, self.open_turns)
         self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words

@@ -5,7 +5,8 @@ CallboardError
 │   ├── UnknownMessageType    no class is registered under that wire name
 │   ├── InvalidPayload        the payload does not fit its type
 │   ├── PayloadTooLarge       above the hard limit, even for a blob
-│   └── HopLimitExceeded      a chain of messages is longer than allowed
+│   ├── HopLimitExceeded      a chain of messages is longer than allowed
+│   └── JournalFull           a turn has recorded as much as it may
 ├── InvalidAddress            not `domain/kind/key`
 ├── UnknownDomain             no such domain runs here
 ├── DomainBusy                the domain has tasks that have not ended
@@ -119,6 +120,12 @@ class HopLimitExceeded(InvalidMessage):
     """A chain of messages is longer than the hop limit."""
 
     fix = "Look for agents that answer each other for ever, or raise the domain's `limits.hops`."
+
+
+class JournalFull(InvalidMessage):
+    """A turn has recorded so many calls, or so many bytes of them, that it may make no further one."""
+
+    fix = "Split the work into several turns, or raise `limits.journal_entries` or `limits.journal_bytes` in domain.yaml."
 
 
 class InvalidAddress(CallboardError):

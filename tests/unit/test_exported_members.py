@@ -37,6 +37,7 @@ EXPORTED = [
     "InvalidPayload",
     "InvalidTask",
     "InvalidTool",
+    "JournalFull",
     "MissingSecret",
     "NoBid",
     "NoHandler",

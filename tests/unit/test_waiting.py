@@ -12,7 +12,15 @@ from pydantic import BaseModel
 
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
-from bus.errors import AskFailed, InvalidMessage, PromiseExpired, StepFailed, StorageUnavailable, UnknownKind
+from bus.errors import (
+    AskFailed,
+    InvalidMessage,
+    JournalFull,
+    PromiseExpired,
+    StepFailed,
+    StorageUnavailable,
+    UnknownKind,
+)
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
 from storage.journal import Does
@@ -308,6 +316,51 @@ async def test_a_large_result_goes_to_blob_storage_and_a_too_large_one_is_refuse
         assert "PayloadTooLarge" in kit.state(AT).log[0]
         [recorded] = [e for entries in kit.store.waits.journal.values() for e in entries if e.blob]
         assert recorded.value == "null"
+
+
+async def test_a_turn_that_records_without_end_is_refused_its_next_call_and_given_up() -> None:
+    errors: list[str] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        n = 0
+        while True:
+            try:
+                await ctx.step(call, f"{n}")
+            except JournalFull as error:
+                errors.append(str(error))
+                raise
+            n += 1
+            if n == 3:  # from here on it runs again, and what is recorded counts
+                await ctx.sleep(5)
+
+    async with TestKit(KINDS, limits=LimitSpec(journal_entries=10)) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        assert Waiter.calls == [str(n) for n in range(9)]  # and the sleep is the tenth
+        assert errors == [
+            "The turn has recorded 10 calls, the most that `limits.journal_entries` allows. Split the work into several "
+            "turns, or raise `limits.journal_entries` or `limits.journal_bytes` in domain.yaml."
+        ]
+        [dead] = kit.dead_letters(AT)
+        assert "JournalFull" in dead.error
+        await kit.send(AT, Note(text="goes on"))
+        await kit.quiet()
+        assert kit.state(AT).log == ["note goes on"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_a_turn_may_record_so_many_bytes() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        for n in range(10):
+            await ctx.step(counted("x" * 400), f"{n}")
+
+    async with TestKit(KINDS, limits=LimitSpec(journal_bytes=1_024)) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert Waiter.calls == ["0", "1", "2"]
+        [dead] = kit.dead_letters(AT)
+        assert "limits.journal_bytes" in dead.error
 
 
 async def test_a_key_used_twice_or_a_call_in_a_task_of_its_own_is_refused() -> None:
