@@ -208,8 +208,8 @@ def _steps_computed_again() -> None:
 
     recorded = Journal.recorded
 
-    def forgetful(self: Any, place: str, kind: str, name: str) -> Any:
-        entry = recorded(self, place, kind, name)
+    def forgetful(self: Any, place: str, kind: str, name: str, **how: Any) -> Any:
+        entry = recorded(self, place, kind, name, **how)
         return None if kind == STEP else entry
 
     Journal.recorded = forgetful  # type: ignore[method-assign]
