@@ -111,19 +111,27 @@ class NatsTransport:
         self._reconnected.append(callback)
 
     async def serve(
-        self, subject: str, answer: Callable[[bytes], Awaitable[bytes]], *, queue: str = ""
+        self, subject: str, answer: Callable[[bytes], Awaitable[bytes | None]], *, queue: str = ""
     ) -> Subscription:
-        """Answer requests on a subject, each by one member of the queue group, one after another.
+        """Answer requests on a subject, each by one member of the queue group and all of them at once.
 
-        `answer` turns its own errors into bytes.
+        `answer` bounds how many it works on, and turns its own errors into bytes; for None nothing is said.
         """
+        under_way: set[asyncio.Task[None]] = set()
+
+        async def respond(message: Msg) -> None:
+            data = await answer(message.data)
+            if data is not None:
+                with contextlib.suppress(NatsError):
+                    await message.respond(data)
 
         async def take(message: Msg) -> None:
-            with contextlib.suppress(NatsError):
-                await message.respond(await answer(message.data))
+            task = asyncio.create_task(respond(message))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
 
         subscription = await self.client.subscribe(subject, queue=queue, cb=take)
-        return _Subscribed(self, subscription)
+        return _Serving(self, subscription, under_way)
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
         """Ask and wait for one answer; raises ServiceUnavailable when nobody answers."""
@@ -195,6 +203,20 @@ class _Subscribed:
         self._transport.forget(self._subscription)
         with contextlib.suppress(NatsError, OSError):
             await self._subscription.unsubscribe()
+
+
+class _Serving(_Subscribed):
+    def __init__(
+        self, transport: NatsTransport, subscription: NatsSubscription, under_way: set[asyncio.Task[None]]
+    ) -> None:
+        super().__init__(transport, subscription)
+        self._under_way = under_way
+
+    async def close(self) -> None:
+        """What is under way is not answered any more."""
+        await super().close()
+        for task in self._under_way:
+            task.cancel()
 
 
 def _place(url: str) -> str:

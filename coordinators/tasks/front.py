@@ -7,9 +7,6 @@ see that one of them is frozen: a client that gets no answer asks again with the
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -17,16 +14,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from bus import subjects
 from bus.address import DEFAULT_TENANT
-from bus.errors import CallboardError, InvalidTask
+from bus.errors import InvalidTask
 from bus.nats import NatsTransport
 from bus.registry import describe_validation
 from bus.task_ref import task_ref
 from bus.transport import Subscription
+from coordinators.tasks.admission import Admission, error_answer
 from coordinators.tasks.client import TaskClient
 from storage.domains import Connection
 from storage.tasks import submit_task
-
-_logger = logging.getLogger("callboard.tasks")
 
 QUEUE = "callboard-tasks"
 
@@ -63,13 +59,14 @@ class TaskFront:
         self._db = db
         self._transport = transport
         self._domain = domain
+        self._admission = Admission(domain)
 
     async def start(self) -> list[Subscription]:
         """Answer until the subscriptions are closed."""
         serve = self._transport.serve
         return [
-            await serve(subjects.task_submit(self._domain), partial(_answered, self._submit), queue=QUEUE),
-            await serve(subjects.task_cancel(self._domain), partial(_answered, self._cancel), queue=QUEUE),
+            await serve(subjects.task_submit(self._domain), self.submit, queue=QUEUE),
+            await serve(subjects.task_cancel(self._domain), self.cancel, queue=QUEUE),
         ]
 
     async def run(self) -> None:
@@ -81,14 +78,19 @@ class TaskFront:
             for subscription in subscriptions:
                 await subscription.close()
 
-    async def _submit(self, data: bytes) -> str:
+    async def submit(self, data: bytes) -> bytes | None:
         try:
             request = Submission.model_validate_json(data)
         except ValidationError as error:
-            raise InvalidTask(
+            wrong = InvalidTask(
                 f"The request is not a submission: {describe_validation(error)}.",
                 fix='Send JSON such as {"goal": "...", "input": {...}, "priority": 5}.',
-            ) from None
+            )
+            return error_answer(wrong)
+        key = ("submit", request.tenant, request.request_key) if request.request_key is not None else None
+        return await self._admission.answer(key, len(data), partial(self._submit, request))
+
+    async def _submit(self, request: Submission) -> str:
         task = await submit_task(
             self._db,
             self._domain,
@@ -103,28 +105,18 @@ class TaskFront:
         self._transport.publish(subjects.tasks_waiting(self._domain), b"submitted")
         return task
 
-    async def _cancel(self, data: bytes) -> str:
+    async def cancel(self, data: bytes) -> bytes | None:
         try:
             request = CancelRequest.model_validate_json(data)
         except ValidationError as error:
-            raise InvalidTask(
+            wrong = InvalidTask(
                 f"The request does not name a task to cancel: {describe_validation(error)}.",
                 fix='Send JSON such as {"id": "...", "reason": "..."}.',
-            ) from None
+            )
+            return error_answer(wrong)
+        key = "cancel", request.tenant, request.id
+        return await self._admission.answer(key, len(data), partial(self._cancel, request))
+
+    async def _cancel(self, request: CancelRequest) -> str:
         client = TaskClient(self._db, self._transport, tenant=request.tenant)
         return (await client.cancel(task_ref(request.id, self._domain), request.reason)).id
-
-
-async def _answered(carry_out: Callable[[bytes], Awaitable[str]], data: bytes) -> bytes:
-    try:
-        return json.dumps({"id": await carry_out(data)}).encode()
-    except CallboardError as error:
-        return _error(type(error).__name__, error.message, error.fix, error.fields)
-    except Exception:
-        _logger.exception("a request about a task failed")
-        return _error("CallboardError", "The request failed.", "Look into the host's log.", {})
-
-
-def _error(name: str, message: str, fix: str, fields: dict[str, Any]) -> bytes:
-    error = {"type": name, "message": message, "fix": fix, **fields}
-    return json.dumps({"error": error}, default=str).encode()

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from bus import errors, subjects
 from bus.envelope import new_id
-from bus.errors import CallboardError
+from bus.errors import CallboardError, Overloaded, ServiceUnavailable
 from bus.nats import NatsTransport
 from coordinators.tasks.front import CancelRequest, Submission
 
@@ -22,12 +22,17 @@ async def submit_over_nats(
     """Submit a task and return its id; when this returns, the task is committed.
 
     It is asked for again and again, always under one request key, so that it is accepted once. Raises what
-    storage.tasks.submit_task raises, or ServiceUnavailable when nobody answers in time: it may then have been
-    accepted, and a submission with the same `request_key` finds out.
+    storage.tasks.submit_task raises, Overloaded also for too many submissions at once, or ServiceUnavailable when
+    nobody answers in time: it may then have been accepted. A submission with the `request_key` that these two errors
+    bear finds out.
     """
     if submission.request_key is None:
         submission = submission.model_copy(update={"request_key": new_id()})
-    return await _ask(transport, subjects.task_submit(domain), submission, timeout_s)
+    try:
+        return await _ask(transport, subjects.task_submit(domain), submission, timeout_s)
+    except (Overloaded, ServiceUnavailable) as error:
+        error.fields["request_key"] = submission.request_key
+        raise
 
 
 async def cancel_over_nats(
