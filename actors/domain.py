@@ -16,7 +16,7 @@ from actors.code_apart import code_apart, enter_code, require_own_module
 from actors.schedule import ScheduleSpec, check_schedules
 from bus.address import require_word
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
-from bus.limits import CLAIM_CHECK_BYTES, PAYLOAD_BYTES
+from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES
 from bus.registry import describe_validation
 from bus.wire import MAX_PARCEL_BYTES
 
@@ -149,6 +149,10 @@ class LimitSpec(_Strict):
     turn_s: float = Field(default=900.0, gt=0)  # a handler that runs longer is cancelled, and has failed
     claim_check_bytes: int = Field(default=CLAIM_CHECK_BYTES, ge=1024, le=MAX_PARCEL_BYTES)
     payload_bytes: int = Field(default=PAYLOAD_BYTES, ge=1024, le=256 * 1024 * 1024)
+    mailbox: int = Field(default=MAILBOX_MESSAGES, ge=1)  # messages; past it nothing is taken in from outside
+    backlog: int = Field(
+        default=BACKLOG_MESSAGES, ge=1
+    )  # the same for all of the domain's mailboxes together
     state_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     cached_messages_per_agent: int = Field(default=256, ge=8)
     cached_bytes_per_agent: int = Field(default=4 * 1024 * 1024, ge=1024)

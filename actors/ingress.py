@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ from bus.nats import NatsTransport
 from bus.registry import decode_payload, encode_payload, first_line, refuse_nul
 from bus.task_ref import task_ref
 from storage.records import DeadEvent, EventBatch, EventCursor
+from storage.room import Bounds
 
 if TYPE_CHECKING:
     from actors.domain import EventSpec
@@ -105,7 +107,11 @@ class Ingress:
             await reader.close()
 
     async def _accept_next(self, reader: EventReader, incarnation: str) -> None:
-        events = await reader.fetch(BATCH, timeout_s=WAIT_S)
+        limits = self._host.scope.limits
+        batch = min(
+            BATCH, (min(limits.mailbox, limits.backlog) + 1) // 2
+        )  # so many fit as soon as half is free
+        events = await reader.fetch(batch, timeout_s=WAIT_S)
         if events:
             upto = await self._accept(events, incarnation)
             await reader.acknowledge()
@@ -140,6 +146,7 @@ class Ingress:
                 continue
             batch.keys.append(f"event:{_key(event, incarnation)}")
             batch.messages.append(message)
+        await self._wait_for_room(batch)
         upto = EventCursor(incarnation=incarnation, seq=events[-1].seq, at_ns=events[-1].at_ns)
         try:
             numbers = await host.store.accept_events(host.fence, upto, batch)
@@ -159,6 +166,23 @@ class Ingress:
         fresh = [m for m in batch.messages if m.header.id in numbers]
         host.outbound.publish((m, numbers[m.header.id]) for m in fresh)
         return upto
+
+    async def _wait_for_room(self, batch: EventBatch) -> None:
+        """Read no further while too many messages wait: the stream holds the others, and refuses events once full."""
+        host = self._host
+        limits = host.scope.limits
+        bounds = Bounds(mailbox=limits.mailbox, backlog=limits.backlog)
+        wanted = Counter((m.tenant, m.partition, m.agent) for m in batch.messages if m.header.type != TROUBLE)
+        domain, said = host.fence.domain, False
+        while host.holdings.may_run(FIRST_PARTITION) and not host.has_ended:
+            lack = await host.store.lack_of_room(domain, wanted, bounds) if wanted else None
+            if lack is None:
+                return
+            if not said:
+                _logger.warning("events of %s wait in their stream: %s", domain, lack.error().message)
+                said = True
+            await self._purge.look()
+            await asyncio.sleep(_RETRY_S)
 
     async def _as_message(self, event: Event) -> Outgoing:
         host = self._host

@@ -10,5 +10,11 @@ CLAIM_CHECK_BYTES = 256 * 1024
 PAYLOAD_BYTES = 16 * 1024 * 1024
 """Default: a larger payload is refused, even as a blob."""
 
+MAILBOX_MESSAGES = 100_000
+"""Default: an agent that so many messages wait for is given no more from outside."""
+
+BACKLOG_MESSAGES = 2_000_000
+"""Default: the same for a domain as a whole."""
+
 SEEN_WINDOW = timedelta(days=30)
 """How long a key from outside is remembered: a message that comes with it again is not accepted again."""

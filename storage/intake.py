@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
 
@@ -19,13 +20,14 @@ from bus import subjects, wire
 from bus.address import DEFAULT_TENANT, Address, partition_of
 from bus.envelope import Header, Outgoing, Priority, header_to_json, new_id
 from bus.errors import PayloadTooLarge, UnknownDomain, UnknownKind
-from bus.limits import CLAIM_CHECK_BYTES, PAYLOAD_BYTES, SEEN_WINDOW
+from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES, SEEN_WINDOW
 from bus.registry import encode_payload, wire_name_of
 from bus.task_ref import task_ref
 from bus.transport import Transport
 from storage.boundary import translated
 from storage.domains import Connection, DomainRow, all_domains
 from storage.queries import query
+from storage.room import Bounds, Recipient, lack_of_room
 
 _NAMED = 50  # agents in one nudge; for more, one read of the whole partition is cheaper
 
@@ -65,11 +67,14 @@ async def accept(
     *,
     tenant: str = DEFAULT_TENANT,
     window: timedelta = SEEN_WINDOW,
+    admitted: bool = False,
 ) -> list[Accepted]:
     """Commit the messages, all or none, and nudge their owners; without a transport a sweep finds them.
 
-    Raises UnknownDomain, UnknownKind, InvalidPayload or PayloadTooLarge before anything is written. The sizes are
-    those that the recipient's domain sets.
+    Raises UnknownDomain, UnknownKind, InvalidPayload, PayloadTooLarge, or Overloaded while too many messages wait for a
+    recipient or in its domain, before anything is written. The limits are those that the recipient's domain sets.
+    Control messages are not refused for a long mailbox, nor what is `admitted`: it comes from inside, or follows from
+    what was accepted before.
     """
     domains = {row.domain: _Recipients.of(row) for row in await all_domains(db)}
     outgoing: list[Outgoing] = []
@@ -89,6 +94,8 @@ async def accept(
             payload, blob = "null", sha256(data).hexdigest()
             blobs.append((to.domain, tenant, blob, data))
         outgoing.append(_outgoing(incoming, tenant, domain.partitions, payload, blob))
+    if not admitted:
+        await _require_room(db, domains, outgoing)
     with translated():
         for row in blobs:
             await db.execute(query("put_blob"), *row)
@@ -114,6 +121,19 @@ async def accept(
         Accepted(id=o.header.id, to=m.to, seq=numbers.get(o.header.id))
         for m, o in zip(messages, outgoing, strict=True)
     ]
+
+
+async def _require_room(
+    db: Connection, domains: Mapping[str, _Recipients], outgoing: Sequence[Outgoing]
+) -> None:
+    wanted: dict[str, Counter[Recipient]] = {}
+    for message in outgoing:
+        if not message.control:
+            mailboxes = wanted.setdefault(message.domain, Counter())
+            mailboxes[message.tenant, message.partition, message.agent] += 1
+    for domain, mailboxes in wanted.items():
+        if (lack := await lack_of_room(db, domain, mailboxes, domains[domain].bounds)) is not None:
+            raise lack.error()
 
 
 def nudge(transport: Transport, recipients: Iterable[tuple[str, int, str, str]]) -> None:
@@ -160,6 +180,7 @@ class _Recipients(msgspec.Struct, frozen=True, kw_only=True):
     kinds: list[str]
     claim_check_bytes: int
     payload_bytes: int
+    bounds: Bounds
 
     @classmethod
     def of(cls, row: DomainRow) -> _Recipients:
@@ -169,4 +190,8 @@ class _Recipients(msgspec.Struct, frozen=True, kw_only=True):
             kinds=row.kinds,
             claim_check_bytes=limits.get("claim_check_bytes", CLAIM_CHECK_BYTES),
             payload_bytes=limits.get("payload_bytes", PAYLOAD_BYTES),
+            bounds=Bounds(
+                mailbox=limits.get("mailbox", MAILBOX_MESSAGES),
+                backlog=limits.get("backlog", BACKLOG_MESSAGES),
+            ),
         )

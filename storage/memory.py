@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -47,6 +47,7 @@ from storage.records import (
     TaskWrite,
     TurnRecord,
 )
+from storage.room import Bounds, Lack, Recipient, find_lack
 from storage.schedules import Firing, ScheduleRow
 
 CONTROL_OFFSET = 2**62  # what is taken off a control message's number
@@ -374,6 +375,11 @@ class MemoryStore(MemoryHosts):
     async def end_cancellations(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
         self._require_fence(fence, partitions)
         return self.cancellations.end(fence.domain, partitions, self.hosts.values())
+
+    async def lack_of_room(self, domain: str, wanted: Mapping[Recipient, int], bounds: Bounds) -> Lack | None:
+        waiting = sum(len(box) for (at, *_), box in self.mail.items() if at == domain)
+        rooms = [bounds.mailbox - len(self.mail.get((domain, *recipient), {})) for recipient in wanted]
+        return find_lack(domain, wanted, bounds, bounds.backlog - waiting, rooms)
 
     # -- events --------------------------------------------------------------------------------------
 

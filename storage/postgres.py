@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
 import asyncpg
@@ -35,6 +35,7 @@ from storage.records import (
     StoredState,
     TurnRecord,
 )
+from storage.room import Bounds, Lack, Recipient, lack_of_room
 from storage.schedules import Firing, ScheduleRow
 
 CANCELLATIONS_READ = 100_000  # ended ones that a host knows from its start; each takes about 300 bytes
@@ -365,6 +366,9 @@ class PostgresStore:
                 query("end_cancellations"), fence.domain, fence.epoch, list(partitions)
             )
         return [MailPlace(**dict(row)) for row in rows]
+
+    async def lack_of_room(self, domain: str, wanted: Mapping[Recipient, int], bounds: Bounds) -> Lack | None:
+        return await lack_of_room(self._pool, domain, wanted, bounds)
 
     # -- the host's own row --------------------------------------------------------------------------
 

@@ -541,6 +541,30 @@ CREATE FUNCTION callboard.may_decide(p callboard.promises, p_by text) RETURNS bo
     and (json_array_length(p.details -> 'approvers') = 0
          or (p.details -> 'approvers')::jsonb ? regexp_replace(p_by, '^external/', ''))
 $$;
+CREATE FUNCTION callboard.messages_waiting(p_domain text, p_enough bigint, p_at_most bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+declare
+  known backlogs;
+  began timestamptz := clock_timestamp();
+  numbered bigint := (select last_value - (not is_called)::int from mailbox_seq);
+  counted bigint;
+begin
+  select * into known from backlogs where domain = p_domain;
+  counted := coalesce(known.waiting + numbered - known.at_seq, 0);
+  if known.domain is not null and counted <= p_enough then
+    return counted;
+  end if;
+  if began between known.counted_at and known.counted_at + 50 * known.took
+     or not pg_try_advisory_xact_lock(hashtext('callboard.backlogs'), hashtext(p_domain)) then
+    return counted;
+  end if;
+  select count(*) into counted from (select from mailbox where domain = p_domain limit p_at_most) m;
+  insert into backlogs values (p_domain, counted, numbered, clock_timestamp(), clock_timestamp() - began)
+    on conflict (domain) do update
+    set waiting = excluded.waiting, at_seq = excluded.at_seq, counted_at = excluded.counted_at, took = excluded.took;
+  return counted;
+end $$;
 CREATE FUNCTION callboard.refuse_ask(p_domain text[], p_tenant text[], p_id uuid[], p_newest integer, p_value text) RETURNS TABLE(domain text, partition integer, tenant text, agent text, gone uuid)
     LANGUAGE plpgsql
     AS $$
@@ -615,6 +639,23 @@ begin
   if not found then
     raise exception 'epoch % of % no longer owns all of %', p_epoch, p_domain, p_partitions using errcode = 'CB001';
   end if;
+end $$;
+CREATE FUNCTION callboard.rooms(p_domain text, p_tenant text[], p_partition integer[], p_agent text[], p_each bigint, p_all bigint, p_count bigint) RETURNS bigint[]
+    LANGUAGE plpgsql
+    AS $$
+declare
+  waiting bigint := messages_waiting(p_domain, least(p_each, p_all) - p_count, p_all);
+begin
+  if waiting + p_count <= p_each then
+    return array[p_all - waiting] || array_fill(p_each - waiting, array[cardinality(p_agent)]);
+  end if;
+  return array[p_all - waiting] || array(
+    select p_each - (
+      select count(*) from (
+        select from mailbox m
+        where m.domain = p_domain and m.tenant = a.tenant and m.partition = a.partition and m.agent = a.agent
+        limit p_each) held)
+    from unnest(p_tenant, p_partition, p_agent) with ordinality as a(tenant, partition, agent, n) order by a.n);
 end $$;
 CREATE FUNCTION callboard.settle_due(p_domain text, p_epoch bigint, p_partitions integer[], p_limit integer) RETURNS SETOF callboard.mailbox
     LANGUAGE plpgsql
@@ -775,6 +816,14 @@ CREATE TABLE callboard.agents (
     updated_at timestamp with time zone DEFAULT now() NOT NULL
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.5', autovacuum_vacuum_threshold='50000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0.5', autovacuum_analyze_threshold='50000', vacuum_truncate=off);
+CREATE UNLOGGED TABLE callboard.backlogs (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    waiting bigint NOT NULL,
+    at_seq bigint NOT NULL,
+    counted_at timestamp with time zone NOT NULL,
+    took interval NOT NULL
+)
+WITH (fillfactor='50');
 CREATE TABLE callboard.blobs (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text NOT NULL COLLATE pg_catalog."C",
@@ -1136,6 +1185,8 @@ ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_default DE
 ALTER TABLE ONLY callboard.transitions ATTACH PARTITION callboard.transitions_default DEFAULT;
 ALTER TABLE ONLY callboard.agents
     ADD CONSTRAINT agents_pkey PRIMARY KEY (domain, tenant, agent);
+ALTER TABLE ONLY callboard.backlogs
+    ADD CONSTRAINT backlogs_pkey PRIMARY KEY (domain);
 ALTER TABLE ONLY callboard.blobs
     ADD CONSTRAINT blobs_pkey PRIMARY KEY (domain, tenant, digest);
 ALTER TABLE ONLY callboard.cancellations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from bus.envelope import Envelope
@@ -22,6 +22,7 @@ from storage.records import (
     StoredState,
     TurnRecord,
 )
+from storage.room import Bounds, Lack, Recipient
 from storage.schedules import Firing, ScheduleRow
 
 
@@ -177,6 +178,10 @@ class EventStore(Protocol):
 
         Raises Fenced unless the epoch owns partition 0, StaleTurn when the cursor is there already.
         """
+        ...
+
+    async def lack_of_room(self, domain: str, wanted: Mapping[Recipient, int], bounds: Bounds) -> Lack | None:
+        """What keeps messages from being taken in from outside; see storage/room.py."""
         ...
 
 

@@ -16,6 +16,7 @@ import msgspec
 from bus.address import DEFAULT_TENANT, require_word
 from bus.envelope import new_id
 from bus.errors import InvalidTask, Overloaded, PayloadTooLarge, UnknownDomain
+from bus.limits import BACKLOG_MESSAGES
 from bus.registry import first_line
 from storage.boundary import translated
 from storage.domains import Connection
@@ -63,7 +64,7 @@ async def submit_task(
     is how a caller tries again after StorageUnavailable. `policy` replaces the domain's own.
 
     Raises InvalidTask, UnknownDomain, PayloadTooLarge for what one message of the domain may not carry, or Overloaded
-    while too many tasks wait.
+    while too many tasks or messages wait.
     """
     body = _input_json(input)
     _validate(goal, priority, deadline, policy, request_key)
@@ -75,6 +76,7 @@ async def submit_task(
         accepted = await db.fetchval(
             query("submit_task"),
             domain, tenant, number, goal, body, priority, policy, deadline, request_key, event, size,
+            BACKLOG_MESSAGES,
         )  # fmt: skip
         if accepted is not None:
             return str(accepted)
@@ -95,7 +97,7 @@ async def submit_task(
         raise PayloadTooLarge(
             f"The task's goal and input make a message of {size} bytes; {why['payload_bytes']} is the limit of {domain}."
         )
-    raise Overloaded(f"Too many tasks wait in {domain}.", retry_after_s=_RETRY_AFTER_S)
+    raise Overloaded(f"Too many tasks or messages wait in {domain}.", retry_after_s=_RETRY_AFTER_S)
 
 
 # -- for the coordinator -----------------------------------------------------------------------------

@@ -79,7 +79,7 @@ async def _mend(domain: str, db: asyncpg.Pool[Any]) -> str:
         return "It has no hosts: `callboard up` starts them."
     return (
         "It does not keep up: `callboard status` shows its backlog; give it more hosts (`hosts.max` in domain.yaml), or "
-        "the stream more room (CALLBOARD_EVENTS_BYTES)."
+        "the stream more room (CALLBOARD_EVENTS_BYTES). The log of its hosts says if one agent's full mailbox holds it up."
     )
 
 

@@ -109,7 +109,9 @@ class TaskAssigner:
                 await hand_over_task(
                     connection, self._domain, task, policy=decision.policy, assignee=decision.assignee
                 )
-                await accept(connection, None, [self._tell(task, decision)], tenant=task.tenant)
+                await accept(
+                    connection, None, [self._tell(task, decision)], tenant=task.tenant, admitted=True
+                )
             faultpoints.reached("assign.before_commit")
         faultpoints.reached("assign.after_commit")
         return tasks

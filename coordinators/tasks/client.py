@@ -99,7 +99,7 @@ class TaskClient:
         if task.finished_at is not None:
             raise TaskError(f"Task {task.id} has ended already: it is {task.status}.")
         order = Incoming(to=task_agent(task.ref), message=message, task=task.ref)
-        await accept(self._db, self._transport, [order], tenant=self._tenant)
+        await accept(self._db, self._transport, [order], tenant=self._tenant, admitted=True)
         return task
 
     async def cancel(self, task_id: str, reason: str) -> TaskView:

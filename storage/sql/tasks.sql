@@ -5,10 +5,11 @@
 with accepted as (
   insert into tasks (domain, tenant, id, status, goal, input, priority, policy, deadline, request_key)
   select domain, $2, $3::uuid, 'submitted', $4, $5::json, $6, $7, to_timestamp($8::float8), $9
-  from domains
+  from domains, lateral (select coalesce((spec -> 'limits' ->> 'backlog')::bigint, $12::bigint) as backlog) l
   where domain = $1
     and state in ('active', 'asleep')
     and ($8::float8 is null or to_timestamp($8::float8) > now())
+    and messages_waiting(domain, l.backlog - 1, l.backlog) < l.backlog
     and $11::int <= coalesce((spec -> 'limits' ->> 'payload_bytes')::int, $11::int)
     and not exists (
       select from tasks w where w.domain = $1 and w.status = 'submitted'
