@@ -23,8 +23,9 @@ import msgspec
 from actors import values
 from actors.secret import redact
 from actors.threads import in_thread
-from actors.tool import IDEMPOTENCY_KEY, Bound, Happened, NotHappened, Tool, Verdict
+from actors.tool import IDEMPOTENCY_KEY, Bound, Happened, Injected, NotHappened, Tool, Verdict
 from actors.under_way import UNDER_WAY
+from bus import faultpoints
 from bus.envelope import new_id
 from bus.errors import (
     ApprovalDenied,
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
     from actors.journal import Journal
 
 _logger = logging.getLogger("callboard.effects")
+
+GONE_WITHIN_S = (
+    15.0  # a host that has ended is mostly known to be gone within seconds, a frozen one once it was killed
+)
+_LOOK_EVERY_S = 0.5
 
 CALL = "call"
 INTENT = "intent"
@@ -136,8 +142,7 @@ class Call:
     async def _make_freely(self) -> JournalEntry:
         """A call that changes nothing outside is a step with a row in the ledger."""
         await self._journal.proceed()
-        given = self._read_secrets()
-        entry = await self._until_done(given, 0)
+        entry = await self._until_done(self._given(self.tool.injected), 0)
         return await self._written(entry) if entry.ok else entry
 
     async def _make_once(self) -> JournalEntry:
@@ -156,7 +161,11 @@ class Call:
                     earlier = await self._turn._earlier_call(self.tool.name, self.bound.digest, place)
                 if earlier is not None and earlier.status == CallStatus.SUCCEEDED:
                     return await self._taken_over(earlier)
-                given = self._read_secrets()  # before the intent: without them there is no attempt
+                if earlier is not None:
+                    self._id = earlier.id
+                given = self._given(
+                    self.tool.injected
+                )  # before the intent: without a secret there is no attempt
                 intent = await self._intend(attempt, earlier)
                 if earlier is None or is_idempotent:
                     entry = await self._make(attempt, given)
@@ -175,8 +184,6 @@ class Call:
 
     async def _intend(self, attempt: int, earlier: EarlierCall | None) -> Intent:
         """Commit that the call is about to be made. A host that has lost the agent does not come past this."""
-        if earlier is not None:
-            self._id = earlier.id
         intent = Intent(self._id, self._turn._ledger.epoch if earlier is None else earlier.epoch)
         self._journal.record(
             f"{self._place}!{attempt}", INTENT, self.name, msgspec.json.encode(intent).decode()
@@ -243,16 +250,19 @@ class Call:
     async def _attempt(self, given: dict[str, str]) -> Any:
         """Call the function once. Raises what it raises, and TimeoutError."""
         named = {**self.bound.values, **given}
-        if self.tool.takes_key:
-            named[IDEMPOTENCY_KEY] = self._id
+        faultpoints.reached("call.before")
         async with asyncio.timeout(self.tool.timeout_s):
-            return await _called(self.tool.function, named, self._id)
+            returned = await _called(self.tool.function, named, self._id)
+        faultpoints.reached("call.after")
+        return returned
 
-    def _read_secrets(self) -> dict[str, str]:
-        """The secrets by the function's parameters; raises MissingSecret."""
+    def _given(self, injected: Injected) -> dict[str, str]:
+        """The secrets and the key, by the function's parameters; raises MissingSecret."""
         read = self._turn._scope.secrets.read
-        given = {parameter: read(secret.name) for parameter, secret in self.tool.secrets.items()}
-        self._secrets = [(secret.name, given[parameter]) for parameter, secret in self.tool.secrets.items()]
+        given = {parameter: read(secret.name) for parameter, secret in injected.secrets.items()}
+        self._secrets += [(secret.name, given[parameter]) for parameter, secret in injected.secrets.items()]
+        if injected.takes_key:
+            given[IDEMPOTENCY_KEY] = self._id
         return given
 
     async def _pause(self, failures: int) -> None:
@@ -271,19 +281,18 @@ class Call:
                 error = EffectUnknown(f"Whether {self.tool.name} has acted is unknown.")
                 return await self._written(self._fail(error, CallStatus.UNKNOWN, attempt))
             if callable(self.tool.on_unknown):
+                can_act_no_more = await self._ends_acting(intent)  # first: a look before that proves nothing
                 verdict = await self._verified(self.tool.on_unknown)
                 if isinstance(verdict, Happened):
                     return await self._written(await self._succeed(verdict.result, attempt))
-                if isinstance(verdict, NotHappened) and await self._can_act_no_more(intent):
+                if isinstance(verdict, NotHappened) and can_act_no_more:
                     await self._written(self._rule_out(attempt, "null"))
                     return None
         return await self._ask(question, attempt)
 
     async def _verified(self, look: Callable[..., Any]) -> Verdict:
-        named = dict(self.bound.values)
-        if IDEMPOTENCY_KEY in inspect.signature(look).parameters:
-            named[IDEMPOTENCY_KEY] = self._id
         try:
+            named = {**self.bound.values, **self._given(self.tool.injected_to_verify)}
             async with asyncio.timeout(self.tool.timeout_s):
                 verdict = await _called(look, named)
         except Exception as error:
@@ -296,8 +305,18 @@ class Call:
             return None
         return verdict
 
+    async def _ends_acting(self, intent: Intent) -> bool:
+        """Wait until nothing is left that could still make the call; False when that takes too long."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + GONE_WITHIN_S
+        while not await self._can_act_no_more(intent):
+            if clock() >= until:
+                return False
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return True
+
     async def _can_act_no_more(self, intent: Intent) -> bool:
-        """Whether nothing is left that could still make the call: a frozen process may wake up, a thread may run on."""
+        """A frozen process may wake up, a thread may run on."""
         if intent.epoch == self._turn._ledger.epoch:
             return self._id not in UNDER_WAY
         return await self._turn._ledger.is_gone(intent.epoch)

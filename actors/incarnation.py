@@ -18,6 +18,7 @@ from actors.heartbeat import Heartbeat
 from actors.host import Host
 from actors.pulse import Vitals
 from actors.scope import Clock, Scope
+from actors.secret import SecretFolder
 from bus.errors import SchemaMismatch, StorageUnavailable
 from bus.nats import NatsTransport
 from storage.boundary import translated
@@ -45,6 +46,7 @@ class HostSettings:
     postgres_url: str = field(repr=False)
     nats_url: str = field(repr=False)
     node: str = "local"
+    secrets: str | None = None  # a folder
 
 
 async def run_incarnation(
@@ -78,6 +80,8 @@ async def run_incarnation(
         )
         directory = Directory()
         scope = Scope(domain, directory, Clock())
+        if settings.secrets is not None:
+            scope.secrets = SecretFolder(Path(settings.secrets))
         scope.is_outdated = partial(_is_outdated, control, row.domain, row.code)
         await _refresh(control, directory)
         host = Host(scope, fence, row.partitions, store, transport)

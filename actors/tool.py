@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints, overload
 
@@ -40,6 +40,13 @@ OnUnknown = Literal["ask", "fail"] | Callable[..., Awaitable[Verdict] | Verdict]
 NeedsApproval = bool | Callable[..., bool]
 
 
+class Injected(NamedTuple):
+    """What a function is given beside the caller's arguments: secrets, by parameter, and the idempotency key."""
+
+    secrets: dict[str, Secret]
+    takes_key: bool
+
+
 class Bound(NamedTuple):
     """Arguments of one call, checked. `text` is what the ledger has of them: JSON, no secrets."""
 
@@ -69,8 +76,8 @@ class Tool:
     approvers: tuple[str, ...]
     approval_timeout_s: float | None
     on_unknown: OnUnknown
-    secrets: dict[str, Secret] = field(repr=False)  # by parameter
-    takes_key: bool
+    injected: Injected
+    injected_to_verify: Injected
     arguments: type[BaseModel]
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -157,8 +164,8 @@ def tool(
     on_unknown: `ask` a person, `fail` with EffectUnknown, or a function of the same arguments that looks at the world
         and returns Happened(result), NotHappened() or None.
 
-    A parameter annotated `Annotated[str, Secret("NAME")]` is given that secret, and the caller does not give it.
-    Raises InvalidTool.
+    A parameter annotated `Annotated[str, Secret("NAME")]` is given that secret, and the caller does not give it; so is one
+    of the function that finds out. Raises InvalidTool.
     """
 
     def make(function: Callable[..., Any]) -> Tool:
@@ -194,8 +201,16 @@ def _make(
         raise InvalidTool(
             f"The tool {called} has on_unknown={on_unknown!r}.", fix="One of: ask, fail, or a function."
         )
-    visible, secrets, takes_key = _parameters(called, function)
-    if effect == Effect.IDEMPOTENT and not takes_key:
+    visible, injected = _parameters(called, function)
+    to_verify = Injected({}, takes_key=False)
+    if callable(on_unknown):
+        taken, to_verify = _parameters(f"{called} (on_unknown)", on_unknown)
+        if taken.keys() != visible.keys():
+            raise InvalidTool(
+                f"The function that finds out what {called} has done takes other arguments.",
+                fix=f"Give it these: {', '.join(visible) or 'none'}.",
+            )
+    if effect == Effect.IDEMPOTENT and not injected.takes_key:
         raise InvalidTool(
             f"The tool {called} is idempotent and takes no {IDEMPOTENCY_KEY}.",
             fix=f"Add a parameter {IDEMPOTENCY_KEY}: str and hand it to the callee, or say effect='at_most_once'.",
@@ -211,13 +226,13 @@ def _make(
     return Tool(
         function=function, name=called, description=inspect.getdoc(function) or "", effect=Effect(effect),
         timeout_s=timeout, retry=retry, requires_approval=requires_approval, approvers=approvers,
-        approval_timeout_s=approval_timeout, on_unknown=on_unknown, secrets=secrets, takes_key=takes_key,
+        approval_timeout_s=approval_timeout, on_unknown=on_unknown, injected=injected, injected_to_verify=to_verify,
         arguments=arguments,
     )  # fmt: skip
 
 
-def _parameters(called: str, function: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Secret], bool]:
-    """The fields of what the caller gives, the secrets by parameter, and whether it takes an idempotency key."""
+def _parameters(called: str, function: Callable[..., Any]) -> tuple[dict[str, Any], Injected]:
+    """The fields of what the caller gives, and what the function is given besides."""
     visible: dict[str, Any] = {}
     secrets: dict[str, Secret] = {}
     takes_key = False
@@ -245,7 +260,7 @@ def _parameters(called: str, function: Callable[..., Any]) -> tuple[dict[str, An
             )
         else:
             visible[parameter.name] = hint, ... if parameter.default is parameter.empty else parameter.default
-    return visible, secrets, takes_key
+    return visible, Injected(secrets, takes_key)
 
 
 def _secret_of(hint: Any) -> Secret | None:

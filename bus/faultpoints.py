@@ -22,6 +22,8 @@ POINTS = frozenset(
         "flush.after",
         "park.before_cancel",  # committed that the turn is put away; its handler is still in memory
         "wake.before",  # a turn that was put away is about to run again
+        "call.before",  # the intent of a tool's call is committed
+        "call.after",  # the call has returned, and that is written nowhere
         "handover.middle",
         "acquire.middle",
         "takeover.middle",

@@ -81,6 +81,7 @@ async def start_in_ray(
         nats_url=endpoints.nats_url,
         namespace=namespace,
         log_level=settings.log_level,
+        secrets=str(settings.secrets_folder),
     )
     return started and not replaced
 

@@ -70,19 +70,28 @@ class Settings(BaseSettings):
     tenant: str = "default"
     """The tenant whose agents and tasks this process works on."""
 
+    secrets: Path | None = None
+    """Folder of the tools' secrets, one file each, on every node; unset means `secrets` in the data folder."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line that is written."""
 
-    @field_validator("home")
+    @field_validator("home", "secrets")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
+    def _absolute(cls, folder: Path | None) -> Path | None:
+        if folder is None:
+            return None
         try:
-            home = home.expanduser()
+            folder = folder.expanduser()
         except RuntimeError as error:
             raise ValueError("names a home folder that cannot be found") from error
-        if not home.is_absolute():
+        if not folder.is_absolute():
             raise ValueError("must be an absolute path")
-        return home
+        return folder
+
+    @property
+    def secrets_folder(self) -> Path:
+        return self.secrets or self.home / "secrets"
 
     @field_validator("tenant")
     @classmethod

@@ -10,6 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ import ray
 import uvloop
 from ray.exceptions import RayError
 from ray.util import list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
@@ -25,6 +27,7 @@ from bus.errors import ServiceUnavailable
 from bus.nats import NatsTransport
 from coordinators import domain as core
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
+from coordinators.gone import GoneHosts, has_ended
 from coordinators.launcher import HostProcess
 from coordinators.master import Master
 from coordinators.rivals import wait_for_rivals
@@ -38,6 +41,7 @@ _logger = logging.getLogger("callboard.coordinator")
 MASTER = "master"
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0
+LOOK_WITHIN_S = 5.0  # at a process of another node
 _RESTART_PAUSE_S = 0.5
 _LOOK_EVERY_S = 0.05
 
@@ -53,6 +57,7 @@ class ClusterSettings:
     nats_url: str = field(repr=False)
     namespace: str
     log_level: str = "info"
+    secrets: str | None = None  # a folder, on every node
 
 
 class _Lead(ABC):
@@ -104,6 +109,7 @@ class DomainCoordinator(_Lead):
         epoch = await claim_coordinator(pool, self._domain, _node())
         launcher = RayLauncher(self._settings, spec.hosts.cpus)
         coordinator = core.DomainCoordinator(pool, transport, launcher, self._domain, epoch)
+        coordinator.every_round.append(GoneHosts(pool, self._domain, launcher.is_gone))
         await equip_coordinator(coordinator, pool, transport, row, epoch)
         await coordinator.run()
 
@@ -159,6 +165,7 @@ class RayLauncher:
             postgres_url=self._settings.postgres_url,
             nats_url=self._settings.nats_url,
             node=_node(),
+            secrets=self._settings.secrets,
         )
         actor = await asyncio.to_thread(
             remote_host(_host_name(host), cpus=self._cpus).remote,
@@ -176,6 +183,18 @@ class RayLauncher:
             )
         except ValueError:
             return None
+
+    async def is_gone(self, node: str, pid: int, started_at: datetime) -> bool:
+        if node == _node():
+            return has_ended(pid, started_at)
+        look = ray.remote(has_ended).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        )
+        try:
+            gone: bool = await asyncio.wait_for(look.remote(pid, started_at), LOOK_WITHIN_S)
+            return gone
+        except (RayError, TimeoutError):  # a node that is lost may only be cut off
+            return False
 
 
 class _RayHost:

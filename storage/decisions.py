@@ -28,7 +28,7 @@ class Owner(NamedTuple):
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """A promise that somebody is asked to settle. Times are seconds since 1970, UTC; `details` is JSON text."""
+    """A promise that somebody is asked to settle. `details` and `value` are JSON text."""
 
     id: str
     domain: str
@@ -36,11 +36,11 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     name: str
     details: str | None
-    created_at: float
-    due_at: float | None
+    created_at: datetime
+    due_at: datetime | None
     status: str
     settled_by: str | None
-    settled_at: float | None
+    settled_at: datetime | None
     value: str | None
 
 

@@ -1230,6 +1230,7 @@ ALTER TABLE ONLY callboard.turns
 CREATE INDEX cancellations_open ON callboard.cancellations USING btree (number) WHERE (ended_at IS NULL);
 CREATE INDEX dead_letters_task ON callboard.dead_letters USING btree (((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX hosts_live ON callboard.hosts USING btree (domain) WHERE (ended_at IS NULL);
+CREATE INDEX hosts_not_known_gone ON callboard.hosts USING btree (domain, epoch) WHERE ((ended_at IS NOT NULL) AND (gone_at IS NULL));
 CREATE INDEX journal_turn ON ONLY callboard.journal USING btree (domain, tenant, turn, number);
 CREATE INDEX journal_202611_domain_tenant_turn_number_idx ON callboard.journal_202611 USING btree (domain, tenant, turn, number);
 CREATE INDEX journal_202612_domain_tenant_turn_number_idx ON callboard.journal_202612 USING btree (domain, tenant, turn, number);

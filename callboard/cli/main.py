@@ -14,8 +14,11 @@ from callboard.cli import (
     bench,
     cancel,
     dead_letters,
+    decisions,
     doctor,
     domains,
+    ledger,
+    promises,
     retention,
     run,
     schedules,
@@ -54,13 +57,16 @@ def _everywhere(
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, agents.pause,
-    agents.resume, doctor.doctor, backup.backup, backup.restore, retention.retention, schedules.schedules, verify.verify, version.version,
+    agents.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, doctor.doctor,
+    backup.backup, backup.restore, retention.retention, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(domains.app, name="domains")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(promises.app, name="promise")
 app.add_typer(bench.app, name="bench")
 
 

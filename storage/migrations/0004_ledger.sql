@@ -50,6 +50,7 @@ $$;
 
 -- Whether the process of a host is known to be gone: only then can nothing of it act any more.
 alter table hosts add column gone_at timestamptz;
+create index hosts_not_known_gone on hosts (domain, epoch) where ended_at is not null and gone_at is null;
 
 -- What waits for people, and what they have decided.
 create index promises_for_people on promises (tenant, created_at)

@@ -13,29 +13,35 @@ order by l.started_at, l.id
 -- name: host_is_gone
 select gone_at is not null from hosts where domain = $1 and epoch = $2
 
+-- name: hosts_not_known_gone
+-- Those of the last day: the index of live hosts is no help, and retention keeps the table short.
+select epoch, node, pid, started_at from hosts
+where domain = $1 and ended_at > now() - interval '1 day' and gone_at is null
+order by epoch limit 50
+
 -- name: host_gone
 update hosts set gone_at = now() where domain = $1 and epoch = $2 and gone_at is null
 
 -- name: promises_to_settle
 select id::text as id, domain, agent, kind, name, details::text as details,
-       extract(epoch from created_at)::float8 as created_at, extract(epoch from due_at)::float8 as due_at, status,
-       settled_by, extract(epoch from settled_at)::float8 as settled_at, value::text as value
+       created_at, due_at, status,
+       settled_by, settled_at, value::text as value
 from promises where tenant = $1 and kind = any ($2::text[]) and status = 'pending'
   and kind in ('approval', 'outcome', 'promise')
 order by created_at, id limit $3
 
 -- name: promises_settled
 select id::text as id, domain, agent, kind, name, details::text as details,
-       extract(epoch from created_at)::float8 as created_at, extract(epoch from due_at)::float8 as due_at, status,
-       settled_by, extract(epoch from settled_at)::float8 as settled_at, value::text as value
+       created_at, due_at, status,
+       settled_by, settled_at, value::text as value
 from promises where tenant = $1 and kind = any ($2::text[]) and status <> 'pending'
 order by settled_at desc, id limit $3
 
 -- name: find_promise
 -- By the beginning of its id: one probe in each domain.
 select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as details,
-       extract(epoch from p.created_at)::float8 as created_at, extract(epoch from p.due_at)::float8 as due_at, p.status,
-       p.settled_by, extract(epoch from p.settled_at)::float8 as settled_at, p.value::text as value
+       p.created_at, p.due_at, p.status,
+       p.settled_by, p.settled_at, p.value::text as value
 from domains d, lateral (
   select * from promises o where o.domain = d.domain and o.tenant = $1 and o.id between $2 and $3 limit 2
 ) p limit 2
@@ -48,7 +54,7 @@ from promises p where p.domain = $1 and p.tenant = $2 and p.id = $3
 -- name: list_ledger
 select domain, agent, id::text as id, tool, effect, status, attempts, error, digest, arguments::text as arguments,
        task, message::text as message, approval::text as approval,
-       extract(epoch from started_at)::float8 as started_at, extract(epoch from ended_at)::float8 as ended_at
+       started_at, ended_at
 from ledger
 where tenant = $1 and ($2::text is null or domain = $2) and ($3::text is null or agent = $3)
   and ($4::text is null or task = $4) and (not $5 or status in ('started', 'unknown'))

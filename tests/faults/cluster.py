@@ -256,6 +256,7 @@ async def running_cluster(
     planted: tuple[str, ...] = (),
     full_size: bool = False,
     label: str = "",
+    secrets_folder: Path | None = None,
 ) -> AsyncIterator[Cluster]:
     """A cluster on an empty database, with its hosts settled; everything is ended and removed afterwards.
 
@@ -275,6 +276,7 @@ async def running_cluster(
             "postgres_url": url,
             "nats_url": services.endpoints.nats_url,
             "planted": list(planted),
+            "secrets": None if secrets_folder is None else str(secrets_folder),
         }
     )
     cluster = Cluster(services, folder, url, label)

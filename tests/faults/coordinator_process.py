@@ -10,6 +10,7 @@ from pathlib import Path
 from bus.nats import NatsTransport
 from coordinators.domain import DomainCoordinator
 from coordinators.equipment import equip_coordinator
+from coordinators.gone import GoneHosts
 from storage.connect import create_pool
 from storage.domains import find_domain
 from storage.placement import claim_coordinator
@@ -28,7 +29,9 @@ async def _main(folder: Folder) -> None:
     row = await find_domain(pool, config["domain"])
     epoch = await claim_coordinator(pool, row.domain, "local")
     logging.info("coordinator %d begins", epoch)
-    coordinator = DomainCoordinator(pool, transport, ProcessLauncher(folder), row.domain, epoch)
+    launcher = ProcessLauncher(folder)
+    coordinator = DomainCoordinator(pool, transport, launcher, row.domain, epoch)
+    coordinator.every_round.append(GoneHosts(pool, row.domain, launcher.is_gone))
     await equip_coordinator(coordinator, pool, transport, row, epoch)
     await coordinator.run()
     logging.info("coordinator %d is fenced", epoch)

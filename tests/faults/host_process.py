@@ -112,7 +112,11 @@ async def _main(folder: Folder, name: str) -> None:
     answers.install()
     listen_for_orders(folder, losses, answers)
     settings = HostSettings(
-        domain=config["domain"], host=name, postgres_url=config["postgres_url"], nats_url=config["nats_url"]
+        domain=config["domain"],
+        host=name,
+        postgres_url=config["postgres_url"],
+        nats_url=config["nats_url"],
+        secrets=config["secrets"],
     )
 
     def started(host: Host) -> None:

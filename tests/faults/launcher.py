@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
+from coordinators.gone import has_ended
 from tests.faults.folder import Folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,6 +49,9 @@ class ProcessLauncher:
 
     async def attach(self, domain: str, host: str, pid: int) -> RunningHost | None:
         return RunningHost(pid) if host in command_line(pid) else None
+
+    async def is_gone(self, node: str, pid: int, started_at: datetime) -> bool:
+        return has_ended(pid, started_at)
 
 
 class RunningHost:

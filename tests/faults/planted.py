@@ -215,7 +215,39 @@ def _steps_computed_again() -> None:
     Journal.recorded = forgetful  # type: ignore[method-assign]
 
 
+def _intent_ignored() -> None:
+    """Whoever finds the intent of another host without an outcome makes the call once more."""
+    from actors.effects import Call
+
+    find_out = Call._find_out
+
+    async def ruled_out(self: Any, attempt: int, intent: Any) -> Any:
+        if intent.epoch == self._turn._ledger.epoch or self._journal.has(f"{self._place}~{attempt}"):
+            return await find_out(self, attempt, intent)
+        self._rule_out(attempt, "null")
+        return None
+
+    Call._find_out = ruled_out  # type: ignore[method-assign]
+
+
+def _key_forgotten() -> None:
+    """An idempotent call that is made again has another key."""
+    from actors.effects import Call
+    from bus.envelope import new_id
+
+    recorded = Call._recorded_intent
+
+    def forgetful(self: Any, attempt: int) -> Any:
+        intent = recorded(self, attempt)
+        self._id = new_id()
+        return intent
+
+    Call._recorded_intent = forgetful  # type: ignore[method-assign]
+
+
 PLANTED: dict[str, Callable[[], None]] = {
+    "intent_ignored": _intent_ignored,
+    "key_forgotten": _key_forgotten,
     "settled_again": lambda: None,  # in the database
     "wake_ups_stay": _wake_ups_stay,
     "sent_again": _sent_again,

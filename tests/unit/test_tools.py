@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel
 
+from actors import effects
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.errors import (
@@ -316,7 +317,10 @@ async def test_a_call_that_has_not_acted_is_made_again_once_its_process_is_known
         assert statuses(kit) == [("block_address", "succeeded", 2)]
 
 
-async def test_while_the_old_process_may_only_be_frozen_a_person_decides(world: World) -> None:
+async def test_while_the_old_process_may_only_be_frozen_a_person_decides(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects, "GONE_WITHIN_S", 0.0)
     block = blocking(world, on_unknown=lambda address, minutes: NotHappened())
 
     async def run(self: Caller, ctx: Context) -> None:
@@ -476,7 +480,32 @@ async def test_a_timeout_leaves_the_outcome_unknown(world: World) -> None:
         assert kit.state(AT).log == ["unknown"]
 
 
-async def test_a_thread_that_runs_past_its_timeout_may_still_act_so_nothing_is_called_again() -> None:
+async def test_a_look_counts_only_from_when_nothing_can_act_any_more(world: World) -> None:
+    known: list[bool] = []
+    kits: list[TestKit] = []
+
+    def look(address: str, minutes: int) -> None:
+        known.append(kits[0].store.hosts[("test", 1)].gone)
+
+    block = blocking(world, on_unknown=look)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async with TestKit(KINDS) as kit:
+        kits.append(kit)
+        kit.processes_are_gone = False
+        asyncio.get_running_loop().call_later(
+            0.2, lambda: setattr(kit.store.hosts[("test", 1)], "gone", True)
+        )
+        await crashed_in_call(kit, world, run)
+        assert known == [True]
+
+
+async def test_a_thread_that_runs_past_its_timeout_may_still_act_so_nothing_is_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(effects, "GONE_WITHIN_S", 0.0)
     may_end, calls = threading.Event(), []
 
     @tool(timeout=0.05, on_unknown=lambda address: NotHappened())
@@ -813,6 +842,7 @@ def test_a_tool_that_is_declared_wrong_is_refused_at_once() -> None:
             "an approval_timeout of 0 s|approval_timeout",
         ),
         (keyless, {"on_unknown": "retry"}, "has on_unknown='retry'"),
+        (keyless, {"on_unknown": lambda address: None}, "takes other arguments"),
         (starred, {}, "has no schema"),
         (odd, {}, "has no schema"),
     ]

@@ -1,0 +1,128 @@
+"""`callboard ledger`: which tools were called, by whom and why; and what a call did of which nobody knows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from callboard.cli.connection import opened
+from callboard.cli.decisions import As, Id, address_of, login_name, settled_by_person
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous
+from callboard.cli.terminal import ago, console, emit, note, plain, table
+
+if TYPE_CHECKING:
+    from storage.inspect.ledger import CallView
+
+app = typer.Typer(
+    invoke_without_command=True, help="List the calls of tools; settle an unknown one.", add_completion=False
+)
+
+_ARGUMENTS = 60  # characters of them in the list
+
+
+@app.callback()
+def ledger(
+    context: typer.Context,
+    agent: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Only the calls of this agent.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="Only those of this domain.")] = None,
+    task: Annotated[str | None, typer.Option(metavar="DOMAIN/ID", help="Only those of this task.")] = None,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Only those of which nobody knows yet what they did.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to list, the newest first.")] = 50,
+    as_json: Json = False,
+) -> int:
+    if context.invoked_subcommand is not None:
+        return 0
+    return _list(agent, domain, task, unknown, limit, as_json)
+
+
+@asynchronous
+async def _list(
+    agent: str | None, domain: str | None, task: str | None, unknown: bool, limit: int, as_json: bool
+) -> None:
+    from bus.address import parse_address
+    from storage.inspect.ledger import list_ledger
+
+    place = None if agent is None else parse_address(agent)
+    async with opened() as at:
+        found = await list_ledger(
+            at.db, tenant=at.tenant, domain=place.domain if place else domain, agent=place.agent if place else None,
+            task=task, unknown=unknown, limit=limit + 1,
+        )  # fmt: skip
+    page, more = found[:limit], len(found) > limit
+    if as_json:
+        emit({"calls": [_as_json(row) for row in page], "more": more})
+        return
+    if not page:
+        console().print(plain("No tool was called."))
+        return
+    console().print(
+        table(
+            ("call", "age", "agent", "tool", "status", "arguments"),
+            [
+                (row.id, ago(row.started_at), f"{row.domain}/{row.agent}", row.tool, _status(row),
+                 _shortened(row.arguments))
+                for row in page
+            ],
+            right=("age",),
+        )
+    )  # fmt: skip
+    if more:
+        note(f"There are more: --limit {2 * limit}")
+
+
+@app.command()
+@asynchronous
+async def settle(
+    id_: Id,
+    happened: Annotated[bool, typer.Option("--happened/--not-happened", help="Whether the call has acted.")],
+    result: Annotated[
+        str, typer.Option(metavar="JSON", help="With --happened: what the call has returned.")
+    ] = "null",
+    again: Annotated[
+        bool, typer.Option("--again/--no-again", help="With --not-happened: whether it is to be made again.")
+    ] = True,
+    by: As = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a call has done of which nobody knows; `callboard approvals` lists such questions."""
+    from bus.errors import InvalidPayload
+
+    try:
+        given = json.loads(result)
+    except ValueError as error:
+        raise InvalidPayload(f"The result is no JSON: {error}.", fix="Quote text twice: '\"yes\"'.") from None
+    value = json.dumps({"happened": happened, "result": given, "again": again})
+    async with opened(bus=True) as at:
+        found = await settled_by_person(at, id_, "resolved", value, by)
+    if as_json:
+        emit({"id": found.id, "address": address_of(found), "happened": happened, "by": by or login_name()})
+        return
+    word = "has acted" if happened else "has not acted" + (", and is made again" if again else "")
+    console().print(plain(f"Noted: {found.name.split()[0]} {word}. {address_of(found)} goes on."))
+
+
+def _status(row: CallView) -> str:
+    tries = f" ({row.attempts} tries)" if row.attempts > 1 else ""
+    return f"{row.status}{tries}" if row.error is None else f"{row.status}{tries}: {row.error}"
+
+
+def _shortened(arguments: str | None) -> str:
+    if arguments is None:
+        return "(large)"
+    return arguments if len(arguments) <= _ARGUMENTS else f"{arguments[: _ARGUMENTS - 1]}…"
+
+
+def _as_json(row: CallView) -> dict[str, Any]:
+    return {
+        "id": row.id, "address": f"{row.domain}/{row.agent}", "tool": row.tool, "effect": row.effect,
+        "status": row.status, "attempts": row.attempts, "error": row.error, "digest": row.digest,
+        "arguments": None if row.arguments is None else json.loads(row.arguments), "task": row.task,
+        "message": row.message, "approval": row.approval, "started_at": row.started_at, "ended_at": row.ended_at,
+    }  # fmt: skip

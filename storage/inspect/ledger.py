@@ -1,0 +1,44 @@
+"""Calls of tools."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from storage.domains import Connection
+from storage.inspect.rows import fetch_all
+
+
+class CallView(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the ledger; `arguments` is JSON text, None when they are too large to be kept there."""
+
+    domain: str
+    agent: str
+    id: str
+    tool: str
+    effect: str
+    status: str
+    attempts: int
+    error: str | None
+    digest: str
+    arguments: str | None
+    task: str | None
+    message: str
+    approval: str | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+async def list_ledger(
+    db: Connection,
+    *,
+    tenant: str,
+    domain: str | None = None,
+    agent: str | None = None,
+    task: str | None = None,
+    unknown: bool = False,
+    limit: int = 100,
+) -> list[CallView]:
+    """The newest calls first. `agent` is `kind/key`, `task` is `domain/id`; `unknown` leaves out what is known."""
+    return await fetch_all(db, CallView, "list_ledger", tenant, domain, agent, task, unknown, limit)

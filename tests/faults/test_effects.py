@@ -1,0 +1,133 @@
+"""Hosts die around calls of tools, and the world outside is the judge: what may happen once happens once (G5)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from callboard.services import Services
+from tests.faults import judge
+from tests.faults.chaos_run import seed_of
+from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.feed import accept, outside
+from tests.faults.verify import broken_chains
+
+CALLERS = 12
+ROUNDS = 2  # calls of each tool by one message
+POINTS = ("call.before", "call.after", "flush.before", "flush.after", "commit.before", "commit.after")
+DONE_WITHIN_S = 120.0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[str]:
+    """The address of a judge that runs."""
+    file = tmp_path / "judge"
+    process = subprocess.Popen([sys.executable, "-m", "tests.faults.judge", str(file)])
+    try:
+        while process.poll() is None and not (file.exists() and file.read_text()):
+            pass
+        yield file.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.timeout(300)
+async def test_whatever_dies_around_a_call_nothing_happens_twice(
+    own_services: Services, tmp_path: Path, world: str
+) -> None:
+    assert await _run(own_services, tmp_path, world, planted=(), points=POINTS) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("planted", ["intent_ignored", "key_forgotten"])
+async def test_a_planted_fault_makes_something_happen_twice(
+    own_services: Services, tmp_path: Path, world: str, planted: str
+) -> None:
+    found = await _run(own_services, tmp_path, world, planted=(planted,), points=("call.after",) * 12)
+    assert any("twice" in complaint for complaint in found), found
+
+
+async def _run(
+    services: Services, path: Path, world: str, *, planted: tuple[str, ...], points: tuple[str, ...]
+) -> list[str]:
+    rng = Random(seed_of(1))
+    secrets = path / "secrets"
+    secrets.mkdir()
+    (secrets / "JUDGE_URL").write_text(world)
+    async with running_cluster(
+        services, path / "run", hosts=2, planted=planted, secrets_folder=secrets
+    ) as cluster:
+        for n, point in enumerate(points):
+            await _feed_and_kill(cluster, rng, n, point)
+            if planted and (found := await _twice(world)):
+                return found
+
+        async def all_is_handled() -> bool:
+            return await cluster.waiting() == 0 and not await cluster.value("select count(*) from turns")
+
+        await cluster.until(all_is_handled, "every message to be handled", DONE_WITHIN_S)
+        return await _complaints(cluster, world, len(points))
+
+
+async def _feed_and_kill(cluster: Cluster, rng: Random, number: int, point: str) -> None:
+    """Give each caller a message; a host dies when it passes the point."""
+    host = rng.choice(await cluster.settled())
+    before = cluster.folder.fired().count(point)
+    await cluster.order(host.pid, faults=f"{point}=kill@{rng.randint(1, 8)}")
+    partitions = int(await cluster.value("select partitions from domains"))
+    rows = [
+        outside(
+            f"act-{caller}-{number}", f"caller/{caller}", "chaos.act.v1",
+            {"number": number, "how": [rng.choice(("ok", "ok", "hang", "deaf")) for _ in range(ROUNDS)]},
+            partitions,
+        )
+        for caller in range(CALLERS)
+    ]  # fmt: skip
+    await accept(cluster, rows)
+
+    async def has_fired() -> bool:
+        return cluster.folder.fired().count(point) > before
+
+    await cluster.until(has_fired, f"a host to die at {point}", 30.0)
+    await cluster.ended(host.epoch, 30.0)
+
+
+async def _twice(world: str) -> list[str]:
+    """What has happened more than once."""
+    counts = await asyncio.to_thread(judge.counts, world)
+    found = [f"{key} happened {n} times: twice or more" for key, n in counts["effects"].items() if n > 1]
+    places = Counter(key.partition("/")[0] for key in counts["calls"] if "/" in key)  # one key for each place
+    return found + [f"{place} happened twice: under {n} keys" for place, n in places.items() if n > 1]
+
+
+async def _complaints(cluster: Cluster, world: str, messages: int) -> list[str]:
+    effects = (await asyncio.to_thread(judge.counts, world))["effects"]
+    found = await _twice(world) + await broken_chains(cluster)
+    unknown: set[str] = set()
+    done: list[str] = []
+    for row in await cluster.sql("select state::text as state from agents where agent like 'caller/%'"):
+        state = json.loads(row["state"])
+        done += [key.partition("/")[0] for key in state["done"]]
+        unknown.update(state["unknown"])
+    found += [f"{key} is done twice" for key in {key for key in done if done.count(key) > 1}]
+    places = {
+        f"{caller}-{n}-{kind}{k}"
+        for caller in range(CALLERS) for n in range(messages) for k in range(ROUNDS) for kind in "vkb"
+    }  # fmt: skip
+    found += [f"{key} is neither done nor unknown" for key in sorted(places - set(done) - unknown)]
+    found += [f"{key} is said to be done, and has not happened" for key in done
+              if not effects.get(key) and key[-2] != "k"]  # fmt: skip
+    rows = await cluster.sql("select key, tool, status from ledger where status = 'started'")
+    found += [f"the ledger has {row['tool']} at {row['key']} as {row['status']}" for row in rows]
+    dead = await cluster.sql("select agent, error from dead_letters")
+    found += [f"{row['agent']}: dead letter: {row['error']}" for row in dead]
+    return found
