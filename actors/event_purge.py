@@ -1,6 +1,6 @@
 """Events leave the stream once they have been in mailboxes for long enough, or when the stream fills up.
 
-See docs/decisions/0016-what-leaves-the-event-stream.md.
+See docs/decisions/0022-what-leaves-the-event-stream.md.
 """
 
 from __future__ import annotations

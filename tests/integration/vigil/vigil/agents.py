@@ -6,7 +6,17 @@ import asyncio
 
 from pydantic import BaseModel
 
-from callboard import Agent, Context, RetryPolicy, StepFailed, TaskWork, handler, message
+from callboard import (
+    Agent,
+    ApprovalDenied,
+    Context,
+    RetryPolicy,
+    StepFailed,
+    TaskWork,
+    handler,
+    message,
+    tool,
+)
 
 changed_code = False  # a test changes what the handler does between two of its runs
 
@@ -84,6 +94,40 @@ class Runner(Agent):
             await (await ctx.promise("permit"))
         self.state.answers.append(answer.text)
         ctx.send("vigil/ledger/main", Entry(text=answer.text))
+
+
+@message("vigil.opening.v1")
+class Opening(BaseModel):
+    """Opens a gate, with a permit of alice or bob."""
+
+    gate: str
+    minutes: int = 5
+
+
+@tool(requires_approval=True, approvers=("alice", "bob"), on_unknown="ask")
+async def open_gate(gate: str, minutes: int) -> str:
+    """Open a gate for some minutes."""
+    if gate == "broken":
+        raise ConnectionError("the gate does not answer")
+    return f"{gate} is open"
+
+
+class Guard(Agent):
+    kind = "guard"
+
+    class State(BaseModel):
+        log: list[str] = []
+
+    state: State
+
+    @handler
+    async def on_opening(self, opening: Opening, ctx: Context) -> None:
+        try:
+            opened = await ctx.call(open_gate, opening.gate, minutes=opening.minutes)
+        except ApprovalDenied as error:
+            self.state.log.append(error.message)
+        else:
+            self.state.log.append(f"{opened}, says {ctx.decisions[0].by}")
 
 
 class Oracle(Agent):

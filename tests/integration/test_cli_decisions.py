@@ -1,0 +1,146 @@
+"""`approvals`, `approve`, `deny`, `promise resolve` and `ledger` on agents that wait for people."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callboard.services import Endpoints
+from tests.integration.cli import Cli, until
+from tests.integration.deployment import Deployment
+from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
+
+GUARD = "vigil/guard/a"
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+    return Cli(capsys)
+
+
+@pytest.fixture
+async def vigil(
+    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Deployment]:
+    async with vigil_at_work(services, database, monkeypatch) as vigil:
+        yield vigil
+
+
+async def ask_to_open(vigil: Deployment, gate: str, kind: str = "approval") -> str:
+    from vigil.agents import Opening
+
+    await send(vigil, GUARD, Opening(gate=gate))
+    return await waits_for(vigil, kind, agent="guard/a")
+
+
+async def log_of(cli: Cli) -> list[str]:
+    state: dict[str, Any] = (await cli.json("agent", GUARD))["state"]
+    return list(state["log"])
+
+
+async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deployment) -> None:
+    assert "Nothing waits for a decision" in await cli("approvals")
+    id_ = await ask_to_open(vigil, "north")
+    (asked,) = (await cli.json("approvals"))["approvals"]
+    assert (asked["id"], asked["address"], asked["kind"], asked["by"]) == (id_, GUARD, "approval", None)
+    assert asked["asked"]["action"] == "call open_gate"
+    assert asked["asked"]["details"] == {"gate": "north", "minutes": 5}
+    shown = await cli("approvals")
+    assert all(words in shown for words in ("call open_gate", "north", GUARD, "alice, bob", id_))
+
+    assert "mallory may not decide" in await cli.error("approve", id_, "--as", "mallory")
+    assert "One of these may: alice, bob" in cli.err
+    assert "has another digest" in await cli.error("approve", id_, "--as", "alice", "--digest", "0000")
+    digest = asked["asked"]["digest"]
+    decided = await cli.json(
+        "approve", id_, "--as", "alice", "--comment", "for the fire brigade", "--digest", digest[:8]
+    )
+    assert (decided["status"], decided["by"], decided["address"]) == ("approved", "alice", GUARD)
+    await has_turn(vigil, GUARD, 1)
+    assert await log_of(cli) == ["north is open, says alice"]
+
+    late = await cli.error("deny", id_, "--as", "bob", "--reason", "no")
+    assert "was approved by alice" in late
+    (settled,) = (await cli.json("approvals", "--settled"))["approvals"]
+    assert (settled["by"], settled["decision"]) == ("alice", {"comment": "for the fire brigade"})
+    (call,) = (await cli.json("ledger", "--agent", GUARD))["calls"]
+    assert (call["tool"], call["status"], call["approval"]) == ("open_gate", "succeeded", id_)
+    assert call["arguments"] == {"gate": "north", "minutes": 5}
+
+
+async def test_a_person_refuses_and_it_is_not_done(cli: Cli, vigil: Deployment) -> None:
+    id_ = await ask_to_open(vigil, "south")
+    assert "Denied: call open_gate" in await cli("deny", id_, "--as", "bob", "--reason", "nobody is there")
+    await has_turn(vigil, GUARD, 1)
+    assert await log_of(cli) == ["open_gate was refused by bob: nobody is there."]
+    (call,) = (await cli.json("ledger"))["calls"]
+    assert (call["status"], call["attempts"]) == ("denied", 0)
+
+
+async def test_of_two_decisions_at_once_one_wins_and_the_other_is_told(cli: Cli, vigil: Deployment) -> None:
+    import asyncio
+
+    from storage.decisions import find_promise, settle
+
+    id_ = await ask_to_open(vigil, "north")
+    promise = await find_promise(vigil.pool, id_, tenant="default")
+
+    def decide(by: str, status: str) -> Any:
+        return settle(vigil.pool, promise, tenant="default", status=status, value="null", by=by)
+
+    outcomes = await asyncio.gather(
+        *(decide(by, status) for by, status in [("alice", "approved"), ("bob", "denied")] * 5),
+        return_exceptions=True,
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AlreadySettled"] * 9 + ["Owner"]
+    (wakes,) = await vigil.fetch("select count(*) from promises where id = $1 and status <> 'pending'", id_)
+    assert wakes == (1,)
+
+
+async def test_a_person_says_what_a_call_has_done(cli: Cli, vigil: Deployment) -> None:
+    id_ = await ask_to_open(vigil, "broken")
+    await cli("approve", id_, "--as", "alice")
+    question = await waits_for(vigil, "outcome", agent="guard/a")
+    assert [call["status"] for call in (await cli.json("ledger", "--unknown"))["calls"]] == ["unknown"]
+    shown = await cli("approvals")
+    assert "Has the call of open_gate acted? Nobody knows." in shown
+    assert "is of the kind outcome" in await cli.error("approve", question, "--as", "alice")
+    assert "The result is no JSON" in await cli.error(
+        "ledger", "settle", question, "--happened", "--result", "{"
+    )
+    said = await cli("ledger", "settle", question, "--happened", "--result", '"it stands open"')
+    assert "open_gate has acted" in said
+    await has_turn(vigil, GUARD, 1)
+    assert await log_of(cli) == ["it stands open, says alice"]
+    assert (await cli.json("ledger", "--unknown"))["calls"] == []
+
+
+async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Deployment) -> None:
+    from vigil.agents import Errand, Speak
+
+    await send(vigil, RUNNER, Errand(permit=True))
+    await waits_for(vigil, "ask")
+    await send(vigil, ORACLE, Speak())
+    permit = await waits_for(vigil, "promise")
+    assert "Error: The value is no JSON" in await cli.error("promise", "resolve", permit, "yes")
+    assert "Resolved: permit" in await cli("promise", "resolve", permit, '{"for": "a day"}')
+    await has_turn(vigil, RUNNER, 1)
+
+
+@pytest.mark.parametrize("id_", ["0000", "no id", "01a1fcb6-e0a5-7242-87af-77dfabd381b6"])
+async def test_an_unknown_promise_is_one_line(cli: Cli, vigil: Deployment, id_: str) -> None:
+    assert "callboard approvals" in await cli.error("approve", id_)
+    assert "callboard approvals" in await cli.error("deny", id_, "--reason", "x")
+
+
+async def test_a_promise_is_found_by_the_beginning_of_its_id(cli: Cli, vigil: Deployment) -> None:
+    id_ = await ask_to_open(vigil, "north")
+
+    async def is_decided() -> bool:
+        return "Approved" in await cli("approve", id_[:20], "--as", "alice")
+
+    assert await until(is_decided)
