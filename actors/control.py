@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+import json
+
+from pydantic import BaseModel, field_validator
 
 from bus.registry import message
 
@@ -44,3 +46,27 @@ class DropDeadLetter(BaseModel):
 
     id: int
     reason: str = ""
+
+
+@message("callboard.skip_turn.v1")
+class SkipTurn(BaseModel):
+    """End the open turn without its handler: its message becomes a dead letter, and the agent goes on."""
+
+    reason: str = ""
+
+
+@message("callboard.edit_turn.v1")
+class EditTurn(BaseModel):
+    """Change what the open turn has recorded of a step or a call: its result, or, without a `value` (JSON text), that it
+    was made at all. The record itself stays; what is said here comes after it."""
+
+    key: str
+    value: str | None = None
+    reason: str = ""
+
+    @field_validator("value")
+    @classmethod
+    def _is_json(cls, value: str | None) -> str | None:
+        if value is not None:
+            json.loads(value)
+        return value

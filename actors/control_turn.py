@@ -13,10 +13,11 @@ from actors.context import Context
 from actors.open_turns import OpenTurns
 from actors.outcomes import Outcomes
 from actors.scope import Scope
+from actors.turn_edit import edited
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from bus.registry import decode_payload
-from storage.journal import Does, JournalWrite
+from storage.journal import Does, JournalWrite, StoredJournal
 from storage.records import DeadLetter, TurnRecord
 
 
@@ -61,7 +62,24 @@ class ControlTurns:
                     await agent.on_destroyed(ctx)
                 ctx.destroy()
                 record = await self._outcomes.succeed(activation, envelope, ctx, "destroyed")
-                return await self._end_open_turn(activation, record)
+                stored = await self._open_turns.load(activation)
+                if stored is None:
+                    return record
+                return _without_turn(
+                    activation, record, stored, "destroyed", "its agent was destroyed while it waited"
+                )
+            case control.SkipTurn():
+                stored = await self._open_turns.load(activation)
+                ctx.explain("skip_turn", reason=message.reason, found=stored is not None)
+                record = await self._outcomes.succeed(activation, envelope, ctx, "turn_skipped")
+                if stored is None:
+                    return record
+                why = f"skipped by {ctx.sender.removeprefix('external/')}: {message.reason}".removesuffix(
+                    ": "
+                )
+                return _without_turn(activation, record, stored, "skipped", why)
+            case control.EditTurn():
+                return await self._edit(activation, envelope, ctx, message)
             case control.RetryDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
@@ -96,29 +114,26 @@ class ControlTurns:
         also = JournalWrite(seq=envelope.seq, turn=envelope.header.id, does=Does.NONE, consumed=(seq,))
         return msgspec.structs.replace(record, journal=also)
 
-    async def _end_open_turn(self, activation: Activation, record: TurnRecord) -> TurnRecord:
-        """With its agent, a turn that waits is gone: its message becomes a dead letter."""
+    async def _edit(
+        self, activation: Activation, envelope: Envelope, ctx: Context, edit: control.EditTurn
+    ) -> TurnRecord:
+        """What is recorded stays, and is taken back; what replaces it comes after it."""
         stored = await self._open_turns.load(activation)
-        if stored is None:
+        entries = () if stored is None else edited(stored.entries, edit.key, edit.value)
+        ctx.explain("edit_turn", key=edit.key, value=edit.value, reason=edit.reason, done=bool(entries))
+        record = await self._outcomes.succeed(activation, envelope, ctx, "turn_edited", activation.lifecycle)
+        if stored is None or not entries:
             return record
-        activation.parked = activation.lacks_turn = False
-        activation.more = True
-        ends = JournalWrite(
-            seq=stored.seq, turn=stored.turn, does=Does.END, done=tuple(p.id for p in stored.promises)
-        )
-        dead = DeadLetter(
-            reason="destroyed", error="its agent was destroyed while it waited", failures=stored.failures
-        )
-        return msgspec.structs.replace(
-            record, journal=ends, dead=dead, message_id=header_from_json(stored.header_json).id,
-            header_json=stored.header_json, payload=stored.payload,
-        )  # fmt: skip
+        more = JournalWrite(seq=stored.seq, turn=stored.turn, does=Does.GO, entries=entries)
+        return msgspec.structs.replace(record, journal=more)
 
     async def _activate(self, activation: Activation, ctx: Context) -> Agent | None:
         """The agent, or None when its kind is gone or its stored state does not fit its class: it obeys all the same,
         without hooks."""
         if activation.agent.partition("/")[0] not in self._scope.kinds:
             return None
+        if activation.state_json is None and await self._open_turns.load(activation) is not None:
+            return None  # its first turn creates it, and must find it uncreated whenever it runs again
         try:
             agent = activation.instance or await activation.activate()
         except InvalidPayload as error:
@@ -147,3 +162,19 @@ class ControlTurns:
             header_json=header_to_json(header),
             payload=payload,
         )
+
+
+def _without_turn(
+    activation: Activation, record: TurnRecord, stored: StoredJournal, reason: str, error: str
+) -> TurnRecord:
+    """The record, with which the agent's open turn ends: its message becomes a dead letter."""
+    activation.parked = activation.lacks_turn = False
+    activation.more = True
+    ends = JournalWrite(
+        seq=stored.seq, turn=stored.turn, does=Does.END, done=tuple(p.id for p in stored.promises)
+    )
+    dead = DeadLetter(reason=reason, error=error, failures=stored.failures)
+    return msgspec.structs.replace(
+        record, journal=ends, dead=dead, message_id=header_from_json(stored.header_json).id,
+        header_json=stored.header_json, payload=stored.payload,
+    )  # fmt: skip

@@ -10,6 +10,8 @@ from bus.envelope import Outgoing
 from storage.edges import Gate
 from storage.ledger import LedgerWrite
 
+CLOCK_SLACK_S = 3600.0
+
 
 class Kind(StrEnum):
     """What a promise is for. The clock and agents settle the first two, which leave no row behind."""

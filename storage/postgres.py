@@ -19,7 +19,7 @@ from storage.batch import Write, commit_call, event_arguments
 from storage.boundary import translated
 from storage.connect import connect, create_pool, host_application
 from storage.edges import Agent, Gate, Refusal, WaitEdge
-from storage.journal import JournalEntry, OpenPromise, StoredJournal
+from storage.journal import CLOCK_SLACK_S, JournalEntry, OpenPromise, StoredJournal
 from storage.ledger import EarlierCall
 from storage.queries import query
 from storage.records import (
@@ -41,7 +41,6 @@ from storage.schedules import Firing, ScheduleRow
 CANCELLATIONS_READ = 100_000  # ended ones that a host knows from its start; each takes about 300 bytes
 _NO_BOUND = 2**63 - 1  # above every message's number
 # A journal's first entries may be a little older than its turn's row says: clocks differ, but not by so much.
-_CLOCK_SLACK_S = 3600.0
 _SETTLE_LOCK_TIMEOUT_MS = 500  # a look waits this long for the old backend before it ends that backend
 
 
@@ -227,7 +226,7 @@ class PostgresStore:
             if turn is None:
                 return None
             entries = await connection.fetch(
-                query("load_journal"), domain, tenant, agent, turn["turn"], turn["began_at"] - _CLOCK_SLACK_S
+                query("load_journal"), domain, tenant, agent, turn["turn"], turn["began_at"] - CLOCK_SLACK_S
             )
             promises = await connection.fetch(query("load_promises"), domain, tenant, agent, turn["turn"])
         return StoredJournal(

@@ -24,6 +24,7 @@ from callboard.cli import (
     schedules,
     status,
     tasks,
+    turn,
     up,
     verify,
     version,
@@ -67,6 +68,7 @@ app.add_typer(domains.app, name="domains")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(promises.app, name="promise")
+app.add_typer(turn.app, name="turn")
 app.add_typer(bench.app, name="bench")
 
 

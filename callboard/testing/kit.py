@@ -188,6 +188,14 @@ class TestKit:
     async def destroy(self, address: str | Address) -> None:
         await self._post.control(parsed(address), control.Destroy())
 
+    async def skip_turn(self, address: str | Address, reason: str = "") -> None:
+        """End the agent's open turn without its handler; its message becomes a dead letter."""
+        await self._post.control(parsed(address), control.SkipTurn(reason=reason))
+
+    async def edit_turn(self, address: str | Address, key: str, value: str | None) -> None:
+        """Change what the open turn has recorded at a key: its result as JSON text, or None for a step not made."""
+        await self._post.control(parsed(address), control.EditTurn(key=key, value=value))
+
     async def retry_dead_letter(self, number: int) -> None:
         """Put a dead letter back into its agent's mailbox."""
         await self._post.control(self._address_of_dead(number), control.RetryDeadLetter(id=number))

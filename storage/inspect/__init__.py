@@ -39,7 +39,7 @@ from storage.inspect.past import PastState, state_at
 from storage.inspect.task_timeline import Branch, TaskTimeline, task_timeline, tree_of
 from storage.inspect.tasks import TaskEventView, TaskView, find_task, list_task_events, list_tasks
 from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
-from storage.inspect.turns import OpenTurn, PromiseView
+from storage.inspect.turns import OpenTurn, PromiseView, read_open_journal
 from storage.inspect.verify import BrokenLink, Verdict, count_agents, verify_all
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "list_tasks",
     "paused_at_work",
     "paused_of",
+    "read_open_journal",
     "state_at",
     "task_timeline",
     "tree_of",

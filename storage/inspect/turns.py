@@ -14,6 +14,7 @@ from storage.boundary import translated
 from storage.domains import Connection
 from storage.inspect.history import LAST_VERSION, list_history
 from storage.inspect.rows import fetch_all
+from storage.journal import CLOCK_SLACK_S, JournalEntry
 from storage.queries import query
 
 _PAUSES_LOOKED_AT = 50  # a paused agent has no turns but those of control messages
@@ -71,6 +72,17 @@ async def find_open_turn(
     facts: dict[str, Any] = {**row, "header": header_from_json(row["header"])}
     made = await fetch_all(db, PromiseView, "inspect_promises", *place, row["turn"], promises)
     return OpenTurn(**facts, promises=made)
+
+
+async def read_open_journal(db: Connection, address: Address, *, tenant: str) -> list[JournalEntry] | None:
+    """What the agent's open turn has recorded, in order; None when it has no open turn."""
+    place = (address.domain, tenant, address.agent)
+    with translated():
+        turn = await db.fetchrow(query("load_turn"), *place)
+    if turn is None:
+        return None
+    since = turn["began_at"] - CLOCK_SLACK_S
+    return await fetch_all(db, JournalEntry, "load_journal", *place, turn["turn"], since)
 
 
 async def why_paused(db: Connection, address: Address, *, tenant: str) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ CAS_OFF = """
 do $$
 declare
   source text := pg_get_functiondef('settle_replies'::regproc);
-  without text := replace(source, 'and p.status = ''pending'' for update', 'for update');
+  without text := replace(source, 'and p.status = ''pending'' and', 'and');
 begin
   if source = without then raise 'settle_replies has changed: plant this fault anew'; end if;
   execute without;
@@ -89,13 +89,13 @@ def _publish_before_commit() -> None:
             self._connection = connection
             self._sends = sends
 
-        async def fetchval(self, *arguments: Any, **options: Any) -> Any:
+        async def fetchrow(self, *arguments: Any) -> Any:
             async with self._connection.transaction():
-                numbers = await self._connection.fetchval(*arguments, **options)
-                delivered = zip(self._sends, numbers or [], strict=True)
+                row = await self._connection.fetchrow(*arguments)
+                delivered = zip(self._sends, row["numbers"] or [], strict=True)
                 hosts[0].outbound.publish((s, number) for s, number in delivered if number is not None)
                 await asyncio.sleep(0.01)
-            return numbers
+            return row
 
     async def early(self: Any, fence: Any, writes: Any, marks: Any) -> Any:
         nonlocal commits

@@ -1,0 +1,109 @@
+"""`callboard turn`: an operator lets a turn go on that cannot by itself."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from callboard.cli.agents import Address, carried_out, resume, still_waits
+from callboard.cli.connection import opened
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous, needs_command
+from callboard.cli.terminal import console, emit, plain
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+app = typer.Typer(
+    invoke_without_command=True,
+    help="Let an open turn go on that cannot by itself: run it again, end it, or change what it has recorded.",
+    add_completion=False,
+)
+
+Reason = Annotated[str, typer.Option(help="Stands in the agent's history.")]
+
+
+@app.callback()
+def turn(context: typer.Context) -> None:
+    needs_command(context)
+
+
+app.command("retry", help="Run the turn again, once its code is mended: the agent is resumed.")(resume)
+
+
+@app.command()
+@asynchronous
+async def skip(address: Address, reason: Reason, as_json: Json = False) -> None:
+    """End the turn without its handler: its message becomes a dead letter, and the agent goes on."""
+    from actors.control import SkipTurn
+
+    await _ask(address, SkipTurn(reason=reason), "skipped", as_json)
+
+
+@app.command()
+@asynchronous
+async def edit(
+    address: Address,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The step or call, as the timeline names it.")],
+    reason: Reason,
+    value: Annotated[str | None, typer.Option(metavar="JSON", help="The result that it is to have.")] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="The step was not made: it is made again.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Change what the turn has recorded; its record keeps what was there. Then `turn retry` runs it again."""
+    from actors.control import EditTurn
+    from bus.errors import InvalidMessage, InvalidPayload
+
+    if forget is (value is not None):
+        raise InvalidMessage("Either --value or --forget says what is changed.", fix="Give one of them.")
+    if value is not None:
+        try:
+            json.loads(value)
+        except ValueError as error:
+            raise InvalidPayload(
+                f"The value is no JSON: {error}.", fix="Quote text twice: '\"yes\"'."
+            ) from None
+    await _ask(address, EditTurn(key=key, value=value, reason=reason), "edited", as_json)
+
+
+async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> None:
+    from actors.control import EditTurn
+    from actors.turn_edit import edited
+    from bus.address import parse_address
+    from bus.errors import InvalidMessage
+    from storage.inspect import read_open_journal
+    from storage.intake import Incoming, accept
+
+    place = parse_address(address)
+    async with opened(bus=True) as at:
+        entries = await read_open_journal(at.db, place, tenant=at.tenant)
+        if entries is None:
+            raise InvalidMessage(
+                f"{address} has no open turn.", fix=f"Look at it: `callboard agent {address}`."
+            )
+        if isinstance(request, EditTurn) and not edited(entries, request.key, request.value):
+            raise InvalidMessage(
+                f"The open turn of {address} has no step or call at {request.key!r} that could be {word} so.",
+                fix=f"`callboard agent {address} --timeline` names them; a tool's call is not forgotten, and a promise "
+                "is resolved.",
+            )
+        (accepted,) = await accept(
+            at.db, at.transport, [Incoming(to=place, message=request, control=True)], tenant=at.tenant
+        )
+
+        async def is_done() -> bool:
+            return not await still_waits(at, place, accepted.seq)
+
+        done = await carried_out(at, is_done)
+    if as_json:
+        emit({"address": address, "message": accepted.id, "wanted": word, "done": done})
+    elif done:
+        console().print(plain(f"The open turn of {address} is {word}."))
+    else:
+        console().print(
+            plain(f"Accepted: the open turn of {address} will be {word} as soon as a host runs it.")
+        )

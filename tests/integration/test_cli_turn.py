@@ -1,0 +1,70 @@
+"""`turn retry`, `skip` and `edit` on a turn whose handler no longer does what it did."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callboard.services import Endpoints
+from tests.integration.cli import Cli, until
+from tests.integration.deployment import Deployment
+from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+    return Cli(capsys)
+
+
+@pytest.fixture
+async def parked(
+    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Deployment]:
+    """A runner whose code has changed while its turn waited: it is paused, and the turn stays open."""
+    async with vigil_at_work(services, database, monkeypatch) as vigil:
+        from vigil import agents
+
+        await send(vigil, RUNNER, agents.Errand())
+        await waits_for(vigil, "ask")
+        monkeypatch.setattr(agents, "changed_code", True)
+        await send(vigil, ORACLE, agents.Speak())
+        await has_turn(vigil, RUNNER, 1)
+        yield vigil
+
+
+async def test_a_step_that_the_new_code_does_not_make_is_forgotten(cli: Cli, parked: Deployment) -> None:
+    edited = await cli.json("turn", "edit", RUNNER, "#1", "--forget", "--reason", "weights now")
+    assert (edited["wanted"], edited["done"]) == ("edited", True)
+    assert "is running" in await cli("turn", "retry", RUNNER)
+
+    async def is_done() -> bool:
+        return (await cli.json("agent", RUNNER))["state"] == {"answers": ["yes"]}
+
+    assert await until(is_done)
+    shown = await cli("agent", RUNNER, "--timeline")
+    assert "weight_of" in shown
+    assert "intact" in await cli("verify") or cli.code == 0
+
+
+async def test_a_turn_that_is_skipped_becomes_a_dead_letter(cli: Cli, parked: Deployment) -> None:
+    assert "is skipped" in await cli("turn", "skip", RUNNER, "--reason", "overtaken by events")
+    (letter,) = (await cli.json("dead-letters"))["dead_letters"]
+    assert letter["reason"] == "skipped"
+    assert "overtaken by events" in letter["error"]
+    shown = await cli.json("agent", RUNNER)
+    assert shown["lifecycle"] == "running"
+    assert await parked.fetch("select count(*) from turns where agent = 'runner/a'") == [(0,)]
+
+
+async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> None:
+    assert "has no step or call at '#9'" in await cli.error(
+        "turn", "edit", RUNNER, "#9", "--forget", "--reason", "x"
+    )
+    assert "Either --value or --forget" in await cli.error("turn", "edit", RUNNER, "#1", "--reason", "x")
+    assert "The value is no JSON" in await cli.error(
+        "turn", "edit", RUNNER, "#1", "--value", "{", "--reason", "x"
+    )
+    assert "has no open turn" in await cli.error("turn", "skip", "vigil/oracle/main", "--reason", "x")
