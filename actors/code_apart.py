@@ -36,10 +36,12 @@ def code_apart() -> Iterator[None]:
 
 
 def enter_code(domain: str, folder: Path) -> None:
-    """Put a domain's code folder on sys.path."""
-    _owners[folder] = domain
+    """Put a domain's code folder on sys.path. What was there before is everybody's."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+        _owners[folder] = domain
+    elif folder in _owners:
+        _owners[folder] = domain
 
 
 def require_own_module(domain: str, module: ModuleType) -> None:

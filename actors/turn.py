@@ -125,10 +125,13 @@ class TurnRunner:
             error = raised
         except BaseException as raised:  # sys.exit(), the panic of a library written in Rust
             error = RuntimeError(f"{type(raised).__name__}: {first_line(raised)}")
-        doomed = doomed or _cut_short(activation, envelope)
-        if doomed is not None and not isinstance(error, NonDeterministicHandler):
-            return doomed
-        return await self._failed(activation, envelope, ctx, error, policy)
+        try:
+            doomed = doomed or _cut_short(activation, envelope)
+            if doomed is not None and not isinstance(error, NonDeterministicHandler):
+                return doomed
+            return await self._failed(activation, envelope, ctx, error, policy)
+        finally:
+            del error  # its traceback has this frame, which has it, and the message: only the collector would find them
 
     async def _take(
         self,

@@ -48,7 +48,7 @@ async def test_whatever_dies_around_a_call_nothing_happens_twice(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("planted", ["intent_ignored", "key_forgotten"])
+@pytest.mark.parametrize("planted", ["intent_ignored", pytest.param("key_forgotten", marks=pytest.mark.long)])
 async def test_a_planted_fault_makes_something_happen_twice(
     own_services: Services, tmp_path: Path, world: str, planted: str
 ) -> None:

@@ -41,12 +41,12 @@ async def test_a_step_that_the_new_code_does_not_make_is_forgotten(cli: Cli, par
     assert "is running" in await cli("turn", "retry", RUNNER)
 
     async def is_done() -> bool:
-        return (await cli.json("agent", RUNNER))["state"] == {"answers": ["yes"]}
+        return bool((await cli.json("agent", RUNNER))["state"] == {"answers": ["yes"]})
 
     assert await until(is_done)
     shown = await cli("agent", RUNNER, "--timeline")
     assert "weight_of" in shown
-    assert "intact" in await cli("verify") or cli.code == 0
+    await cli("verify")  # the edit is part of the history: no digest is wrong
 
 
 async def test_a_turn_that_is_skipped_becomes_a_dead_letter(cli: Cli, parked: Deployment) -> None:

@@ -25,6 +25,7 @@ class Work(BaseModel):
     beside_s: float | None = None
     then: Work | None = None
     later: bool = False
+    ref: str = ""
     catch: bool = True
 
 
@@ -40,7 +41,7 @@ class Peer(Agent):
     @handler
     async def on_work(self, work: Work, ctx: Context) -> str:
         if work.name == "resolve":
-            ctx.resolve(self.state.refs[0], "resolved")
+            ctx.resolve(work.ref or self.state.refs[0], "resolved")
             return ""
         if work.later:
             self.state.refs.append(ctx.reply_later())
@@ -184,8 +185,7 @@ async def test_an_answer_that_was_put_off_waits_for_no_turn() -> None:
         await kit.send(at("b"), Work(name="b", ask=["a"]))
         await kit.advance(seconds=5)
         assert logs(kit, "ab") == [[], []]
-        ref = kit.state(at("b")).refs[0]
-        assert await kit.resolve(ref, "from outside")
+        await kit.send(at("c"), Work(name="resolve", ref=kit.state(at("b")).refs[0]))
         await kit.quiet()
         assert logs(kit, "ab") == [["a", "asked"], ["b"]]
 
