@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("callboard.cancelling")
 
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_S = 0.1  # while a cancellation is open
+_IDLE_EVERY_S = 0.5  # each host reads Postgres so often, for nothing nearly always
 _RETRY_S = 0.5
 _KNOWN = 200_000  # cancellations, of about 300 bytes each
 
@@ -45,10 +46,11 @@ class Cancelling:
 
     async def run(self) -> None:
         """Runs for ever."""
+        is_open = False
         while True:
-            await self._host.scope.clock.pause(_LOOK_EVERY_S)
+            await self._host.scope.clock.pause(_LOOK_EVERY_S if is_open else _IDLE_EVERY_S)
             try:
-                await self._look()
+                is_open = await self._look()
             except Fenced:
                 if not await self._host.fenced():
                     return
@@ -67,7 +69,8 @@ class Cancelling:
             ]  # the oldest: what is left of it is handled, and its reports come too late
         return [cancellation for cancellation in found if cancellation.is_open]
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Do what is to be done now; return whether a cancellation is open."""
         host = self._host
         open_ = self._learn(await host.store.read_cancellations(ended=False))
         running = self._end_running() if open_ else set()
@@ -82,6 +85,7 @@ class Cancelling:
             self._stopped = stopped
         if owned:
             host.holdings.read_agents(await host.store.end_cancellations(host.fence, owned))
+        return bool(open_)
 
     def _end_running(self) -> set[tuple[str, str]]:
         """Have the handlers in memory that are part of a cancelled task end; return the tasks of those that run."""

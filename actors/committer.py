@@ -189,13 +189,16 @@ class Committer:
             except StorageUnavailable as error:
                 _logger.warning("the outcome of a commit is unknown: %s", error.message)
                 ambiguous = True
-                settled = await self._settle(writes)
+                settled = await self._settle(group)
                 if settled is None:
                     self._events.discarded(group)
                     return False
                 if not settled:
                     await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                     failures += 1
+                    # A partition may have left meanwhile, and have come back: its turns run again from what is
+                    # committed, so what they had recorded before must not follow.
+                    group = self._living(group, perhaps_committed=True)
                     continue
                 numbers = None
             except SchemaMismatch:
@@ -213,17 +216,20 @@ class Committer:
             return True
         return True
 
-    async def _settle(self, writes: Sequence[TurnRecord | Flush]) -> bool | None:
-        """Whether the last attempt was committed after all; None when this incarnation has ended."""
+    async def _settle(self, group: Sequence[Entry]) -> bool | None:
+        """Whether the last attempt was committed after all; None when this incarnation has ended.
+
+        What was dropped meanwhile proves nothing: its agent may have gone on elsewhere, and have written the like.
+        """
         attempt = 0
-        proof = next((w for w in writes if isinstance(w, TurnRecord) or w.journal.leaves_trace), None)
-        while proof is not None:
+        lost: set[int] = set()  # partitions
+        while (proof := _proof(group, lost)) is not None:
             try:
                 return await self._store.settle(self._fence, proof)
             except Fenced:
                 if not await self._events.fenced():
                     return None
-                return False  # the next try meets the fence, or the partitions that are still ours
+                lost.add(proof.partition)  # what is still ours may have been committed all the same
             except StorageUnavailable:
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
@@ -234,3 +240,14 @@ class Committer:
         if dead:
             self._events.discarded(dead, perhaps_committed=perhaps_committed)
         return [e for e in group if e.activation.alive]
+
+
+def _proof(group: Sequence[Entry], lost: set[int]) -> TurnRecord | Flush | None:
+    """A write that leaves a trace, of an agent whose partition has been ours all the while."""
+    for entry in group:
+        write = entry.outcome
+        if isinstance(write, Mark) or not entry.activation.alive or write.partition in lost:
+            continue
+        if isinstance(write, TurnRecord) or write.journal.leaves_trace:
+            return write
+    return None

@@ -195,6 +195,45 @@ async def test_a_write_that_leaves_no_trace_proves_nothing() -> None:
     assert proof.journal.does is Does.GO
 
 
+async def test_what_was_dropped_while_the_outcome_was_unknown_is_not_written_after_all() -> None:
+    bench = Bench()
+
+    async def settle(fence: Fence, write: TurnRecord | Flush) -> bool:
+        bench.activations["b"].alive = False  # its partition leaves, and comes back at once
+        return False
+
+    bench.store.settle = settle  # type: ignore[method-assign]
+    bench.store.plan = [StorageUnavailable("Cut.")]
+    bench.submit("a", "b", "c")
+    assert await bench.run() == ["perhaps b", "committed a c"]
+    assert bench.store.groups == [["a", "c"]]
+
+
+async def test_a_partition_that_is_lost_proves_nothing_and_the_next_one_is_looked_at() -> None:
+    bench = Bench()
+    asked: list[str] = []
+
+    async def settle(fence: Fence, write: TurnRecord | Flush) -> bool:
+        asked.append(write.agent)
+        if write.agent == "a":
+            raise Fenced("No longer yours.")
+        return True
+
+    async def fenced() -> bool:
+        bench.activations["a"].alive = False
+        return True
+
+    bench.store.settle = settle  # type: ignore[method-assign]
+    bench.events.fenced = fenced  # type: ignore[method-assign]
+    bench.store.plan = [StorageUnavailable("Cut.")]
+    bench.submit("a", "b")
+    for place, entry in enumerate(bench.committer._pending):
+        assert isinstance(entry.outcome, TurnRecord)
+        entry.outcome = msgspec.structs.replace(entry.outcome, partition=place)
+    assert await bench.run() == ["found a b"]
+    assert (asked, bench.store.groups) == (["a", "b"], [])
+
+
 async def test_a_turn_that_is_stale_after_an_unknown_outcome_may_have_been_committed() -> None:
     bench = Bench()
     bench.store.plan = [StorageUnavailable("Cut."), StaleTurn("Out of date.")]
