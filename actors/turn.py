@@ -78,6 +78,13 @@ class TurnRunner:
         except BlobsUnavailable as away:
             activation.instance = None
             away.journaled = activation.has_open_turn
+            if activation.journal is not None and away.journaled:
+                # It runs again from what is committed: what other branches have on its way there comes first.
+                try:
+                    await activation.journal.settled()
+                    await activation.journal.write_down()
+                except TurnGone:
+                    return None
             raise
         finally:
             ctx.close()

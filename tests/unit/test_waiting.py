@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from actors import host
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.errors import (
@@ -756,6 +757,45 @@ async def test_a_wake_up_for_a_turn_whose_end_is_on_its_way_does_not_run_it_agai
         await kit.advance(seconds=5)
         assert len(Waiter.starts) == 1
         assert (open_turns(kit), sum(len(box) for box in kit.store.mail.values())) == (0, 0)
+
+
+async def test_a_turn_that_waits_for_its_blobs_runs_again_after_what_its_other_branch_has_flushed() -> None:
+    flushing, is_away = asyncio.Event(), asyncio.Event()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.gather(ctx.step(call, "a"), ctx.step(large))
+        self.state.log.append("done")
+
+    async def large() -> str:
+        await flushing.wait()
+        return "y" * 5_000
+
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        put_blob, commit = kit.store.put_blob, kit.store.commit
+
+        async def fails_once(*arguments: Any) -> None:
+            if not is_away.is_set():
+                is_away.set()
+                raise StorageUnavailable("Away.")
+            await put_blob(*arguments)
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            if not is_away.is_set() and any(w.journal is not None and w.journal.entries for w in writes):
+                flushing.set()
+                await is_away.wait()
+                await asyncio.sleep(
+                    3 * host._BLOB_RETRY_S
+                )  # time enough for a second run to read the journal
+            return await commit(fence, writes, marks)
+
+        kit.store.put_blob, kit.store.commit = fails_once, slow  # type: ignore[method-assign,assignment]
+        await kit.send(AT, Run(program=program(run)))
+        async with asyncio.timeout(10):
+            while not kit.state(AT).log:  # noqa: ASYNC110  (rows that another task writes)
+                await asyncio.sleep(0.01)
+        assert (kit.state(AT).log, Waiter.calls) == (["done"], ["a"])
+        (journal,) = kit.store.waits.journal.values()
+        assert [entry.number for entry in journal] == list(range(1, len(journal) + 1))
 
 
 async def test_what_one_branch_flushes_refers_to_no_blob_that_another_has_not_stored_yet() -> None:
