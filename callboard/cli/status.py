@@ -66,9 +66,9 @@ def _show_domains(standing: Standing) -> None:
     from storage.domains import ASLEEP
 
     out, domains, hosts = console(), standing.domains or [], standing.hosts or []
-    out.print(_domain_table(domains, hosts))
+    out.print(domain_table(domains, hosts))
     if hosts:
-        out.print(_host_table(hosts))
+        out.print(host_table(hosts))
     for domain in domains:
         if domain.state == ASLEEP:
             what = "asleep beside a run of another domain; a message for it, or `callboard up`, wakes it"
@@ -100,19 +100,20 @@ def _show_domains(standing: Standing) -> None:
             out.print(plain(f"{c.name}: {what}.", "yellow"))
 
 
-def _domain_table(domains: Sequence[DomainStanding], hosts: list[HostView]) -> Any:
+def domain_table(domains: Sequence[DomainStanding], hosts: list[HostView]) -> Any:
+    # Headings of two lines leave a domain's name its room at 80 columns.
+    figures = (
+        "hosts",
+        "parti-\ntions",
+        "events",
+        "backlog",
+        "agents",
+        "open\ntasks",
+        "stuck",
+        "dead\nletters",
+    )
     return table(
-        (
-            "domain",
-            "hosts",
-            "partitions",
-            "events",
-            "backlog",
-            "agents",
-            "open tasks",
-            "stuck",
-            "dead letters",
-        ),
+        ("domain", *figures),
         [
             (
                 d.domain,
@@ -129,7 +130,7 @@ def _domain_table(domains: Sequence[DomainStanding], hosts: list[HostView]) -> A
             )
             for d in domains
         ],
-        right=("hosts", "partitions", "events", "backlog", "agents", "open tasks", "stuck", "dead letters"),
+        right=figures,
     )
 
 
@@ -137,14 +138,14 @@ def _partitions(domain: DomainView) -> str:
     return "partition" if len(domain.unowned) == 1 else "partitions"
 
 
-def _host_table(hosts: list[HostView]) -> Any:
+def host_table(hosts: list[HostView]) -> Any:
+    # A host's name begins with its domain's.
     return table(
-        ("host", "pid", "domain", "state", "partitions", "backlog", "turns", "memory", "beat"),
+        ("host", "pid", "state", "parti-\ntions", "backlog", "turns", "memory", "beat"),
         [
             (
                 h.host,
                 h.pid,
-                h.domain,
                 host_state(h),
                 len(h.owned),
                 f"{h.backlog:,}",
@@ -154,7 +155,7 @@ def _host_table(hosts: list[HostView]) -> Any:
             )
             for h in hosts
         ],
-        right=("pid", "partitions", "backlog", "turns", "memory", "beat"),
+        right=("pid", "parti-\ntions", "backlog", "turns", "memory", "beat"),
     )
 
 

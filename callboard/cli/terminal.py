@@ -102,6 +102,7 @@ def table(
         title_style="bold",
         pad_edge=False,
         show_edge=False,
+        collapse_padding=True,
     )
     for column in columns:
         number = column in right
