@@ -152,13 +152,24 @@ class DurableCalls(ABC):
         message up or does not answer in time, AskCycle when it waits for this agent, directly or through others, and
         what `send` raises.
         """
+        name = f"{type(message).__name__} {address}"
+        return (await self._ask(address, message, name, self._due_at(timeout), key, priority))[1]
+
+    async def _ask(
+        self,
+        address: str | Address,
+        message: BaseModel,
+        name: str,
+        due_at: float | None,
+        key: str | None,
+        priority: Priority | None,
+    ) -> tuple[str, Any]:
+        """The place of the ask, and its answer."""
         journal = self._journal()
         branch_ = self._branch()
         place = branch_.place(key)
-        name = f"{type(message).__name__} {address}"
         if journal.recorded(place, Kind.ASK, name) is None and journal.open_promise(place) is None:
             await journal.proceed()
-            due_at = self._due_at(timeout)
             promise = new_id()
             sent = self._send_ask(address, message, priority, due_at, promise)  # first: it may be refused
             journal.promise(
@@ -168,7 +179,7 @@ class DurableCalls(ABC):
             await self._flush()
         outcome = await self._outcome(place)
         if outcome.status == "resolved":
-            return values.decode_answer(outcome.value)
+            return place, values.decode_answer(outcome.value)
         if outcome.status == "expired":
             raise AskFailed(f"{address} has not answered in time.", place=place, reason="timeout")
         if outcome.status == "cycle":

@@ -9,7 +9,7 @@ from actors.branch import current
 from bus.address import Address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, header_to_json, new_id
 from bus.errors import HopLimitExceeded, InvalidMessage, PayloadTooLarge
-from storage.records import CancelWrite, TaskEvent, TaskWrite
+from storage.records import CancelWrite, NewTask, TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.journal import Journal
@@ -24,8 +24,8 @@ class Consequences:
     """
 
     __slots__ = (
-        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "notes", "sends",
-        "task_events", "tasks", "undead",
+        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes",
+        "sends", "task_events", "tasks", "undead",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, envelope: Envelope, now: float, journal: Journal | None = None) -> None:
@@ -42,6 +42,7 @@ class Consequences:
         self.tasks: list[TaskWrite] = []
         self.task_events: list[TaskEvent] = []
         self.cancels: list[CancelWrite] = []
+        self.new_tasks: list[NewTask] = []
         self.undead: list[int] = []  # dead letters that are taken back
         self.destroys = False  # the agent's state goes
 

@@ -12,10 +12,11 @@ import msgspec
 from pydantic import BaseModel
 
 from actors.calls import DurableCalls
+from actors.child_tasks import ChildTasks
 from actors.consequences import Consequences
 from actors.journal import Journal
 from actors.ledger import EarlierCalls, Ledger
-from actors.task_messages import TASK_WORK
+from actors.task_messages import TASK_WORK, SubmitTask, TaskOutcome
 from actors.task_reports import TaskReports
 from actors.values import Error, encode_answer
 from actors.wake import WAKE
@@ -29,7 +30,7 @@ from bus.errors import (
 )
 from bus.registry import encode_json, encode_payload, wire_name_of
 from storage.ledger import EarlierCall
-from storage.records import CancelWrite, TaskEvent, TaskWrite
+from storage.records import CancelWrite, NewTask, TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -48,7 +49,7 @@ class TurnKeeper(Protocol):
     def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal: ...
 
 
-class Context(TaskReports, DurableCalls):
+class Context(TaskReports, ChildTasks, DurableCalls):
     """One turn's window on the world. What a handler sends is sent when its turn commits, or before it waits."""
 
     __slots__ = (
@@ -252,8 +253,21 @@ class Context(TaskReports, DurableCalls):
             self._puts.tasks.append(row)
         self._puts.task_events.extend(events)
 
+    def record_new_task(self, task: NewTask, event: TaskEvent) -> None:
+        """Write the row of a task that another one has started: for the task's own agent only."""
+        self._puts.new_tasks.append(task)
+        self._puts.task_events.append(event)
+
     def _send_report(self, to: Address, message: BaseModel) -> None:
         self._send(to, message, None, None, None)
+
+    def _send_child(self, leader: Address, order: SubmitTask) -> str:
+        return self._send(leader, order, None, None, None)
+
+    async def _ask_leader(
+        self, leader: Address, order: SubmitTask, name: str, key: str | None
+    ) -> tuple[str, TaskOutcome]:
+        return await self._ask(leader, order, name, None, key, None)
 
     def _send(
         self,

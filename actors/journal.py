@@ -14,7 +14,17 @@ import msgspec
 from actors.branch import Branch
 from actors.saga import COMPENSATE, UNWIND, UNWIND_AT, Compensation, Ending
 from bus.envelope import Envelope, Outgoing, new_id
-from bus.errors import AskFailed, InvalidMessage, JournalFull, NonDeterministicHandler, StepFailed, ToolFailed
+from bus.errors import (
+    AskFailed,
+    DeadlineExceeded,
+    InvalidMessage,
+    JournalFull,
+    NoBid,
+    NonDeterministicHandler,
+    StepFailed,
+    TaskFailed,
+    ToolFailed,
+)
 from bus.registry import encode_json
 from storage.edges import Gate
 from storage.journal import Does, JournalEntry, JournalWrite, Kind, OpenPromise, PromiseWrite, StoredJournal
@@ -45,6 +55,9 @@ _FAILED_CALLS = (
     StepFailed,
     AskFailed,
     ToolFailed,
+    TaskFailed,
+    NoBid,
+    DeadlineExceeded,
 )  # not an expired promise: its ref may have been handed out
 _quote = JSONEncoder(ensure_ascii=False).encode
 _decode_wake = msgspec.json.Decoder(Wake).decode

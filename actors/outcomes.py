@@ -190,6 +190,7 @@ class Outcomes:
             tasks=tuple(puts.tasks),
             task_events=tuple(puts.task_events),
             cancels=tuple(puts.cancels),
+            new_tasks=tuple(puts.new_tasks),
             journal=journal,
             task=envelope.header.task,
         )

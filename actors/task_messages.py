@@ -12,6 +12,8 @@ from bus.task_ref import split_task_ref
 
 TASK_KIND = "task"  # the kind of the durable agent that leads a task; its key is the task's id
 MAX_PARTS = 1_000  # of one task; their results wait in the task agent's state
+MAX_CHILDREN = 1_000  # tasks that one task has started and that have not ended
+MAX_DEPTH = 32  # levels of tasks that start tasks; more is an endless recursion
 
 
 def task_agent(ref: str) -> Address:
@@ -112,6 +114,52 @@ class CancelTask(BaseModel):
 @message("callboard.task_stopped.v1")
 class TaskStopped(BaseModel):
     """Nothing of a cancelled task runs any more, and none of its turns is open."""
+
+
+# -- tasks that tasks start --------------------------------------------------------------------------
+
+
+@message("callboard.submit_task.v1")
+class SubmitTask(BaseModel):
+    """Start a task as a child of the one that this is sent to; its id is that of this message."""
+
+    domain: str
+    goal: str
+    input: Any = None
+    priority: int | None = None
+    """None is that of the parent."""
+    deadline: float | None = None
+    policy: str | None = None
+
+
+@message("callboard.task_submitted.v1")
+class TaskSubmitted(TaskTerms):
+    """To the agent of a new child: what it is to do, and for whom. `waiter` is the promise of who waits for its end."""
+
+    policy: str | None = None
+    parent: str
+    root: str
+    depth: int
+    by: str
+    waiter: str | None = None
+
+
+@message("callboard.child_ended.v1")
+class ChildEnded(BaseModel):
+    """To the parent: a child (`domain/id`) has ended, and nothing of it goes on."""
+
+    task: str
+    status: str
+
+
+@message("callboard.task_outcome.v1")
+class TaskOutcome(BaseModel):
+    """How a child has ended, for who waits for it; `error` has a `code` and a `message`."""
+
+    task: str
+    status: Literal["completed", "failed", "cancelled"]
+    result: Any = None
+    error: dict[str, Any] | None = None
 
 
 TROUBLE = "callboard.task_trouble.v1"

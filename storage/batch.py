@@ -212,6 +212,9 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
                 }
                 for (tenant, _), w in tasks.items()
             ],
+            "new_tasks": [
+                {"tenant": t.tenant, **msgspec.structs.asdict(n)} for t in turns for n in t.new_tasks
+            ],
             "task_events": [
                 {"tenant": t.tenant, "task": e.task, "number": e.number, "kind": e.kind, "body": e.body}
                 for t in turns for e in t.task_events

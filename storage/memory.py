@@ -41,6 +41,7 @@ from storage.records import (
     MailHead,
     MailPlace,
     Mark,
+    NewTask,
     Share,
     StoredState,
     TaskEvent,
@@ -75,6 +76,7 @@ class MemoryStore(MemoryHosts):
         self.transitions: dict[AgentKey, list[Transition]] = {}
         self.dead_letters: dict[tuple[str, int], DeadLetterRow] = {}
         self.tasks: dict[tuple[str, str, str], TaskWrite] = {}
+        self.children: dict[tuple[str, str, str], NewTask] = {}
         self.task_events: dict[tuple[str, str, str, int], TaskEvent] = {}
         self.blobs: dict[tuple[str, str, str], bytes] = {}
         self.seen: dict[tuple[str, str, str], float] = {}
@@ -192,6 +194,8 @@ class MemoryStore(MemoryHosts):
             )  # fmt: skip
         for number in turn.undead:
             del self.dead_letters[(turn.tenant, number)]
+        for new in turn.new_tasks:
+            self.add_task(domain, turn.tenant, new.id, new)
         for write in turn.tasks:
             if (domain, turn.tenant, write.id) in self.tasks:
                 self.tasks[(domain, turn.tenant, write.id)] = write
@@ -451,11 +455,13 @@ class MemoryStore(MemoryHosts):
             self.seen[place] = self.now() + window_s
         return self._post(message)
 
-    def add_task(self, domain: str, tenant: str, task: str) -> None:
-        """A task that was submitted and that its agent has not written yet."""
-        self.tasks[(domain, tenant, task)] = TaskWrite(
+    def add_task(self, domain: str, tenant: str, task: str, submitted: NewTask | None = None) -> None:
+        """A task that was submitted, by another one if that is said, and that its agent has not written yet."""
+        row = TaskWrite(
             id=task, status="submitted", assignee=None, progress=0.0, result=None, error=None, finished=False
         )
+        if self.tasks.setdefault((domain, tenant, task), row) is row and submitted is not None:
+            self.children[(domain, tenant, task)] = submitted
 
     def next_timer(self, domain: str, partitions: Collection[int]) -> float | None:
         """When the first timer of these partitions is due, the clock settles the first promise, or a schedule comes."""

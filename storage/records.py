@@ -54,6 +54,19 @@ class TaskWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finished: bool
 
 
+class NewTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A task that another one (`parent`, a reference) has started; `input` is JSON text. Its row begins as submitted."""
+
+    id: str
+    goal: str
+    input: str
+    priority: int
+    policy: str | None
+    deadline: float | None
+    parent: str
+    root: str
+
+
 class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of a task's log. `body` is JSON text."""
 
@@ -121,6 +134,8 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tasks: tuple[TaskWrite, ...] = ()
     task_events: tuple[TaskEvent, ...] = ()
     cancels: tuple[CancelWrite, ...] = ()
+    new_tasks: tuple[NewTask, ...] = ()
+    """Each comes with a line of its log."""
     journal: JournalWrite | None = None  # of a turn that has waited, and ends
     task: str | None = None  # of its message
 

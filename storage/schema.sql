@@ -223,6 +223,13 @@ begin
     from jsonb_to_recordset(p_rare -> 'timers')
       as t(domain text, tenant text, partition int, agent text, due_at float8, control boolean, id uuid,
            header text, payload text);
+  insert into tasks (domain, tenant, id, status, goal, input, priority, policy, deadline, parent, root)
+    select p_domain, t.tenant, t.id, 'submitted', t.goal, t.input::json, t.priority, t.policy,
+           to_timestamp(t.deadline), t.parent, t.root
+    from jsonb_to_recordset(p_rare -> 'new_tasks')
+      as t(tenant text, id uuid, goal text, input text, priority smallint, policy text, deadline float8, parent text,
+           root text)
+    on conflict do nothing;
   update tasks x
     set status = t.status, assignee = t.assignee, progress = t.progress, result = t.result::json,
         error = t.error::json, updated_at = now(),
@@ -1119,6 +1126,8 @@ CREATE TABLE callboard.tasks (
     error json,
     deadline timestamp with time zone,
     request_key text,
+    parent text COLLATE pg_catalog."C",
+    root text COLLATE pg_catalog."C",
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
@@ -1243,6 +1252,7 @@ CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, 
 CREATE INDEX promises_for_people ON callboard.promises USING btree (tenant, created_at) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status = 'pending'::text));
 CREATE INDEX promises_owner ON callboard.promises USING btree (domain, tenant, agent, turn);
 CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
+CREATE INDEX tasks_children ON callboard.tasks USING btree (tenant, parent) WHERE (parent IS NOT NULL);
 CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);
 CREATE UNIQUE INDEX tasks_request ON callboard.tasks USING btree (domain, tenant, request_key) WHERE (request_key IS NOT NULL);
 CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE (status = 'submitted'::text);

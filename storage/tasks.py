@@ -66,8 +66,9 @@ async def submit_task(
     Raises InvalidTask, UnknownDomain, PayloadTooLarge for what one message of the domain may not carry, or Overloaded
     while too many tasks or messages wait.
     """
-    body = _input_json(input)
-    _validate(goal, priority, deadline, policy, request_key)
+    body = check_terms(goal, input, priority, deadline, policy)
+    if request_key is not None:
+        require_text("request key", request_key, MAX_REQUEST_KEY_BYTES)
     require_word(tenant, "tenant")
     number = _uuid(task_id or new_id())
     size = len(json.dumps(goal, ensure_ascii=False).encode()) + len(body.encode()) + _AROUND_BYTES
@@ -138,12 +139,9 @@ async def open_tasks_of(db: Connection, domain: str, tenant: str, assignees: Seq
 # -- validation --------------------------------------------------------------------------------------
 
 
-def _validate(
-    goal: str, priority: int, deadline: float | None, policy: str | None, request_key: str | None
-) -> None:
+def check_terms(goal: str, input: Any, priority: int, deadline: float | None, policy: str | None) -> str:
+    """The input as JSON text; raises InvalidTask for what can be no task in any domain."""
     require_text("goal", goal, MAX_GOAL_BYTES)
-    if request_key is not None:
-        require_text("request key", request_key, MAX_REQUEST_KEY_BYTES)
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 10:
         raise InvalidTask(f"A priority of {priority!r} is not an integer from 0 to 10.")
     if deadline is not None and not (math.isfinite(deadline) and 0 < deadline <= _LAST_MOMENT):
@@ -152,6 +150,7 @@ def _validate(
         )
     if policy is not None and policy not in POLICIES:
         raise InvalidTask(f"There is no policy {policy!r}.", fix=f"Use one of {', '.join(POLICIES)}.")
+    return _input_json(input)
 
 
 def require_text(what: str, text: str, limit: int) -> None:

@@ -50,7 +50,7 @@ def show_task_timeline(task: TaskView, timeline: TaskTimeline) -> None:
             "dim",
         )
     )
-    drawing = Drawing(scale, width - bar - 11, now, task.domain)
+    drawing = Drawing(scale, width - bar - 11, now, task.ref)
     for line in drawing.lines(tree_of(turns)):
         out.print(line, no_wrap=True, overflow="ellipsis", crop=False)
     _footnotes(out, timeline)
@@ -70,11 +70,12 @@ def _footnotes(out: Any, timeline: TaskTimeline) -> None:
 class Drawing:
     """Draws branches into `label` columns of words and a bar; `now` is where what is open ends."""
 
-    def __init__(self, scale: Scale, label: int, now: float, domain: str) -> None:
+    def __init__(self, scale: Scale, label: int, now: float, task: str) -> None:
         self._scale = scale
         self._label = label
         self._now = now
-        self._domain = domain
+        self._ref = task
+        self._domain = task.partition("/")[0]
 
     def lines(self, roots: list[Branch]) -> Iterator[Text]:
         """Depth first; without recursion, for a causal chain may be longer than Python's stack."""
@@ -175,10 +176,10 @@ class Drawing:
         return line
 
     def _short(self, address: str) -> str:
-        """Without the task's own domain; a task's agent without its id."""
+        """Without the task's own domain; the agents of tasks by the end of their ids, but for the task's own."""
         domain, kind, key = clean(address).split("/", 2)
         if kind == "task":
-            return "task"
+            return "task" if f"{domain}/{key}" == self._ref else f"task …{key[-6:]}"
         short = key if len(key) <= _LONGEST_KEY else key[: _LONGEST_KEY // 2] + "…"
         return f"{kind}/{short}" if domain == self._domain else f"{domain}/{kind}/{short}"
 

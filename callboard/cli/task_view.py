@@ -15,15 +15,21 @@ COLOURS = {
     "completed": "green",
     "failed": "red",
     "stuck": "yellow",
+    "ending": "yellow",
     "cancelling": "yellow",
     "cancelled": "red",
 }
 
+_CHILDREN = 20
 _LETTERS = 5  # dead letters that are named; the list has all
 
 
 def show_task(
-    found: TaskView, events: list[TaskEventView], letters: list[DeadLetterView], paused: list[str]
+    found: TaskView,
+    events: list[TaskEventView],
+    letters: list[DeadLetterView],
+    paused: list[str],
+    children: list[TaskView],
 ) -> None:
     out = console()
     title = plain(found.goal, "bold")
@@ -38,9 +44,15 @@ def show_task(
     elif found.deadline is not None:
         when += f", deadline {found.deadline:%Y-%m-%d %H:%M:%S} UTC"
     out.print(plain(when, "dim"))
+    if found.parent is not None:
+        out.print(plain(f"started by task {found.parent}", "dim"))
     out.print()
     for event in events:
         out.print(event_line(found, event))
+    for child in children[:_CHILDREN]:
+        out.print(child_line(child))
+    if len(children) > _CHILDREN:
+        out.print(plain(f"and {len(children) - _CHILDREN:,} more children (--json)", "dim"))
     for address in paused:
         out.print(plain(paused_line(address), "yellow"))
     if letters:
@@ -61,6 +73,14 @@ def event_line(task: TaskView, event: TaskEventView) -> Any:
     line.append(clean(event.kind), COLOURS.get(event.kind, "cyan"))
     gist = _gist(json.loads(event.body)).replace(f"{task.domain}/", "").replace(task.id, "…")
     line.append(f"  {clean(gist)}")
+    return line
+
+
+def child_line(child: TaskView) -> Any:
+    """A task that this one has started, with the name by which it is looked at."""
+    line = plain("child  ", "dim")
+    line.append(clean(child.status), COLOURS.get(child.status, "cyan"))
+    line.append(f"  {child.ref}  {clean(short(child.goal))}")
     return line
 
 

@@ -62,7 +62,7 @@ async def _list(domain: str | None, only_open: bool, only_stuck: bool, limit: in
             [
                 (
                     t.id, t.domain, plain(t.status, COLOURS.get(t.status, "cyan")), f"{t.progress:.0%}",
-                    t.priority, ago(t.created_at), short(t.goal),
+                    t.priority, ago(t.created_at), _with_parent(t),
                 )
                 for t in page
             ],
@@ -112,6 +112,7 @@ async def task(
 ) -> int:
     """Show one task with its log and its result. The exit code is 1 when it failed or was cancelled."""
     from storage.inspect import (
+        children_of,
         find_task,
         list_dead_letters_of_task,
         list_task_events,
@@ -127,6 +128,7 @@ async def task(
             return 1 if found.status == "failed" else 0
         events = await list_task_events(at.db, found.domain, found.id, tenant=at.tenant)
         letters = await list_dead_letters_of_task(at.db, found.ref, tenant=at.tenant)
+        children = await children_of(at.db, found.ref, tenant=at.tenant)
         paused = [] if found.finished_at else await paused_of(at.db, found.workers, tenant=at.tenant)
     if as_json:
         shown = _as_json(found)
@@ -141,10 +143,17 @@ async def task(
             for x in letters
         ]
         shown["paused"] = paused
+        shown["children"] = [_as_json(child) for child in children]
         emit(shown)
     else:
-        show_task(found, events, letters, paused)
+        show_task(found, events, letters, paused, children)
     return 1 if found.status in ("failed", "cancelled") else 0
+
+
+def _with_parent(found: TaskView) -> str:
+    """The goal; of a child behind the end of its parent's id."""
+    goal = short(found.goal)
+    return goal if found.parent is None else f"…{found.parent[-6:]} ▸ {goal}"
 
 
 def _as_json(found: TaskView) -> dict[str, Any]:

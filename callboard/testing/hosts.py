@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from actors.host import Host
 from actors.scope import Scope
@@ -43,6 +44,8 @@ class Hosts:
         clock: VirtualClock,
     ) -> None:
         self.running: list[Running] = []
+        self.beside: Callable[[], Awaitable[bool]] = _nothing
+        """What a coordinator does; true when there was something to do."""
         self._scope = scope
         self._partitions = partitions
         self._store = store
@@ -86,6 +89,8 @@ class Hosts:
             busy = [running.host for running in self._live() if not running.host.is_at_rest]
             calm = 0 if busy else calm + 1
             due = self._next_timer()
+            if not busy and await self.beside():
+                calm = 0
             if not busy and due is not None and due <= self._clock.now():
                 self._clock.move_to(due)
                 calm = 0
@@ -125,3 +130,7 @@ class Hosts:
     def _next_timer(self) -> float | None:
         owned = {partition for running in self._live() for partition in running.partitions}
         return self._store.next_timer(self._scope.domain, owned)
+
+
+async def _nothing() -> bool:
+    return False

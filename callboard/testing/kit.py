@@ -14,7 +14,16 @@ from pydantic import BaseModel
 from actors import control
 from actors.agent import Agent, agent_type
 from actors.directory import Directory, DomainEntry
-from actors.domain import Domain, DomainSpec, EventSpec, KindSpec, LimitSpec, load_domain, read_domain
+from actors.domain import (
+    Domain,
+    DomainSpec,
+    EventSpec,
+    KindSpec,
+    LimitSpec,
+    TaskSpec,
+    load_domain,
+    read_domain,
+)
 from actors.queries import run_query
 from actors.schedule import ScheduleSpec, check_schedules
 from actors.scope import Scope
@@ -28,11 +37,12 @@ from bus.registry import wire_name_of
 from bus.task_ref import split_task_ref, task_ref
 from bus.transport import LoopbackTransport
 from callboard.testing import views
+from callboard.testing.children import ChildAssigner
 from callboard.testing.clock import START, VirtualClock
 from callboard.testing.hosts import Hosts, Running
 from callboard.testing.post import Post, parsed
 from coordinators.equipment import SYSTEM_KINDS
-from coordinators.tasks.messages import TaskAssigned
+from coordinators.tasks.messages import FailTask, TaskAssigned
 from storage.chain import verify_chain
 from storage.ledger import LedgerWrite
 from storage.memory import MemoryStore
@@ -47,7 +57,7 @@ class TestKit:
     """One domain on `hosts` hosts in this event loop; use it with `async with`.
 
     `domain_folder_or_kinds` is a folder with a domain.yaml, or agent classes; those need the `domain`'s name,
-    and may have `events`, `topics`, `schedules` and `limits` as domain.yaml would declare them. Messages to domains in
+    and may have `events`, `topics`, `schedules`, `tasks` and `limits` as domain.yaml would declare them. Messages to domains in
     `others` are accepted and stay in their mailboxes: `sent` shows them.
 
     Addresses are `domain/kind/key`; everything happens in `tenant`. Reads show committed rows only.
@@ -67,6 +77,7 @@ class TestKit:
         events: Sequence[EventSpec] = (),
         topics: Mapping[str, tuple[str, ...]] | None = None,
         schedules: Sequence[ScheduleSpec] = (),
+        tasks: TaskSpec | None = None,
         limits: LimitSpec | None = None,
         secrets: Mapping[str, str] | None = None,
         start: float = START,
@@ -84,6 +95,7 @@ class TestKit:
                 events=tuple(events),
                 topics=dict(topics or {}),
                 schedules=tuple(schedules),
+                tasks=tasks or TaskSpec(),
                 limits=limits or LimitSpec(),
             )
             loaded = Domain(spec, {kind.kind: kind for kind in kinds})
@@ -105,6 +117,7 @@ class TestKit:
         self.processes_are_gone = True
         self._hosts = Hosts(self._scope, loaded.spec.partitions, self.store, self.transport, self.clock)
         self._post = Post(self._scope, self.store, self.transport, tenant)
+        self._hosts.beside = ChildAssigner(loaded.registered(), self.store, self._post, tenant).assign
 
     async def __aenter__(self) -> Self:
         self._hosts.start_all(self._wanted_hosts)
@@ -139,7 +152,13 @@ class TestKit:
         )
 
     async def give_task(
-        self, address: str | Address, *, goal: str = "", input: Any = None, priority: int = 5
+        self,
+        address: str | Address,
+        *,
+        goal: str = "",
+        input: Any = None,
+        priority: int = 5,
+        deadline: float | None = None,
     ) -> str:
         """Give an agent a task, as its domain's coordinator would; return its id, for `task`."""
         task = new_id()
@@ -149,6 +168,7 @@ class TestKit:
             goal=goal,
             input=input,
             priority=priority,
+            deadline=deadline,
             policy="direct",
             assignee=str(parsed(address)),
             on_dead_letter=self.domain.spec.tasks.on_dead_letter,
@@ -159,6 +179,10 @@ class TestKit:
     async def cancel_task(self, task: str, reason: str = "no reason") -> None:
         """Cancel a task that was given; what is part of it ends as the clock goes on."""
         await self.send(f"{self.domain.name}/task/{task}", CancelTask(reason=reason), task=task)
+
+    async def fail_task(self, task: str, reason: str = "no reason") -> None:
+        """End a task as failed, as an operator would."""
+        await self.send(f"{self.domain.name}/task/{task}", FailTask(reason=reason), task=task)
 
     async def send_json(self, address: str | Address, wire_name: str, payload: str) -> str | None:
         """Put any payload under any wire name into a mailbox, as a sender of another release might."""

@@ -1,31 +1,18 @@
 """The durable agent that leads one task: it alone writes the task's row and log, through its turns.
 
-    new -> assigned -> running -> completed | failed
-                 |        ^
-                 +-> stuck +     a message of the task is a dead letter, until an operator has mended it
-
-    any of these -> cancelling -> cancelled     once nothing runs that is part of the task
-
 Every handler first asks whether the task is under way; what comes after the end is put on record and ignored.
 Redelivered messages are the turn loop's matter: each reaches a handler's commit once.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any, Literal
-
-from pydantic import BaseModel, Field
-
-from actors.agent import Agent, handler
+from actors.agent import handler
 from actors.context import Context
-from actors.domain import OnDeadLetter
 from actors.retry import RetryPolicy
 from actors.task_messages import (
     TASK_KIND,
     Bid,
     CallForBids,
-    CancelTask,
     Decline,
     TaskCompleted,
     TaskFailure,
@@ -34,54 +21,26 @@ from actors.task_messages import (
     TaskProgress,
     TaskSplit,
     TaskStarted,
-    TaskStopped,
     TaskTrouble,
     TaskWork,
 )
 from bus.errors import CallboardError
 from bus.registry import wire_name_of
 from coordinators.tasks.auction import Auction
-from coordinators.tasks.dead_work import DeadWork
+from coordinators.tasks.leader import Leader
 from coordinators.tasks.messages import BidDeadline, FailTask, TaskAssigned, TaskDeadline
-from coordinators.tasks.parts import Parts, TooManyParts
-from storage.records import TaskEvent, TaskWrite
-
-MAX_LOG = 10_000  # lines of one task's log; past that only what changes its status is added
-MAX_ASIDES = 100  # of them: late messages and dead letters
+from coordinators.tasks.parts import TooManyParts
 
 WORK = wire_name_of(TaskWork)
 CALL = wire_name_of(CallForBids)
 
 
-class Cancelled(BaseModel):
-    """Who has cancelled the task, and why."""
-
-    by: str
-    reason: str
-
-
-class TaskAgent(Agent):
+class TaskAgent(Leader):
     """Leads the task that its key names, from its assignment to its end."""
 
     kind = TASK_KIND
     # What Callboard itself refuses (an unknown kind, a payload too large) is no better the next time.
     retry = RetryPolicy(give_up_on=(CallboardError,))
-
-    class State(BaseModel):
-        status: Literal[
-            "new", "assigned", "running", "stuck", "cancelling", "cancelled", "completed", "failed"
-        ] = "new"
-        assignee: str | None = None
-        progress: float = 0.0
-        logged: int = 1  # the log's last number; line 1 was written by whoever submitted the task
-        asides: int = 0
-        auction: Auction | None = None
-        parts: Parts = Field(default_factory=Parts)
-        dead: DeadWork = Field(default_factory=DeadWork)
-        on_dead_letter: OnDeadLetter = "keep"
-        cancelled: Cancelled | None = None
-
-    state: State
 
     # -- assignment ----------------------------------------------------------------------------------
 
@@ -96,7 +55,7 @@ class TaskAgent(Agent):
         if task.deadline is not None and task.deadline <= ctx.now:
             self._fail(ctx, "deadline", "The task's deadline passed before it was assigned.")
             return
-        self.state.on_dead_letter = task.on_dead_letter
+        self.state.on_dead_letter, self.state.priority = task.on_dead_letter, task.priority
         if self.state.dead and task.on_dead_letter == "fail":
             self._fail(ctx, "dead_letter", "Messages of the task were dead letters before it was assigned.")
             return
@@ -109,6 +68,10 @@ class TaskAgent(Agent):
             self._call_for_bids(ctx, task)
 
     def _award(self, ctx: Context, work: TaskWork, assignee: str, policy: str) -> None:
+        waiter = self.state.waiter
+        if waiter is not None and waiter.rpartition("#")[0] == assignee:
+            self._fail(ctx, "circle", f"{assignee} waits for this task, and would be the one to do it.")
+            return
         self.state.assignee = assignee
         ctx.send(assignee, work, deadline=work.deadline)
         self._log(ctx, "assigned", assignee=assignee, policy=policy)
@@ -228,7 +191,8 @@ class TaskAgent(Agent):
 
     @handler
     async def on_deadline(self, _: TaskDeadline, ctx: Context) -> None:
-        if not self._has_ended and self.state.status != "cancelling":
+        end = self.state.end
+        if not self._has_ended and (end is None or end.can_be_worse):
             self._fail(ctx, "deadline", "The task was not done by its deadline.")
 
     @handler
@@ -236,29 +200,8 @@ class TaskAgent(Agent):
         if self._has_ended:
             self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
         else:  # also before it is assigned: an assignment that comes later finds it ended
-            self._fail(ctx, "operator", order.reason)
-
-    # -- cancellation --------------------------------------------------------------------------------
-
-    @handler
-    async def on_cancel(self, order: CancelTask, ctx: Context) -> None:
-        """From here on no host begins anything more of the task; what runs is told to end."""
-        state = self.state
-        if self._has_ended or state.status == "cancelling":
-            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
-            return
-        state.status, state.auction = "cancelling", None
-        state.cancelled = Cancelled(by=ctx.sender, reason=order.reason)
-        ctx.record_cancellation(f"{ctx.sender} has cancelled task {ctx.address.key}: {order.reason}")
-        self._log(ctx, "cancelling", by=ctx.sender, reason=order.reason)
-        self._write(ctx)
-
-    @handler
-    async def on_stopped(self, _: TaskStopped, ctx: Context) -> None:
-        cancelled = self.state.cancelled
-        if self.state.status == "cancelling" and cancelled is not None:
-            error = {"code": "cancelled", "message": cancelled.reason, "by": cancelled.by}
-            self._end(ctx, "cancelled", error=json.dumps(error, ensure_ascii=False), facts=error)
+            end = self.state.end  # one that cannot come to its end is ended all the same
+            self._fail(ctx, "operator", order.reason, at_once=end is not None and not end.can_be_worse)
 
     # -- dead letters --------------------------------------------------------------------------------
 
@@ -268,7 +211,7 @@ class TaskAgent(Agent):
         state = self.state
         words = f"{ctx.sender} could not handle {trouble.type}: {trouble.error}"
         facts = {"message": words, "by": ctx.sender, **trouble.model_dump()}
-        if self._has_ended or state.status == "cancelling":
+        if self._has_ended or state.end is not None:
             self._log_aside(ctx, "trouble", **facts)
         elif trouble.type == CALL:  # whoever cannot read the call does not want the task
             if state.auction is not None and state.auction.awaits(ctx.sender):
@@ -303,76 +246,3 @@ class TaskAgent(Agent):
             state.status = "running"
             self._log(ctx, "running", by=ctx.sender)
             self._write(ctx)
-
-    # -- status --------------------------------------------------------------------------------------
-
-    @property
-    def _has_ended(self) -> bool:
-        return self.state.status in ("completed", "failed", "cancelled")
-
-    def _is_under_way(self, ctx: Context) -> bool:
-        if self.state.status in ("assigned", "running", "stuck"):
-            return True
-        if self.state.status == "new":
-            ctx.explain("no_such_task", type=ctx.header.type)
-        else:
-            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
-        return False
-
-    def _run(self, ctx: Context) -> None:
-        if self.state.status == "assigned":
-            self.state.status = "running"
-            self._log(ctx, "running", by=ctx.sender)
-            self._write(ctx)
-
-    def _complete(self, ctx: Context, result: Any) -> None:
-        self.state.progress = 1.0
-        self._end(ctx, "completed", result=json.dumps(result, ensure_ascii=False), facts={"by": ctx.sender})
-
-    def _fail(self, ctx: Context, code: str, reason: str) -> None:
-        error = {"code": code, "message": reason, "by": ctx.sender}
-        self._end(ctx, "failed", error=json.dumps(error, ensure_ascii=False), facts=error)
-
-    def _end(
-        self,
-        ctx: Context,
-        status: Literal["completed", "failed", "cancelled"],
-        *,
-        result: str | None = None,
-        error: str | None = None,
-        facts: dict[str, Any],
-    ) -> None:
-        self.state.status = status
-        self.state.auction, self.state.parts, self.state.dead = None, Parts(), DeadWork()
-        self._log(ctx, status, **facts)
-        self._write(ctx, result, error)
-
-    # -- rows ----------------------------------------------------------------------------------------
-
-    def _write(self, ctx: Context, result: str | None = None, error: str | None = None) -> None:
-        state = self.state
-        ctx.record_task(
-            TaskWrite(
-                id=ctx.address.key,
-                status=state.status,
-                assignee=state.assignee,
-                progress=state.progress,
-                result=result,
-                error=error,
-                finished=self._has_ended,
-            ),
-            (),
-        )
-
-    def _log(self, ctx: Context, kind: str, **facts: Any) -> None:
-        if self.state.logged >= MAX_LOG and kind in ("progress", "bid", "declined", "part"):
-            return
-        self.state.logged += 1
-        body = json.dumps(facts, ensure_ascii=False)
-        event = TaskEvent(task=ctx.address.key, number=self.state.logged, kind=kind, body=body)
-        ctx.record_task(None, (event,))
-
-    def _log_aside(self, ctx: Context, kind: str, **facts: Any) -> None:
-        if self.state.asides < MAX_ASIDES:
-            self.state.asides += 1
-            self._log(ctx, kind, **facts)

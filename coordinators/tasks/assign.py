@@ -38,6 +38,7 @@ _logger = logging.getLogger("callboard.tasks")
 BATCH = 16  # tasks in one transaction; each may have an input of some MiB
 ROUND_S = 0.1  # then the coordinator looks at its hosts again before it assigns more
 FINISHED = b"finished"
+SUBMITTED = b"submitted"
 
 
 class TaskAssigner:

@@ -12,10 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from actors.task_messages import CancelTask, task_agent
+from actors.task_outcome import failure
 from bus import subjects
 from bus.address import DEFAULT_TENANT
 from bus.envelope import new_id
-from bus.errors import DeadlineExceeded, NoBid, ServiceUnavailable, StorageUnavailable, TaskError, TaskFailed
+from bus.errors import ServiceUnavailable, StorageUnavailable, TaskError
 from bus.transport import Subscription, Transport
 from coordinators.tasks.messages import FailTask
 from storage.domains import Connection
@@ -200,9 +201,4 @@ def result_of(task: TaskView) -> Any:
         return json.loads(task.result or "null")
     if task.status not in ("failed", "cancelled"):
         raise TaskError(f"Task {task.id} has not ended: it is {task.status}.")
-    error = json.loads(task.error or "{}")
-    code, reason = error.get("code", "failed"), error.get("message", "no reason was given")
-    if task.status == "cancelled":
-        raise TaskFailed(f"Task {task.id} was cancelled: {reason}", task=task.id, code=code)
-    raised = {"no_bid": NoBid, "deadline": DeadlineExceeded}.get(code, TaskFailed)
-    raise raised(f"Task {task.id} failed: {reason}", task=task.id, code=code)
+    raise failure(task.id, task.status, json.loads(task.error or "{}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bus import subjects
 from bus.transport import Transport
-from coordinators.tasks.assign import FINISHED
+from coordinators.tasks.assign import FINISHED, SUBMITTED
 from storage.records import TurnRecord
 
 
@@ -22,5 +22,7 @@ class TaskFeed:
                 f'{{"task":"{event.task}","number":{event.number},"kind":"{event.kind}","body":{event.body}}}'
             )
             self._transport.publish(subjects.task_events(self._domain, event.task), line.encode())
+        if turn.new_tasks:
+            self._transport.publish(subjects.tasks_waiting(self._domain), SUBMITTED)
         if any(row.finished or row.status == "stuck" for row in turn.tasks):  # room for another one
             self._transport.publish(subjects.tasks_waiting(self._domain), FINISHED)

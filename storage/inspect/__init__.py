@@ -37,7 +37,14 @@ from storage.inspect.deployment import (
 from storage.inspect.history import LAST_VERSION, ChainVerdict, Transition, list_history, verify_history
 from storage.inspect.past import PastState, state_at
 from storage.inspect.task_timeline import Branch, TaskTimeline, task_timeline, tree_of
-from storage.inspect.tasks import TaskEventView, TaskView, find_task, list_task_events, list_tasks
+from storage.inspect.tasks import (
+    TaskEventView,
+    TaskView,
+    children_of,
+    find_task,
+    list_task_events,
+    list_tasks,
+)
 from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
 from storage.inspect.turns import OpenTurn, PromiseView, read_open_journal
 from storage.inspect.verify import BrokenLink, Verdict, count_agents, verify_all
@@ -70,6 +77,7 @@ __all__ = [
     "WaitingMessage",
     "WaitingTimer",
     "agent_timeline",
+    "children_of",
     "count_agents",
     "find_dead_letter",
     "find_event_cursor",

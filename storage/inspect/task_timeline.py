@@ -17,6 +17,7 @@ from storage.inspect.turns import find_open_turn
 from storage.queries import query
 
 _COUNTED = 100_000
+_TASKS = 10_000  # in one tree
 _OPEN = 100  # of its turns that have not ended
 _WAKE = "callboard.wake.v1"  # belongs to a turn that has begun, and makes none
 
@@ -57,14 +58,16 @@ class TaskTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def task_timeline(db: Connection, ref: str, *, tenant: str, limit: int = 200) -> TaskTimeline:
-    """The tree of a task (`domain/id`): found by an index, however long the histories of its agents are."""
+    """The tree of a task (`domain/id`) and of those that it has started: found by an index, however long the histories
+    of its agents are."""
     with translated():
+        refs = [row["ref"] for row in await db.fetch(query("inspect_task_tree"), tenant, ref, _TASKS)]
         async with in_index_order(db) as snapshot:
-            rows = await snapshot.fetch(query("timeline_of_task"), tenant, ref, limit)
+            rows = await snapshot.fetch(query("timeline_of_task"), tenant, refs, limit)
         total = len(rows)
         if total == limit:
-            total = await db.fetchval(query("timeline_of_task_count"), tenant, ref, _COUNTED)
-        places = await db.fetch(query("timeline_open_of_task"), tenant, ref, _OPEN)
+            total = await db.fetchval(query("timeline_of_task_count"), tenant, refs, _COUNTED)
+        places = await db.fetch(query("timeline_open_of_task"), tenant, refs, _OPEN)
     turns = [
         made_turn(
             row["address"], row["version"], row["at"].timestamp(), json.loads(row["header"]), json.loads(row["body"])
@@ -73,7 +76,7 @@ async def task_timeline(db: Connection, ref: str, *, tenant: str, limit: int = 2
     ]  # fmt: skip
     for place in places:
         found = await find_open_turn(db, parse_address(place["address"]), tenant=tenant)
-        if found is not None and found.header.task == ref:  # it may have ended meanwhile
+        if found is not None and found.header.task in refs:  # it may have ended meanwhile
             turns.append(still_open(place["address"], found))
     turns = await with_calls(db, turns, tenant=tenant)
     unhandled = _unhandled(turns) if total == len(rows) else []

@@ -29,6 +29,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    parent: str | None = None
+    root: str | None = None
     input: str | None = None
     result: str | None = None
     error: str | None = None
@@ -80,6 +82,11 @@ async def find_task(db: Connection, task: str, *, tenant: str) -> TaskView:
     if not found:
         raise UnknownTask(f"There is no task {number}.")
     return found[0]
+
+
+async def children_of(db: Connection, ref: str, *, tenant: str, limit: int = 1000) -> list[TaskView]:
+    """The tasks that a task (`domain/id`) has started, oldest first."""
+    return await fetch_all(db, TaskView, "inspect_children", tenant, ref, limit)
 
 
 async def list_task_events(

@@ -202,6 +202,8 @@ create table tasks (
   error       json,
   deadline    timestamptz,
   request_key text,
+  parent      text collate "C",          -- the task (domain/id) that has started it, if one has
+  root        text collate "C",          -- and the one that nobody has started, at the top of these
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now(),
   finished_at timestamptz,
@@ -209,6 +211,7 @@ create table tasks (
 );
 create unique index tasks_request on tasks (domain, tenant, request_key) where request_key is not null;
 create index tasks_waiting on tasks (domain, priority desc, created_at) where status = 'submitted';
+create index tasks_children on tasks (tenant, parent) where parent is not null;
 create index tasks_open on tasks (domain, tenant, assignee) where finished_at is null;
 
 create table task_events (
@@ -443,6 +446,14 @@ begin
     from jsonb_to_recordset(p_rare -> 'timers')
       as t(domain text, tenant text, partition int, agent text, due_at float8, control boolean, id uuid,
            header text, payload text);
+
+  insert into tasks (domain, tenant, id, status, goal, input, priority, policy, deadline, parent, root)
+    select p_domain, t.tenant, t.id, 'submitted', t.goal, t.input::json, t.priority, t.policy,
+           to_timestamp(t.deadline), t.parent, t.root
+    from jsonb_to_recordset(p_rare -> 'new_tasks')
+      as t(tenant text, id uuid, goal text, input text, priority smallint, policy text, deadline float8, parent text,
+           root text)
+    on conflict do nothing;
 
   update tasks x
     set status = t.status, assignee = t.assignee, progress = t.progress, result = t.result::json,

@@ -166,15 +166,31 @@ select array(
 
 -- name: inspect_tasks
 select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,
-       created_at, updated_at, finished_at
+       created_at, updated_at, finished_at, parent, root
 from tasks where tenant = $1 and ($2::text is null or domain = $2) and ($3 or finished_at is null)
   and (not $4 or (finished_at is null and status = 'stuck'))
 order by created_at desc, id desc limit $5
 
 -- name: inspect_task
 select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,
-       created_at, updated_at, finished_at, input::text as input, result::text as result, error::text as error
+       created_at, updated_at, finished_at, parent, root, input::text as input, result::text as result, error::text as error
 from tasks where domain = any ($1::text[]) and tenant = $2 and id = $3::uuid
+
+-- name: inspect_children
+select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,
+       created_at, updated_at, finished_at, parent, root
+from tasks where tenant = $1 and parent = $2 order by created_at, id limit $3
+
+-- name: inspect_task_tree
+-- The references of a task and of all that it has led to, those nearest to it first.
+with recursive tree as (
+  select $2::text collate "C" as ref, 0 as depth
+  union all
+  select c.domain || '/' || c.id, t.depth + 1
+  from tree t join tasks c on c.tenant = $1 and c.parent = t.ref
+  where t.depth < 100
+)
+select ref from tree order by depth limit $3
 
 -- name: inspect_task_events
 select number, at, kind, body::text as body

@@ -50,13 +50,15 @@ cross join lateral (
 ) t
 
 -- name: timeline_of_task
--- The turns of a task, wherever they were, from its beginning on: without payloads and states, which may be large.
+-- The turns of tasks, wherever they were, from its beginning on: without payloads and states, which may be large.
 select t.domain || '/' || t.agent as address, t.version, t.at, (b.message -> 'header')::text as header,
        json_build_object('decision', b.decision, 'lifecycle', b.lifecycle, 'at', b.at, 'began', b.began,
                          'failures', b.failures, 'turn', b.turn, 'notes', b.notes, 'calls', b.calls,
                          'sends', b.sends)::text as body
 from (
-  select domain, agent, version, at, body from transitions where tenant = $1 and task = $2
+  select o.* from unnest($2::text[]) as r(ref) cross join lateral (
+    select domain, agent, version, at, body from transitions where tenant = $1 and task = r.ref
+    order by at, domain, agent, version limit $3) o
   order by at, domain, agent, version limit $3
 ) t
 cross join lateral json_to_record(t.body)
@@ -66,9 +68,10 @@ order by t.at, t.domain, t.agent, t.version
 
 -- name: timeline_of_task_count
 -- How many there are, up to a limit.
-select count(*) from (select from transitions where tenant = $1 and task = $2 limit $3) t
+select count(*) from (
+  select from unnest($2::text[]) as r(ref) join transitions on tenant = $1 and task = r.ref limit $3) t
 
 -- name: timeline_open_of_task
--- The turns of a task that have not ended.
-select domain || '/' || agent as address from turns where tenant = $1 and header ->> 'task' = $2
+-- The turns of tasks that have not ended.
+select domain || '/' || agent as address from turns where tenant = $1 and header ->> 'task' = any ($2::text[])
 order by began_at limit $3

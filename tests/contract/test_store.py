@@ -19,6 +19,7 @@ from storage.records import (
     Fence,
     MailPlace,
     Mark,
+    NewTask,
     Share,
     TaskEvent,
     TaskWrite,
@@ -649,6 +650,23 @@ async def test_a_task_and_its_log_are_written_with_the_turn_and_the_last_write_c
     await rig.store.commit(fence, [first, second], [])
     assert await rig.task(task) == ("completed", '{"r":  1}', True)
     assert await rig.task_events(task) == [(2, "begun", '{"x": 1}'), (3, "done", "{}")]
+
+
+async def test_a_task_that_another_one_has_started_begins_as_submitted_and_once(rig: Rig) -> None:
+    fence = await rig.host(0)
+    a, b = await given(rig, "order/1", "order/1")
+    child = NewTask(
+        id=new_id(), goal="g", input='{"x":  1}', priority=7, policy=None, deadline=9e9, parent="shop/1", root="shop/0",
+    )  # fmt: skip
+    line = TaskEvent(task=child.id, number=1, kind="submitted", body="{}")
+    first = turn(a, new_tasks=(child,), task_events=(line,))
+    await rig.store.commit(fence, [first], [])
+    assert await rig.task(child.id) == ("submitted", None, False)
+    assert await rig.task_events(child.id) == [(1, "submitted", "{}")]
+    written = turn(b, 2, prev=first.hash, new_tasks=(child,), tasks=(task_write(child.id, "assigned"),),
+                   task_events=(TaskEvent(task=child.id, number=2, kind="x", body="{}"),))  # fmt: skip
+    await rig.store.commit(fence, [written], [])
+    assert await rig.task(child.id) == ("assigned", None, False)
 
 
 async def test_a_line_of_a_tasks_log_is_written_once(rig: Rig) -> None:

@@ -131,6 +131,6 @@ def test_a_chain_longer_than_the_stack_is_a_tree_all_the_same(cli: Cli) -> None:
         for n in range(5_000)
     ]  # fmt: skip
     [root] = tree_of(turns)
-    lines = list(Drawing(Scale(0, 5_000, 20), 60, 5_000.0, "far").lines([root]))
+    lines = list(Drawing(Scale(0, 5_000, 20), 60, 5_000.0, "far/0").lines([root]))
     assert len(lines) == 5_000
     assert all(len(line.plain) <= 100 for line in lines)

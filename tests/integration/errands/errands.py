@@ -28,6 +28,9 @@ class Clerk(Agent):
     @handler
     async def on_task(self, work: TaskWork, ctx: Context) -> None:
         items: list[Any] = work.input
+        if isinstance(work.input, dict):
+            ctx.complete(await ctx.run_task("depot", goal=f"hire for {work.goal}", input=work.input["hire"]))
+            return
         for number, item in enumerate(items, 1):
             ctx.send("depot/porter/main", Fetch(item=item, last=number == len(items)))
 
@@ -37,6 +40,14 @@ class Porter(Agent):
 
     kind = "porter"
     retry = NO_RETRY
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        if work.input == "wait":
+            await ctx.sleep(3_600)
+        if work.input == "fail":
+            ctx.fail("nobody is there")
+        ctx.complete(f"hired: {work.input}")
 
     @handler
     async def on_fetch(self, fetch: Fetch, ctx: Context) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from callboard import Agent, Context, InvalidMessage, TaskWork, handler
 from callboard.testing import TestKit
-from coordinators.tasks.agent import MAX_ASIDES, TaskAgent
+from coordinators.tasks.agent import TaskAgent
+from coordinators.tasks.leader import MAX_ASIDES
 from storage.batch import commit_arguments
 from storage.records import Fence, TaskWrite, TurnRecord
 from tests.unit.tasks.desk import TASK, Desk, Say

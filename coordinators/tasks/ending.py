@@ -1,0 +1,55 @@
+"""How a task ends, and the children that have to end first."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from actors.task_messages import MAX_CHILDREN
+
+
+class End(BaseModel):
+    """The task's end, decided and not reached: something of it has to end first."""
+
+    status: Literal["completed", "failed", "cancelled"]
+    by: str
+    result: Any = None
+    error: dict[str, Any] | None = None
+    stops: bool = False  # all that works on it is made to end, and waited for
+    stopped: bool = False  # and has ended
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the log says of it."""
+        return self.error if self.error is not None else {"by": self.by}
+
+    @property
+    def can_be_worse(self) -> bool:
+        """Whether the task may still fail: nothing but its children keeps it from being completed."""
+        return self.status == "completed"
+
+
+class Children(BaseModel):
+    """The tasks that this one has started and that have not ended, by their references."""
+
+    running: list[str] = Field(default_factory=list)
+    started: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.running)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.running) >= MAX_CHILDREN
+
+    def add(self, child: str) -> None:
+        self.running.append(child)
+        self.started += 1
+
+    def remove(self, child: str) -> bool:
+        """False when there is no such child."""
+        if child not in self.running:
+            return False
+        self.running.remove(child)
+        return True

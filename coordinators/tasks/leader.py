@@ -1,0 +1,272 @@
+"""What every leader of a task does, whatever the work is: its state, its row and log, its children, its end.
+
+new -> assigned -> running -> [ending ->] completed | failed      `ending` while its children go on
+             |        ^
+             +-> stuck +     a message of the task is a dead letter, until an operator has mended it
+
+any of these -> cancelling -> cancelled     once nothing runs that is part of the task or of its children
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from actors.agent import Agent, handler
+from actors.context import Context
+from actors.domain import OnDeadLetter
+from actors.task_messages import (
+    MAX_CHILDREN,
+    MAX_DEPTH,
+    CancelTask,
+    ChildEnded,
+    SubmitTask,
+    TaskOutcome,
+    TaskStopped,
+    TaskSubmitted,
+    task_agent,
+)
+from actors.task_reports import MAX_TEXT
+from bus.errors import CallboardError, UnknownDomain
+from bus.task_ref import task_ref
+from coordinators.tasks.auction import Auction
+from coordinators.tasks.dead_work import DeadWork
+from coordinators.tasks.ending import Children, End
+from coordinators.tasks.parts import Parts
+from storage.records import NewTask, TaskEvent, TaskWrite
+
+MAX_LOG = 10_000  # lines of one task's log; past that only what changes its status is added
+MAX_ASIDES = 100  # of them: late messages and dead letters
+_MANY = ("progress", "bid", "declined", "part", "child", "child_ended")
+
+
+class Leader(Agent):
+    """A task's agent, without the handlers of the work itself."""
+
+    class State(BaseModel):
+        status: Literal[
+            "new", "assigned", "running", "stuck", "ending", "cancelling", "cancelled", "completed", "failed"
+        ] = "new"
+        assignee: str | None = None
+        priority: int = 5
+        progress: float = 0.0
+        logged: int = 1  # the log's last number; line 1 was written by whoever submitted the task
+        asides: int = 0
+        auction: Auction | None = None
+        parts: Parts = Field(default_factory=Parts)
+        dead: DeadWork = Field(default_factory=DeadWork)
+        on_dead_letter: OnDeadLetter = "keep"
+        parent: str | None = None
+        root: str | None = None  # when it has a parent
+        depth: int = 0
+        waiter: str | None = None  # the promise of who waits for its end
+        children: Children = Field(default_factory=Children)
+        end: End | None = None
+
+    state: State
+
+    # -- children ------------------------------------------------------------------------------------
+
+    @handler
+    async def on_submitted(self, task: TaskSubmitted, ctx: Context) -> None:
+        """It is a child: its row begins here, and its domain's coordinator assigns it as any other."""
+        state = self.state
+        if state.parent is not None:
+            ctx.explain("submitted_again")
+            return
+        state.parent, state.root, state.depth, state.waiter = task.parent, task.root, task.depth, task.waiter
+        new = NewTask(
+            id=task.id, goal=task.goal, input=_json(task.input), priority=task.priority, policy=task.policy,
+            deadline=task.deadline, parent=task.parent, root=task.root,
+        )  # fmt: skip
+        facts = {
+            "goal": task.goal[:1000],
+            "priority": task.priority,
+            "parent": task.parent,
+            "by": task.by,
+        }
+        ctx.record_new_task(new, TaskEvent(task=task.id, number=1, kind="submitted", body=_json(facts)))
+
+    @handler
+    async def on_submit(self, order: SubmitTask, ctx: Context) -> None:
+        """An agent that works for the task starts another one within it."""
+        waiter = ctx.reply_later() if ctx.header.reply_to is not None else None
+        child = task_ref(ctx.header.id, order.domain)
+        refused = self._why_no_child()
+        try:
+            if refused is None:
+                self._submit_child(ctx, order, child, waiter)
+                return
+        except CallboardError as error:  # its domain has gone meanwhile, say
+            refused = error.message
+        self._log_aside(ctx, "child_refused", task=child, message=refused, by=ctx.sender)
+        if waiter is not None:
+            error_ = {"code": "not_accepted", "message": refused}
+            ctx.resolve(waiter, TaskOutcome(task=child, status="failed", error=error_))
+
+    def _why_no_child(self) -> str | None:
+        state = self.state
+        if state.status not in ("assigned", "running", "stuck"):
+            return f"The task that would be its parent is {state.status}."
+        if state.children.is_full:
+            return f"The task that would be its parent has {MAX_CHILDREN:,} children at work."
+        if state.depth >= MAX_DEPTH:
+            return f"The task that would be its parent has {MAX_DEPTH} others above it."
+        return None
+
+    def _submit_child(self, ctx: Context, order: SubmitTask, child: str, waiter: str | None) -> None:
+        state = self.state
+        me = task_ref(ctx.address.key, ctx.address.domain)
+        submitted = TaskSubmitted(
+            id=ctx.header.id, goal=order.goal, input=order.input, deadline=order.deadline, policy=order.policy,
+            priority=state.priority if order.priority is None else order.priority, parent=me,
+            root=state.root or me, depth=state.depth + 1, by=ctx.sender, waiter=waiter,
+        )  # fmt: skip
+        ctx.send(task_agent(child), submitted)
+        state.children.add(child)
+        self._run(ctx)
+        self._log(ctx, "child", task=child, goal=order.goal[:200], by=ctx.sender)
+
+    @handler
+    async def on_child_ended(self, report: ChildEnded, ctx: Context) -> None:
+        if not self.state.children.remove(report.task):
+            ctx.explain("no_such_child", task=report.task)
+            return
+        if self._has_ended:  # by force
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+            return
+        self._log(ctx, "child_ended", task=report.task, status=report.status)
+        self._end_if_at_rest(ctx)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    @handler
+    async def on_cancel(self, order: CancelTask, ctx: Context) -> None:
+        """From here on no host begins anything more of the task; what runs is told to end."""
+        if self._has_ended or self.state.status == "cancelling":
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+            return
+        error = {"code": "cancelled", "message": order.reason, "by": ctx.sender}
+        self._end(ctx, End(status="cancelled", by=ctx.sender, error=error, stops=True))
+
+    @handler
+    async def on_stopped(self, _: TaskStopped, ctx: Context) -> None:
+        if self.state.end is not None and not self._has_ended:
+            self.state.end.stopped = True
+            self._end_if_at_rest(ctx)
+
+    def _complete(self, ctx: Context, result: Any) -> None:
+        self.state.progress = 1.0
+        self._end(ctx, End(status="completed", by=ctx.sender, result=result))
+
+    def _fail(self, ctx: Context, code: str, reason: str, *, at_once: bool = False) -> None:
+        """`at_once` also when something of it that cannot be reached goes on."""
+        error = {"code": code, "message": reason, "by": ctx.sender}
+        self._end(ctx, End(status="failed", by=ctx.sender, error=error), at_once=at_once)
+
+    def _end(self, ctx: Context, end: End, *, at_once: bool = False) -> None:
+        state = self.state
+        state.end, state.auction = end, None
+        if end.error is not None:
+            why = f"task {ctx.address.key}, which has started it, {'was cancelled' if end.stops else 'has failed'}: {end.error['message']}"
+            self._cancel_children(ctx, why[:MAX_TEXT])
+        if end.stops:
+            ctx.record_cancellation(f"{end.by} has cancelled task {ctx.address.key}: {end.facts['message']}")
+        if at_once:
+            self._conclude(ctx, end)
+        elif not self._end_if_at_rest(ctx):
+            state.status = "cancelling" if end.stops else "ending"
+            facts = {"by": end.by, "reason": end.facts["message"]} if end.stops else {"as": end.status}
+            self._log(ctx, state.status, **facts, **self._whom_it_waits_for())
+            self._write(ctx)
+
+    def _cancel_children(self, ctx: Context, why: str) -> None:
+        for child in list(self.state.children.running):
+            try:
+                ctx.send(task_agent(child), CancelTask(reason=why))
+            except UnknownDomain:  # it has gone with its domain
+                self.state.children.remove(child)
+
+    def _whom_it_waits_for(self) -> dict[str, Any]:
+        return {"children": len(self.state.children.running)} if self.state.children else {}
+
+    def _end_if_at_rest(self, ctx: Context) -> bool:
+        end = self.state.end
+        if end is None or self.state.children or (end.stops and not end.stopped):
+            return False
+        self._conclude(ctx, end)
+        return True
+
+    def _conclude(self, ctx: Context, end: End) -> None:
+        state = self.state
+        state.status, state.end = end.status, None
+        state.parts, state.dead, state.children = (
+            Parts(),
+            DeadWork(),
+            Children(started=state.children.started),
+        )
+        self._log(ctx, end.status, **end.facts)
+        result = _json(end.result) if end.status == "completed" else None
+        self._write(ctx, result, None if end.error is None else _json(end.error))
+        me = task_ref(ctx.address.key, ctx.address.domain)
+        if state.parent is not None:
+            ctx.send(task_agent(state.parent), ChildEnded(task=me, status=end.status))
+        if state.waiter is not None:
+            outcome = TaskOutcome(task=me, status=end.status, result=end.result, error=end.error)
+            ctx.resolve(state.waiter, outcome)
+
+    # -- status --------------------------------------------------------------------------------------
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.state.status in ("completed", "failed", "cancelled")
+
+    def _is_under_way(self, ctx: Context) -> bool:
+        if self.state.status in ("assigned", "running", "stuck"):
+            return True
+        if self.state.status == "new":
+            ctx.explain("no_such_task", type=ctx.header.type)
+        else:
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+        return False
+
+    def _run(self, ctx: Context) -> None:
+        if self.state.status == "assigned":
+            self.state.status = "running"
+            self._log(ctx, "running", by=ctx.sender)
+            self._write(ctx)
+
+    # -- rows ----------------------------------------------------------------------------------------
+
+    def _write(self, ctx: Context, result: str | None = None, error: str | None = None) -> None:
+        state = self.state
+        ctx.record_task(
+            TaskWrite(
+                id=ctx.address.key,
+                status=state.status,
+                assignee=state.assignee,
+                progress=state.progress,
+                result=result,
+                error=error,
+                finished=self._has_ended,
+            ),
+            (),
+        )
+
+    def _log(self, ctx: Context, kind: str, **facts: Any) -> None:
+        if self.state.logged >= MAX_LOG and kind in _MANY:
+            return
+        self.state.logged += 1
+        event = TaskEvent(task=ctx.address.key, number=self.state.logged, kind=kind, body=_json(facts))
+        ctx.record_task(None, (event,))
+
+    def _log_aside(self, ctx: Context, kind: str, **facts: Any) -> None:
+        if self.state.asides < MAX_ASIDES:
+            self.state.asides += 1
+            self._log(ctx, kind, **facts)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

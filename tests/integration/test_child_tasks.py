@@ -1,0 +1,91 @@
+"""A task of one domain that starts a task in another one, on real Postgres and NATS, with real hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bus.errors import TaskFailed
+from callboard.services import Endpoints
+from storage.inspect import TaskView, children_of
+from tests.integration.cli import Cli, until
+from tests.integration.deployment import Deployment
+
+ERRANDS = Path(__file__).parent / "errands"
+SOON_S = 20.0
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+    return Cli(capsys)
+
+
+@pytest.fixture
+async def office(
+    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Deployment]:
+    """The office at work, and the depot."""
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
+    monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
+    async with (
+        Deployment.open(ERRANDS / "office", database, services.nats_url) as office,
+        Deployment.open(ERRANDS / "depot", database, services.nats_url) as depot,
+    ):
+        await depot.coordinate()
+        await office.coordinate()
+        yield office
+
+
+async def child_of(at: Deployment, task: str, status: str) -> TaskView:
+    async def is_so() -> TaskView | None:
+        found = await children_of(at.pool, f"office/{task}", tenant="default")
+        return found[0] if found and found[0].status == status else None
+
+    found: TaskView = await until(is_so)
+    return found
+
+
+async def test_a_task_gets_the_result_of_its_child_in_another_domain(cli: Cli, office: Deployment) -> None:
+    task = await office.submit({"hire": "a van"})
+    assert await office.client.result(task, timeout_s=SOON_S) == "hired: a van"
+    child = await child_of(office, task, "completed")
+    assert (child.domain, child.parent, child.root) == ("depot", f"office/{task}", f"office/{task}")
+
+    shown = await cli.json("task", task)
+    assert [found["id"] for found in shown["children"]] == [child.id]
+    assert f"child  completed  {child.ref}  hire for a test" in await cli("task", task)
+    assert f"started by task office/{task}" in await cli("task", child.ref)
+    assert f"…{task[-6:]} ▸ hire for" in await cli("tasks")
+    assert [found["parent"] for found in await cli.json("tasks")] == [f"office/{task}", None]
+
+    tree = await cli.json("task", task, "--timeline")
+    assert {"office", "depot"} == {turn["address"].partition("/")[0] for turn in tree["turns"]}
+    text = await cli("task", task, "--timeline")
+    assert f"task …{child.id[-6:]}" in text
+    assert "callboard.task.v1" in text
+
+
+async def test_a_cancelled_task_takes_its_child_along_whatever_dies(office: Deployment) -> None:
+    task = await office.submit({"hire": "wait"})
+    child = await child_of(office, task, "running")
+    await until(lambda: office.fetch("select from turns where domain = 'depot' and waiting"))
+    await office.client.cancel(task, "not needed")
+    await asyncio.sleep(0.05)  # in the midst of it, wherever that is
+    await office.kill_hosts()
+    with pytest.raises(TaskFailed, match="not needed"):
+        await office.client.result(task, timeout_s=SOON_S)
+    assert (await office.client.find(child.ref)).status == "cancelled"
+    assert await office.fetch("select count(*) from turns") == [(0,)]
+
+
+async def test_a_child_that_fails_tells_its_parent(office: Deployment) -> None:
+    task = await office.submit({"hire": "fail"})
+    with pytest.raises(TaskFailed, match="nobody is there"):
+        await office.client.result(task, timeout_s=SOON_S)
+    children = await office.fetch("select status from tasks where parent is not null")
+    assert children == [("failed",)] * len(children)
+    assert len(children) == 5  # one for each try of the clerk's

@@ -1,0 +1,380 @@
+"""Tasks that tasks start: they are awaited, they end within their parents, and each is there once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from actors.domain import TaskSpec
+from actors.task_messages import CancelTask, SubmitTask, TaskSubmitted
+from callboard import (
+    Agent,
+    Context,
+    DeadlineExceeded,
+    InvalidMessage,
+    InvalidTask,
+    RetryPolicy,
+    TaskFailed,
+    TaskWork,
+    UnknownDomain,
+    handler,
+    message,
+)
+from callboard.testing import TestKit
+from coordinators.tasks import leader
+from tests.unit.agents import Note
+
+
+@message("children.go_on.v1")
+class GoOn(BaseModel):
+    """Runs a program in a turn of its own."""
+
+    program: str
+
+
+Program = Callable[["Worker", Context], Awaitable[Any]]
+
+
+class Worker(Agent):
+    """Does what the goal of its task names."""
+
+    kind = "worker"
+    retry = RetryPolicy(attempts=2, first_delay_s=1.0, jitter=0.0)
+    programs: dict[str, Program] = {}  # noqa: RUF012  (shared on purpose)
+    log: list[str] = []  # noqa: RUF012
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        await Worker.programs[work.goal](self, ctx)
+
+    @handler
+    async def on_go_on(self, order: GoOn, ctx: Context) -> None:
+        await Worker.programs[order.program](self, ctx)
+
+    @handler
+    async def on_note(self, note: Note, ctx: Context) -> None:
+        Worker.log.append(note.text)
+
+
+def program(function: Program) -> str:
+    Worker.programs[function.__name__] = function
+    return function.__name__
+
+
+def undo(name: str) -> None:
+    Worker.log.append(f"undo {name}")
+
+
+def do(name: str) -> str:
+    Worker.log.append(name)
+    return name
+
+
+@program
+async def answers(self: Worker, ctx: Context) -> None:
+    ctx.complete({"by": await ctx.step(do, "answered")})
+
+
+@program
+async def fails(self: Worker, ctx: Context) -> None:
+    ctx.fail("no paper")
+
+
+@program
+async def waits(self: Worker, ctx: Context) -> None:
+    ctx.compensate(undo, await ctx.step(do, "waits"))
+    await ctx.sleep(1_000)
+    ctx.complete("waited")
+
+
+@pytest.fixture
+async def kit() -> AsyncIterator[TestKit]:
+    Worker.log = []
+    async with TestKit(
+        [Worker], hosts=2, others=["elsewhere"], tasks=TaskSpec(to="worker/{task}")
+    ) as running:
+        yield running
+
+
+async def given(kit: TestKit, parent: Program) -> str:
+    task = await kit.give_task("test/worker/parent", goal=program(parent))
+    await kit.quiet()
+    return task
+
+
+def children(kit: TestKit) -> list[str]:
+    return [id_ for _, _, id_ in kit.store.children]
+
+
+def log(kit: TestKit, task: str) -> list[str]:
+    events = sorted((n, e.kind) for (_, _, of, n), e in kit.store.task_events.items() if of == task)
+    return [kind for _, kind in events]
+
+
+# -- their results -----------------------------------------------------------------------------------
+
+
+async def test_a_task_waits_for_the_result_of_one_that_it_has_started(kit: TestKit) -> None:
+    async def asks(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal="answers", input={"n": 1}, priority=9))
+
+    task = await given(kit, asks)
+    assert kit.task(task).result == {"by": "answered"}
+    [child] = children(kit)
+    row = kit.store.children[("test", "default", child)]
+    assert (row.parent, row.root, row.goal, row.priority) == (
+        f"test/{task}", f"test/{task}", "answers", 9,
+    )  # fmt: skip
+    assert json.loads(row.input) == {"n": 1}
+    assert kit.task(child).status == "completed"
+    assert log(kit, child)[:2] == ["submitted", "assigned"]
+    assert log(kit, task) == ["assigned", "running", "child", "child_ended", "completed"]
+
+
+async def test_children_run_beside_each_other_and_have_children_of_their_own(kit: TestKit) -> None:
+    async def splits(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal="answers"))
+
+    async def gathers(self: Worker, ctx: Context) -> None:
+        goals = ("answers", program(splits), "answers")
+        ctx.complete(await ctx.gather(*(ctx.run_task("test", goal=goal) for goal in goals)))
+
+    task = await given(kit, gathers)
+    assert kit.task(task).result == [{"by": "answered"}] * 3
+    rows = list(kit.store.children.values())
+    assert len(rows) == 4
+    assert {row.root for row in rows} == {f"test/{task}"}
+    assert sorted(row.parent == f"test/{task}" for row in rows) == [False, True, True, True]
+
+
+async def test_a_child_that_fails_or_is_cancelled_tells_who_waits_for_it(kit: TestKit) -> None:
+    async def catches(self: Worker, ctx: Context) -> None:
+        found = []
+        for goal, error in (("fails", TaskFailed), ("waits", TaskFailed), ("waits", DeadlineExceeded)):
+            with pytest.raises(error) as caught:
+                await ctx.run_task(
+                    "test", goal=goal, deadline=ctx.now + 500 if error is DeadlineExceeded else None
+                )
+            found.append([caught.value.code, caught.value.task.partition("/")[0]])
+        ctx.complete(found)
+
+    task = await given(kit, catches)
+    await kit.cancel_task(children(kit)[1], "not needed")
+    for _ in range(10):
+        await kit.advance(seconds=0.1)
+    assert kit.task(children(kit)[1]).status == "cancelled"
+    await kit.advance(seconds=600)
+    assert kit.task(task).result == [["failed", "test"], ["cancelled", "test"], ["deadline", "test"]]
+
+
+async def test_a_failed_child_that_nobody_catches_is_started_anew_with_the_next_try(kit: TestKit) -> None:
+    async def insists(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal="fails"))
+
+    task = await given(kit, insists)
+    await kit.advance(seconds=5)
+    assert len(children(kit)) == 2
+    assert kit.task(task).status == "failed"
+    assert "no paper" in (kit.task(task).error or {})["message"]
+
+
+# -- once, whatever dies -----------------------------------------------------------------------------
+
+
+async def test_a_turn_that_runs_again_starts_no_child_twice(kit: TestKit) -> None:
+    async def crashes(self: Worker, ctx: Context) -> None:
+        first = ctx.submit_task("test", goal="answers")
+        again = await ctx.run_task("test", goal="waits")
+        second = ctx.submit_task("test", goal="answers")
+        ctx.complete([first, again, second])
+
+    task = await given(kit, crashes)
+    for host in (0, 1):
+        await kit.crash(host)
+    await kit.recover()
+    assert len(children(kit)) == 2
+    await kit.advance(seconds=1_100)
+    result = kit.task(task).result
+    assert result[1] == "waited"
+    assert len(children(kit)) == 3
+    assert {result[0], result[2]} < {f"test/{id_}" for id_ in children(kit)}
+    assert Worker.log == ["answered", "waits", "answered"]
+
+
+async def test_a_turn_that_fails_has_started_nothing(kit: TestKit) -> None:
+    async def submits_and_fails(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("test", goal="answers")
+        raise ValueError("not yet")
+
+    await given(kit, submits_and_fails)
+    await kit.advance(seconds=5)
+    assert children(kit) == []
+
+
+# -- the end of the parent ---------------------------------------------------------------------------
+
+
+async def test_a_task_is_completed_once_its_children_have_ended(kit: TestKit) -> None:
+    async def leaves(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("test", goal="waits")
+        ctx.complete("done")
+
+    task = await given(kit, leaves)
+    assert kit.task(task).status == "ending"
+    await kit.advance(seconds=1_001)
+    assert (kit.task(task).status, kit.task(task).result) == ("completed", "done")
+    assert log(kit, task)[-3:] == ["ending", "child_ended", "completed"]
+
+
+async def test_a_task_that_fails_cancels_its_children_and_ends_when_they_have(kit: TestKit) -> None:
+    async def gives_up(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("test", goal="waits")
+        ctx.fail("out of ideas")
+
+    task = await given(kit, gives_up)
+    assert kit.task(task).status == "ending"
+    for _ in range(10):
+        await kit.advance(seconds=0.1)
+    assert (kit.task(task).error or {})["message"] == "out of ideas"
+    [child] = children(kit)
+    assert kit.task(child).status == "cancelled"
+    assert "out of ideas" in (kit.task(child).error or {})["message"]
+    assert log(kit, task)[-2:] == ["child_ended", "failed"]
+
+
+async def test_a_cancelled_task_is_cancelled_once_all_below_it_is_at_rest(kit: TestKit) -> None:
+    async def deep(self: Worker, ctx: Context) -> None:
+        ctx.compensate(undo, "deep")
+        ctx.submit_task("test", goal="waits")
+        await ctx.run_task("test", goal="waits")
+
+    async def deeper(self: Worker, ctx: Context) -> None:
+        await ctx.gather(ctx.run_task("test", goal=program(deep)), ctx.run_task("test", goal="waits"))
+
+    task = await given(kit, deeper)
+    await kit.cancel_task(task, "not needed")
+    await kit.quiet()
+    assert kit.task(task).status == "cancelling"
+    for _ in range(20):
+        await kit.advance(seconds=0.1)
+    assert kit.task(task).status == "cancelled"
+    assert [kit.task(child).status for child in children(kit)] == ["cancelled"] * 4
+    assert sorted(Worker.log) == ["undo deep", "undo waits", "undo waits", "undo waits", *["waits"] * 3]
+    assert log(kit, task)[-2:] == ["child_ended", "cancelled"]
+    waits = kit.store.waits
+    assert (len(waits.turns), len(waits.promises), len(kit.store.timers)) == (0, 0, 0)
+
+
+async def test_the_deadline_ends_a_task_that_waits_for_its_children(kit: TestKit) -> None:
+    async def leaves(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("test", goal="waits")
+        ctx.complete("done")
+
+    task = await kit.give_task("test/worker/parent", goal=program(leaves), deadline=kit.clock.now() + 100)
+    await kit.advance(seconds=101)
+    for _ in range(10):
+        await kit.advance(seconds=0.1)
+    assert (kit.task(task).error or {})["code"] == "deadline"
+    assert kit.task(children(kit)[0]).status == "failed"  # its own deadline is the same
+
+
+async def test_an_operator_fails_a_task_whose_children_do_not_end(kit: TestKit) -> None:
+    async def leaves(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("elsewhere", goal="never")
+        ctx.fail("done")
+
+    task = await given(kit, leaves)
+    [submitted] = kit.sent(type=TaskSubmitted)
+    assert (submitted.goal, submitted.parent, submitted.depth) == ("never", f"test/{task}", 1)
+    assert len(kit.sent(to=f"elsewhere/task/{submitted.id}", type=CancelTask)) == 1
+    assert kit.task(task).status == "ending"
+    await kit.fail_task(task, "enough")
+    await kit.quiet()
+    assert (kit.task(task).status, (kit.task(task).error or {})["message"]) == ("failed", "enough")
+
+
+# -- what is refused ---------------------------------------------------------------------------------
+
+
+async def test_a_task_that_has_ended_starts_no_more(kit: TestKit) -> None:
+    async def late(self: Worker, ctx: Context) -> None:
+        with pytest.raises(TaskFailed, match="would be its parent is completed") as caught:
+            await ctx.run_task("test", goal="answers")
+        Worker.log.append(caught.value.code)
+
+    async def early(self: Worker, ctx: Context) -> None:
+        ctx.complete("done")
+        ctx.send("test/worker/late", GoOn(program=program(late)))
+
+    task = await given(kit, early)
+    assert Worker.log == ["not_accepted"]
+    assert children(kit) == []
+    assert log(kit, task)[-1] == "child_refused"
+
+
+async def test_children_are_bounded_in_number_and_depth(
+    kit: TestKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader, "MAX_DEPTH", 3)
+    monkeypatch.setattr("coordinators.tasks.ending.MAX_CHILDREN", 2)
+
+    async def descends(self: Worker, ctx: Context) -> None:
+        try:
+            ctx.complete(1 + await ctx.run_task("test", goal="descends"))
+        except TaskFailed as error:
+            Worker.log.append(error.message)
+            ctx.complete(0)
+
+    program(descends)
+
+    async def spreads(self: Worker, ctx: Context) -> None:
+        refs = [ctx.submit_task("test", goal="waits") for _ in range(3)]
+        ctx.complete([*refs, await ctx.step(do, "spread")])
+
+    assert kit.task(await given(kit, descends)).result == 3
+    assert "3 others above it" in Worker.log.pop()
+    task = await given(kit, spreads)
+    assert log(kit, task).count("child") == 2
+    assert log(kit, task).count("child_refused") == 1
+
+
+async def test_an_agent_that_would_wait_for_itself_is_refused() -> None:
+    async def circle(self: Worker, ctx: Context) -> None:
+        with pytest.raises(TaskFailed, match="waits for this task") as caught:
+            await ctx.run_task("test", goal="answers")
+        ctx.complete(caught.value.code)
+
+    async with TestKit([Worker], tasks=TaskSpec(to="worker/parent")) as kit:
+        assert kit.task(await given(kit, circle)).result == "circle"
+
+
+async def test_what_can_be_no_child_is_refused_at_once(kit: TestKit) -> None:
+    async def wrong(self: Worker, ctx: Context) -> None:
+        for domain, more, error in [
+            ("nowhere", {"goal": "x"}, UnknownDomain),
+            ("test", {"goal": " "}, InvalidTask),
+            ("test", {"goal": "x", "input": object()}, InvalidTask),
+            ("test", {"goal": "x", "priority": 11}, InvalidTask),
+            ("test", {"goal": "x", "policy": "lottery"}, InvalidTask),
+        ]:
+            with pytest.raises(error):
+                ctx.submit_task(domain, **more)  # type: ignore[arg-type]
+            with pytest.raises(error):
+                await ctx.run_task(domain, **more)  # type: ignore[arg-type]
+        ctx.complete("refused")
+
+    async def taskless(self: Worker, ctx: Context) -> None:
+        with pytest.raises(InvalidMessage, match="part of no task"):
+            ctx.submit_task("test", goal="answers")
+        Worker.log.append("part of no task")
+
+    task = await given(kit, wrong)
+    assert kit.task(task).result == "refused"
+    assert kit.sent(type=SubmitTask) == []
+    await kit.send("test/worker/w", GoOn(program=program(taskless)))
+    await kit.quiet()
+    assert Worker.log == ["part of no task"]
