@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -122,14 +122,17 @@ async def _drive(on: Rig, agents: int, chains: int, hops: int) -> Any:
     start = await on.now()
     each, more = divmod(hops, chains)
     lengths = [length for length in (each + (chain < more) for chain in range(chains)) if length]
-    await on.give(
-        [
-            Incoming(to=_runner(chain % agents), message=_hop(chain, length, agents), sender="external/bench")
-            for chain, length in enumerate(lengths)
-        ]
-    )
+    await on.give(first_hops(lengths, agents))
     await on.finished("bench_transitions", before + hops, turns=before + hops)
     return start
+
+
+def first_hops(lengths: Sequence[int], agents: int) -> list[Incoming]:
+    """The messages that begin chains of these lengths, in hops, over so many agents."""
+    return [
+        Incoming(to=_runner(chain % agents), message=_hop(chain, length, agents), sender="external/bench")
+        for chain, length in enumerate(lengths)
+    ]
 
 
 def _runner(number: int) -> Address:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
+from typing import Any, Protocol
 
 from bus.nats import NatsTransport
 from tests.faults.cluster import Cluster
@@ -27,7 +28,12 @@ async def start_chains(cluster: Cluster, chains: int, agents: int) -> None:
     await transport.close()
 
 
-async def broken(cluster: Cluster, chains: int) -> list[str]:
+class Countable(Protocol):
+    async def sql(self, text: str, *arguments: Any) -> list[Any]: ...
+    async def turns(self) -> int: ...
+
+
+async def broken(cluster: Countable, chains: int) -> list[str]:
     """What is lost or doubled: at every moment each chain has one message in one mailbox."""
     rows = await cluster.sql(
         "select (payload->>'chain')::int as chain, count(*) from mailbox group by 1 order by 1"
@@ -41,7 +47,7 @@ class Meter:
 
     EVERY_S = 0.05
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Countable) -> None:
         self._cluster = cluster
         self._times: list[float] = []
         self._turns: list[int] = []

@@ -13,10 +13,11 @@ from random import Random
 
 from callboard.services import Services
 from tests.faults.chronicle import Chronicle
-from tests.faults.cluster import Cluster, Void, running_cluster
+from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.feed import Feeder
 from tests.faults.programs import EVENTS, FEEDER, TASKS
 from tests.faults.verify import SHOWN, complaints, wrongs
+from tests.faults.watched import Void
 
 AGENTS = 200
 QUIET_WITHIN_S = 90.0

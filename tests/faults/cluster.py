@@ -11,14 +11,13 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 
 from actors.domain import LimitSpec, read_domain
-from bus.errors import CallboardError
 from bus.events import EventStream
 from bus.nats import NatsTransport
 from callboard.services import Services
@@ -28,35 +27,29 @@ from callboard.services.postgres import EmbeddedPostgres
 from storage.connect import connect
 from storage.domains import DomainRow, register_domain
 from storage.migrate import migrate
-from storage.placement import HostRow, live_hosts
+from storage.placement import HostRow
 from storage.queries import query
 from tests.faults.audit import AUDIT
 from tests.faults.folder import Folder
 from tests.faults.launcher import spawn
+from tests.faults.watched import Void, Watched
 
 _logger = logging.getLogger("tests.faults")
 
 DOMAIN = "chaos"
 DOMAIN_FOLDER = Path(__file__).parent / "chaos_domain"
 KINDS = ["walker", "clerk", "poisoned", "runner", "errand", "task"]
-POLL_S = 0.02
-
-T = TypeVar("T")
 
 
-class Void(AssertionError):
-    """The run proves nothing: what should have happened did not."""
-
-
-class Cluster:
-    """One run. `sql` waits out a Postgres that is away."""
+class Cluster(Watched):
+    """One run."""
 
     def __init__(self, services: Services, folder: Folder, postgres_url: str, label: str) -> None:
+        super().__init__(postgres_url, DOMAIN)
         account = service_account(services.home / "postgres")
         self.postgres = EmbeddedPostgres(home=services.home, account=account)
         self.nats = EmbeddedNats(home=services.home, account=account)
         self.folder = folder
-        self.postgres_url = postgres_url
         self.nats_url = services.endpoints.nats_url
         self.coordinator: subprocess.Popen[bytes] | None = None
         self.did: list[str] = []  # what the test did to it, for the report of a failure
@@ -64,7 +57,6 @@ class Cluster:
         self.busy: asyncio.Task[None] | None = None  # whoever makes the load; its failure ends every wait
         self._label = label
         self._coordinators = 0
-        self._free: list[asyncpg.Connection[Any]] = []
         self._began = time.monotonic()
 
     def note(self, what: str) -> None:
@@ -72,54 +64,13 @@ class Cluster:
         self.did.append(f"{time.monotonic() - self._began:7.2f}  {what}")
         _logger.info("%s %s", self._label, self.did[-1])
 
-    # -- SQL -----------------------------------------------------------------------------------------
-
-    async def sql(self, text: str, *arguments: Any) -> list[Any]:
-        """Rows of a query; tried again for as long as Postgres is away."""
-        rows: list[Any] = await self.retried(lambda db: db.fetch(text, *arguments))
-        return rows
-
-    async def value(self, text: str, *arguments: Any) -> Any:
-        rows = await self.sql(text, *arguments)
-        return rows[0][0] if rows else None
-
-    async def hosts(self) -> list[HostRow]:
-        return await self.retried(lambda db: live_hosts(db, DOMAIN))
-
-    async def retried(self, work: Callable[[Any], Awaitable[T]], timeout_s: float = 30.0) -> T:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            connection = self._free.pop() if self._free else None
-            try:
-                if connection is None or connection.is_closed():
-                    connection = await connect(self.postgres_url, application="fault-test")
-                result = await work(connection)
-                self._free.append(connection)
-                return result
-            except (CallboardError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                if connection is not None:
-                    connection.terminate()
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(POLL_S)
-
-    async def until(
-        self, condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float, poll_s: float = POLL_S
-    ) -> Any:
-        """Wait until the condition gives something true, and return that; raises Void after the timeout."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            found = await condition()
-            if found:
-                return found
-            if self.busy is not None and self.busy.done() and self.busy.exception() is not None:
-                raise RuntimeError("the feeder has failed") from self.busy.exception()
-            if time.monotonic() > deadline:
-                raise Void(f"not within {timeout_s:.0f} s: {what}")
-            if self.coordinator is not None and self.coordinator.poll() is not None:
-                self.note(f"the coordinator has ended ({self.coordinator.returncode}) and is started again")
-                self.start_coordinator()
-            await asyncio.sleep(poll_s)
+    def attend(self) -> None:
+        """A coordinator that has ended is started again; the failure of whoever makes the load ends every wait."""
+        if self.busy is not None and self.busy.done() and self.busy.exception() is not None:
+            raise RuntimeError("the feeder has failed") from self.busy.exception()
+        if self.coordinator is not None and self.coordinator.poll() is not None:
+            self.note(f"the coordinator has ended ({self.coordinator.returncode}) and is started again")
+            self.start_coordinator()
 
     # -- processes -----------------------------------------------------------------------------------
 
@@ -136,21 +87,6 @@ class Cluster:
 
     async def set_hosts(self, target: int) -> None:
         await self.sql("update domains set hosts = $1 where domain = $2", target, DOMAIN)
-
-    async def settled(self, target: int | None = None, timeout_s: float = 45.0) -> list[HostRow]:
-        """Wait until the hosts wanted own all partitions, each its share."""
-
-        async def look() -> list[HostRow] | None:
-            wanted, partitions = (await self.sql("select hosts, partitions from domains"))[0]
-            hosts = await self.hosts()
-            fine = all(h.ready and h.owned == h.wanted and not h.draining for h in hosts)
-            shares = [len(host.owned) for host in hosts]
-            if len(hosts) == (target or wanted) and fine and sum(shares) == partitions:
-                return hosts if max(shares) - min(shares) <= 1 else None
-            return None
-
-        found: list[HostRow] = await self.until(look, "the hosts to own their shares", timeout_s)
-        return found
 
     async def order(self, pid: int, **orders: Any) -> None:
         """Tell a process what to do from now on, once it listens."""
@@ -175,36 +111,6 @@ class Cluster:
             return not self.is_running(pid)
 
         await self.until(look, f"process {pid} to end", timeout_s)
-
-    async def ended(self, epoch: int, timeout_s: float) -> str:
-        """Wait until an epoch has ended; return why."""
-
-        async def look() -> Any:
-            return await self.value(
-                "select ended_why from hosts where epoch = $1 and ended_at is not null", epoch
-            )
-
-        return str(await self.until(look, f"epoch {epoch} to be ended", timeout_s))
-
-    async def turns(self) -> int:
-        return int(await self.value("select coalesce(sum(version), 0) from agents"))
-
-    async def waiting(self) -> int:
-        """Messages and timers not handled yet, and turns that have not ended."""
-        return int(
-            await self.value(
-                "select (select count(*) from mailbox) + (select count(*) from timers) + (select count(*) from turns)"
-            )
-        )
-
-    async def progress(self, turns: int, timeout_s: float = 30.0) -> None:
-        """Wait until so many more turns have been committed."""
-        goal = await self.turns() + turns
-
-        async def look() -> bool:
-            return await self.turns() >= goal
-
-        await self.until(look, f"{turns} more turns", timeout_s)
 
     # -- services ------------------------------------------------------------------------------------
 
@@ -243,8 +149,7 @@ class Cluster:
         if self.coordinator is not None:
             self.kill_coordinator()
         self.folder.end_processes()
-        for connection in self._free:
-            connection.terminate()
+        self.forget()
 
 
 @contextlib.asynccontextmanager

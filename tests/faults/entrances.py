@@ -7,7 +7,8 @@ from random import Random
 
 from storage.placement import HostRow
 from tests.faults.aim import EXITS_WITHIN_S, TAKEN_OVER_WITHIN_S, fired
-from tests.faults.cluster import Cluster, Void
+from tests.faults.cluster import Cluster
+from tests.faults.watched import Void
 
 
 async def _events_go_on(cluster: Cluster) -> None:

@@ -21,8 +21,9 @@ from bus.events import PRIORITY_HEADER, EventStream
 from bus.nats import NatsTransport
 from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
 from storage.queries import query
-from tests.faults.cluster import DOMAIN, POLL_S, Cluster
+from tests.faults.cluster import DOMAIN, Cluster
 from tests.faults.programs import EVENTS, FEEDER, TASKS, name, root, way
+from tests.faults.watched import POLL_S
 
 _BACKLOG = """
 select (select count(*) from turns) + (

@@ -7,7 +7,8 @@ import signal
 from random import Random
 
 from tests.faults.aim import TAKEN_OVER_WITHIN_S, a_host
-from tests.faults.cluster import Cluster, Void
+from tests.faults.cluster import Cluster
+from tests.faults.watched import Void
 
 
 async def crash_postgres(cluster: Cluster, rng: Random) -> None:

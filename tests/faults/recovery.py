@@ -1,6 +1,6 @@
-"""How long a dead host is missed: `python -m tests.faults.recovery --kills 20` prints one JSON object.
+"""How long a dead host is missed: `python -m tests.faults.recovery --kills 20 [--ray]` prints one JSON object.
 
-One host of two is killed (or stopped) again and again under the load of many chains. Per kill, in seconds since
+One host of two, plain processes or Ray actors, is killed (or stopped) again and again under the load of many chains. Per kill, in seconds since
 the kill: `first` (a message of its partitions is handled elsewhere), `waited` (all that waited in them at the
 takeover are handled), `rate` (the rate of the next second is at 80% of that before the kill).
 """
@@ -16,15 +16,18 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from callboard.services import Services, ensure_services
 from callboard.settings import Settings
 from storage.placement import HostRow
 from tests.faults.chains import Meter, broken, start_chains
 from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.on_ray import ray_hosts
 
 _logger = logging.getLogger("tests.faults")
 
@@ -34,26 +37,37 @@ AGENTS = 1_000
 NEVER = 999.0
 
 
+class Mortal(Protocol):
+    """A deployment whose hosts can be hurt: what the measurement asks of it."""
+
+    async def sql(self, text: str, *arguments: Any) -> list[Any]: ...
+    async def value(self, text: str, *arguments: Any) -> Any: ...
+    async def turns(self) -> int: ...
+    async def settled(self) -> list[HostRow]: ...
+    async def ended(self, epoch: int, timeout_s: float) -> str: ...
+    async def until(self, condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float) -> Any: ...
+    def signal_host(self, host: HostRow, what: signal.Signals) -> None: ...
+    async def gone(self, pid: int, timeout_s: float) -> None: ...
+
+
 async def measure(
-    services: Services, path: Path, *, kills: int, chains: int, how: signal.Signals, seed: int
+    cluster: Mortal, *, kills: int, chains: int, how: signal.Signals, seed: int
 ) -> dict[str, Any]:
-    """Kill (or stop) `kills` hosts; return the figures with their 95th percentiles."""
+    """Kill (or stop) `kills` hosts under chains that run; return the figures with their 95th percentiles."""
     rng = Random(seed)
-    async with running_cluster(services, path, hosts=2, full_size=True) as cluster:
-        await start_chains(cluster, chains, AGENTS)
-        meter = Meter(cluster)
-        metering = asyncio.create_task(meter.run())
-        try:
-            seen = []
-            for number in range(1, kills + 1):
-                victim = rng.choice(await cluster.settled())
-                await _pass(BEFORE_S)
-                seen.append(await _one(cluster, meter, victim, how))
-                _logger.info("%s %d of %d: %s", how.name, number, kills, json.dumps(seen[-1]))
-        finally:
-            metering.cancel()
-            await asyncio.wait([metering])
-        lost = await broken(cluster, chains)
+    meter = Meter(cluster)
+    metering = asyncio.create_task(meter.run())
+    try:
+        seen = []
+        for number in range(1, kills + 1):
+            victim = rng.choice(await cluster.settled())
+            await _pass(BEFORE_S)
+            seen.append(await _one(cluster, meter, victim, how))
+            _logger.info("%s %d of %d: %s", how.name, number, kills, json.dumps(seen[-1]))
+    finally:
+        metering.cancel()
+        await asyncio.wait([metering])
+    lost = await broken(cluster, chains)
     return {
         "signal": how.name, "kills": kills, "chains": chains, "seed": seed, "processors": os.cpu_count(),
         "lost": len(lost),
@@ -63,7 +77,15 @@ async def measure(
     }  # fmt: skip
 
 
-async def _one(cluster: Cluster, meter: Meter, victim: HostRow, how: signal.Signals) -> dict[str, float]:
+@asynccontextmanager
+async def plain_hosts(services: Services, path: Path, chains: int) -> AsyncIterator[Cluster]:
+    """Two hosts that are processes, with the chains running."""
+    async with running_cluster(services, path, hosts=2, full_size=True) as cluster:
+        await start_chains(cluster, chains, AGENTS)
+        yield cluster
+
+
+async def _one(cluster: Mortal, meter: Meter, victim: HostRow, how: signal.Signals) -> dict[str, float]:
     killed = time.monotonic()
     before = meter.rate(killed - BEFORE_S, killed)
     cluster.signal_host(victim, how)
@@ -107,20 +129,27 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[max(0, -(-len(values) * round(share * 100) // 100) - 1)]
 
 
-async def run(kills: int, chains: int, seed: int) -> dict[str, Any]:
+async def run(kills: int, chains: int, seed: int, *, on_ray: bool) -> dict[str, Any]:
     """Both signals on throw-away services; the whole report."""
     folder = Path(tempfile.mkdtemp(prefix="callboard-recovery-", dir="/var/tmp"))
     os.chmod(folder, 0o711)  # as root, the servers' own account passes through
+    seen = {}
     try:
-        async with await ensure_services(Settings(home=folder / "home")) as services:
-            return {
-                how.name.lower(): await measure(
-                    services, folder / how.name, kills=kills, chains=chains, how=how, seed=seed
+        for how in (signal.SIGKILL, signal.SIGSTOP):
+            async with AsyncExitStack() as stack:
+                cluster: Mortal
+                if on_ray:
+                    cluster = await stack.enter_async_context(ray_hosts(chains, AGENTS))
+                else:
+                    services = await ensure_services(Settings(home=folder / how.name))
+                    await stack.enter_async_context(services)
+                    cluster = await stack.enter_async_context(plain_hosts(services, folder / "run", chains))
+                seen[how.name.lower()] = await measure(
+                    cluster, kills=kills, chains=chains, how=how, seed=seed
                 )
-                for how in (signal.SIGKILL, signal.SIGSTOP)
-            }
     finally:
         await asyncio.to_thread(shutil.rmtree, folder)
+    return seen
 
 
 def main() -> None:
@@ -128,9 +157,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--chains", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ray", action="store_true", help="hosts are Ray actors, as in service")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(json.dumps(asyncio.run(run(arguments.kills, arguments.chains, arguments.seed)), indent=2))
+    report = asyncio.run(run(arguments.kills, arguments.chains, arguments.seed, on_ray=arguments.ray))
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from callboard.services import Services
 from tests.faults.chaos_run import seed_of
 from tests.faults.chronicle import Chronicle
-from tests.faults.recovery import measure
+from tests.faults.recovery import measure, plain_hosts
 
 
 @pytest.mark.long
@@ -23,7 +23,8 @@ async def test_a_dead_hosts_work_is_done_elsewhere_soon(
     own_services: Services, tmp_path: Path, chronicle: Chronicle, how: signal.Signals, first_s: float
 ) -> None:
     chronicle.seed = seed_of(1)
-    seen = await measure(own_services, tmp_path / "run", kills=5, chains=1_000, how=how, seed=chronicle.seed)
+    async with plain_hosts(own_services, tmp_path / "run", 1_000) as cluster:
+        seen = await measure(cluster, kills=5, chains=1_000, how=how, seed=chronicle.seed)
     chronicle.figures = (
         f"{how.name}, p95 of {seen['kills']}: handled elsewhere after {seen['first_p95_s']} s, all that waited "
         f"after {seen['waited_p95_s']} s, rate back after {seen['rate_p95_s']} s"
