@@ -94,7 +94,8 @@ class Committer:
         self._idle.set()
         self._room = asyncio.Event()
         self._room.set()
-        self._stale = 0  # groups in a row that were out of date
+        self._is_stale = False  # whether anything in the group that was committed last was out of date
+        self._stale = 0  # such groups in a row
         self.commits = 0
         self.turns = 0
 
@@ -134,8 +135,12 @@ class Committer:
             for _ in range(GATHER_PASSES):
                 await asyncio.sleep(0)
             group = self._take()
+            self._is_stale = False
             if group and not await self._commit(group):
                 return
+            self._stale = self._stale + 1 if self._is_stale else 0
+            if self._is_stale:  # not a hot loop, whatever the cause
+                await asyncio.sleep(_RETRY_S[min(self._stale, len(_RETRY_S)) - 1])
             if not self._pending:
                 self._wanted.clear()
                 self._idle.set()
@@ -155,10 +160,10 @@ class Committer:
             self._events.discarded(dead)
         return group
 
-    async def _commit(self, group: list[Entry]) -> bool:
-        """Commit the group, whatever it takes; False when this incarnation has ended."""
+    async def _commit(self, group: list[Entry], *, ambiguous: bool = False) -> bool:
+        """Commit the group, whatever it takes; False when this incarnation has ended. `ambiguous`: whether that may have
+        been done before."""
         failures = 0
-        ambiguous = False
         while group:
             writes = [e.outcome for e in group if not isinstance(e.outcome, Mark)]
             marks = [e.outcome for e in group if isinstance(e.outcome, Mark)]
@@ -170,22 +175,22 @@ class Committer:
                     return False
                 group = self._living(group, perhaps_committed=ambiguous)
                 continue
-            except StaleTurn as error:
-                _logger.warning(
-                    "%s The agents of this group start again from committed state.", error.message
-                )
-                self._events.discarded(group, perhaps_committed=ambiguous)
-                self._stale += 1
-                await asyncio.sleep(
-                    _RETRY_S[min(self._stale, len(_RETRY_S)) - 1]
-                )  # not a hot loop, whatever the cause
-                return True
-            except InvalidData as error:
-                if len(group) == 1:
+            except (StaleTurn, InvalidData) as error:
+                if len(group) > 1:  # narrowed down to the turn that it is about
+                    middle = len(group) // 2
+                    if not await self._commit(group[:middle], ambiguous=ambiguous):
+                        self._events.discarded(group[middle:])
+                        return False
+                    rest = self._living(group[middle:], perhaps_committed=ambiguous)
+                    return await self._commit(rest, ambiguous=ambiguous)
+                if isinstance(error, InvalidData):
                     self._events.refused(group[0], error)
                     return True
-                middle = len(group) // 2
-                return await self._commit(group[:middle]) and await self._commit(self._living(group[middle:]))
+                agent = group[0].activation.agent
+                _logger.warning("%s %s starts again from committed state.", error.message, agent)
+                self._events.discarded(group, perhaps_committed=ambiguous)
+                self._is_stale = True
+                return True
             except StorageUnavailable as error:
                 _logger.warning("the outcome of a commit is unknown: %s", error.message)
                 ambiguous = True
@@ -210,7 +215,6 @@ class Committer:
                 return True
             faultpoints.reached("commit.after")
             self.commits += 1
-            self._stale = 0
             self.turns += sum(isinstance(write, TurnRecord) for write in writes)
             self._events.committed(group, numbers)
             return True

@@ -124,7 +124,9 @@ class ControlTurns:
         record = await self._outcomes.succeed(activation, envelope, ctx, "turn_edited", activation.lifecycle)
         if stored is None or not entries:
             return record
-        more = JournalWrite(seq=stored.seq, turn=stored.turn, does=Does.GO, entries=entries)
+        more = JournalWrite(
+            seq=stored.seq, turn=stored.turn, does=Does.GO, recorded=stored.recorded, entries=entries
+        )
         return msgspec.structs.replace(record, journal=more)
 
     async def _activate(self, activation: Activation, ctx: Context) -> Agent | None:
@@ -171,8 +173,9 @@ def _without_turn(
     activation.parked = activation.lacks_turn = False
     activation.more = True
     ends = JournalWrite(
-        seq=stored.seq, turn=stored.turn, does=Does.END, done=tuple(p.id for p in stored.promises)
-    )
+        seq=stored.seq, turn=stored.turn, does=Does.END, recorded=stored.recorded,
+        done=tuple(p.id for p in stored.promises),
+    )  # fmt: skip
     dead = DeadLetter(reason=reason, error=error, failures=stored.failures)
     return msgspec.structs.replace(
         record, journal=ends, dead=dead, message_id=header_from_json(stored.header_json).id,

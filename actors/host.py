@@ -372,13 +372,20 @@ class Host:
             if perhaps_committed and not isinstance(entry.outcome, Mark):
                 self.outbound.skip({(send.domain, send.partition) for send in entry.outcome.sends})
             entry.settle(False)
-        fallen = {id(e.activation): e.activation for e in entries if e.activation.alive}
+        fallen = {id(a): a for a in map(self._must_start_again, entries) if a is not None}
         for activation in fallen.values():
             self.mailboxes.drop(activation)
         if fallen:
             self.committer.drop_dead()
         for activation in fallen.values():
             self._restart(activation)
+
+    def _must_start_again(self, entry: Entry) -> Activation | None:
+        """The entry's activation, or the one that has come in its place while this commit was undecided: that one has
+        left out the message, which was known here as one that is about to have been handled."""
+        if entry.activation.alive or not isinstance(entry.outcome, TurnRecord):
+            return entry.activation if entry.activation.alive else None
+        return self.mailboxes.roster.find(entry.activation.key)
 
     def refused(self, entry: Entry, error: InvalidData) -> None:
         """The turn's data is refused for good: its message becomes a dead letter, the agent goes on."""

@@ -137,11 +137,15 @@ class Journal:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._next = 1
+        self._written = (
+            0  # entries and promises: what the turn's row counts once all that is on its way has committed
+        )
         if stored is not None:
             self._restore(stored)
 
     def _restore(self, stored: StoredJournal) -> None:
         over: set[str] = set()
+        self._written = stored.recorded
         for entry in stored.entries:
             if entry.kind == VOID:
                 voided = self._recorded.pop(entry.name, None)
@@ -510,8 +514,9 @@ class Journal:
         write = JournalWrite(
             seq=self._seq, turn=self.turn, does=does, began_at=self.now, entries=tuple(self._entries),
             consumed=tuple(self._consumed), promises=tuple(self._made), done=tuple(self._done),
-            given_up=tuple(self._given_up.items()), calls=tuple(self._calls),
+            given_up=tuple(self._given_up.items()), calls=tuple(self._calls), recorded=self._written,
         )  # fmt: skip
+        self._written += write.adds
         self._entries, self._consumed, self._made, self._done = [], [], [], []
         self._given_up, self._calls = {}, []
         return write

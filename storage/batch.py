@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bus.envelope import Outgoing
+from bus.errors import StaleTurn
 from bus.limits import SEEN_WINDOW
 from storage.journal import Does, Flush, JournalWrite
 from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
@@ -69,6 +70,7 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
     journals = [w.journal for w in journaled if w.journal is not None]
     if not journals:
         return []
+    changes = fold_journals(journaled)
     places = list(enumerate(journals, start=1))
     entries = [(place, e) for place, j in places for e in j.entries]
     done = [(w.tenant, id_) for w, j in zip(journaled, journals, strict=True) for id_ in j.done]
@@ -88,7 +90,9 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
     return [
         code,
         [w.tenant for w in journaled], [w.partition for w in journaled], [w.agent for w in journaled],
-        [j.seq for j in journals], [j.turn for j in journals], [j.does.value for j in journals],
+        [j.seq for j in journals], [j.turn for j in journals], [c.does.value for c in changes],
+        [c.recorded for c in changes], [c.adds for c in changes],
+        [c.parks or None for c in changes] if any(c.parks for c in changes) else [],
         [place for place, _ in entries], [e.number for _, e in entries], [e.key for _, e in entries],
         [e.kind for _, e in entries], [e.name for _, e in entries], [e.ok for _, e in entries],
         [e.value for _, e in entries], [e.blob for _, e in entries], [e.took_ms for _, e in entries],
@@ -97,6 +101,45 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
         [tenant for tenant, _ in done], [id_ for _, id_ in done], [j.began_at for j in journals],
         _calls(journaled, journals),
     ]  # fmt: skip
+
+
+class RowChange(msgspec.Struct, gc=False):
+    """What the flushes of one turn in a batch do to its row together."""
+
+    does: Does
+    recorded: int
+    adds: int
+    parks: bool
+
+
+_NO_CHANGE = RowChange(does=Does.NONE, recorded=0, adds=0, parks=False)
+
+
+def fold_journals(writes: Sequence[Write]) -> list[RowChange]:
+    """The changes of turns' rows, in the order of these writes, which all have a journal: of several flushes of one turn
+    the first has them all. Raises StaleTurn when they do not follow each other: two runs of the turn have written them.
+    """
+    changes: list[RowChange] = []
+    first: dict[str, RowChange] = {}
+    for write in writes:
+        journal = write.journal
+        assert journal is not None
+        does, adds, parks = journal.does, journal.adds, journal.does is Does.PARK
+        earlier = first.get(journal.turn) if does in (Does.GO, Does.RESUME, Does.PARK) else None
+        if earlier is None:
+            change = RowChange(does=does, recorded=journal.recorded, adds=adds, parks=parks)
+            changes.append(change)
+            if does is not Does.NONE:
+                first[journal.turn] = change
+            continue
+        if journal.recorded != earlier.recorded + earlier.adds:
+            raise StaleTurn(f"Two runs of a turn of {write.agent} have recorded the same.")
+        earlier.adds += adds
+        earlier.parks = parks
+        if does is Does.RESUME and earlier.does is not Does.OPEN:
+            earlier.does = does
+        changes.append(_NO_CHANGE)
+    return changes
 
 
 def _partitions(writes: Sequence[Write], marks: Sequence[Mark]) -> list[int]:

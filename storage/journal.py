@@ -70,6 +70,8 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     does: Does
     began_at: float = 0.0
     """The turn's idea of now, which it keeps when it runs again; needed to open it."""
+    recorded: int = 0
+    """How many entries and promises the turn's row must count, if this is to be written."""
     entries: tuple[JournalEntry, ...] = ()
     consumed: tuple[int, ...] = ()
     """The numbers of wake-ups that leave the mailbox."""
@@ -80,6 +82,11 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Asks whose branch has been given up (true), or has been waited for again since (false)."""
     calls: tuple[LedgerWrite, ...] = ()
     """Rows of the ledger; each change of one comes with an entry."""
+
+    @property
+    def adds(self) -> int:
+        """What the turn's row counts more once this is written."""
+        return len(self.entries) + len(self.promises)
 
     @property
     def leaves_trace(self) -> bool:
@@ -122,5 +129,7 @@ class StoredJournal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retry_at: float | None
     began_at: float
     waiting: bool
+    recorded: int
+    """What the turn's row counted before the entries and promises were read: those may be more."""
     entries: tuple[JournalEntry, ...]
     promises: tuple[OpenPromise, ...]

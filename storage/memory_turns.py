@@ -9,6 +9,7 @@ import msgspec
 
 from bus.envelope import Envelope, Header, Outgoing, header_from_json, header_to_json, new_id
 from bus.errors import StaleTurn
+from storage.batch import fold_journals
 from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import (
     Does,
@@ -41,6 +42,7 @@ class TurnRow(msgspec.Struct, kw_only=True):
     turn: str
     message: MailRow
     began_at: float
+    recorded: int
     waiting: bool = False
 
 
@@ -91,6 +93,12 @@ class MemoryTurns:
         journaled = [(write, write.journal) for write in writes if write.journal is not None]
         ended = {(domain, write.tenant, write.agent) for write, part in journaled if part.does is Does.END}
         opened: set[AgentKey] = set()
+        changes = fold_journals([write for write, _ in journaled])
+        for (write, _), change in zip(journaled, changes, strict=True):
+            row = self.turns.get((domain, write.tenant, write.agent))
+            is_there = row is not None and change.does in (Does.GO, Does.RESUME, Does.PARK, Does.END)
+            if row is not None and is_there and row.recorded != change.recorded:
+                raise StaleTurn("Others have recorded something in an open turn.")
         for write, part in sorted(journaled, key=lambda pair: pair[1].does is not Does.OPEN):
             key = (domain, write.tenant, write.agent)
             box = self._mail.get((domain, write.tenant, write.partition, write.agent), {})
@@ -139,12 +147,16 @@ class MemoryTurns:
         box = self._mail.get((domain, write.tenant, write.partition, write.agent), {})
         if part.does is Does.OPEN:
             self.turns[key] = TurnRow(
-                partition=write.partition, turn=part.turn, message=box.pop(part.seq), began_at=part.began_at
-            )
-        elif part.does in (Does.PARK, Does.RESUME):
-            self.turns[key].waiting = part.does is Does.PARK
+                partition=write.partition, turn=part.turn, message=box.pop(part.seq), began_at=part.began_at,
+                recorded=part.adds,
+            )  # fmt: skip
+        elif part.does in (Does.GO, Does.PARK, Does.RESUME):
+            row = self.turns[key]
+            row.recorded += part.adds
+            if part.does is not Does.GO:
+                row.waiting = part.does is Does.PARK
             if part.does is Does.RESUME:
-                self.turns[key].message.trials = 0
+                row.message.trials = 0
         if part.entries:
             self.journal.setdefault((domain, write.tenant, part.turn), []).extend(part.entries)
         for seq in part.consumed:
@@ -330,7 +342,8 @@ class MemoryTurns:
         return StoredJournal(
             seq=message.seq, turn=row.turn, header_json=message.header_json, payload=message.payload,
             failures=message.failures, trials=message.trials, retry_at=message.retry_at,
-            began_at=row.began_at, waiting=row.waiting, entries=tuple(self.journal.get((domain, tenant, row.turn), ())),
+            began_at=row.began_at, waiting=row.waiting, recorded=row.recorded,
+            entries=tuple(self.journal.get((domain, tenant, row.turn), ())),
             promises=tuple(
                 OpenPromise(
                     id=p.made.id, key=p.made.key, kind=p.made.kind, name=p.made.name, status=p.status,

@@ -232,7 +232,8 @@ class PostgresStore:
         return StoredJournal(
             seq=turn["seq"], turn=turn["turn"], header_json=turn["header"], payload=turn["payload"],
             failures=turn["failures"], trials=turn["trials"], retry_at=turn["retry_at"],
-            began_at=turn["began_at"], waiting=turn["waiting"], entries=tuple(JournalEntry(**dict(row)) for row in entries),
+            began_at=turn["began_at"], waiting=turn["waiting"],
+            recorded=turn["recorded"], entries=tuple(JournalEntry(**dict(row)) for row in entries),
             promises=tuple(OpenPromise(**dict(row)) for row in promises),
         )  # fmt: skip
 

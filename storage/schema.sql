@@ -67,7 +67,7 @@ CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_
                   and q.status = 'pending' and not q.given_up)
   limit p_limit
 $$;
-CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, f_tenant text[], f_partition integer[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[], e_flush integer[], e_number integer[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[], e_blob text[], e_took_ms real[], c_flush integer[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at double precision[]) RETURNS void
+CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, f_tenant text[], f_partition integer[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[], f_recorded integer[], f_adds integer[], f_parks boolean[], e_flush integer[], e_number integer[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[], e_blob text[], e_took_ms real[], c_flush integer[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at double precision[]) RETURNS void
     LANGUAGE plpgsql
     AS $_$
 declare
@@ -79,56 +79,58 @@ begin
   if 'end' = any (f_does) then
     delete from turns where ctid = any (array(
       select (select t.ctid from turns t
-              where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq)
-      from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does) where f.does = 'end'));
+              where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq
+                and t.recorded = f.recorded)
+      from unnest(f_tenant, f_agent, f_seq, f_does, f_recorded) as f(tenant, agent, seq, does, recorded)
+      where f.does = 'end'));
     get diagnostics changed = row_count;
     if changed <> cardinality(array_positions(f_does, 'end')) then
-      raise exception 'an open turn to be ended is gone' using errcode = 'CB002';
+      raise exception 'an open turn to be ended is gone, or others have recorded something in it'
+        using errcode = 'CB002';
     end if;
   end if;
   if 'open' = any (f_does) then
     with gone as (
       delete from mailbox m using (
-        select f.turn, f.began_at, (select k.ctid from mailbox k
-                                    where k.domain = p_domain and k.tenant = f.tenant and k.partition = f.partition
-                                      and k.agent = f.agent and k.seq = f.seq) as place
-        from unnest(f_tenant, f_partition, f_agent, f_seq, f_turn, f_does, f_began_at)
-          as f(tenant, partition, agent, seq, turn, does, began_at)
+        select f.turn, f.began_at, f.adds, f.parks,
+               (select k.ctid from mailbox k
+                where k.domain = p_domain and k.tenant = f.tenant and k.partition = f.partition
+                  and k.agent = f.agent and k.seq = f.seq) as place
+        from unnest(f_tenant, f_partition, f_agent, f_seq, f_turn, f_does, f_began_at, f_adds, f_parks)
+          as f(tenant, partition, agent, seq, turn, does, began_at, adds, parks)
         where f.does = 'open' offset 0  -- keeps the look-up apart from the join
       ) o
       where m.ctid = o.place
-      returning m.*, o.turn, o.began_at
+      returning m.*, o.turn, o.began_at, o.adds, o.parks
     )
     insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, last_error, header, payload,
-                       began_at)
-      select domain, tenant, agent, partition, seq, turn, p_code, failures, trials, last_error, header, payload, began_at
+                       began_at, recorded, waiting)
+      select domain, tenant, agent, partition, seq, turn, p_code, failures, trials, last_error, header, payload, began_at,
+             adds, parks is not null
       from gone;
     get diagnostics changed = row_count;
     if changed <> cardinality(array_positions(f_does, 'open')) then
       raise exception 'a message whose turn opens is gone' using errcode = 'CB002';
     end if;
   end if;
-  if 'resume' = any (f_does) or 'park' = any (f_does) then
+  if f_does && '{go,resume,park}' then
     -- A turn that makes progress is no poison, however many hosts have died in its life.
-    update turns t set waiting = (o.does = 'park'), trials = case when o.does = 'resume' then 0 else trials end
+    update turns t
+      set recorded = o.recorded + o.adds, waiting = o.parks is not null or (o.does = 'go' and t.waiting),
+          trials = case when o.does = 'resume' then 0 else t.trials end
       from (
-        select f.does, (select k.ctid from turns k
-                        where k.domain = p_domain and k.tenant = f.tenant and k.agent = f.agent and k.seq = f.seq) as place
-        from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does)
-        where f.does in ('resume', 'park') offset 0
+        select f.does, f.recorded, f.adds, f.parks,
+               (select k.ctid from turns k
+                where k.domain = p_domain and k.tenant = f.tenant and k.agent = f.agent and k.seq = f.seq) as place
+        from unnest(f_tenant, f_agent, f_seq, f_does, f_recorded, f_adds, f_parks)
+          as f(tenant, agent, seq, does, recorded, adds, parks)
+        where f.does in ('go', 'resume', 'park') offset 0
       ) o
-      where t.ctid = o.place;
+      where t.ctid = o.place and t.recorded = o.recorded;
     get diagnostics changed = row_count;
-    if changed <> cardinality(array_positions(f_does, 'resume')) + cardinality(array_positions(f_does, 'park')) then
-      raise exception 'an open turn is gone' using errcode = 'CB002';
-    end if;
-  end if;
-  if 'go' = any (f_does) then
-    select count((select t.ctid from turns t
-                  where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq))
-      into changed from unnest(f_tenant, f_agent, f_seq, f_does) as f(tenant, agent, seq, does) where f.does = 'go';
-    if changed <> cardinality(array_positions(f_does, 'go')) then
-      raise exception 'an open turn is gone' using errcode = 'CB002';
+    if changed <> cardinality(f_does) - cardinality(array_positions(f_does, 'open'))
+                  - cardinality(array_positions(f_does, 'end')) - cardinality(array_positions(f_does, 'none')) then
+      raise exception 'an open turn is gone, or others have recorded something in it' using errcode = 'CB002';
     end if;
   end if;
   insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms)
@@ -1183,9 +1185,10 @@ CREATE TABLE callboard.turns (
     last_error text,
     header json NOT NULL,
     payload json NOT NULL,
-    began_at double precision NOT NULL
+    began_at double precision NOT NULL,
+    recorded integer DEFAULT 0 NOT NULL
 )
-WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
 ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_202611 FOR VALUES FROM ('2026-11-01 00:00:00+00') TO ('2026-12-01 00:00:00+00');
 ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_202612 FOR VALUES FROM ('2026-12-01 00:00:00+00') TO ('2027-01-01 00:00:00+00');
 ALTER TABLE ONLY callboard.journal ATTACH PARTITION callboard.journal_202701 FOR VALUES FROM ('2027-01-01 00:00:00+00') TO ('2027-02-01 00:00:00+00');

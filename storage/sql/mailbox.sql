@@ -10,15 +10,17 @@ select commit_turns($1, $2, $3::int[],
 -- name: commit_journal
 -- Flushes that send nothing, in a group without turns.
 select commit_journal($1, $2, $3::int[], $4, $5::text[], $6::int[], $7::text[], $8::bigint[], $9::uuid[],
-  $10::text[], $11::int[], $12::int[], $13::text[], $14::text[], $15::text[], $16::boolean[], $17::text[],
-  $18::text[], $19::real[], $20::int[], $21::bigint[], $22::jsonb, $23::text[], $24::uuid[], $25::float8[]),
-  case when $26::jsonb is not null then write_ledger($1, $2, $26) end, null as numbers
+  $10::text[], $11::int[], $12::int[], $13::boolean[], $14::int[], $15::int[], $16::text[], $17::text[], $18::text[],
+  $19::boolean[], $20::text[], $21::text[], $22::real[], $23::int[], $24::bigint[], $25::jsonb, $26::text[],
+  $27::uuid[], $28::float8[]),
+  case when $29::jsonb is not null then write_ledger($1, $2, $29) end, null as numbers
 
 -- name: commit_turns_and_journal
 select commit_journal($1, $2, $3::int[], $28, $29::text[], $30::int[], $31::text[], $32::bigint[], $33::uuid[],
-  $34::text[], $35::int[], $36::int[], $37::text[], $38::text[], $39::text[], $40::boolean[], $41::text[],
-  $42::text[], $43::real[], $44::int[], $45::bigint[], $46::jsonb, $47::text[], $48::uuid[], $49::float8[]),
-  case when $50::jsonb is not null then write_ledger($1, $2, $50) end,
+  $34::text[], $35::int[], $36::int[], $37::boolean[], $38::int[], $39::int[], $40::text[], $41::text[], $42::text[],
+  $43::boolean[], $44::text[], $45::text[], $46::real[], $47::int[], $48::bigint[], $49::jsonb, $50::text[],
+  $51::uuid[], $52::float8[]),
+  case when $53::jsonb is not null then write_ledger($1, $2, $53) end,
   commit_turns($1, $2, $3::int[],
   $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
   $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
@@ -53,7 +55,7 @@ order by e.number
 
 -- name: load_turn
 select seq, turn::text as turn, header::text as header, payload::text as payload, failures, trials,
-       extract(epoch from retry_at)::float8 as retry_at, began_at, waiting
+       extract(epoch from retry_at)::float8 as retry_at, began_at, waiting, recorded
 from turns where domain = $1 and tenant = $2 and agent = $3
 
 -- name: load_promises

@@ -27,11 +27,13 @@ class Asker:
         self.name = name
         self.turn = ""
         self.seq = 0
+        self.recorded = 0
 
     async def opens(self, message: Outgoing | None = None, seq: int | None = None) -> Asker:
         message = message or letter(self.name)
         self.seq = seq or await self.rig.accept(message) or 0
         self.turn = message.header.id
+        self.recorded = 0
         await self._flush(Does.OPEN)
         return self
 
@@ -54,8 +56,14 @@ class Asker:
     async def gives_up(self, made: PromiseWrite, given_up: bool = True) -> None:
         await self._flush(Does.GO, given_up=((made.id, given_up),))
 
+    def part(self, does: Does, **more: Any) -> JournalWrite:
+        return JournalWrite(
+            seq=self.seq, turn=self.turn, does=does, began_at=1.0, recorded=self.recorded, **more
+        )
+
     async def _flush(self, does: Does, sends: tuple[Outgoing, ...] = (), **more: Any) -> list[int | None]:
-        journal = JournalWrite(seq=self.seq, turn=self.turn, does=does, began_at=1.0, **more)
+        journal = self.part(does, **more)
+        self.recorded += journal.adds
         write = Flush(tenant="default", partition=0, agent=self.name, journal=journal, sends=sends)
         return await self.rig.store.commit(self.fence, [write], [])
 
@@ -131,13 +139,12 @@ async def test_nothing_is_refused_when_one_of_the_asks_waits_no_more(rig: Rig, h
     if how == "answered":
         await b.answers("a/1", made.id)
     elif how == "ended":
-        ends = JournalWrite(seq=a.seq, turn=a.turn, does=Does.END)
-        await rig.store.commit(fence, [turn(None, agent="a/1", journal=ends)], [])
+        await rig.store.commit(fence, [turn(None, agent="a/1", journal=a.part(Does.END))], [])
     elif how == "given up":
         given_up = PromiseWrite(id=made.id, key="", kind=Kind.ASK, name="")
         await a.gives_up(given_up)
     else:
-        ends = JournalWrite(seq=b.seq, turn=b.turn, does=Does.END)
+        ends = b.part(Does.END)
         asked = (await rig.mail("b/1"))[0].seq
         await rig.store.commit(
             fence, [turn(None, agent="b/1", journal=ends), turn(asked, 2, agent="b/1")], []

@@ -96,12 +96,55 @@ async def test_several_flushes_of_one_turn_may_be_in_one_commit(
     begins = [
         flush(message, Does.OPEN),
         flush(message, Does.GO, entries=(entry(1),)),
-        flush(message, Does.GO, entries=(entry(2),)),
-        flush(message, Does.PARK),
+        flush(message, Does.GO, entries=(entry(2),), recorded=1),
+        flush(message, Does.PARK, recorded=2),
     ]
     await rig.store.commit(fence, begins, [])
     assert await turn_of(rig) == "waiting"
-    assert [e.number for e in (await stored(rig)).entries] == [1, 2]
+    found = await stored(rig)
+    assert ([e.number for e in found.entries], found.recorded) == ([1, 2], 2)
+    goes_on = [
+        flush(message, Does.RESUME, entries=(entry(3),), recorded=2),
+        flush(message, Does.GO, promises=(promise(),), recorded=3),
+    ]
+    await rig.store.commit(fence, goes_on, [])
+    assert (await turn_of(rig), (await stored(rig)).recorded) == ("open", 4)
+
+
+@pytest.mark.parametrize("does", [Does.GO, Does.RESUME, Does.PARK, Does.END])
+@pytest.mark.parametrize("behind", [1, -1])
+async def test_what_was_written_by_a_run_that_does_not_know_all_that_is_recorded_is_refused(
+    rig: Rig, does: Does, behind: int
+) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence, entries=(entry(1),), promises=(promise(),))
+    write = flush(message, does, entries=(entry(2),), recorded=2 - behind)
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [turn(None, journal=write.journal) if does is Does.END else write], [])
+    found = await stored(rig)
+    assert ([e.number for e in found.entries], found.recorded, found.waiting) == ([1], 2, False)
+
+
+async def test_of_two_runs_that_flush_the_same_into_one_commit_neither_is_written(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    same = flush(message, Does.GO, entries=(entry(1),))
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [same, same], [])
+    assert (await stored(rig)).entries == ()
+    await rig.store.commit(fence, [same], [])
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [same], [])
+    assert [e.number for e in (await stored(rig)).entries] == [1]
+
+
+async def test_what_an_operator_adds_to_a_turn_that_was_put_away_leaves_it_there(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    await rig.store.commit(fence, [flush(message, Does.PARK, entries=(entry(1),))], [])
+    edit = flush(message, Does.GO, entries=(entry(2),), recorded=1).journal
+    await rig.store.commit(fence, [turn(None, journal=edit)], [])
+    assert (await turn_of(rig), (await stored(rig)).recorded) == ("waiting", 2)
 
 
 async def test_of_two_answers_that_alone_make_up_a_commit_the_first_is_delivered(rig: Rig) -> None:
@@ -129,7 +172,7 @@ async def test_a_turn_that_waits_is_not_loaded_and_its_agent_gets_only_what_pass
     assert heads == []
     passing = await rig.accept(letter(AGENT, control=True))
     assert [e.seq for e in await page(rig)] == [passing]
-    await rig.store.commit(fence, [flush(message, Does.RESUME)], [])
+    await rig.store.commit(fence, [flush(message, Does.RESUME, recorded=1)], [])
     assert await turn_of(rig) == "open"
     share = Share(messages=10, size=10_000)
     found, _ = await rig.store.load_agent(DOMAIN, 0, "default", AGENT, share)
@@ -143,7 +186,8 @@ async def test_a_turn_that_ends_leaves_its_journal_as_history_and_lets_its_promi
     ids = {p.id: p.status for p in (await stored(rig)).promises}
     assert ids == {ask.id: "pending", payment.id: "pending"}
     ending = turn(
-        None, journal=flush(message, Does.END, entries=(entry(1),), done=(ask.id, payment.id)).journal
+        None,
+        journal=flush(message, Does.END, recorded=2, entries=(entry(1),), done=(ask.id, payment.id)).journal,
     )
     await rig.store.commit(fence, [ending], [])
     assert await rig.store.load_journal(DOMAIN, "default", AGENT) is None
@@ -204,7 +248,9 @@ async def test_a_reply_settles_its_promise_once_and_wakes_its_owner(rig: Rig) ->
     assert again == [None]
     assert [m.seq for m in await rig.mail(AGENT)] == [wake]
     await rig.store.commit(
-        fence, [flush(message, Does.GO, entries=(entry(1),), consumed=(wake,), done=(ask.id,))], []
+        fence,
+        [flush(message, Does.GO, recorded=1, entries=(entry(1),), consumed=(wake,), done=(ask.id,))],
+        [],
     )
     assert await rig.mail(AGENT) == []
     assert await rig.promises() == {}

@@ -30,6 +30,7 @@ DISORDER = "out of order|left out"  # what comes too late is missing until it co
         ("settled_again", 2, [], "was settled 2 times"),
         ("sent_again", 2, [], "twice"),
         ("steps_computed_again", 2, [], "computed again|has step .* twice"),
+        pytest.param("flushed_again", 2, [], "has . entries", marks=pytest.mark.long),
     ],
 )
 async def test_a_planted_fault_turns_the_harness_red(
@@ -40,3 +41,15 @@ async def test_a_planted_fault_turns_the_harness_red(
         within_s=WITHIN_S,
     )  # fmt: skip
     assert any(re.search(sign, complaint) for complaint in found), found
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_what_a_second_run_of_a_turn_flushes_is_refused_and_nothing_goes_wrong(
+    own_services: Services, tmp_path: Path
+) -> None:
+    found = await hunt(
+        own_services, tmp_path / "run", [], seed=seed_of(1), hosts=2, agents=30, planted="flushed_in_vain",
+        within_s=20.0,
+    )  # fmt: skip
+    assert found == []

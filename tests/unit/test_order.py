@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from actors.scope import Scope
 from actors.sweep import EVERY_S, ON_ITS_WAY_S
 from bus.address import parse_address
 from bus.envelope import Envelope, Header, Outgoing, Priority, header_to_json, new_id
+from bus.errors import CallboardError, InvalidData, StaleTurn
 from bus.wire import Item
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
@@ -67,6 +69,35 @@ def gates() -> None:
 
 
 # -- pairs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [StaleTurn, InvalidData])
+async def test_what_was_undecided_when_its_agent_started_again_is_handled_before_what_comes_later(
+    error: type[CallboardError],
+) -> None:
+    a, b = "test/keeper/a", "test/keeper/b"
+    async with TestKit([Keeper]) as kit:
+        commit = kit.store.commit
+        refusals = [4, 2, 1]  # the whole group, its first half, and of that the first
+        decided = asyncio.Event()
+
+        async def narrowed(fence: Any, writes: Any, marks: Any) -> Any:
+            if refusals and len(writes) == refusals[0]:
+                refusals.pop(0)
+                raise error("Planted.")
+            if not refusals and not decided.is_set():  # `a` starts again, and hears of what comes later
+                decided.set()
+                await kit.send(a, Note(text="3"))
+                for _ in range(50):
+                    await asyncio.sleep(0)
+            return await commit(fence, writes, marks)
+
+        kit.store.commit = narrowed  # type: ignore[method-assign]
+        for to, text in ((a, "1"), (b, "x"), (a, "2"), (b, "y")):
+            await kit.send(to, Note(text=text))
+        await kit.quiet()
+        assert refusals == []
+        assert (kit.state(a).notes, kit.state(b).notes) == (["1", "2", "3"], ["x", "y"])
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

@@ -12,12 +12,14 @@ from pydantic import BaseModel
 
 from actors import host
 from actors.domain import LimitSpec
+from actors.journal import Journal
 from actors.retry import RetryPolicy
 from bus.errors import (
     AskFailed,
     InvalidMessage,
     JournalFull,
     PromiseExpired,
+    StaleTurn,
     StepFailed,
     StorageUnavailable,
     UnknownKind,
@@ -796,6 +798,58 @@ async def test_a_turn_that_waits_for_its_blobs_runs_again_after_what_its_other_b
         assert (kit.state(AT).log, Waiter.calls) == (["done"], ["a"])
         (journal,) = kit.store.waits.journal.values()
         assert [entry.number for entry in journal] == list(range(1, len(journal) + 1))
+
+
+async def test_a_second_run_that_flushes_the_same_is_refused_and_the_turn_goes_on_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flushing, is_away = asyncio.Event(), asyncio.Event()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "before")
+        await ctx.gather(ctx.step(call, "a"), ctx.step(large))
+        self.state.log.append(await ctx.step(call, "after"))
+
+    async def large() -> str:
+        await flushing.wait()
+        return "y" * 5_000
+
+    async def nothing(journal: Journal) -> None:
+        """Planted: a turn that is to run again does not wait for what its other branch has on its way."""
+
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        put_blob, commit = kit.store.put_blob, kit.store.commit
+        refused: list[str] = []
+
+        async def fails_once(*arguments: Any) -> None:
+            if not is_away.is_set():
+                is_away.set()
+                raise StorageUnavailable("Away.")
+            await put_blob(*arguments)
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            if "a" in Waiter.calls and not is_away.is_set():
+                flushing.set()
+                await is_away.wait()
+                await until(lambda: Waiter.calls == ["before", "a", "a"])
+            try:
+                return await commit(fence, writes, marks)
+            except StaleTurn as error:
+                refused.append(error.message)
+                raise
+
+        kit.store.put_blob, kit.store.commit = fails_once, slow  # type: ignore[method-assign,assignment]
+        monkeypatch.setattr(Journal, "settled", nothing)
+        monkeypatch.setattr(Journal, "write_down", nothing)
+        await kit.send(AT, Run(program=program(run)))
+        async with asyncio.timeout(10):
+            while not kit.state(AT).log:  # noqa: ASYNC110  (rows that another task writes)
+                await asyncio.sleep(0.01)
+        assert kit.state(AT).log == ["AFTER"]
+        assert set(refused) == {"Others have recorded something in an open turn."}
+        (journal,) = kit.store.waits.journal.values()
+        assert [entry.number for entry in journal] == list(range(1, len(journal) + 1))
+        assert len({entry.key for entry in journal}) == len(journal)
 
 
 async def test_what_one_branch_flushes_refers_to_no_blob_that_another_has_not_stored_yet() -> None:
