@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 	@touch $@
 
 run: install
-	$(BIN)/callboard run examples/secops --input examples/secops/sample/auth.log
+	$(BIN)/callboard run examples/secops --input examples/secops/sample/auth.log --approve policy
 
 test: install
 	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)

@@ -69,3 +69,24 @@ def decision(
     given = msgspec.json.decode(value, type=_Value | None) or _Value()
     name = None if by is None else by.removeprefix("external/")
     return Decision(action=action, approved=status == "approved", by=name, at=at, comment=given.comment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """An approval that waits, as a domain's written policy sees it: `details` are JSON values, `task` is `domain/id`."""
+
+    id: str
+    address: str
+    task: str
+    action: str
+    details: Any
+    approvers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """What a written policy decides. `by` is its name and version: it stands where a person's name would."""
+
+    approved: bool
+    by: str
+    comment: str = ""

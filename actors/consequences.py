@@ -79,12 +79,16 @@ class Consequences:
         reply_to: str | None = None,
         settles: str | None = None,
         blob: str | None = None,
+        task: str | None = None,
     ) -> str:
-        """Add a message and return its id; raises what `Context.send` raises for its recipient and its limits."""
+        """Add a message, part of the same task unless another is named, and return its id.
+
+        Raises what `Context.send` raises for its recipient and its limits.
+        """
         scope = self._scope
         partitions = scope.directory.partitions(to.domain, to.kind)
         came = self._envelope.header
-        task = came.task
+        task = task or came.task
         if self.journal is not None and self.journal.is_ending:
             if self.journal.must_stop:
                 self.journal.refuse_send()

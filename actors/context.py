@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
@@ -29,6 +30,7 @@ from bus.errors import (
     InvalidMessage,
 )
 from bus.registry import encode_json, encode_payload, wire_name_of
+from bus.task_ref import task_ref
 from storage.ledger import EarlierCall
 from storage.records import CancelWrite, NewTask, TaskEvent, TaskWrite
 
@@ -127,13 +129,19 @@ class Context(TaskReports, ChildTasks, DurableCalls):
         *,
         priority: Priority | None = None,
         deadline: float | None = None,
+        task: str | None = None,
     ) -> str:
         """Send a message when this turn commits; return its id.
 
-        Priority, deadline, task and correlation are handed on from the message being handled. Raises
-        InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload, PayloadTooLarge, HopLimitExceeded.
+        Priority, deadline, task and correlation are handed on from the message being handled. A deadline of `math.inf`
+        is none. An agent that works for several tasks at once says which `task` the message is part of, as its reports
+        do. Raises InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload, PayloadTooLarge, HopLimitExceeded.
         """
-        return self._send(address, message, priority, self.deadline if deadline is None else deadline, None)
+        if deadline is None:
+            deadline = self.deadline
+        elif deadline == math.inf:
+            deadline = None
+        return self._send(address, message, priority, deadline, None, task=task)
 
     def send_later(
         self,
@@ -277,6 +285,7 @@ class Context(TaskReports, ChildTasks, DurableCalls):
         deadline: float | None,
         due: float | None,
         reply_to: str | None = None,
+        task: str | None = None,
     ) -> str:
         if self._closed:
             self._must_be_open()
@@ -292,8 +301,10 @@ class Context(TaskReports, ChildTasks, DurableCalls):
                 "The deadline of a message to be sent has passed.", fix="Give a later one."
             )
         rank = self._envelope.header.priority if priority is None else int(priority)
+        if task is not None:
+            task = task_ref(task, self.address.domain)
         return self._puts.post(
-            to, wire_name, encode_payload(message), place, rank, deadline, due, reply_to=reply_to
+            to, wire_name, encode_payload(message), place, rank, deadline, due, reply_to=reply_to, task=task
         )
 
     # -- the journal ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from actors.domain import Domain, load_domain, read_domain
+from actors.domain import Domain, DomainSpec, load_domain, read_domain
 from bus.errors import ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
@@ -20,7 +20,7 @@ from callboard.settings import Settings
 from storage.boundary import translated
 from storage.code import fetch_code, pack, put_code
 from storage.connect import create_pool
-from storage.domains import DomainRow, register_domain
+from storage.domains import DomainRow, find_domain, register_domain
 from storage.placement import live_hosts
 from storage.queries import query
 
@@ -72,6 +72,14 @@ class Cluster:
             ),
         )
         return domain
+
+    async def load_domain(self, name: str) -> Domain:
+        """Load the stored code of a registered domain into this process; raises UnknownDomain."""
+        from coordinators.equipment import SYSTEM_KINDS
+
+        row = await find_domain(self.postgres, name)
+        code = await fetch_code(self.postgres, name, row.code)
+        return load_domain(DomainSpec.from_json(row.spec), code, system_kinds=SYSTEM_KINDS)
 
     async def ready(
         self, domain: str, *, timeout_s: float = READY_TIMEOUT_S, progress: Progress = quiet

@@ -54,6 +54,13 @@ async def waiting(
     return [Waiting(**dict(row)) for row in rows]
 
 
+async def waiting_of_task(db: Connection, task: str, *, tenant: str, limit: int = 500) -> list[Waiting]:
+    """What people are asked by the open turns of a task (`domain/id`), the oldest first."""
+    with translated():
+        rows = await db.fetch(query("promises_of_task"), tenant, task, limit)
+    return [Waiting(**dict(row)) for row in rows]
+
+
 async def find_promise(db: Connection, id_: str, *, tenant: str) -> Waiting:
     """The promise with that id, or the only one whose id begins so; raises UnknownPromise."""
     digits = id_.rpartition("#")[2].strip().lower().replace("-", "")

@@ -86,6 +86,12 @@ async def wake_all_domains(db: Connection) -> None:
         await db.execute(query("wake_all_domains"))
 
 
+async def wake_domain(db: Connection, domain: str) -> None:
+    """Wake one that sleeps; nothing happens to any other."""
+    with translated():
+        await db.execute(query("wake_domain"), domain)
+
+
 async def wake_if_sent_to(db: Connection, domain: str) -> bool:
     """Wake a domain that has been sent a message since it fell asleep; whether it has."""
     with translated():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from bus.transport import Transport
+    from storage.decisions import Waiting
     from storage.inspect import HostView, TaskEventView, TaskView
 
 _LOOK_EVERY_S = 0.5  # without the bus a new line of the log is seen this late
@@ -39,6 +40,7 @@ class Snapshot:
     elapsed_s: float
     quiet_s: float = 0.0  # since the log grew last
     paused: list[str] = field(default_factory=list)  # of the agents that it waits for
+    asked: list[Waiting] = field(default_factory=list)  # what people are to decide
     events_waiting: int | None = None  # in the stream, published and not read; None is not known
 
     @property
@@ -87,6 +89,7 @@ async def snapshots(
     away for ten seconds, and by `runs` for good.
     """
     from bus.errors import ServiceUnavailable, StorageUnavailable
+    from storage.decisions import waiting_of_task
     from storage.inspect import find_task, list_hosts, list_task_events, paused_of
 
     news = asyncio.Event()
@@ -105,11 +108,12 @@ async def snapshots(
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
                 events_waiting = await waiting(domain)
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
+                asked = [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant)
             except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
                 if time.monotonic() - answered >= GIVEN_UP_S and not runs():
                     raise ServiceUnavailable(
                         "Callboard was stopped while the task was followed.",
-                        fix=f"The task goes on whenever Callboard runs: `callboard task {task_id}`.",
+                        fix=f"The task goes on whenever Callboard runs: `callboard task {task_id} --follow`.",
                     ) from None
                 await asyncio.sleep(_LOOK_EVERY_S)
                 continue
@@ -126,6 +130,7 @@ async def snapshots(
                 elapsed_s=now - began,
                 quiet_s=now - grew,
                 paused=paused,
+                asked=asked,
                 events_waiting=events_waiting,
             )
             yield snapshot

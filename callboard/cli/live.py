@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from callboard.cli.approving import command_lines, question_text
 from callboard.cli.status import host_state
 from callboard.cli.task_view import COLOURS, event_line, paused_line
 from callboard.cli.terminal import clean, count, plain, size
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 12
 _MOST_HOSTS = 8
+_MOST_ASKED = 2  # decisions; the list has all
 _BAR_WIDTH = 30
 
 
@@ -28,10 +30,12 @@ def view(snapshot: Snapshot, height: int) -> Any:
         line = plain(paused_line(address), "yellow")
         line.no_wrap, line.overflow = True, "ellipsis"
         parts.append(line)
+    asked = _asked(snapshot)
+    parts += asked
     shown_hosts = min(len(hosts), _MOST_HOSTS)
     if hosts:
         parts.append(_hosts(snapshot))
-    room = max(3, height - 8 - len(snapshot.paused) - (shown_hosts + 3 if hosts else 0))
+    room = max(3, height - 8 - len(snapshot.paused) - len(asked) - (shown_hosts + 3 if hosts else 0))
     lines = snapshot.log[-min(_LOG_LINES, room) :]
     hidden = len(snapshot.log) - len(lines)
     if hidden:
@@ -41,6 +45,19 @@ def view(snapshot: Snapshot, height: int) -> Any:
         line.no_wrap, line.overflow = True, "ellipsis"
         parts.append(line)
     return Group(*parts)
+
+
+def _asked(snapshot: Snapshot) -> list[Any]:
+    """What waits for a person, with the command that decides it."""
+    lines = []
+    for promise in snapshot.asked[:_MOST_ASKED]:
+        lines.append(plain(f"waits for a person: {question_text(promise)}", "yellow"))
+        lines += [plain(f"  {command}") for command in command_lines(promise)]
+    if (more := len(snapshot.asked) - _MOST_ASKED) > 0:
+        lines.append(plain(f"and {count(more, 'more question')}: `callboard approvals`", "yellow"))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return lines
 
 
 def _progress(snapshot: Snapshot) -> Any:
@@ -107,7 +124,8 @@ def plain_line(snapshot: Snapshot) -> str:
     """The same on one line, for output that is no terminal."""
     task, hosts = snapshot.task, snapshot.hosts
     events = f"{count(snapshot.events_waiting, 'event')} waiting, " if snapshot.events_waiting else ""
+    asked = f", {count(len(snapshot.asked), 'decision')} waited for" if snapshot.asked else ""
     return clean(
         f"{task.progress:.0%} {task.status}, {count(len(hosts), 'host')}, {events}"
-        f"backlog {sum(h.backlog for h in hosts):,}, {snapshot.turns_per_s:,.0f} turns/s"
+        f"backlog {sum(h.backlog for h in hosts):,}, {snapshot.turns_per_s:,.0f} turns/s{asked}"
     )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from callboard.cli.agents import carried_out
+from callboard.cli.approving import Approve, Mode
 from callboard.cli.connection import opened
+from callboard.cli.follow_task import follow_task
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.task_timeline import show_task_timeline
@@ -101,16 +103,27 @@ async def fail(
         )
 
 
-@asynchronous
-async def task(
+def task(
     identity: Identity,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Show the turns of all its agents as a tree with bars of time.")
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="With --timeline: turns to show.")] = 200,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Follow it to its end as `run` does, and start Callboard if need be."),
+    ] = False,
+    approve: Approve = Mode.ASK,
     as_json: Json = False,
 ) -> int:
     """Show one task with its log and its result. The exit code is 1 when it failed or was cancelled."""
+    if follow:
+        return follow_task(identity, approve, as_json)
+    return _show(identity, timeline, limit, as_json)
+
+
+@asynchronous
+async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int:
     from storage.inspect import (
         children_of,
         find_task,

@@ -29,6 +29,9 @@ where domain <> $1 and state = 'active'
 -- name: wake_all_domains
 update domains set state = 'active', asleep_after = null where state = 'asleep'
 
+-- name: wake_domain
+update domains set state = 'active', asleep_after = null where domain = $1 and state = 'asleep'
+
 -- name: wake_if_sent_to
 update domains d set state = 'active', asleep_after = null
 where d.domain = $1 and d.state = 'asleep'

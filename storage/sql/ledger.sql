@@ -30,6 +30,14 @@ from promises where tenant = $1 and kind = any ($2::text[]) and status = 'pendin
   and kind in ('approval', 'outcome', 'promise')
 order by created_at, id limit $3
 
+-- name: promises_of_task
+select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as details,
+       p.created_at, p.due_at, p.status,
+       p.settled_by, p.settled_at, p.value::text as value
+from turns t join promises p using (domain, tenant, agent, turn)
+where t.tenant = $1 and t.header ->> 'task' = $2 and p.kind in ('approval', 'outcome') and p.status = 'pending'
+order by p.created_at, p.id limit $3
+
 -- name: promises_settled
 select id::text as id, domain, agent, kind, name, details::text as details,
        created_at, due_at, status,

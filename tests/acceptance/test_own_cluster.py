@@ -138,9 +138,10 @@ def test_a_second_ctrl_c_does_not_keep_it_from_stopping_what_it_has_started(alon
 def test_runs_that_start_at_once_share_one_callboard_until_the_last_of_them_ends(
     alone: Program, tmp_path: Path
 ) -> None:
-    first, second = (started(alone, "run", EXAMPLE, "--input", SAMPLE, "--json") for _ in range(2))
+    policy = ("--approve", "policy", "--json")
+    first, second = (started(alone, "run", EXAMPLE, "--input", SAMPLE, *policy) for _ in range(2))
     log = [*SAMPLE.read_text("utf-8").splitlines(keepends=True), "a line that the others have not fed\n"]
-    last = started(alone, "run", EXAMPLE, "--input", "-", "--json", stdin=subprocess.PIPE)
+    last = started(alone, "run", EXAMPLE, "--input", "-", *policy, stdin=subprocess.PIPE)
     assert last.stdin is not None
     last.stdin.write("".join(log[:100]))
     last.stdin.flush()

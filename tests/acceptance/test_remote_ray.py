@@ -46,7 +46,10 @@ def elsewhere() -> Iterator[Elsewhere]:
         postgres_url, nats_url = asyncio.run(_services(settings))
         port, client_port = free_port(), free_port()
         machine("~/callboard/.venv/bin/ray get-auth-token --generate")
-        machine(start_command("head", port=port, client_port=client_port))
+        machine(
+            start_command("head", port=port, client_port=client_port),
+            SECOPS_BLOCKLIST=str(machine.home / "blocklist.nft"),  # the hosts' own setting
+        )
         environment = {
             "CALLBOARD_POSTGRES_URL": postgres_url,
             "CALLBOARD_NATS_URL": nats_url,
@@ -105,8 +108,9 @@ def test_two_clients_share_a_callboard_in_a_ray_of_somebody_else(
     ray_runs = {process.pid for process in elsewhere.machine.processes()}
 
     assert json.loads(one("up", "--detach", "--json").stdout)["joined"] is False
-    report = json.loads(other("run", EXAMPLE, "--input", SAMPLE, "--json").stdout)
+    report = json.loads(other("run", EXAMPLE, "--input", SAMPLE, "--approve", "policy", "--json").stdout)
     assert comparable(report) == reference(SAMPLE)
+    assert (elsewhere.machine.home / "blocklist.nft").exists()
 
     shown = json.loads(one("status", "--json").stdout)
     assert shown["services"]["ray"].endswith("(external)")

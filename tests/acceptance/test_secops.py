@@ -44,7 +44,9 @@ def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def triage(program: Program, path: Path | str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(program("run", EXAMPLE, "--input", path, "--json").stdout)
+    found: dict[str, Any] = json.loads(
+        program("run", EXAMPLE, "--input", path, "--approve", "policy", "--json").stdout
+    )
     return found
 
 
@@ -62,7 +64,7 @@ def test_the_same_file_again_and_its_gzip_twin_give_the_same_report(program: Pro
 
 
 def test_a_person_gets_the_page(program: Program) -> None:
-    ran = program("run", EXAMPLE, "--input", real_log() or SAMPLE)
+    ran = program("run", EXAMPLE, "--input", real_log() or SAMPLE, "--approve", "policy")
     assert ran.stdout.startswith("# SSH incident report")
     assert "judging their sources" in ran.stderr
 
@@ -70,7 +72,7 @@ def test_a_person_gets_the_page(program: Program) -> None:
 def test_a_log_comes_in_over_standard_input(program: Program) -> None:
     with SAMPLE.open("rb") as log:
         ran = subprocess.run(
-            [PROGRAM, "run", EXAMPLE, "--input", "-", "--json"],
+            [PROGRAM, "run", EXAMPLE, "--input", "-", "--approve", "policy", "--json"],
             env=program.environment,
             stdin=log,
             capture_output=True,
@@ -131,7 +133,7 @@ def test_what_is_no_log_is_one_clear_line(
 @contextmanager
 def started(program: Program, path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [PROGRAM, "run", EXAMPLE, "--input", path, "--json"],
+        [PROGRAM, "run", EXAMPLE, "--input", path, "--approve", "policy", "--json"],
         env=program.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

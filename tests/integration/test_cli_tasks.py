@@ -13,7 +13,7 @@ from bus.address import parse_address
 from bus.errors import ServiceUnavailable
 from callboard.cli import follow
 from callboard.cli.follow import snapshots
-from callboard.cli.run import _Lines
+from callboard.cli.following import _Lines
 from callboard.services import Endpoints
 from storage.connect import create_pool
 from storage.intake import Incoming, accept

@@ -18,7 +18,8 @@ from bus.address import parse_address
 from bus.errors import InvalidTask, TaskError, TaskFailed
 from bus.events import TASK_HEADER, EventStream
 from callboard.cli import follow
-from callboard.cli.run import _follow
+from callboard.cli.approving import by_people
+from callboard.cli.following import _follow
 from callboard.services import Endpoints
 from storage.inspect import DeadLetterView, find_task, list_dead_letters_of_task, list_tasks
 from storage.intake import Incoming, accept
@@ -221,7 +222,7 @@ async def test_a_run_ends_when_its_task_is_stuck_and_nothing_else_of_it_goes_on(
         postgres=office.pool, transport=office.transport, settings=SimpleNamespace(tenant="default")
     )
     async with asyncio.timeout(SOON_S):
-        found = await _follow(cluster, "office", task, live=False)
+        found = await _follow(cluster, "office", task, by_people, live=False)
     assert (found.status, found.finished_at) == ("stuck", None)
     assert "could not handle errands.fetch.v1: ValueError: the lamp is locked away" in capsys.readouterr().err
 

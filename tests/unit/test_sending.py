@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ async def test_a_deadline_of_its_own_replaces_the_one_handed_on() -> None:
         )
         [step] = kit.history("test/keeper/k")
         assert step.header.deadline == now + 5
+
+
+async def test_who_works_for_several_tasks_names_the_one_that_a_message_is_part_of() -> None:
+    def plan(act: Act, ctx: Context) -> None:
+        ctx.send("test/keeper/k", Note(), task="t-2", deadline=math.inf)
+
+    async with TestKit([Actor, Keeper]) as kit:
+        assert await acted(kit, plan, task="t-1", deadline=kit.clock.now() + 60) == []
+        [step] = kit.history("test/keeper/k")
+        assert (step.header.task, step.header.deadline) == ("test/t-2", None)
 
 
 async def test_a_deadline_in_the_past_is_refused() -> None:

@@ -7,12 +7,14 @@ CallboardError
 │   ├── BinaryInput        is not text
 │   └── InputTooLarge      is longer than the limit, once decompressed
 ├── LinesMissing           lines came before the ones that precede them
+├── NotDone
+│   └── NotBlocked         an address could not be blocked; nothing was changed
 └── PolicyError            policy.yaml is missing, unreadable or wrong
 """
 
 from __future__ import annotations
 
-from bus.errors import CallboardError
+from bus.errors import CallboardError, NotDone
 
 
 class InputError(CallboardError):
@@ -47,6 +49,10 @@ class LinesMissing(CallboardError):
     """Lines came before the ones that precede them: a feed was cut off, and is being repeated."""
 
     fix = "Feed the file again; then put these lines back with `callboard dead-letters retry ID`."
+
+
+class NotBlocked(NotDone):
+    """An address could not be blocked; nothing was changed."""
 
 
 class PolicyError(CallboardError):

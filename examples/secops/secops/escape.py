@@ -21,13 +21,13 @@ def visible(text: str) -> str:
     return _SPACE * left + shown[left : len(shown) - right] + _SPACE * right
 
 
-def code(text: str) -> str:
+def code(text: str, *, limit: int = MAX_SHOWN) -> str:
     """Return a Markdown code span that shows `text` and cannot be left by it, also inside a table."""
     if text == "":
         return "(empty)"
     shown = visible(text)
-    if len(shown) > MAX_SHOWN:
-        shown = shown[: MAX_SHOWN - 1] + "…"
+    if len(shown) > limit:
+        shown = shown[: limit - 1] + "…"
     longest = max((len(run) for run in "".join(c if c == "`" else " " for c in shown).split()), default=0)
     fence = "`" * (longest + 1)
     pad = " " if "`" in shown else ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from .policy import Policy, Proposal
+from .policy import Action, Policy, Proposal
+from .response import Response
 from .rules import Judgement, suspicious_logins
 from .thresholds import Thresholds
 from .verdict import Severity, Verdict
@@ -20,7 +22,8 @@ class Finding(BaseModel):
     `evidence` are line numbers, ascending: every line that tells of a failure, and for `compromised` the
     accepted logins; of many, the first and the last ones (`evidence_total` is how many there were).
     `logins` are the accepted logins that make a source `compromised`.
-    `action` is `none`, `watch`, `escalate` or `block Nh`.
+    `action` is `none`, `watch`, `escalate` or `block Nh`. `response` is what became of it: None for `none`, and until
+    somebody has seen to it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +45,13 @@ class Finding(BaseModel):
     network: str | None = None
     first_at: datetime | None = None
     last_at: datetime | None = None
+    response: Response | None = None
+
+    @property
+    def block_hours(self) -> int | None:
+        """For how long a block is proposed; None for any other action."""
+        found = re.fullmatch(rf"{Action.BLOCK} (\d+)h", self.action)
+        return int(found[1]) if found else None
 
 
 def finding_of(

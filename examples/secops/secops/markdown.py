@@ -8,6 +8,7 @@ from datetime import datetime
 from .escape import code
 from .finding import Finding
 from .report import IncidentReport
+from .response import Outcome, Response
 from .rules import plural
 from .verdict import Severity, Verdict
 
@@ -22,6 +23,8 @@ _TITLE = {
 }
 _SHOWN = 8
 _RANGES_SHOWN = 12
+_COMMENT_SHOWN = 200
+_PLACE_SHOWN = 300
 
 
 def render(report: IncidentReport) -> str:
@@ -31,9 +34,10 @@ def render(report: IncidentReport) -> str:
         _summary(report),
         _facts(report),
         *_table(report),
+        *_blocks(report),
         *_details(report),
         f"---\nReport {code(report.id)}, generated {_time(report.generated_at, True)}. "
-        "Actions are proposals; none has been carried out.",
+        "Blocks are entries in a file that nothing loads by itself; every other action is a proposal.",
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -49,9 +53,12 @@ def _summary(report: IncidentReport) -> str:
     for each in accused:
         actions[each.action] = actions.get(each.action, 0) + 1
     proposed = ", ".join(f"{action} {count}" for action, count in sorted(actions.items()))
+    outcomes = ", ".join(
+        f"{outcome.words} {report.responses[outcome]}" for outcome in Outcome if report.responses[outcome]
+    )
     return (
         f"**{plural(report.failures, 'failed authentication')} from {plural(len(accused), 'source')}.** "
-        f"Sources by verdict: {', '.join(told)}. By proposed action: {proposed}."
+        f"Sources by verdict: {', '.join(told)}. By proposed action: {proposed}. By outcome: {outcomes or 'none'}."
     )
 
 
@@ -81,13 +88,57 @@ def _table(report: IncidentReport) -> Iterator[str]:
         return
     yield "## Sources"
     yield "The gravest first; where two are alike, the one with more failures."
-    lines = ["| | Source | Verdict | Failures | Users | Action |", "|---|---|---|--:|--:|---|"]
+    lines = [
+        "| | Source | Verdict | Failures | Users | Action | Outcome |",
+        "|---|---|---|--:|--:|---|---|",
+    ]
     lines += [
         f"| {_MARK[each.severity]} {each.severity} | {code(each.address)} | {_TITLE[each.verdict]} "
-        f"| {each.failures} | {_count(each)} | {each.action} |"
+        f"| {each.failures} | {_count(each)} | {each.action} | {_outcome(each)} |"
         for each in rows
     ]
     yield "\n".join(lines)
+
+
+def _blocks(report: IncidentReport) -> Iterator[str]:
+    """Who has decided what about each block, and whether it was carried out."""
+    blocks = [(each, each.response) for each in report.addresses if each.block_hours is not None]
+    if not blocks:
+        return
+    yield "## Blocks"
+    yield "\n".join(
+        f"- {code(each.address)} for {plural(each.block_hours or 0, 'hour')}: {_story(response)}"
+        for each, response in blocks
+        if response is not None
+    )
+    if places := sorted({response.place for _, response in blocks if response and response.place}):
+        yield "Where they stand: " + "; ".join(code(place, limit=_PLACE_SHOWN) for place in places) + "."
+
+
+def _story(response: Response) -> str:
+    """One block's line: the decision, then what was done."""
+    if response.decided_by is not None:
+        said = f", {code(response.comment, limit=_COMMENT_SHOWN)}" if response.comment else ""
+        verb = "denied" if response.outcome is Outcome.DENIED else "approved"
+        decision = f"{verb} by {code(response.decided_by)} at {_time(response.decided_at, True)}{said}"
+    else:
+        decision = "" if response.needed_approval else "no approval needed"
+    match response.outcome:
+        case Outcome.EXECUTED:
+            done = f"**executed**, until {_time(response.blocked_until, True)}"
+        case Outcome.PROPOSED:
+            decision, done = "", "**proposed** only: the report has more blocks than are carried out"
+        case Outcome.FAILED:
+            done = f"**failed**: {code(response.error, limit=_COMMENT_SHOWN)}"
+        case Outcome.TIMED_OUT:
+            done = "**timed out**: nobody decided in time"
+        case Outcome.DENIED:
+            done = "**not executed**"
+    return "; ".join(part for part in (decision, done) if part)
+
+
+def _outcome(each: Finding) -> str:
+    return "" if each.response is None else each.response.outcome.words
 
 
 def _details(report: IncidentReport) -> Iterator[str]:

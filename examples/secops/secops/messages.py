@@ -10,6 +10,7 @@ from callboard import message
 
 from .finding import Finding
 from .report import Docket, LogFacts
+from .response import Response
 from .rules import Judgement
 from .sweep import Suspect
 from .watch import Sighting, Watch
@@ -206,10 +207,35 @@ class Gathered(_Message):
 
 @message("ssh.expect.v1")
 class Expect(_Message):
-    """Desk to reporter: the log's facts, and how many clerks will report."""
+    """Desk to reporter: the log's facts, how many clerks will report, and until when the task may take."""
 
     facts: LogFacts
     clerks: int
+    deadline: float | None = None
+
+
+@message("ssh.responding.v1")
+class Responding(_Message):
+    """Reporter to desk: all is judged; what is left may wait for people."""
+
+
+@message("ssh.respond.v1")
+class Respond(_Message):
+    """Reporter asks responder: carry out what was proposed for a source."""
+
+    finding: Finding
+
+
+@message("ssh.responded.v1")
+class Responded(_Message):
+    """Responder answers reporter: what became of it."""
+
+    response: Response
+
+
+@message("ssh.conclude.v1")
+class Conclude(_Message):
+    """Reporter to itself: what became of each block is known."""
 
 
 @message("ssh.reported.v1")

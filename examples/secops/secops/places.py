@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 
 from .address import network_of
@@ -14,7 +15,7 @@ ROSTERS = 128
 ROSTERS_PER_CLERK = 12
 
 # A log is read and judged once for all tasks that want it, so that work must not end with one task's deadline.
-NO_DEADLINE = 32_503_680_000.0  # the year 3000, seconds since 1970
+NO_DEADLINE = math.inf
 
 
 def desk(task: str) -> str:
@@ -38,8 +39,9 @@ def investigator(source: str) -> str:
     return f"{DOMAIN}/investigator/{network_of(source) or source}"
 
 
-def responder(source: str) -> str:
-    return f"{DOMAIN}/responder/{source}"
+def responder(case: str, source: str) -> str:
+    """The responder for one source in one case: a log that is judged, or a task that acts."""
+    return f"{DOMAIN}/responder/{case}/{source}"
 
 
 def clerk(task: str, number: int) -> str:

@@ -37,7 +37,7 @@ PROTECTED: tuple[tuple[Network, str], ...] = tuple(
 
 
 class Action(StrEnum):
-    """What can be proposed. Nothing here is carried out: a person or a later turn does that."""
+    """What can be proposed. Of these, blocks are carried out; the others are for people."""
 
     NONE = "none"
     WATCH = "watch"
@@ -94,11 +94,38 @@ class Rule(_Strict):
         return self
 
 
+class ByPolicy(_Strict):
+    """The blocks that need no person where the policy decides."""
+
+    severity: Annotated[tuple[Severity, ...], Field(min_length=1)]
+    hours: Annotated[int, Field(ge=1, strict=True)]
+
+    def covers(self, severity: Severity, hours: int) -> bool:
+        return severity in self.severity and hours <= self.hours
+
+
+class Approval(_Strict):
+    """Which blocks are carried out only once they are approved, by whom, and within which time."""
+
+    lowest: Severity = Field(alias="from")
+    approvers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    by_policy: ByPolicy | None = None
+
+    def is_needed(self, severity: Severity) -> bool:
+        return severity.rank >= self.lowest.rank
+
+    @property
+    def timeout_s(self) -> float | None:
+        return None if self.hours is None else self.hours * 3600
+
+
 class Policy(_Strict):
     """A whole policy. Every verdict at every severity is covered by a rule, and every rule can be reached."""
 
     version: Literal[1]
     allow: tuple[Allowed, ...] = ()
+    approval: Approval
     rules: tuple[Rule, ...]
 
     @model_validator(mode="after")
@@ -118,11 +145,12 @@ class Policy(_Strict):
     def propose(self, source: str, verdict: Verdict, severity: Severity) -> Proposal:
         """Return the action for one source; a block of a protected source, or of a name, is escalated."""
         rule = next(rule for rule in self.rules if rule.verdict is verdict and severity in rule.severity)
-        if rule.action is Action.BLOCK and (reason := self._protected(source)) is not None:
+        if rule.action is Action.BLOCK and (reason := self.protected(source)) is not None:
             return Proposal(action=Action.ESCALATE, why=f"Not blocked: {reason}. A person decides.")
         return Proposal(action=rule.action, hours=rule.hours, why=rule.why)
 
-    def _protected(self, source: str) -> str | None:
+    def protected(self, source: str) -> str | None:
+        """Return why a source is never blocked, None if it may be."""
         address = parse(source)
         if address is None:
             return "a host name is what its owner says, and not an address to block"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import accumulate
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from .address import sort_key
 from .finding import Finding
+from .policy import Action
+from .response import Outcome, Response
 from .verdict import Severity, Verdict
 
 # A message carries 16 MiB, and the page made of the same findings takes as much again; about 8,000 of them.
@@ -53,9 +56,9 @@ class LogFacts(BaseModel):
 
 
 class IncidentReport(BaseModel):
-    """Two reports on the same log differ in `id` and `generated_at` only.
+    """Two reports on the same log differ in `id`, `generated_at` and the responses only.
 
-    `failures` and `verdicts` count every finding. A finding that is no longer listed, because `addresses` is
+    `failures` and `verdicts` count every finding, `responses` what became of those that are listed. A finding that is no longer listed, because `addresses` is
     full, is among the least grave; `left_out` says of how many sources, at most, the report says nothing more.
     """
 
@@ -67,6 +70,7 @@ class IncidentReport(BaseModel):
     highest: Severity
     failures: int
     verdicts: dict[Verdict, int]
+    responses: dict[Outcome, int]
     addresses: tuple[Finding, ...]
     left_out: int = 0
 
@@ -84,6 +88,8 @@ class Docket(BaseModel):
     verdicts: dict[Verdict, int] = {}
     highest: Severity = Severity.LOW
     left_out: int = 0
+    first_out: Finding | None = None
+    """The gravest finding that had no room: none that is less grave may take it."""
 
     def add(self, findings: Iterable[Finding], *, limit: int = MAX_LISTED_BYTES) -> None:
         added = Docket()
@@ -102,13 +108,28 @@ class Docket(BaseModel):
             self.verdicts[verdict] = self.verdicts.get(verdict, 0) + count
         self.highest = max(self.highest, other.highest, key=lambda severity: severity.rank)
         kept.sort(key=lambda entry: _gravity(entry[0]))
-        # Only a prefix is kept, and later additions can only shorten it: so the order of additions is no matter.
+        # What is kept is a prefix of all there ever was: so the order of additions is no matter.
+        out = [each for each in (self.first_out, other.first_out) if each is not None]
         fits = sum(1 for total in accumulate(size for _, size in kept) if total <= limit)
+        out += [each for each, _ in kept[fits : fits + 1]]
+        if out:
+            self.first_out = min(out, key=_gravity)
+            fits = sum(1 for each, _ in kept[:fits] if _gravity(each) < _gravity(self.first_out))
         self.left_out += other.left_out + len(kept) - fits
         self.findings = [each for each, _ in kept[:fits]]
         self.sizes = [size for _, size in kept[:fits]]
 
-    def report(self, facts: LogFacts, *, report_id: str, generated_at: datetime) -> IncidentReport:
+    def report(
+        self,
+        facts: LogFacts,
+        *,
+        report_id: str,
+        generated_at: datetime,
+        responses: Mapping[str, Response] = {},
+    ) -> IncidentReport:
+        """Return the report, with what became of the proposals by address; the others are proposals still."""
+        addresses = tuple(_responded(each, responses.get(each.address)) for each in self.findings)
+        outcomes = Counter(each.response.outcome for each in addresses if each.response is not None)
         return IncidentReport(
             id=report_id,
             generated_at=generated_at,
@@ -116,7 +137,8 @@ class Docket(BaseModel):
             highest=self.highest,
             failures=self.failures,
             verdicts={verdict: self.verdicts.get(verdict, 0) for verdict in Verdict},
-            addresses=tuple(self.findings),
+            responses={outcome: outcomes[outcome] for outcome in Outcome},
+            addresses=addresses,
             left_out=self.left_out,
         )
 
@@ -128,6 +150,12 @@ def build_report(
     docket = Docket()
     docket.add(findings)
     return docket.report(facts, report_id=report_id, generated_at=generated_at)
+
+
+def _responded(finding: Finding, response: Response | None) -> Finding:
+    if finding.action == Action.NONE:
+        return finding
+    return finding.model_copy(update={"response": response or Response(outcome=Outcome.PROPOSED)})
 
 
 def _gravity(finding: Finding) -> tuple[int, int, int, tuple[int, int, str]]:

@@ -14,3 +14,5 @@ LIMITS = Thresholds()
 # Read when the domain is loaded: a wrong policy is refused before anything runs.
 POLICY = load_policy(_FILE)
 VERSION = sha256(f"{POLICY.model_dump_json()}{LIMITS.model_dump_json()}".encode()).hexdigest()[:16]
+# Who stands beside a decision that the policy has made: any other text is another version.
+POLICY_NAME = f"secops policy {POLICY.version}-{sha256(POLICY.model_dump_json().encode()).hexdigest()[:8]}"

@@ -14,6 +14,7 @@ from rich.console import Console
 from callboard.cli.follow import Rate, Snapshot
 from callboard.cli.live import plain_line, view
 from callboard.cli.status import host_state
+from storage.decisions import Waiting
 from storage.inspect import HostView, TaskEventView, TaskView
 
 NOW = datetime.now(UTC)
@@ -52,6 +53,36 @@ def test_a_frame_fits_the_terminal(width: int, hosts: int) -> None:
     assert max(len(line) for line in frame) <= width
     assert any("earlier" in line for line in frame)
     assert not any("\x1b[2J" in line for line in frame)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_what_waits_for_a_person_stands_there_with_the_command_that_decides_it(
+    width: int, height: int
+) -> None:
+    shown = snapshot([host(n) for n in range(2)], 500)
+    shown.asked = [question(n) for n in range(5)]
+    frame = lines(shown, width, height)
+    assert len(frame) <= height
+    assert max(len(line) for line in frame) <= width
+    assert f"  callboard approve {question(0).id}" in [line.rstrip() for line in frame]
+    assert any(
+        line.startswith("waits for a person: call block_address: address 203.0.113.0") for line in frame
+    )
+    assert "and 3 more questions: `callboard approvals`" in [line.rstrip() for line in frame]
+    assert not any("\x1b[2J" in line for line in frame)
+    assert plain_line(shown).endswith(", 5 decisions waited for")
+
+
+def question(number: int) -> Waiting:
+    details = {
+        "action": "call block_address",
+        "details": {"address": f"203.0.113.{number}", "why": "\x1b[2J" + "w " * 99},
+    }
+    return Waiting(
+        id=f"01a1fd37-88b7-76f2-befc-acb34d54923{number}", domain="desk", agent="responder/x", kind="approval",
+        name="x", details=json.dumps(details), created_at=NOW, due_at=None, status="pending", settled_by=None,
+        settled_at=None, value=None,
+    )  # fmt: skip
 
 
 def test_figures_are_whole_at_80_columns_whatever_a_host_says() -> None:

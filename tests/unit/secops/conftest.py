@@ -14,3 +14,11 @@ sys.path.insert(0, str(EXAMPLE))
 @pytest.fixture(scope="session")
 def example() -> Path:
     return EXAMPLE
+
+
+@pytest.fixture(autouse=True)
+def blocklist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where blocks are written: nothing of a test gets into the data folder."""
+    path = tmp_path / "blocked" / "blocklist.nft"
+    monkeypatch.setenv("SECOPS_BLOCKLIST", str(path))
+    return path

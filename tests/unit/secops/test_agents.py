@@ -89,7 +89,7 @@ async def test_a_task_submitted_before_its_lines_hears_how_far_they_are(tmp_path
         await triage.submit(ONE, given)
         await triage.kit.quiet()
         await triage.feed(path, TWO)
-        await triage.kit.quiet(timeout_s=60)
+        await triage.decided()
         assert triage.report(ONE) == reference(path)
         assert triage.notes(ONE)[:2] == ["100 of 1,000 lines read", "200 of 1,000 lines read"]
         assert "all 1,000 lines read, judging their sources" in triage.notes(ONE)
@@ -105,6 +105,7 @@ async def test_hosts_killed_at_any_moment_change_nothing(seed: int) -> None:
             await triage.submit(task, await triage.feed(SAMPLE, task))
         assert await crashes > 0, "no crash hit a host at work: the run proves nothing"
         await triage.kit.advance(minutes=5)
+        await triage.decided()
         assert triage.report(ONE) == triage.report(TWO) == reference(SAMPLE)
         assert triage.kit.dead_letters() == []
 
@@ -149,11 +150,12 @@ async def test_a_file_is_reported_again_although_its_watchmen_have_forgotten_it(
 async def test_other_rules_have_every_source_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Triage() as triage:
         await triage.run(SAMPLE, ONE)
+        log = triage.report(ONE)["log"]["digest"]
         source = triage.report(ONE)["addresses"][0]["address"]
         monkeypatch.setattr(roster, "VERSION", "other")
         await triage.run(SAMPLE, TWO)
         assert triage.report(TWO) == reference(SAMPLE)
-        assert len(triage.kit.history(f"secops/responder/{source}")) == 2
+        assert len(triage.kit.history(f"secops/responder/{log}/{source}")) == 2
 
 
 def cut(path: Path) -> Iterator[SshLines]:
@@ -172,6 +174,7 @@ async def test_lines_that_come_before_the_ones_that_precede_them_wait() -> None:
             await triage.publish("sshd", event)
         await triage.submit(ONE, {"log": events[0].log, "name": "auth.log", "lines": lines})
         await triage.kit.advance(minutes=3)
+        await triage.decided()
         assert triage.report(ONE) == reference(SAMPLE)
         assert triage.kit.dead_letters() == []
 
@@ -186,6 +189,7 @@ async def test_lines_cut_another_way_the_second_time_count_once() -> None:
         await triage.publish("sshd", LogEnded(log=middle.log, lines=lines))
         await triage.submit(ONE, {"log": middle.log, "name": "auth.log", "lines": lines})
         await triage.kit.quiet()
+        await triage.decided()
         assert triage.report(ONE) == reference(SAMPLE)
 
 
@@ -206,6 +210,7 @@ async def test_the_deadline_of_one_task_does_not_stop_the_work_for_another() -> 
         triage.kit.clock.move_to(triage.kit.clock.now() + 2)
         await triage.submit(TWO, given)
         await triage.kit.quiet()
+        await triage.decided()
         assert triage.report(TWO) == reference(SAMPLE)
 
 

@@ -69,7 +69,7 @@ def test_any_other_address_is_blocked(policy: Policy, source: str) -> None:
         ("hours: 24", "hour: 24", "hour"),
         ("hours: 24", "hours: '24'", "hours"),
         ("hours: 24", "hours: 0", "hours"),
-        ("hours: 24", "hours: 24\n    hours: 2", "twice"),
+        ("    hours: 24", "    hours: 24\n    hours: 2", "twice"),
         ("    hours: 24\n", "", "hours"),
         ("action: watch", "action: watch\n    hours: 3", "hours"),
         ("action: watch", "action: shout", "action"),

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from actors.task_messages import TaskCompleted, TaskFailure, TaskProgress
+from callboard import Asked
 from callboard.testing import TestKit
 from coordinators.tasks.agent import TaskAgent
 from coordinators.tasks.messages import TaskAssigned
@@ -68,7 +69,28 @@ class Triage:
     async def run(self, path: Path, *tasks: str) -> None:
         for task in tasks:
             await self.submit(task, await self.feed(path, task))
+        await self.decided()
+
+    async def decided(self) -> None:
+        """Let the written policy decide what waits, as `callboard run --approve policy` does."""
+        from secops.approving import decide
+
         await self.kit.quiet(timeout_s=60)
+        while waiting := self.kit.approvals():
+            for asked in waiting:
+                ruling = decide(
+                    Asked(
+                        id=asked.id,
+                        address=asked.address,
+                        task="",
+                        action=asked.details["action"],
+                        details=asked.details["details"],
+                    )
+                )
+                assert ruling is not None
+                assert await (self.kit.approve if ruling.approved else self.kit.deny)(
+                    asked.id, by=ruling.by, comment=ruling.comment
+                )
 
     async def crash_at_random(self, seed: int, times: int) -> int:
         """Kill a host and bring its partitions back, again and again; return how often it was at work."""
@@ -102,6 +124,7 @@ class Triage:
         """Let time pass in small steps, since a host looks for what was lost at one partition after another."""
         for _ in range(500):
             await self.kit.advance(seconds=1)
+            await self.decided()
             if all(self.completions(task) for task in tasks):
                 return
 
@@ -127,11 +150,41 @@ class Triage:
 
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: each for name, each in result.items() if name not in ("id", "generated_at", "markdown")}
+    """The report but for ids, times, and the file that blocks are written into."""
+    kept = {name: each for name, each in result.items() if name not in ("id", "generated_at", "markdown")}
+    kept["addresses"] = [
+        each
+        | {"response": each["response"] and {n: v for n, v in each["response"].items() if n not in _LOCAL}}
+        for each in kept["addresses"]
+    ]
+    return kept
+
+
+_LOCAL = ("decided_at", "blocked_at", "blocked_until", "place")
 
 
 def reference(path: Path) -> dict[str, Any]:
-    """What the same rules say without agents."""
+    """What the same rules say without agents, where the written policy decides and every block is carried out."""
+    found = proposals(path)
+    for each in found["addresses"]:
+        if each["action"].startswith("block"):
+            each["response"] |= _executed(each["severity"])
+            found["responses"]["proposed"] -= 1
+            found["responses"]["executed"] += 1
+    return found
+
+
+def _executed(severity: str) -> dict[str, Any]:
+    from secops.rulebook import POLICY_NAME
+
+    if severity == "medium":
+        return {"outcome": "executed"}
+    comment = "a block at high for at most 24 hours"
+    return {"outcome": "executed", "needed_approval": True, "decided_by": POLICY_NAME, "comment": comment}
+
+
+def proposals(path: Path) -> dict[str, Any]:
+    """What the same rules say without agents: nothing is carried out."""
     from secops.lines import open_log
     from secops.policy import load_policy
     from secops.triage import triage

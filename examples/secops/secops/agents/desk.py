@@ -6,7 +6,17 @@ from pydantic import BaseModel, ValidationError
 
 from bus.registry import describe_validation
 from callboard import Agent, Context, TaskWork, handler
-from secops.messages import CaseInput, Expect, Follow, LinesRead, LogRead, Look, NotFollowed, Reported
+from secops.messages import (
+    CaseInput,
+    Expect,
+    Follow,
+    LinesRead,
+    LogRead,
+    Look,
+    NotFollowed,
+    Reported,
+    Responding,
+)
 from secops.places import NO_DEADLINE, reader, reporter
 from secops.progress import ALL_READ, STEPS
 
@@ -26,6 +36,7 @@ class Desk(Agent):
 
     class State(BaseModel):
         case: CaseInput | None = None
+        deadline: float | None = None
         news_at: float = 0.0
         done: bool = False
 
@@ -39,7 +50,7 @@ class Desk(Agent):
             ctx.fail(f"The task's input is no log: {describe_validation(error)}.")
             self.state.done = True
             return
-        self.state.case, self.state.news_at = case, ctx.now
+        self.state.case, self.state.deadline, self.state.news_at = case, ctx.deadline, ctx.now
         every = max(1, -(-case.lines // STEPS))
         ctx.send(reader(case.log), Follow(task=task.id, every=every), deadline=NO_DEADLINE)
         ctx.send_later(ctx.address, Look(), delay_s=LOOK_EVERY_S)
@@ -64,7 +75,9 @@ class Desk(Agent):
         total = news.facts.lines.total
         ctx.progress(ALL_READ, f"all {total:,} lines read, judging their sources", task=ctx.address.key)
         facts = news.facts.model_copy(update={"name": case.name})
-        ctx.send(reporter(ctx.address.key), Expect(facts=facts, clerks=news.clerks))
+        ctx.send(
+            reporter(ctx.address.key), Expect(facts=facts, clerks=news.clerks, deadline=self.state.deadline)
+        )
 
     @handler
     async def on_not_followed(self, news: NotFollowed, ctx: Context) -> None:
@@ -73,6 +86,11 @@ class Desk(Agent):
             f"{news.limit} tasks wait for this log already. Try again when they are done.",
             task=ctx.address.key,
         )
+
+    @handler
+    async def on_responding(self, _: Responding, ctx: Context) -> None:
+        """People may take as long as they want."""
+        self.state.done = True
 
     @handler
     async def on_reported(self, _: Reported, ctx: Context) -> None:

@@ -73,11 +73,11 @@ class Reader(Agent):
     async def on_follow(self, follow: Follow, ctx: Context) -> None:
         state = self.state
         if len(state.followers) >= MAX_FOLLOWERS:
-            ctx.send(desk(follow.task), NotFollowed(limit=MAX_FOLLOWERS))
+            ctx.send(desk(follow.task), NotFollowed(limit=MAX_FOLLOWERS), task=follow.task)
             return
         state.followers[follow.task] = follow.every
         if 0 < state.read != state.total:
-            ctx.send(desk(follow.task), LinesRead(lines=state.read))
+            ctx.send(desk(follow.task), LinesRead(lines=state.read), task=follow.task)
         self._finish_if_read(ctx.address.key, ctx)
 
     @handler
@@ -120,7 +120,7 @@ class Reader(Agent):
             return
         for task, every in self.state.followers.items():
             if read // every > before // every:
-                ctx.send(desk(task), LinesRead(lines=read))
+                ctx.send(desk(task), LinesRead(lines=read), task=task)
 
     def _finish_if_read(self, log: str, ctx: Context) -> None:
         """Once all lines are read, have them judged for every task that waits."""
@@ -134,5 +134,5 @@ class Reader(Agent):
             ctx.send(roster(log, number), Wanted(log=log, tasks=tasks, peers=peers))
         facts = state.survey.facts("", log)
         for task in state.followers:
-            ctx.send(desk(task), LogRead(facts=facts, clerks=len(clerks)))
+            ctx.send(desk(task), LogRead(facts=facts, clerks=len(clerks)), task=task)
         state.followers = {}

@@ -6,16 +6,22 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field
 
-from callboard import Agent, Context, handler
+from callboard import Agent, AskFailed, Context, handler
+from secops.finding import Finding
 from secops.markdown import render
-from secops.messages import Expect, Gathered, Reported
-from secops.places import desk
-from secops.progress import ALL_READ
+from secops.messages import Conclude, Expect, Gathered, Reported, Respond, Responded, Responding
+from secops.places import desk, responder
+from secops.progress import ALL_JUDGED, ALL_READ
 from secops.report import Docket, LogFacts
+from secops.response import Outcome, Response
+from secops.rulebook import POLICY
+from secops.rules import plural
+
+MAX_BLOCKS = 500  # of one report, the gravest; what comes on top stays a proposal
 
 
 class Reporter(Agent):
-    """Merges what the clerks have gathered and completes the task. Its key is the task's id.
+    """Merges what the clerks have gathered, has the blocks carried out, and completes the task. Its key is the task's id.
 
     The result is the report (see IncidentReport) with its page under `markdown`.
     """
@@ -27,14 +33,18 @@ class Reporter(Agent):
         facts: LogFacts | None = None
         clerks: int = 0
         came: list[int] = []
-        done: bool = False
+        deadline: float | None = None
+        is_complete: bool = False
+        responses: dict[str, Response] = {}
+        """What became of each block, by address."""
 
     state: State
 
     @handler
     async def on_expect(self, expect: Expect, ctx: Context) -> None:
         self.state.facts, self.state.clerks = expect.facts, expect.clerks
-        self._report_if_complete(ctx)
+        self.state.deadline = expect.deadline
+        await self._respond_if_complete(ctx)
 
     @handler
     async def on_gathered(self, gathered: Gathered, ctx: Context) -> None:
@@ -44,26 +54,57 @@ class Reporter(Agent):
         state.came.append(gathered.clerk)
         state.docket.merge(gathered.docket)
         self._tell(ctx)
-        self._report_if_complete(ctx)
+        await self._respond_if_complete(ctx)
+
+    @handler
+    async def on_conclude(self, _: Conclude, ctx: Context) -> None:
+        """In a turn of its own, since one that has waited keeps the time at which it began."""
+        state, task = self.state, ctx.address.key
+        assert state.facts is not None
+        report = state.docket.report(
+            state.facts,
+            report_id=task,
+            generated_at=datetime.fromtimestamp(ctx.now, UTC),
+            responses=state.responses,
+        )
+        ctx.complete(report.model_dump(mode="json") | {"markdown": render(report)}, task=task)
+        ctx.send(desk(task), Reported())
+        state.docket, state.responses = Docket(), {}
 
     def _tell(self, ctx: Context) -> None:
         state = self.state
         came, of = len(state.came), state.clerks
         if came < of:
             judged = sum(state.docket.verdicts.values())
-            share = ALL_READ + (1 - ALL_READ) * came / of
-            ctx.progress(
-                share, f"{judged:,} {'source' if judged == 1 else 'sources'} judged", task=ctx.address.key
-            )
+            share = ALL_READ + (ALL_JUDGED - ALL_READ) * came / of
+            ctx.progress(share, f"{plural(judged, 'source')} judged", task=ctx.address.key)
 
-    def _report_if_complete(self, ctx: Context) -> None:
+    async def _respond_if_complete(self, ctx: Context) -> None:
         state = self.state
-        if state.done or state.facts is None or len(state.came) < state.clerks:
+        if state.is_complete or state.facts is None or len(state.came) < state.clerks:
             return
-        task = ctx.address.key
-        report = state.docket.report(
-            state.facts, report_id=task, generated_at=datetime.fromtimestamp(ctx.now, UTC)
-        )
-        ctx.complete(report.model_dump(mode="json") | {"markdown": render(report)}, task=task)
-        ctx.send(desk(task), Reported())
-        state.done, state.docket = True, Docket()
+        state.is_complete = True
+        blocks = [each for each in state.docket.findings if each.block_hours is not None][:MAX_BLOCKS]
+        if blocks:
+            ctx.send(desk(ctx.address.key), Responding())
+            asked = sum(POLICY.approval.is_needed(each.severity) for each in blocks)
+            ctx.progress(
+                ALL_JUDGED, f"{plural(len(blocks), 'block')} proposed, {asked} of them to be approved"
+            )
+            responses = await ctx.gather(*(self._respond(each, ctx) for each in blocks))
+            state.responses = {each.address: one for each, one in zip(blocks, responses, strict=True)}
+        ctx.send(ctx.address, Conclude())
+
+    async def _respond(self, finding: Finding, ctx: Context) -> Response:
+        """What becomes of one block, which may take days; no longer than the task may."""
+        deadline = self.state.deadline
+        try:
+            answer: Responded = await ctx.ask(
+                responder(ctx.address.key, finding.address),
+                Respond(finding=finding),
+                timeout=None if deadline is None else max(deadline - ctx.now, 0.001),
+            )
+        except AskFailed as failed:
+            outcome = Outcome.TIMED_OUT if failed.reason == "timeout" else Outcome.FAILED
+            return Response(outcome=outcome, error=failed.message)
+        return answer.response

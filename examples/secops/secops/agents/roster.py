@@ -93,5 +93,6 @@ class Roster(Agent):
             ctx.send(
                 clerk(task, clerk_number(number)),
                 Findings(roster=number, findings=findings, left_out=left_out, peers=state.peers),
+                task=task,  # whichever task has had the log judged
             )
         state.waiting = []

@@ -71,7 +71,7 @@ class Watchman(Agent):
         ctx.explain(judgement.why, log=ruling.log, verdict=judgement.verdict, severity=judgement.severity)
         self._remember(ruling.log, Remembered(watch=known.watch, judged=True))
         ctx.send(
-            responder(ctx.address.key),
+            responder(ruling.log, ctx.address.key),
             Judged(log=ruling.log, watch=known.watch, judgement=judgement, network=ruling.network),
         )
 

@@ -1,0 +1,189 @@
+"""Who decides the approvals of a task that is followed: people, nobody, or the domain's written policy."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from callboard.cli.terminal import clean, note
+
+if TYPE_CHECKING:
+    from actors.approval import Asked, Ruling
+    from actors.domain import DomainSpec
+    from bus.transport import Transport
+    from callboard.cluster import Cluster
+    from storage.decisions import Waiting
+    from storage.domains import Connection
+
+
+class Mode(StrEnum):
+    """What becomes of an approval that the task asks for."""
+
+    ASK = "ask"
+    DENY = "deny"
+    POLICY = "policy"
+
+
+Approve = Annotated[
+    Mode,
+    typer.Option(
+        "--approve",
+        help="Who decides what the task asks to be approved: `ask` waits for people (`callboard approve`), `deny` "
+        "refuses it, `policy` is the domain's written policy.",
+    ),
+]
+
+
+def check_mode(mode: Mode, spec: DomainSpec) -> None:
+    """Raise InvalidTask for a domain without the policy that is to decide."""
+    from bus.errors import InvalidTask
+
+    if mode is Mode.POLICY and spec.approve is None:
+        raise InvalidTask(
+            f"The domain {spec.domain} has no written policy that could decide.",
+            fix="Use --approve ask or deny, or name a function in its domain.yaml: `approve: module:function`.",
+        )
+
+
+class Approving:
+    """Decides the approvals of one task as they come; what it may not or cannot decide is left to people."""
+
+    def __init__(self, db: Connection, transport: Transport, tenant: str, task: str, rule: Rule) -> None:
+        self._db = db
+        self._transport = transport
+        self._tenant = tenant
+        self._task = task
+        self._rule = rule
+        self._left: set[str] = set()
+
+    async def __call__(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+        """Decide what can be decided; return what waits for people."""
+        for promise in waiting:
+            if promise.id not in self._left and not await self._decide(promise):
+                self._left.add(promise.id)
+        return [promise for promise in waiting if promise.id in self._left]
+
+    async def _decide(self, promise: Waiting) -> bool:
+        from bus.errors import AlreadySettled, DecisionError
+        from storage.decisions import settle
+        from storage.intake import nudge
+        from storage.journal import Kind
+
+        ruling = self._rule(_asked(promise, self._task)) if promise.kind == Kind.APPROVAL else None
+        if ruling is None:
+            return False
+        status = "approved" if ruling.approved else "denied"
+        value = json.dumps({"comment": ruling.comment})
+        try:
+            owner = await settle(
+                self._db, promise, tenant=self._tenant, status=status, value=value, by=ruling.by
+            )
+        except AlreadySettled:
+            return True
+        except DecisionError as error:
+            note(f"{ruling.by} cannot decide: {error}")
+            return False
+        nudge(self._transport, [owner])
+        await self._transport.flush()
+        return True
+
+
+Rule = Callable[["Asked"], "Ruling | None"]
+Decider = Callable[[Sequence["Waiting"]], Awaitable[list["Waiting"]]]
+
+
+async def by_people(waiting: Sequence[Waiting]) -> list[Waiting]:
+    """The decider of `ask`: it leaves everything."""
+    return list(waiting)
+
+
+def decider(mode: Mode, spec: DomainSpec, cluster: Cluster, task: str) -> Decider:
+    """What decides for a task (`domain/id`); the domain's code must be loaded. Raises InvalidDomainFile."""
+    if mode is Mode.ASK:
+        return by_people
+    if mode is Mode.POLICY:
+        assert spec.approve is not None
+        rule = _written_policy(spec.domain, spec.approve)
+    else:
+        rule = _deny
+    return Approving(cluster.postgres, cluster.transport, cluster.settings.tenant, task, rule)
+
+
+def _deny(asked: Asked) -> Ruling:
+    from actors.approval import Ruling
+    from callboard.cli.decisions import login_name
+
+    return Ruling(approved=False, by="callboard run --approve deny", comment=f"started so by {login_name()}")
+
+
+def _written_policy(domain: str, path: str) -> Rule:
+    from actors.approval import Ruling
+    from bus.errors import InvalidDomainFile
+    from bus.registry import first_line
+
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidDomainFile(f"`approve: {path}` cannot be imported: {error}.") from error
+
+    def rule(asked: Asked) -> Ruling | None:
+        try:
+            found = function(asked)
+        except Exception as error:  # a policy that breaks approves nothing
+            note(
+                f"The policy of {domain} failed, so people decide: {type(error).__name__}: {first_line(error)}"
+            )
+            return None
+        if found is None or isinstance(found, Ruling):
+            return found
+        note(f"The policy of {domain} returned {type(found).__name__}, which is no Ruling; people decide.")
+        return None
+
+    return rule
+
+
+def _asked(promise: Waiting, task: str) -> Asked:
+    from actors.approval import Asked
+
+    question = json.loads(promise.details or "{}")
+    return Asked(
+        id=promise.id,
+        address=f"{promise.domain}/{promise.agent}",
+        task=task,
+        action=question["action"],
+        details=question["details"],
+        approvers=tuple(question["approvers"]),
+    )
+
+
+# -- what people are told ----------------------------------------------------------------------------
+
+
+def question_text(promise: Waiting) -> str:
+    """What is asked, on one line."""
+    asked: dict[str, Any] = json.loads(promise.details or "{}")
+    if promise.kind == "outcome":
+        return clean(f"has the call of {asked['tool']} acted? Nobody knows: {_words(asked['arguments'])}")
+    return clean(f"{asked['action']}: {_words(asked['details'])}")
+
+
+def command_lines(promise: Waiting) -> list[str]:
+    """The commands that answer it, to be typed as they stand."""
+    if promise.kind == "outcome":
+        return [f"callboard ledger settle {promise.id} --happened", "  or --not-happened"]
+    return [f"callboard approve {promise.id}", f"callboard deny {promise.id} --reason WHY"]
+
+
+def _words(details: Any) -> str:
+    if not isinstance(details, dict):
+        return json.dumps(details, ensure_ascii=False)
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in details.items()
+    )

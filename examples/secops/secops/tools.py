@@ -1,0 +1,65 @@
+"""What the responder can do to the world."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict
+
+from callboard import Happened, NotHappened, tool
+
+from .blocklist import configured
+from .errors import NotBlocked
+from .nft import Entry
+from .rulebook import POLICY
+from .verdict import Severity, Verdict
+
+
+class Receipt(BaseModel):
+    """The block that is in force, and the file in which it stands."""
+
+    model_config = ConfigDict(frozen=True)
+
+    since: datetime
+    until: datetime
+    file: str
+
+
+def needs_approval(address: str, hours: int, severity: Severity, verdict: Verdict, why: str) -> bool:
+    """As the written policy says."""
+    return POLICY.approval.is_needed(severity)
+
+
+def was_blocked(
+    address: str, hours: int, severity: Severity, verdict: Verdict, why: str
+) -> Happened | NotHappened:
+    """Look into the file: a call that was cut off has acted if the address stands there."""
+    found = configured().find(address)
+    return NotHappened() if found is None else Happened(_receipt(found))
+
+
+@tool(
+    effect="at_most_once",
+    timeout=30,
+    requires_approval=needs_approval,
+    approvers=POLICY.approval.approvers,
+    approval_timeout=POLICY.approval.timeout_s,
+    on_unknown=was_blocked,
+)
+def block_address(address: str, hours: int, severity: Severity, verdict: Verdict, why: str) -> Receipt:
+    """Block a source address for some hours.
+
+    The default adapter writes it into an nftables set in a file, and loads nothing. An address that is blocked already
+    stays so until its time is over. One that the policy protects is never blocked, whoever has approved it.
+    """
+    if (reason := POLICY.protected(address)) is not None:
+        raise NotBlocked(f"{address} is not blocked: {reason}.")
+    return _receipt(configured().add(address, hours, f"{verdict} {severity}, {why}"))
+
+
+def _receipt(found: Entry) -> Receipt:
+    return Receipt(
+        since=found.until - timedelta(hours=found.hours),
+        until=found.until,
+        file=str(configured().path),
+    )
