@@ -79,7 +79,7 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
             "tenant": w.tenant, "id": p.id, "agent": w.agent, "partition": w.partition, "turn": j.turn,
             "key": p.key, "kind": p.kind, "name": p.name, "target": p.target, "message": p.message,
             "gates": msgspec.to_builtins(p.gates) if p.gates else None, "due_at": p.due_at,
-            "details": None if p.details is None else json.loads(p.details),
+            "details": p.details,  # as text: people see it in the order in which it was written
         }
         for w, j in zip(journaled, journals, strict=True) for p in j.promises
     ]  # fmt: skip

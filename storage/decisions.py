@@ -55,7 +55,7 @@ async def waiting(
 
 
 async def waiting_of_task(db: Connection, task: str, *, tenant: str, limit: int = 500) -> list[Waiting]:
-    """What people are asked by the open turns of a task (`domain/id`), the oldest first."""
+    """What people are asked by a task (`domain/id`) and by those that it has started, the oldest first."""
     with translated():
         rows = await db.fetch(query("promises_of_task"), tenant, task, limit)
     return [Waiting(**dict(row)) for row in rows]

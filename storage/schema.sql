@@ -153,10 +153,10 @@ begin
     insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, message, gates, due_at,
                           details)
       select p_domain, p.tenant, p.id, p.agent, p.partition, p.turn, p.key, p.kind, p.name, p.target, p.message,
-             p.gates, to_timestamp(p.due_at), p.details
+             p.gates, to_timestamp(p.due_at), p.details::json
       from jsonb_to_recordset(p_promises)
         as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
-             target text, message uuid, gates json, due_at float8, details json, given_up boolean)
+             target text, message uuid, gates json, due_at float8, details text, given_up boolean)
       where p.given_up is null;
     if jsonb_path_exists(p_promises, '$[*].given_up') then
       update promises p set given_up = g.given_up

@@ -31,11 +31,20 @@ from promises where tenant = $1 and kind = any ($2::text[]) and status = 'pendin
 order by created_at, id limit $3
 
 -- name: promises_of_task
+-- Of the open turns of a task (domain/id) and of the tasks that it has started.
+with recursive tree as (
+  select $2::text collate "C" as ref
+  union all
+  select c.domain || '/' || c.id from tree t join tasks c on c.tenant = $1 and c.parent = t.ref
+  where c.finished_at is null
+)
 select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as details,
        p.created_at, p.due_at, p.status,
        p.settled_by, p.settled_at, p.value::text as value
-from turns t join promises p using (domain, tenant, agent, turn)
-where t.tenant = $1 and t.header ->> 'task' = $2 and p.kind in ('approval', 'outcome') and p.status = 'pending'
+from tree
+join turns t on t.tenant = $1 and t.header ->> 'task' = tree.ref
+join promises p on p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
+where p.kind in ('approval', 'outcome') and p.status = 'pending'
 order by p.created_at, p.id limit $3
 
 -- name: promises_settled

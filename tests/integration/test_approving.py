@@ -176,14 +176,20 @@ async def test_people_are_told_the_command_and_of_two_at_once_one_decides(
     assert responses(report) == {HIGH[0]: outcome, HIGH[1]: ("executed", "carol")}
 
 
-async def test_a_run_that_may_not_decide_leaves_it_to_those_who_may(
+async def test_what_a_run_may_not_decide_for_a_child_of_its_task_is_left_to_those_who_may(
     services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with vigil_at_work(services, database, monkeypatch) as vigil:
         from vigil.agents import Opening
 
-        task = f"vigil/{new_id()}"
-        opening = Incoming(to=parse_address("vigil/guard/a"), message=Opening(gate="north"), task=task)
+        task, child = f"vigil/{new_id()}", new_id()
+        await vigil.pool.execute(
+            "insert into tasks (domain, tenant, id, status, goal, input, priority, parent, root)"
+            " values ('vigil', 'default', $1::uuid, 'running', '', 'null', 5, $2, $2)",
+            child,
+            task,
+        )
+        opening = Incoming(to=parse_address("vigil/guard/a"), message=Opening(gate="north"), task=child)
         await accept(vigil.pool, vigil.transport, [opening])
 
         async def asked() -> list[Waiting]:

@@ -124,7 +124,7 @@ async def test_following_ends_when_the_database_is_gone_and_callboard_with_it(
     async with aclosing(watch):
         await anext(watch)
         db.terminate()
-        with pytest.raises(ServiceUnavailable, match=f"stopped while .* `callboard task {task}`"):
+        with pytest.raises(ServiceUnavailable, match=f"stopped while .* `callboard task {task} --follow`"):
             async for _ in watch:
                 pass
     assert runs == []
