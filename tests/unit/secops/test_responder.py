@@ -106,7 +106,7 @@ async def test_of_two_decisions_at_once_one_counts() -> None:
             triage.kit.deny(id_, by="bob"),
             triage.kit.approve(id_, by="carol"),
         )
-        assert won == [True, False, False]
+        assert list(won) == [True, False, False]
         await triage.decided()
         assert responses(triage)[HIGH[0]]["decided_by"] == "alice"
         assert calls(triage)[HIGH[0]] == (CallStatus.SUCCEEDED, 1)
@@ -170,7 +170,7 @@ async def test_a_host_that_dies_in_the_midst_of_a_block_leaves_it_done_once(
     acted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file says whether it has acted."""
-    add, begun = tools.configured().add, asyncio.Event()
+    add, begun = configured().add, asyncio.Event()
     loop = asyncio.get_running_loop()
     written: list[str] = []
 
