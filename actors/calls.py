@@ -17,6 +17,7 @@ from actors import branch, values
 from actors.approval import Decision, OnTimeout, decision, question
 from actors.branch import Branch
 from actors.effects import Call
+from actors.failure import EXPIRED
 from actors.journal import CHOICE, Journal, Wake
 from actors.ledger import Ledger
 from actors.retry import NO_RETRY, RetryPolicy
@@ -25,7 +26,15 @@ from actors.threads import in_thread
 from actors.tool import Tool
 from bus.address import Address, parse_address
 from bus.envelope import Header, Priority, new_id
-from bus.errors import ApprovalDenied, AskCycle, AskFailed, InvalidMessage, PromiseExpired, StepFailed
+from bus.errors import (
+    ApprovalDenied,
+    AskCycle,
+    AskFailed,
+    DeadlineExceeded,
+    InvalidMessage,
+    PromiseExpired,
+    StepFailed,
+)
 from bus.registry import first_line
 from storage.edges import Gate
 from storage.journal import Kind
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
     from actors.scope import Scope
 
 STEP = "step"
+CLOCK = "external/clock"  # who has settled what was due
+TIME_UNIT_S = 1e-6  # Postgres' times are rounded to it
 
 
 class Promise:
@@ -148,12 +159,12 @@ class DurableCalls(ABC):
     ) -> Any:
         """Send a message and wait for the answer: what the recipient's handler returns or replies with.
 
-        `timeout` is in seconds, at most until this turn's deadline. Raises AskFailed when the recipient has given the
-        message up or does not answer in time, AskCycle when it waits for this agent, directly or through others, and
-        what `send` raises.
+        `timeout` is in seconds. Raises AskFailed when the recipient has given the message up or does not answer in time,
+        AskCycle when it waits for this agent, directly or through others, and what `send` raises.
         """
         name = f"{type(message).__name__} {address}"
-        return (await self._ask(address, message, name, self._due_at(timeout), key, priority))[1]
+        due_at = self._due_at(timeout)
+        return (await self._ask(address, message, name, due_at, due_at, key, priority))[1]
 
     async def _ask(
         self,
@@ -161,17 +172,18 @@ class DurableCalls(ABC):
         message: BaseModel,
         name: str,
         due_at: float | None,
+        deadline: float | None,
         key: str | None,
         priority: Priority | None,
     ) -> tuple[str, Any]:
-        """The place of the ask, and its answer."""
+        """The place of the ask, and its answer. It is waited for until `due_at`; the message has the `deadline`."""
         journal = self._journal()
         branch_ = self._branch()
         place = branch_.place(key)
         if journal.recorded(place, Kind.ASK, name) is None and journal.open_promise(place) is None:
-            await journal.proceed()
+            await self._begin_wait(journal)
             promise = new_id()
-            sent = self._send_ask(address, message, priority, due_at, promise)  # first: it may be refused
+            sent = self._send_ask(address, message, priority, deadline, promise)  # first: it may be refused
             journal.promise(
                 place, Kind.ASK, name, id_=promise, target=str(parse_address(str(address))), message=sent,
                 gates=branch_.gates, due_at=due_at,
@@ -190,11 +202,9 @@ class DurableCalls(ABC):
                 reason=outcome.status,
                 cycle=cycle,
             )
-        raise AskFailed(
-            f"{address} has not answered: {values.error_line(bytes(outcome.value).decode())}.",
-            place=place,
-            reason=outcome.status,
-        )
+        text = bytes(outcome.value).decode()
+        reason = "timeout" if msgspec.json.decode(text, type=values.Error).type == EXPIRED else outcome.status
+        raise AskFailed(f"{address} has not answered: {values.error_line(text)}.", place=place, reason=reason)
 
     async def sleep(self, seconds: float, *, key: str | None = None) -> None:
         """Wait so many seconds of database time; holds nothing while it waits."""
@@ -205,8 +215,10 @@ class DurableCalls(ABC):
         journal = self._journal()
         place = self._branch().place(key)
         if journal.recorded(place, Kind.SLEEP, "sleep") is None and journal.open_promise(place) is None:
-            await journal.proceed()
-            journal.promise(place, Kind.SLEEP, "sleep", due_at=self._scope.clock.now() + seconds)
+            await self._begin_wait(journal)
+            until = self._scope.clock.now() + seconds
+            due_at = until if self.deadline is None else min(until, self.deadline)
+            journal.promise(place, Kind.SLEEP, "sleep", due_at=due_at)
             await self._flush()
         await self._outcome(place)
 
@@ -229,7 +241,7 @@ class DurableCalls(ABC):
         elif made is not None:
             id_ = made.id
         else:
-            await journal.proceed()
+            await self._begin_wait(journal)
             id_ = journal.promise(place, Kind.PROMISE, name, due_at=self._due_at(timeout))
             await self._flush()
         return Promise(self, self._ref(id_), place, name)
@@ -272,7 +284,7 @@ class DurableCalls(ABC):
         asked = question(action, details, approvers)
         name = f"{action} {asked.digest[:16]}"
         if journal.recorded(place, Kind.APPROVAL, name) is None and journal.open_promise(place) is None:
-            await journal.proceed()
+            await self._begin_wait(journal)
             journal.promise(place, Kind.APPROVAL, name, due_at=self._due_at(timeout), details=asked.to_json())
             await self._flush()
         outcome = await self._outcome(place)
@@ -347,13 +359,27 @@ class DurableCalls(ABC):
             journal.record(place, CHOICE, name, msgspec.json.encode(done).decode())
         return [tasks[n].result() for n in done]
 
+    async def _begin_wait(self, journal: Journal) -> None:
+        """To be passed before a promise is made; raises DeadlineExceeded once there is no time left to wait."""
+        await journal.proceed()
+        if self.deadline is not None and self.deadline <= self._scope.clock.now():
+            raise DeadlineExceeded(
+                "The message's deadline has passed: its turn waits for nothing more.", deadline=self.deadline
+            )
+
     async def _outcome(self, place: str) -> Wake:
+        """How what was made at a place has ended. Raises DeadlineExceeded when the message's deadline has ended it: when
+        it was settled by the clock, or its failure told, only then."""
         journal = self._journal()
-        if not journal.has(place):
-            if journal.is_ending:
-                return await journal.outcome(place)
+        if not journal.has(place) and not journal.is_ending:
             await self._flush_sends()  # whoever is to settle it may need them
-        return await journal.outcome(place)
+        outcome = await journal.outcome(place)
+        is_late = self.deadline is not None and outcome.at >= self.deadline - TIME_UNIT_S
+        if is_late and (outcome.by == CLOCK or outcome.status == "failed"):
+            raise DeadlineExceeded(
+                "The message's deadline passed while its turn waited.", place=place, deadline=self.deadline
+            )
+        return outcome
 
     async def _attempt(
         self,
@@ -442,6 +468,10 @@ class DurableCalls(ABC):
     @property
     @abstractmethod
     def header(self) -> Header: ...
+
+    @property
+    @abstractmethod
+    def deadline(self) -> float | None: ...
 
     @property
     @abstractmethod

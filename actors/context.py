@@ -222,7 +222,7 @@ class Context(TaskReports, ChildTasks, DurableCalls):
         place, sent = self._puts.replayed(f"{to}", WAKE)
         if sent is not None:
             return sent
-        head = f'{{"promise":"{promise}","status":"{status}","by":{encode_json(str(self.address))},"at":{self.now!r}'
+        head = f'{{"promise":"{promise}","status":"{status}","by":{encode_json(str(self.address))},"at":{self._scope.clock.now()!r}'
         payload, blob = f'{head},"value":{value}}}', None
         if self._puts.is_large(payload):  # the status stays where Postgres sees it
             payload, blob = f'{head},"value":null}}', self._puts.check_in(payload)[1]
@@ -275,7 +275,7 @@ class Context(TaskReports, ChildTasks, DurableCalls):
     async def _ask_leader(
         self, leader: Address, order: SubmitTask, name: str, key: str | None
     ) -> tuple[str, TaskOutcome]:
-        return await self._ask(leader, order, name, None, key, None)
+        return await self._ask(leader, order, name, self.deadline, None, key, None)
 
     def _send(
         self,
@@ -298,7 +298,7 @@ class Context(TaskReports, ChildTasks, DurableCalls):
                 return sent
         if deadline is not None and deadline <= self._puts.clock_now() and not self._is_ending:
             raise DeadlineExceeded(
-                "The deadline of a message to be sent has passed.", fix="Give a later one."
+                "The deadline of a message to be sent has passed.", fix="Give a later one.", deadline=deadline
             )
         rank = self._envelope.header.priority if priority is None else int(priority)
         if task is not None:

@@ -331,7 +331,10 @@ class Call:
             details = {
                 "tool": self.tool.name, "arguments": msgspec.Raw(self.bound.text.encode()), "call": self._id,
             }  # fmt: skip
-            journal.promise(place, Kind.OUTCOME, self.name, details=msgspec.json.encode(details).decode())
+            journal.promise(
+                place, Kind.OUTCOME, self.name, details=msgspec.json.encode(details).decode(),
+                due_at=self._turn.deadline,
+            )  # fmt: skip
             self._enter(CallStatus.UNKNOWN, attempt)
             await self._turn._flush()
         outcome = await self._turn._outcome(place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bus.errors import InvalidMessage, InvalidPayload, NoHandler, UnknownKind
 from bus.registry import first_line
 
+EXPIRED = "expired"  # of a dead letter whose message was past its deadline
+
 
 def describe(error: Exception) -> str:
     """One line that Postgres can store, whatever the author's error says: no NUL, no lone surrogates."""

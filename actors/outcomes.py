@@ -9,7 +9,7 @@ import msgspec
 from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
 from actors.blobs import Blobs
 from actors.context import Context
-from actors.failure import describe, reason_of
+from actors.failure import EXPIRED, describe, reason_of
 from actors.retry import RetryPolicy
 from actors.saga import CANCELLED, Ending
 from actors.scope import Scope
@@ -69,7 +69,7 @@ class Outcomes:
         empty = Context(self._scope, envelope, ctx.now)
         empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
         empty.answer_failed(reason, error)
-        if reason != "expired" and envelope.header.type != TROUBLE:
+        if reason != EXPIRED and envelope.header.type != TROUBLE:
             empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
         return self._record(
             activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,

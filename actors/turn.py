@@ -14,7 +14,7 @@ from actors.agent import Agent, Handler
 from actors.blobs import Blobs, BlobStore, BlobsUnavailable
 from actors.context import Context
 from actors.control_turn import ControlTurns, DeadLetterReader
-from actors.failure import describe, reason_of
+from actors.failure import EXPIRED, describe, reason_of
 from actors.journal import TurnGone
 from actors.ledger import Ledger, LedgerStore
 from actors.open_turns import JournalReader, OpenTurns, TurnHost
@@ -27,6 +27,7 @@ from actors.threads import in_thread
 from actors.unwinding import uncancel, undo
 from bus.envelope import Envelope
 from bus.errors import (
+    DeadlineExceeded,
     InvalidMessage,
     NoHandler,
     NonDeterministicHandler,
@@ -180,11 +181,13 @@ class TurnRunner:
 
     def _why_doomed(self, activation: Activation, envelope: Envelope, ctx: Context) -> Ending | None:
         """Why the message is not to be handled at all, or what its handler has begun not to be ended."""
-        journal, deadline = activation.journal, envelope.header.deadline
+        journal = activation.journal
         if journal is not None and journal.ending is not None:
             return journal.ending
-        if journal is None and deadline is not None and deadline <= ctx.now:
-            return _ending(envelope, "expired", "its deadline passed before its turn")
+        if self._is_late(envelope) and (journal is None or envelope.failures):
+            return _ending(
+                envelope, EXPIRED, f"its deadline passed before its {'next try' if journal else 'turn'}"
+            )
         why = self._scope.why_cancelled(envelope)
         if why is not None:
             return _ending(envelope, CANCELLED, why)
@@ -193,6 +196,10 @@ class TurnRunner:
         if envelope.seq in self.condemned:
             return _ending(envelope, "refused", self.condemned.pop(envelope.seq))
         return None
+
+    def _is_late(self, envelope: Envelope) -> bool:
+        deadline = envelope.header.deadline
+        return deadline is not None and deadline <= self._scope.clock.now()
 
     def _kills(self, envelope: Envelope) -> bool:
         """Whether its host has died of it even when nothing but what it has done was to be undone."""
@@ -251,6 +258,9 @@ class TurnRunner:
         """A failure of a turn with a journal: what failed for good in it is tried again when the turn is."""
         if isinstance(error, NonDeterministicHandler) and await self._scope.is_outdated():
             return self._outcomes.hold_back(activation, envelope, error)
+        deadline = error.fields.get("deadline") if isinstance(error, DeadlineExceeded) else None
+        if deadline is not None and deadline == envelope.header.deadline:  # the next try would come too late
+            return _ending(envelope, EXPIRED, describe(error))
         journal = activation.journal
         if journal is not None:
             await journal.settled()

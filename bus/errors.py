@@ -239,7 +239,7 @@ class QueryFailed(CallboardError):
 
 
 class DeadlineExceeded(CallboardError):
-    """The deadline has passed."""
+    """The deadline has passed: of the message being handled (`deadline`), of a task, or of a query."""
 
 
 class TurnError(CallboardError):
