@@ -46,6 +46,8 @@ _WORDS = {
     "uuid_parsing": "must be a UUID",
     "uuid_type": "must be a UUID",
     "path_type": "must be a path",
+    "union_tag_not_found": "its {discriminator} is missing",
+    "union_tag_invalid": "its {discriminator} must be one of {expected_tags}",
 }
 
 

@@ -13,6 +13,7 @@ CallboardError
 ├── UnknownKind               the domain has no agent of that kind
 ├── NoHandler                 the kind does not handle that message type
 ├── InvalidDomainFile         domain.yaml is wrong
+├── InvalidModelsFile         models.yaml is wrong
 ├── InvalidTool               a tool is declared wrong
 ├── SettingsError             a setting is wrong
 ├── ServiceError              a service cannot be used
@@ -158,6 +159,10 @@ class NoHandler(CallboardError):
 
 class InvalidDomainFile(CallboardError):
     """domain.yaml is missing, unreadable or wrong."""
+
+
+class InvalidModelsFile(CallboardError):
+    """models.yaml is unreadable or wrong."""
 
 
 class InvalidTool(CallboardError):

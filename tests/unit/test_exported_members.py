@@ -35,6 +35,7 @@ EXPORTED = [
     "InvalidData",
     "InvalidDomainFile",
     "InvalidMessage",
+    "InvalidModelsFile",
     "InvalidPayload",
     "InvalidTask",
     "InvalidTool",

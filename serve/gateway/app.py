@@ -1,0 +1,281 @@
+"""The model gateway: OpenAI's API in front of all upstreams, as an ASGI application."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from actors.secret import Secrets
+from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
+from serve.gateway.anthropic_upstream import AnthropicUpstream
+from serve.gateway.breaker import Breaker
+from serve.gateway.cache import ExactCache, cache_key
+from serve.gateway.errors import ApiError
+from serve.gateway.exchange import Endpoint, Exchange
+from serve.gateway.key import same
+from serve.gateway.limits import Limits
+from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec, parse_models
+from serve.gateway.openai_upstream import OpenAIUpstream
+from serve.gateway.relay import Answer, Reached, Relay
+from serve.gateway.requests import ChatRequest, EmbeddingsRequest, read_chat, read_embeddings
+from serve.gateway.upstream import Json, Upstream
+
+_LONGEST_NAME = 256
+# More than there are calls at once, so that none waits for a connection.
+_CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings:
+    """What a gateway is started with. `models` is the text of models.yaml, `models_path` where people find it."""
+
+    key: str = field(repr=False)
+    models: str = ""
+    models_path: str = "models.yaml"
+
+
+class Gateway:
+    """Holds what requests share. `app` is the ASGI application. Raises InvalidModelsFile."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        secrets: Secrets,
+        *,
+        retry_pause_s: float = 0.25,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._file = parse_models(settings.models, settings.models_path)
+        self._http = httpx2.AsyncClient(limits=_CONNECTIONS)
+        self._relay = Relay(
+            {
+                name: Reached(spec, _upstream(name, spec, secrets, self._http), Breaker(clock))
+                for name, spec in self._file.upstreams.items()
+            },
+            pause_s=retry_pause_s,
+        )
+        self._cache = ExactCache(self._file.cache, clock)
+        self._limits = Limits(self._file.limits, clock)
+        self._accounts = Accounts()
+        self.app = Starlette(
+            routes=[
+                self._route("/v1/chat/completions", "POST", self._chat),
+                self._route("/v1/embeddings", "POST", self._embed),
+                self._route("/v1/models", "GET", self._list_models),
+                self._route("/v1/models/{name:path}", "GET", self._show_model),
+                self._route("/callboard/gateway", "GET", self._show_state),
+            ],
+            exception_handlers={HTTPException: _not_here},
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        await self._http.aclose()
+
+    def _route(self, path: str, method: str, handle: Any) -> Route:
+        async def admitted(exchange: Exchange) -> None:
+            self._admit(exchange.request)
+            await handle(exchange)
+
+        return Route(path, Endpoint(admitted, body_limit=self._file.limits.body_bytes), methods=[method])
+
+    def _admit(self, request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not given:
+            raise _unauthorized("There is no key with the request.")
+        if not same(given.strip(), self._settings.key):
+            raise _unauthorized("The key is wrong.")
+
+    # -- the endpoints ---------------------------------------------------------------------------------
+
+    async def _chat(self, exchange: Exchange) -> None:
+        request = read_chat(await exchange.body())
+        payer, model = _payer(exchange.request.headers), self._model(request.model, "chat")
+
+        async def work() -> None:
+            with self._limits.entered():
+                if request.stream:
+                    await self._stream(exchange, payer, model, request)
+                else:
+                    await self._answer(exchange, payer, model, request)
+
+        await exchange.while_connected(work)
+
+    async def _embed(self, exchange: Exchange) -> None:
+        request = read_embeddings(await exchange.body())
+        payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
+
+        async def work() -> None:
+            with self._limits.entered():
+                await self._answer(exchange, payer, model, request)
+
+        await exchange.while_connected(work)
+
+    async def _list_models(self, exchange: Exchange) -> None:
+        data = [_described(name, model) for name, model in self._file.models.items()]
+        await exchange.answer({"object": "list", "data": data})
+
+    async def _show_model(self, exchange: Exchange) -> None:
+        name = exchange.request.path_params["name"]
+        await exchange.answer(_described(name, self._model(name)))
+
+    async def _show_state(self, exchange: Exchange) -> None:
+        await exchange.answer(
+            {
+                "running": self._limits.running,
+                "upstreams": self._relay.states(),
+                "cache_bytes": self._cache.bytes,
+                "accounts": self._accounts.listed(),
+            }
+        )
+
+    # -- answers ---------------------------------------------------------------------------------------
+
+    async def _answer(
+        self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ChatRequest | EmbeddingsRequest
+    ) -> None:
+        async def make() -> Answer:
+            return await self._paid(payer, model, request)
+
+        key = cache_key(payer.tenant, request)
+        if key is None:
+            answer, how = await make(), "miss"
+        else:
+            answer, how = await self._cache.get(key, make)
+        if how != "miss":
+            self._accounts.free(payer, request.model)
+        headers = self._headers(answer.target) | {"x-callboard-cache": how}
+        cost = self._cost(answer.target, usage_of(answer.body)) if how == "miss" else Decimal(0)
+        if cost is not None:
+            headers["x-callboard-cost-usd"] = f"{cost:f}"
+        await exchange.answer(answer.body, headers=headers)
+
+    async def _paid(self, payer: Payer, model: ModelSpec, request: ChatRequest | EmbeddingsRequest) -> Answer:
+        try:
+            if isinstance(request, ChatRequest):
+                answer = await self._relay.chat(request.model, model, request)
+            else:
+                answer = await self._relay.embed(request.model, model, request)
+        except ApiError:
+            self._accounts.failed(payer, request.model)
+            raise
+        self._charge(payer, request.model, answer.target, usage_of(answer.body))
+        return answer
+
+    async def _stream(self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ChatRequest) -> None:
+        usage: Usage | None = None
+
+        async def wanted(chunks: AsyncIterator[Json]) -> AsyncIterator[Json]:
+            """What the client has asked for; the usage is always asked for, and kept."""
+            nonlocal usage
+            async for chunk in chunks:
+                usage = usage_of(chunk) or usage
+                if not request.wants_usage and "usage" in chunk:
+                    chunk = {name: value for name, value in chunk.items() if name != "usage"}
+                    if not chunk.get("choices"):
+                        continue
+                yield chunk
+
+        try:
+            async with self._relay.stream(request.model, model, request) as opened:
+                try:
+                    await exchange.stream(wanted(opened.chunks), self._headers(opened.target))
+                finally:  # it has been worked on, also where the end was not waited for
+                    self._charge(payer, request.model, opened.target, usage)
+        except ApiError:
+            if not exchange.answered:
+                self._accounts.failed(payer, request.model)
+            raise
+
+    # -- the rest --------------------------------------------------------------------------------------
+
+    def _model(self, name: str, serves: str | None = None) -> ModelSpec:
+        model = self._file.models.get(name)
+        path = self._settings.models_path
+        if model is None:
+            known = ", ".join(sorted(self._file.models)[:20])
+            raise ApiError(
+                f"There is no model {name!r} here"
+                + (f"; there are {known}." if known else ", since none is configured."),
+                fix=f"Add it to {path} and run `callboard up` again.",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+        if serves is not None and model.serves != serves:
+            raise ApiError(
+                f"The model {name!r} serves {model.serves}, not {serves}.",
+                fix=f"Ask another one, or correct {path}.",
+                code="model_not_supported",
+                param="model",
+            )
+        return model
+
+    def _charge(self, payer: Payer, model: str, target: TargetSpec, usage: Usage | None) -> None:
+        self._accounts.charge(payer, model, usage, self._cost(target, usage))
+        if usage is not None:
+            self._limits.spend(usage.total)
+
+    def _cost(self, target: TargetSpec, usage: Usage | None) -> Decimal | None:
+        if usage is None:
+            return None
+        return cost_of(target, self._file.upstreams[target.upstream], usage)
+
+    def _headers(self, target: TargetSpec) -> dict[str, str]:
+        return {"x-callboard-upstream": target.upstream}
+
+
+def _upstream(name: str, spec: UpstreamSpec, secrets: Secrets, http: httpx2.AsyncClient) -> Upstream:
+    if spec.type == "anthropic":
+        return AnthropicUpstream(name, spec, secrets, http)
+    return OpenAIUpstream(name, spec, secrets, http)
+
+
+def _described(name: str, model: ModelSpec) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": model.targets[0].upstream}
+
+
+def _payer(headers: Mapping[str, str]) -> Payer:
+    found = {}
+    for name in ("tenant", "task", "agent"):
+        value = headers.get(f"x-callboard-{name}")
+        if value is not None:
+            if not value or len(value) > _LONGEST_NAME or not value.isprintable():
+                raise ApiError(f"The header X-Callboard-{name.capitalize()} is no name.", param=name)
+            found[name] = value
+    return Payer(**{"tenant": "default", **found})
+
+
+def _unauthorized(what: str) -> ApiError:
+    return ApiError(
+        what,
+        fix="Send `Authorization: Bearer KEY`; `callboard gateway --key` prints it.",
+        status=401,
+        code="invalid_api_key",
+    )
+
+
+async def _not_here(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals, in OpenAI's form."""
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path}: "
+    refused = ApiError(
+        what + ("not with that method." if error.status_code == 405 else "there is no such place."),
+        status=error.status_code,
+        code="method_not_allowed" if error.status_code == 405 else "unknown_url",
+    )
+    return JSONResponse(refused.body(), refused.status, headers=error.headers)

@@ -1,0 +1,104 @@
+"""Answers kept in the process, for requests that are equal to the letter; and equal requests at one time made once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+
+from serve.gateway.models_file import CacheSpec
+from serve.gateway.relay import Answer
+from serve.gateway.requests import ChatRequest, EmbeddingsRequest
+
+How = Literal["miss", "hit", "shared"]
+_OVERHEAD_BYTES = 512  # of an entry, beside its answer
+
+
+def cache_key(tenant: str, request: ChatRequest | EmbeddingsRequest) -> str | None:
+    """None for what may have another answer each time: a chat without `temperature: 0`, or a stream."""
+    if isinstance(request, ChatRequest) and (
+        request.stream or request.temperature is None or request.temperature > 0 or (request.n or 1) > 1
+    ):
+        return None
+    # `user` stays in: an upstream may answer one of its users differently.
+    asked = [tenant, type(request).__name__, request.body]
+    return sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
+
+
+@dataclass
+class _Entry:
+    answer: Answer
+    size: int
+    until: float
+
+
+@dataclass
+class _Flight:
+    task: asyncio.Task[Answer]
+    passengers: int = field(default=0)
+
+
+class ExactCache:
+    """Least recently used out first, bounded in bytes; `clock` in seconds."""
+
+    def __init__(self, spec: CacheSpec, clock: Callable[[], float] = time.monotonic) -> None:
+        self._spec = spec
+        self._clock = clock
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._flights: dict[str, _Flight] = {}
+        self.bytes = 0
+
+    async def get(self, key: str, make: Callable[[], Awaitable[Answer]]) -> tuple[Answer, How]:
+        """From the cache, from a call that is under way for somebody else, or from one of its own."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.until > self._clock():
+            self._entries.move_to_end(key)
+            return entry.answer, "hit"
+        flight = self._flights.get(key)
+        how: How = "shared"
+        if flight is None:
+            how = "miss"
+            flight = self._flights[key] = _Flight(asyncio.ensure_future(self._fly(key, make)))
+        return await self._aboard(key, flight), how
+
+    async def _aboard(self, key: str, flight: _Flight) -> Answer:
+        """Wait with the others; the last who goes away ends the call."""
+        flight.passengers += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.passengers -= 1
+            if flight.passengers == 0 and not flight.task.done():
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+                flight.task.cancel()
+                await asyncio.wait([flight.task])  # the upstream's call has ended, not only been told to
+
+    async def _fly(self, key: str, make: Callable[[], Awaitable[Answer]]) -> Answer:
+        try:
+            answer = await make()
+        finally:
+            self._flights.pop(key, None)
+        self._keep(key, answer)
+        return answer
+
+    def _keep(self, key: str, answer: Answer) -> None:
+        size = len(msgspec.json.encode(answer.body)) + _OVERHEAD_BYTES
+        if size > self._spec.bytes:
+            return
+        self._drop(key)
+        self._entries[key] = _Entry(answer, size, self._clock() + self._spec.ttl_s)
+        self.bytes += size
+        while self.bytes > self._spec.bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= entry.size

@@ -1,0 +1,149 @@
+"""One HTTP request and its answer over ASGI: a body with a limit, and work that ends when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve.gateway.errors import ApiError
+from serve.gateway.upstream import Json
+
+_logger = logging.getLogger("callboard.gateway")
+
+Handle = Callable[["Exchange"], Awaitable[None]]
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Exchange:
+    """What a handler sees: the request, and two ways to answer it."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body_limit: int) -> None:
+        self.request = Request(scope, receive)
+        self.answered = False
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._body_limit = body_limit
+
+    async def body(self) -> bytes:
+        """Raises ApiError when it is larger than allowed, as soon as that is known."""
+        told = self.request.headers.get("content-length", "")
+        if told.isdecimal() and int(told) > self._body_limit:
+            raise _too_large(self._body_limit)
+        parts, size = [], 0
+        async for part in self.request.stream():
+            size += len(part)
+            if size > self._body_limit:
+                raise _too_large(self._body_limit)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def while_connected(self, work: Work) -> None:
+        """Do it, and cancel it when the client goes away; call this when the body has been read."""
+        task = asyncio.create_task(work())
+        gone = asyncio.create_task(self._gone())
+        try:
+            await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientDisconnect
+            task.result()
+        finally:
+            await _end(gone)
+            await _end(task)
+
+    async def _gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def answer(self, body: Json, *, status: int = 200, headers: Mapping[str, str] = {}) -> None:
+        self.answered = True
+        response = Response(msgspec.json.encode(body), status, dict(headers), "application/json")
+        await response(self._scope, self._receive, self._send)
+
+    async def refuse(self, error: ApiError) -> None:
+        await self.answer(error.body(), status=error.status, headers=error.headers())
+
+    async def stream(self, events: AsyncIterator[Json], headers: Mapping[str, str] = {}) -> None:
+        """Server-sent events, and `[DONE]` if they end well; after the first byte an error can only be an event."""
+        self.answered = True
+        head = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+            **headers,
+        }
+        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": pairs})
+        try:
+            async for event in events:
+                await self._write(msgspec.json.encode(event))
+        except ApiError as error:
+            await self._write(msgspec.json.encode(error.body()))
+            raise
+        else:
+            await self._write(b"[DONE]")
+        finally:
+            with contextlib.suppress(OSError):
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, data: bytes) -> None:
+        body = b"data: " + data + b"\n\n"
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+class Endpoint:
+    """An ASGI application that answers every request through a handler, or with an error in OpenAI's form.
+
+    The handler is cancelled when the client goes away, and what it waits for with it.
+    """
+
+    def __init__(self, handle: Handle, *, body_limit: int) -> None:
+        self._handle = handle
+        self._body_limit = body_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, self._body_limit)
+        try:
+            await self._handle(exchange)
+        except (ClientDisconnect, OSError):
+            _logger.debug("a client has gone away")
+        except ApiError as error:
+            if not exchange.answered:
+                await exchange.refuse(error)
+        except Exception:
+            _logger.exception("%s %s failed", scope["method"], scope["path"])
+            if not exchange.answered:
+                await exchange.refuse(_our_fault())
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        f"The request has more than {limit:,} bytes.",
+        fix="Send less, or raise `limits.body_bytes` in models.yaml.",
+        status=413,
+        code="request_too_large",
+    )
+
+
+def _our_fault() -> ApiError:
+    return ApiError(
+        "The gateway has failed.",
+        fix="Its log says why.",
+        status=500,
+        kind="server_error",
+        code="internal_error",
+    )

@@ -1,0 +1,252 @@
+"""models.yaml: which models the gateway offers, and which upstreams answer for them. Read strictly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bus.complaints import in_plain_words
+from bus.errors import InvalidModelsFile
+
+_SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,100}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
+
+EXAMPLE = """upstreams:
+  openai: {type: openai, api_key: OPENAI_API_KEY}
+models:
+  small: {targets: [{upstream: openai, model: gpt-5-mini}]}
+"""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class UpstreamSpec(_Strict):
+    """A server that answers. `api_key` is the name of a secret, never the key itself; times are seconds."""
+
+    type: Literal["openai", "anthropic", "openai_compatible"]
+    base_url: str | None = Field(default=None, repr=False)
+    api_key: str | None = None
+    connect_s: float = Field(default=5.0, gt=0, le=60)
+    answer_s: float = Field(default=120.0, gt=0, le=3600)  # to the whole answer, or to a stream's first event
+    silence_s: float = Field(default=60.0, gt=0, le=3600)  # between two events of a stream
+    retries: int = Field(default=2, ge=0, le=10)
+    retry_after_s: float = Field(default=10.0, ge=0, le=300)  # a longer Retry-After is not waited for
+
+    @field_validator("api_key")
+    @classmethod
+    def _names_a_secret(cls, name: str | None) -> str | None:
+        # A key pasted in here is not repeated.
+        if name is not None and (not _SECRET.fullmatch(name) or name.startswith("sk-")):
+            raise ValueError("is the name of a secret such as OPENAI_API_KEY, not the key itself")
+        return name
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("must look like https://host:port/v1")
+            if parts.username or parts.password:
+                raise ValueError("must not hold a password; name a secret as api_key")
+        return url
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> UpstreamSpec:
+        if self.type == "openai_compatible" and self.base_url is None:
+            raise ValueError("an upstream of type openai_compatible needs a base_url")
+        if self.type != "openai_compatible" and self.api_key is None:
+            raise ValueError(f"an upstream of type {self.type} needs an api_key, the name of a secret")
+        return self
+
+
+class PriceSpec(_Strict):
+    """US dollars for a million tokens, where genai-prices does not know the model, or knows it wrong."""
+
+    input: float = Field(ge=0)
+    output: float = Field(default=0.0, ge=0)
+
+
+class TargetSpec(_Strict):
+    """A model of an upstream, under the name that it has there."""
+
+    upstream: str
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    max_tokens: int = Field(default=4096, ge=1)  # for Anthropic, which wants one, where the request says none
+    drop: tuple[
+        str, ...
+    ] = ()  # parameters of requests that are left out for this model, which would refuse them
+    price: PriceSpec | None = None
+
+    @field_validator("drop")
+    @classmethod
+    def _may_be_left_out(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        needed = {"model", "messages", "input", "stream", "stream_options"}.intersection(names)
+        if needed:
+            raise ValueError(f"{', '.join(sorted(needed))} cannot be left out of a request")
+        return names
+
+
+class ModelSpec(_Strict):
+    """A name that clients ask for. Its targets are tried in order."""
+
+    serves: Literal["chat", "embeddings"] = "chat"
+    targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1, max_length=16)]
+
+
+class CacheSpec(_Strict):
+    """Equal requests that can only have equal answers: embeddings, and chats with a temperature of 0."""
+
+    bytes: int = Field(default=64 * 1024 * 1024, ge=0)  # 0 keeps nothing
+    ttl_s: float = Field(default=3600.0, gt=0)
+
+
+class LimitSpec(_Strict):
+    """Past these a client gets a 429 with Retry-After. Unset is without a limit."""
+
+    concurrent: int = Field(default=256, ge=1, le=2048)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+
+
+class ModelsFile(_Strict):
+    upstreams: dict[str, UpstreamSpec] = Field(default_factory=dict)
+    models: dict[str, ModelSpec] = Field(default_factory=dict)
+    cache: CacheSpec = CacheSpec()
+    limits: LimitSpec = LimitSpec()
+
+    def complaint(self) -> tuple[tuple[str | int, ...], str] | None:
+        """What no single field shows: the place and the words of the first thing that is wrong."""
+        for section, names in (("upstreams", self.upstreams), ("models", self.models)):
+            for name in names:
+                if not _NAME.fullmatch(name):
+                    return (section, name), "is no name: use letters, digits and . _ : / -"
+        for name, model in self.models.items():
+            for number, target in enumerate(model.targets):
+                place = ("models", name, "targets", number, "upstream")
+                upstream = self.upstreams.get(target.upstream)
+                if upstream is None:
+                    return place, f"there is no upstream {target.upstream!r}" + _meant(
+                        target.upstream, self.upstreams
+                    )
+                if model.serves == "embeddings" and upstream.type == "anthropic":
+                    return place, "Anthropic has no embeddings"
+        return None
+
+
+_Place = tuple[str | int, ...]
+_MODELS: dict[_Place, type[BaseModel]] = {
+    (): ModelsFile,
+    ("upstreams", "*"): UpstreamSpec,
+    ("models", "*"): ModelSpec,
+    ("models", "*", "targets", "*"): TargetSpec,
+    ("models", "*", "targets", "*", "price"): PriceSpec,
+    ("cache",): CacheSpec,
+    ("limits",): LimitSpec,
+}
+
+
+def read_models(path: Path) -> str:
+    """The text of a models.yaml that is right, or "" where there is none. Raises InvalidModelsFile."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise InvalidModelsFile(f"{path} cannot be read: {why}.") from None
+    parse_models(text, str(path))
+    return text
+
+
+def parse_models(text: str, name: str = "models.yaml") -> ModelsFile:
+    """Raises InvalidModelsFile, which names the line."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise InvalidModelsFile(f"{name}, line {line}: {error.problem or 'is not YAML'}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidModelsFile(f"{name} is not YAML: {' '.join(str(error).split())}.") from None
+    if data is None:
+        return ModelsFile()
+    for line, key in _twice(root):
+        raise InvalidModelsFile(f"{name}, line {line}: {key} stands there twice.", fix="Remove one of them.")
+    try:
+        found = ModelsFile.model_validate(data)
+    except ValidationError as error:
+        place, words = _first(error)
+    else:
+        complaint = found.complaint()
+        if complaint is None:
+            return found
+        place, words = complaint
+    where = ".".join(str(part) for part in place)
+    raise InvalidModelsFile(
+        f"{name}, line {_line(root, place)}: {f'{where}: ' if where else ''}{words}.",
+        fix="Correct it, and start Callboard again.",
+    )
+
+
+def _first(error: ValidationError) -> tuple[_Place, str]:
+    """An unknown key before all else, since a missing one may be this one misspelt."""
+    found = error.errors(include_input=False, include_url=False)
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    place: _Place = tuple(first["loc"])
+    if first["type"] != "extra_forbidden":
+        return place, in_plain_words(first)
+    above = tuple("*" if depth % 2 == 1 else part for depth, part in enumerate(place[:-1]))
+    model = _MODELS.get(above) or _MODELS.get(place[:-1])
+    return place, "is not known" + (_meant(str(place[-1]), model.model_fields) if model is not None else "")
+
+
+def _meant(name: str, known: Any) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}" if close else f"; there are {', '.join(known)}" if known else ""
+
+
+def _line(node: yaml.Node | None, place: _Place) -> int:
+    """The line of the deepest part of a place that is in the document."""
+    line = node.start_mark.line if node is not None else 0
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not pairs:
+                break
+            line, node = pairs[0][0].start_mark.line, pairs[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return line + 1
+
+
+def _twice(root: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Keys that YAML would let win over an earlier one of the same name."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # an alias, perhaps of a node that it is in
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = set()
+            for key, value in node.value:
+                if key.value in keys:
+                    yield key.start_mark.line + 1, str(key.value)
+                keys.add(key.value)
+                waiting.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value

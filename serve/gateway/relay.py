@@ -1,0 +1,166 @@
+"""From a model's name to an answer: its targets in order, each tried as often as it may be.
+
+This is the only place that tries again. Once the first piece of an answer is there, nobody else is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from serve.gateway.breaker import Breaker, Ticket
+from serve.gateway.errors import ApiError, malformed, none_has_answered
+from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec
+from serve.gateway.requests import ChatRequest, EmbeddingsRequest, without
+from serve.gateway.upstream import Json, Upstream, too_slow
+
+T = TypeVar("T")
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 8.0
+
+
+@dataclass(frozen=True)
+class Reached:
+    """An upstream with what is known of it."""
+
+    spec: UpstreamSpec
+    upstream: Upstream
+    breaker: Breaker
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which target has answered, and what."""
+
+    target: TargetSpec
+    body: Json
+
+
+@dataclass(frozen=True)
+class OpenStream:
+    """A stream whose first chunk is there; `chunks` begins with it."""
+
+    target: TargetSpec
+    chunks: AsyncIterator[Json]
+
+
+class Relay:
+    def __init__(self, upstreams: Mapping[str, Reached], *, pause_s: float = _FIRST_PAUSE_S) -> None:
+        self._upstreams = upstreams
+        self._pause_s = pause_s
+
+    async def chat(self, name: str, model: ModelSpec, request: ChatRequest) -> Answer:
+        return await self._answer(
+            name, model, lambda at, target: at.upstream.chat(target, without(request, target.drop))
+        )
+
+    async def embed(self, name: str, model: ModelSpec, request: EmbeddingsRequest) -> Answer:
+        return await self._answer(
+            name, model, lambda at, target: at.upstream.embed(target, without(request, target.drop))
+        )
+
+    @contextlib.asynccontextmanager
+    async def stream(self, name: str, model: ModelSpec, request: ChatRequest) -> AsyncIterator[OpenStream]:
+        """Leaving the block ends the upstream's work, wherever it is. Raises ApiError, also while it is read."""
+
+        async def begin(at: Reached, target: TargetSpec) -> tuple[Json, AsyncGenerator[Json]]:
+            chunks = at.upstream.stream(target, without(request, target.drop))
+            try:
+                return await anext(chunks), chunks
+            except StopAsyncIteration:
+                raise malformed(target.upstream, "its stream is empty") from None
+            except BaseException:
+                await chunks.aclose()
+                raise
+
+        target, ticket, (first, chunks) = await self._first(name, model, begin)
+
+        async def all_of_it() -> AsyncIterator[Json]:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+
+        with ticket.settled():
+            try:
+                yield OpenStream(target, all_of_it())
+            finally:
+                await chunks.aclose()
+
+    def states(self) -> dict[str, str]:
+        """Of each upstream whether it is asked: closed, open (it is not) or half_open."""
+        return {name: at.breaker.state for name, at in self._upstreams.items()}
+
+    async def _answer(
+        self, name: str, model: ModelSpec, call: Callable[[Reached, TargetSpec], Awaitable[Json]]
+    ) -> Answer:
+        target, ticket, body = await self._first(name, model, call)
+        with ticket.settled():
+            return Answer(target, body)
+
+    async def _first(
+        self, name: str, model: ModelSpec, call: Callable[[Reached, TargetSpec], Awaitable[T]]
+    ) -> tuple[TargetSpec, Ticket, T]:
+        """The first target that answers. Raises ApiError: at once where no other target could do better."""
+        failures: list[tuple[str, ApiError]] = []
+        for target in model.targets:
+            try:
+                ticket, found = await self._patiently(self._upstreams[target.upstream], target, call)
+            except ApiError as error:
+                failures.append((target.upstream, error))
+                if not error.elsewhere:
+                    raise
+            else:
+                return target, ticket, found
+        raise none_has_answered(name, failures)
+
+    async def _patiently(
+        self, at: Reached, target: TargetSpec, call: Callable[[Reached, TargetSpec], Awaitable[T]]
+    ) -> tuple[Ticket, T]:
+        """The retry loop."""
+        left = at.spec.retries
+        while True:
+            try:
+                return await self._once(at, target, call)
+            except ApiError as error:
+                pause = self._pause(at.spec, error, at.spec.retries - left)
+                if not error.again or left == 0 or pause is None:
+                    raise
+            left -= 1
+            await asyncio.sleep(pause)
+
+    def _pause(self, spec: UpstreamSpec, error: ApiError, tried: int) -> float | None:
+        """How long to wait before another try; None is: longer than anybody should."""
+        if error.retry_after_s is not None:
+            return error.retry_after_s if error.retry_after_s <= spec.retry_after_s else None
+        # Spread: many who were refused at once do not come back at once.
+        longest: float = min(_LONGEST_PAUSE_S, self._pause_s * 2**tried)
+        return random.uniform(longest / 2, longest)
+
+    async def _once(
+        self, at: Reached, target: TargetSpec, call: Callable[[Reached, TargetSpec], Awaitable[T]]
+    ) -> tuple[Ticket, T]:
+        """The ticket is still to be settled where the call has not failed."""
+        ticket = at.breaker.enter()
+        if ticket is None:
+            raise _resting(target.upstream, at.breaker.opens_in_s)
+        with ticket.failing():
+            try:
+                async with asyncio.timeout(at.spec.answer_s):
+                    return ticket, await call(at, target)
+            except TimeoutError:
+                raise too_slow(target.upstream) from None
+
+
+def _resting(upstream: str, for_s: float) -> ApiError:
+    return ApiError(
+        f"The upstream {upstream} has failed several times in a row and is left alone for a while.",
+        status=503,
+        kind="upstream_error",
+        code="upstream_resting",
+        retry_after_s=max(1.0, for_s),
+        elsewhere=True,
+    )

@@ -1,0 +1,247 @@
+"""What the gateway keeps, shares, counts and bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+
+from tests.integration.gateway import LOCAL_KEY, Front, Stage
+from tests.integration.upstreams import (
+    KEY,
+    anthropic_stream,
+    chunks,
+    completion,
+    embeddings,
+    events,
+    held,
+    message,
+    openai_stream,
+    reply,
+    silence,
+    status,
+    then_silence,
+)
+
+ASK: Any = [{"role": "user", "content": "Hello"}]
+TEXT = {"type": "text", "text": "Hello"}
+COST = "0.00045"  # of 1,000 tokens at 0.25 and 100 at 2 dollars a million
+
+
+@pytest.fixture(scope="module")
+async def stage() -> AsyncIterator[Stage]:
+    async with Stage.set() as stage:
+        yield stage
+
+
+@pytest.fixture
+async def front(stage: Stage) -> AsyncIterator[Front]:
+    async with stage.front() as front:
+        front.openai.put_on(reply(completion()))
+        yield front
+
+
+async def ask(front: Front, **fields: Any) -> tuple[str, str | None]:
+    """From where an answer came, and what it has cost."""
+    raw = await front.client.chat.completions.with_raw_response.create(
+        **{"model": "small", "messages": ASK, "temperature": 0, **fields}
+    )
+    assert raw.parse().choices[0].message.content == "Hello"
+    return raw.headers["x-callboard-cache"], raw.headers.get("x-callboard-cost-usd")
+
+
+async def until_running(front: Front, number: int) -> None:
+    """Each look is a request of its own, so nothing spins."""
+    while (await front.state())["running"] != number:
+        pass
+
+
+# -- the cache -----------------------------------------------------------------------------------------
+
+
+async def test_an_equal_request_is_answered_from_memory_and_costs_nothing(front: Front) -> None:
+    assert await ask(front) == ("miss", COST)
+    assert await ask(front) == ("hit", "0")
+    assert len(front.openai.asked) == 1
+
+
+async def test_what_differs_in_anything_is_another_request(front: Front) -> None:
+    await ask(front)
+    other = [{"role": "user", "content": "Hello!"}]
+    for fields in (
+        {"model": "either"},
+        {"messages": other},
+        {"seed": 1},
+        {"max_tokens": 5},
+        {"user": "u"},
+        {"extra_headers": {"X-Callboard-Tenant": "other"}},
+        {"extra_body": {"min_p": 0.1}},
+    ):
+        assert (await ask(front, **fields))[0] == "miss"
+    assert len(front.openai.asked) == 8
+
+
+async def test_what_may_have_another_answer_each_time_is_asked_each_time(front: Front) -> None:
+    for fields in ({"temperature": None}, {"temperature": 0.1}, {"n": 2}):
+        for _ in range(2):
+            assert (await ask(front, **fields))[0] == "miss"
+
+
+async def test_embeddings_are_kept_and_errors_are_not(front: Front) -> None:
+    front.openai.put_on(status(400), reply(embeddings([0.5])))
+    with pytest.raises(openai.BadRequestError):
+        await front.client.embeddings.create(model="vectors", input="a", encoding_format="float")
+    for _ in range(2):
+        found = await front.client.embeddings.create(model="vectors", input="a", encoding_format="float")
+        assert found.data[0].embedding == [0.5]
+    assert len(front.openai.asked) == 2
+
+
+async def test_equal_requests_at_one_time_are_made_once(front: Front) -> None:
+    front.openai.put_on(held(reply(completion())))
+    asking = [asyncio.create_task(ask(front)) for _ in range(5)]
+    await front.openai.arrived.wait()
+    others = asyncio.create_task(ask(front, seed=1))
+    while len(front.openai.asked) < 2:
+        front.openai.arrived.clear()
+        await front.openai.arrived.wait()
+    front.openai.go_on.set()
+    found = await asyncio.gather(*asking, others)
+    assert sorted(how for how, _ in found) == ["miss", "miss", "shared", "shared", "shared", "shared"]
+    assert len(front.openai.asked) == 2
+
+
+async def test_a_call_that_is_shared_goes_on_until_the_last_client_has_gone(front: Front) -> None:
+    front.openai.put_on(silence)
+    first, second = asyncio.create_task(ask(front)), asyncio.create_task(ask(front, timeout=20))
+    await front.openai.arrived.wait()
+    await until_running(front, 2)
+    first.cancel()
+    await until_running(front, 1)
+    assert not front.openai.gone.is_set()
+    second.cancel()
+    await asyncio.wait_for(front.openai.gone.wait(), 5)
+    await asyncio.gather(first, second, return_exceptions=True)
+
+
+# -- the accounts --------------------------------------------------------------------------------------
+
+
+async def test_tokens_and_money_are_counted_for_whom_they_were_spent(front: Front) -> None:
+    task = {"X-Callboard-Task": "secops/1", "X-Callboard-Agent": "secops/triage/a"}
+    await ask(front, extra_headers=task)
+    await ask(front, extra_headers=task)
+    front.openai.put_on(openai_stream(chunks({"content": "Hello"})))
+    async for _ in await front.client.chat.completions.create(model="small", messages=ASK, stream=True):
+        pass
+    front.openai.put_on(status(400))
+    with pytest.raises(openai.BadRequestError):
+        await ask(front, seed=2)
+    front.claude.put_on(reply(message(TEXT)), anthropic_stream(events((TEXT, []))))
+    await front.client.chat.completions.create(model="claude", messages=ASK)
+    async for _ in await front.client.chat.completions.create(model="claude", messages=ASK, stream=True):
+        pass
+    paid, plain, claude = (await front.state())["accounts"]
+    assert paid == {
+        "tenant": "default",
+        "task": "secops/1",
+        "agent": "secops/triage/a",
+        "model": "small",
+        "requests": 2,
+        "failed": 0,
+        "cached": 1,
+        "input_tokens": 1000,
+        "output_tokens": 100,
+        "unpriced": 0,
+        "cost_usd": COST,
+    }
+    assert (plain["task"], plain["requests"], plain["failed"], plain["cost_usd"]) == (None, 1, 1, COST)
+    assert (claude["input_tokens"], claude["output_tokens"], claude["unpriced"]) == (2420, 200, 2)
+
+
+async def test_a_stream_that_was_left_is_counted_without_a_price(front: Front) -> None:
+    front.openai.put_on(then_silence(chunks({"content": "Hel"}, reason=None, usage=False)))
+    stream = await front.client.chat.completions.create(model="small", messages=ASK, stream=True)
+    async for _ in stream:
+        break
+    await stream.close()
+    await front.openai.gone.wait()
+    [account] = (await front.state())["accounts"]
+    assert (account["requests"], account["unpriced"]) == (1, 1)
+
+
+# -- the limits ----------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def too_many(front: Front, **fields: Any) -> tuple[str, str]:
+    with pytest.raises(openai.RateLimitError) as caught:
+        await ask(front, **fields)
+    assert caught.value.code == "rate_limit_exceeded"
+    return caught.value.message.partition("gateway: ")[2], caught.value.response.headers["retry-after"]
+
+
+async def test_requests_a_minute(stage: Stage) -> None:
+    clock = Clock()
+    async with stage.front(more="limits: {requests_per_minute: 2}", clock=clock) as front:
+        front.openai.put_on(reply(completion()))
+        for _ in range(2):
+            await ask(front)
+        said, wait = await too_many(front)
+        assert (said.partition(".")[0], wait) == ("2 requests a minute are used up", "30")
+        clock.now += 30
+        await ask(front)
+        await too_many(front)
+
+
+async def test_tokens_a_minute_are_known_afterwards_and_waited_for_then(stage: Stage) -> None:
+    clock = Clock()
+    async with stage.front(more="limits: {tokens_per_minute: 1000}", clock=clock) as front:
+        front.openai.put_on(reply(completion()))
+        await ask(front)  # 1,100
+        said, wait = await too_many(front, seed=1)
+        assert (said.partition(".")[0], wait) == ("1,000 tokens a minute are used up", "7")
+        clock.now += 7
+        await ask(front, seed=1)
+
+
+async def test_requests_at_once(stage: Stage) -> None:
+    async with stage.front(more="limits: {concurrent: 1}") as front:
+        front.openai.put_on(held(reply(completion())))
+        first = asyncio.create_task(ask(front))
+        await front.openai.arrived.wait()
+        assert (await too_many(front, seed=1))[1] == "1"
+        front.openai.go_on.set()
+        await first
+        await ask(front, seed=1)
+
+
+# -- secrets -------------------------------------------------------------------------------------------
+
+
+async def test_no_key_is_in_a_log_or_an_answer(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(0):
+        await ask(front)
+        front.openai.put_on(status(500, error=f"key {KEY} broke it"))
+        front.claude.put_on(status(500, error=f"key {KEY} broke it"))
+        body = json.dumps({"model": "either", "messages": ASK}).encode()
+        said = await front.post("/v1/chat/completions", body)
+        wrong = await front.post("/v1/chat/completions", body, authorization="Bearer cb-wrong-key")
+        state = json.dumps(await front.state())
+    assert "[API_KEY] broke it" in said.text
+    assert caplog.records
+    for text in (caplog.text, said.text, wrong.text, state):
+        assert KEY not in text
+        assert LOCAL_KEY not in text
+        assert "cb-wrong-key" not in text

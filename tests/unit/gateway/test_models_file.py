@@ -1,0 +1,121 @@
+"""models.yaml is read strictly: what is wrong is named with its line, and no key is repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from bus.errors import InvalidModelsFile
+from serve.gateway.models_file import EXAMPLE, ModelsFile, parse_models, read_models
+
+GOOD = """
+    upstreams:
+      openai: {type: openai, api_key: OPENAI_API_KEY}
+      house:
+        type: openai_compatible
+        base_url: http://10.0.0.7:8000/v1
+        answer_s: 30
+    models:
+      small:
+        targets:
+          - {upstream: house, model: qwen3, drop: [seed]}
+          - {upstream: openai, model: gpt-5-mini, price: {input: 0.25, output: 2}}
+    limits: {requests_per_minute: 60}
+    """
+
+
+def test_a_good_file() -> None:
+    found = parse_models(dedent(GOOD))
+    assert [target.upstream for target in found.models["small"].targets] == ["house", "openai"]
+    assert (found.upstreams["house"].answer_s, found.limits.requests_per_minute) == (30, 60)
+    assert parse_models(EXAMPLE).models["small"].targets[0].model == "gpt-5-mini"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
+def test_an_empty_file_offers_nothing(text: str) -> None:
+    assert parse_models(text) == ModelsFile()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        (
+            "answer_s: 30",
+            "answers_s: 30",
+            7,
+            "upstreams.house.answers_s: is not known; did you mean answer_s",
+        ),
+        ("limits:", "limit:", 13, "limit: is not known; did you mean limits"),
+        (
+            "{requests_per",
+            "{request_per",
+            13,
+            "request_per_minute: is not known; did you mean requests_per_minute",
+        ),
+        ("drop:", "dropped:", 11, "models.small.targets.0.dropped: is not known; did you mean drop"),
+        ("output: 2", "out: 2", 12, "models.small.targets.1.price.out: is not known; did you mean output"),
+        ("answer_s: 30", "answer_s: soon", 7, "upstreams.house.answer_s: must be a number"),
+        ("answer_s: 30", "answer_s: 0", 7, "upstreams.house.answer_s: must be above 0"),
+        ("type: openai,", "type: opneai,", 3, "upstreams.openai.type: must be 'openai', 'anthropic' or"),
+        (", api_key: OPENAI_API_KEY", "", 3, "upstreams.openai: an upstream of type openai needs an api_key"),
+        ("base_url: http://10.0.0.7:8000/v1", "answer_s: 1", 4, "answer_s stands there twice"),
+        ("http://10", "http://me:pass@10", 6, "upstreams.house.base_url: must not hold a password"),
+        ("http://10.0.0.7:8000/v1", "10.0.0.7", 6, "must look like https://host:port/v1"),
+        ("upstream: house,", "upstream: hause,", 11, "there is no upstream 'hause'; did you mean house"),
+        ("small:", "sm all:", 9, "models.sm all: is no name"),
+        ("drop: [seed]", "drop: [messages]", 11, "messages cannot be left out of a request"),
+        ("targets:", "targets: []\n  other:\n    targets:", 10, "must have 1 or more entries"),
+        ("models:", "models: [\n", 10, ""),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(old: str, new: str, line: int, words: str) -> None:
+    text = dedent(GOOD)
+    assert old in text
+    with pytest.raises(InvalidModelsFile) as caught:
+        parse_models(text.replace(old, new, 1), "/etc/models.yaml")
+    assert words in caught.value.message
+    if "twice" not in words and words:
+        assert caught.value.message.startswith(f"/etc/models.yaml, line {line}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_anthropic_serves_no_embeddings() -> None:
+    text = """\
+upstreams: {a: {type: anthropic, api_key: KEY}}
+models:
+  vectors:
+    serves: embeddings
+    targets: [{upstream: a, model: m}]
+"""
+    with pytest.raises(InvalidModelsFile, match=r"line 5: .*Anthropic has no embeddings"):
+        parse_models(text)
+
+
+@pytest.mark.parametrize("key", ["sk-proj-1234567890", "my key", "Bearer x"])
+def test_a_key_pasted_in_is_refused_and_not_repeated(key: str) -> None:
+    text = dedent(GOOD).replace("OPENAI_API_KEY", f'"{key}"')
+    with pytest.raises(InvalidModelsFile, match="is the name of a secret") as caught:
+        parse_models(text)
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["- a list", "just words", "a: &a {b: *a}", "models: {1: {targets: []}}", "\t", "a: \x00", "models: *x"],
+)
+def test_nonsense_is_one_line(text: str) -> None:
+    with pytest.raises(InvalidModelsFile) as caught:
+        parse_models(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_an_empty_one_and_one_that_cannot_be_read_is_not(tmp_path: Path) -> None:
+    assert read_models(tmp_path / "models.yaml") == ""
+    with pytest.raises(InvalidModelsFile, match="cannot be read"):
+        read_models(tmp_path)
+    broken = tmp_path / "broken.yaml"
+    broken.write_bytes(b"\xff")
+    with pytest.raises(InvalidModelsFile, match="is no UTF-8"):
+        read_models(broken)
