@@ -113,6 +113,7 @@ class Holdings:
         )
         try:
             await host.store.ready(host.fence)
+            self._transport.publish(subjects.placement(host.fence.domain), b"ready")
             while not host.has_ended:
                 self._changed.clear()
                 try:

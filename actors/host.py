@@ -322,6 +322,8 @@ class Host:
 
     async def quiet(self, timeout_s: float) -> None:
         """Wait until no turn runs, at most so long."""
+        if self._quiet.is_set():
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._quiet.wait()

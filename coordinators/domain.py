@@ -116,7 +116,7 @@ class DomainCoordinator:
                     started.watch.cancel()
 
     def _heard(self, data: bytes) -> None:
-        if data.startswith(b"released"):
+        if data.startswith((b"ready", b"released")):
             self.look_soon()
 
     # -- one round -------------------------------------------------------------------------------------

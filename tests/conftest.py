@@ -7,6 +7,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -14,6 +15,7 @@ import pytest
 
 from callboard.services import Endpoints, ensure_services
 from callboard.settings import Settings
+from storage.migrate import migrate
 
 # A developer's own services must neither be used nor be harmed by the tests.
 for variable in (
@@ -63,15 +65,42 @@ async def services() -> AsyncIterator[Endpoints]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture
-async def database(services: Endpoints) -> AsyncIterator[str]:
-    """The URL of an empty database of this test's own."""
+@asynccontextmanager
+async def _database_of_its_own(services: Endpoints, template: str) -> AsyncIterator[str]:
     name = f"test_{secrets.token_hex(6)}"
     connection = await asyncpg.connect(services.postgres_url)
     try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
-        yield services.postgres_url.replace("@/callboard?", f"@/{name}?")
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        yield url_of(services, name)
         # FORCE, because a failing test leaves its connections open.
         await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     finally:
         await connection.close()
+
+
+def url_of(services: Endpoints, database: str) -> str:
+    return services.postgres_url.replace("@/callboard?", f"@/{database}?")
+
+
+@pytest.fixture(scope="session")
+async def migrated(services: Endpoints) -> str:
+    """The name of a database with the schema. Hundreds of tests copy it, which takes half the time of the migrations."""
+    connection = await asyncpg.connect(services.postgres_url)
+    await connection.execute("CREATE DATABASE migrated")
+    await connection.close()
+    await migrate(url_of(services, "migrated"))
+    return "migrated"
+
+
+@pytest.fixture
+async def database(services: Endpoints, migrated: str) -> AsyncIterator[str]:
+    """The URL of a database of this test's own, with the schema and nothing in it."""
+    async with _database_of_its_own(services, migrated) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database(services: Endpoints) -> AsyncIterator[str]:
+    """The URL of a database of this test's own, without a schema."""
+    async with _database_of_its_own(services, "template1") as url:
+        yield url

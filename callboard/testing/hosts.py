@@ -88,10 +88,9 @@ class Hosts:
                 raise CallboardError(f"Still at work after {timeout_s:g} s: {self._at_work()}.")
             busy = [running.host for running in self._live() if not running.host.is_at_rest]
             calm = 0 if busy else calm + 1
-            due = self._next_timer()
             if not busy and await self.beside():
                 calm = 0
-            if not busy and due is not None and due <= self._clock.now():
+            if not busy and (due := self._next_timer()) is not None and due <= self._clock.now():
                 self._clock.move_to(due)
                 calm = 0
             for host in busy:

@@ -17,7 +17,6 @@ from bus.errors import StorageUnavailable
 from storage.connect import create_pool
 from storage.domains import DomainRow, register_domain
 from storage.memory import MemoryStore
-from storage.migrate import migrate
 from storage.postgres import PostgresStore
 from storage.queries import query
 from storage.records import GENESIS, Fence, TurnRecord
@@ -279,7 +278,6 @@ class _DisturbedPostgres(PostgresStore):
 
 @asynccontextmanager
 async def postgres_rig(url: str) -> AsyncIterator[PostgresRig]:
-    await migrate(url)
     pool = await create_pool(url, application="contract")
     await register_domain(
         pool, DomainRow(domain=DOMAIN, partitions=64, spec="{}", kinds=[], home="", code="")

@@ -81,5 +81,5 @@ async def until(condition: Callable[[], Any], *, timeout_s: float = 20.0) -> Any
     """Wait for a condition, a coroutine function, to give something true, and return it."""
     async with asyncio.timeout(timeout_s):
         while not (found := await condition()):  # noqa: ASYNC110  # it happens in Postgres, not in this loop
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
         return found

@@ -26,6 +26,11 @@ from tests.integration.deployment import Deployment
 SCHEMA_FILE = Path(__file__).parents[2] / "storage" / "schema.sql"
 
 
+@pytest.fixture
+def database(empty_database: str) -> str:
+    return empty_database
+
+
 async def test_the_migrations_give_the_schema_on_file(database: str) -> None:
     await migrate(database)
     found = await asyncio.to_thread(dump_schema, database)

@@ -10,6 +10,7 @@ import pytest
 
 from bus.address import Address
 from callboard.services import Endpoints
+from coordinators import domain
 from coordinators.master import Master
 from storage.code import pack, put_code
 from storage.intake import Incoming, accept
@@ -41,7 +42,7 @@ class LedAlready:
 async def until(condition: Callable[[], Awaitable[bool]], *, timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not await condition():  # noqa: ASYNC110  # rows in Postgres, changed by others
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
 
 
 async def serving(deployment: Deployment) -> list[HostRow]:
@@ -80,6 +81,18 @@ async def test_hosts_grow_with_the_backlog_and_shrink_after_it(slow: Deployment)
         assert await slow.fetch("select * from mailbox") == []
     finally:
         await cancelled(master)
+
+
+async def test_a_host_that_is_ready_gets_its_partitions_before_the_next_round(
+    slow: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain, "ROUND_EVERY_S", 60.0)
+    await slow.coordinate(hosts=1)
+
+    async def one_serves() -> bool:
+        return len(await serving(slow)) == 1
+
+    await until(one_serves, timeout_s=10)
 
 
 async def test_new_code_of_a_domain_gets_new_hosts_and_nothing_is_lost(

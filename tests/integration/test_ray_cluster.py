@@ -11,7 +11,6 @@ from callboard import ray_cluster
 from callboard.ray_process import RayProcess
 from callboard.services import Endpoints
 from storage.connect import create_pool
-from storage.migrate import migrate
 from storage.placement import claim_coordinator
 from tests.integration.cli import desk_at_work, until
 
@@ -71,7 +70,6 @@ class Ray:
 async def test_coordinators_of_an_older_release_make_room_for_this_one(
     database: str, runs: str, ends: bool
 ) -> None:
-    await migrate(database)
     pool = await create_pool(database, application="callboard-test", size=1)
     try:
         await claim_coordinator(pool, "master", "node")

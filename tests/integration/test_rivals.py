@@ -17,7 +17,6 @@ from coordinators.domain import DomainCoordinator
 from coordinators.rivals import wait_for_rivals
 from storage import inspect
 from storage.connect import coordinator_application, create_pool
-from storage.migrate import migrate
 from storage.placement import claim_coordinator
 from tests.integration.deployment import Deployment, cancelled
 from tests.integration.puppets import Puppets
@@ -78,7 +77,6 @@ async def test_a_second_ray_is_refused_although_the_first_has_no_host(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "FORGOTTEN_AFTER_S", 0.1)
-    await migrate(database)
     pool = await create_pool(database, application=coordinator_application("master"))
     other = await create_pool(database, application="callboard-test", size=1)
     try:
@@ -92,7 +90,6 @@ async def test_a_second_ray_is_refused_although_the_first_has_no_host(
 
 
 async def test_a_connection_that_a_dead_machine_has_left_is_no_rival(database: str) -> None:
-    await migrate(database)
     pool = await create_pool(database, application=coordinator_application("master"))
     try:
         await claim_coordinator(pool, "master", "a")

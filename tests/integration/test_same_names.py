@@ -11,14 +11,12 @@ from callboard.services import Endpoints
 from callboard.settings import Settings
 from storage.connect import create_pool
 from storage.domains import all_domains
-from storage.migrate import migrate
 from tests.unit.test_code_apart import domain
 
 
 async def test_each_is_registered_with_its_own_kinds(
     services: Endpoints, database: str, tmp_path: Path
 ) -> None:
-    await migrate(database)
     pool = await create_pool(database, application="callboard-test", size=1)
     transport = await NatsTransport.connect(services.nats_url, name="test")
     cluster = Cluster(Settings(home=tmp_path), services, pool, transport)
