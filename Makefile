@@ -59,7 +59,7 @@ check: install
 	$(BIN)/lint-imports
 
 faults: install
-	$(BIN)/python -m pytest tests/faults -m long -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m long -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
 
 bench: install peers
 	$(BIN)/python -m benchmarks.hops $(BENCH_ARGS)

@@ -20,6 +20,7 @@ from bus.transport import Receive, Subscription
 
 _logger = logging.getLogger("callboard.nats")
 
+CONNECT_WITHIN_S = 5.0  # at first; a connection that is lost is tried again for ever
 UNSENT_BYTES = (
     32 * 1024 * 1024
 )  # published and not sent: past that, a server is too slow and messages are dropped
@@ -35,7 +36,7 @@ class NatsTransport:
         self._reconnected: list[Callable[[], None]] = []
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, timeout_s: float = 5.0) -> Self:
+    async def connect(cls, url: str, *, name: str, timeout_s: float | None = None) -> Self:
         """Raises ServiceUnavailable when the server cannot be reached at first, SettingsError for a bad URL."""
         self = cls()
         place = _place(url)
@@ -55,7 +56,7 @@ class NatsTransport:
                     error_cb=self._on_error,
                     reconnected_cb=self._on_reconnected,
                 ),
-                timeout=timeout_s,
+                timeout=timeout_s or CONNECT_WITHIN_S,
             )
         except (TimeoutError, NatsError, OSError) as error:
             with contextlib.suppress(Exception):

@@ -61,6 +61,7 @@ def test_the_setup_commands_install_callboard_on_an_empty_machine(machine: Machi
     assert installed.splitlines()[-1] == str(machine.home / "callboard" / "callboard" / "__init__.py")
 
 
+@pytest.mark.long
 def test_a_worker_joins_the_head_that_has_the_same_token(machine: Machine) -> None:
     (machine.home / "callboard").symlink_to(ROOT)
     port = free_port()

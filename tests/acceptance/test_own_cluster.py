@@ -75,17 +75,19 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("word", "after_s"),
+    ("word", "after_s", "how"),
     [
-        ("starting Postgres", 0.0),
-        ("starting Postgres", 1.5),
-        ("starting the coord", 0.0),
+        ("starting Postgres", 0.0, signal.SIGINT),
+        ("starting Postgres", 0.0, signal.SIGTERM),
+        pytest.param("starting Postgres", 1.5, signal.SIGINT, marks=pytest.mark.long),
+        ("starting Postgres", 1.5, signal.SIGTERM),
+        ("starting the coord", 0.0, signal.SIGINT),
+        pytest.param("starting the coord", 0.0, signal.SIGTERM, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_while_it_starts_leaves_nothing_behind(
-    alone: Program, how: signal.Signals, word: str, after_s: float
+    alone: Program, word: str, after_s: float, how: signal.Signals
 ) -> None:
     process = started(alone, "up")
     read_until(process, word)
@@ -94,10 +96,17 @@ def test_a_signal_while_it_starts_leaves_nothing_behind(
     assert_stopped_whole(alone, process, how)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("point", ["start.checks_postgres", "start.migrates"])
+@pytest.mark.parametrize(
+    ("point", "how"),
+    [
+        ("start.checks_postgres", signal.SIGINT),
+        pytest.param("start.checks_postgres", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("start.migrates", signal.SIGINT, marks=pytest.mark.long),
+        ("start.migrates", signal.SIGTERM),
+    ],
+)
 def test_a_signal_in_the_middle_of_a_statement_of_its_start_leaves_nothing_behind(
-    alone: Program, how: signal.Signals, point: str
+    alone: Program, point: str, how: signal.Signals
 ) -> None:
     process = started(alone, "up", CALLBOARD_FAULTS=f"{point}=stop")
     read_until(process, f"fault fired: {point}")
@@ -124,6 +133,7 @@ def assert_stopped_whole(alone: Program, process: subprocess.Popen[str], how: si
     assert ray_head(Settings(home=alone.home)).running() is None
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_does_not_keep_it_from_stopping_what_it_has_started(alone: Program) -> None:
     process = started(alone, "up")
     read_until(process, "starting the coordinators")
@@ -205,6 +215,7 @@ MIRROR = """
 """
 
 
+@pytest.mark.long
 def test_a_run_of_its_own_starts_hosts_of_other_domains_when_they_are_sent_to(
     alone: Program, tmp_path: Path
 ) -> None:
@@ -219,6 +230,7 @@ def test_a_run_of_its_own_starts_hosts_of_other_domains_when_they_are_sent_to(
     assert hosts_since_start(alone) == {"caller": 2, "mirror": 2}
 
 
+@pytest.mark.long
 def test_a_removed_domain_leaves_the_others_and_ray_as_they_are(alone: Program, tmp_path: Path) -> None:
     caller, mirror = domain(tmp_path, "caller", CALLER), domain(tmp_path, "mirror", MIRROR)
     found = json.loads(alone("up", "--detach", "--json", caller).stdout)

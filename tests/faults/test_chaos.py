@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from callboard.services import Services
-from tests.faults import faults
+from tests.faults import faults, moves, outages, points, processes
 from tests.faults.chaos_run import Fault, chaos_run, seed_of
 from tests.faults.chronicle import Chronicle
 
+# One of each kind: a death outside and inside a commit, a zombie, a coordinator, a move, a wait, the services.
+SHORT = (
+    processes.kill_host,
+    points.kill_after_commit,
+    points.stop_before_commit,
+    points.kill_in_takeover,
+    points.kill_when_put_away,
+    moves.hand_back_and_forth,
+    outages.crash_postgres,
+    outages.drop_deliveries,
+)
 
-def _half(which: int) -> list[Fault]:
-    """Every fault stands in exactly one half; the order is drawn."""
-    chosen = list(faults.ALL[which::2])
-    Random(seed_of(which)).shuffle(chosen)
-    return chosen
+
+def _shuffled(chosen: Sequence[Fault], seed: int) -> list[Fault]:
+    return Random(seed).sample(chosen, len(chosen))
 
 
+@pytest.mark.timeout(300)
+async def test_a_fault_of_each_kind_while_a_random_program_runs(
+    own_services: Services, tmp_path: Path, chronicle: Chronicle
+) -> None:
+    seed = seed_of(0)
+    outcome = await chaos_run(
+        own_services,
+        tmp_path / "run",
+        _shuffled(SHORT, seed),
+        seed=seed,
+        chronicle=chronicle,
+        turns_between=(100, 300),
+    )
+    assert not outcome.complaints, outcome.report(seed)
+
+
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [0, 1])
 async def test_every_fault_once_while_a_random_program_runs(
     own_services: Services, tmp_path: Path, chronicle: Chronicle, which: int
 ) -> None:
+    """Every fault stands in exactly one half."""
     seed = seed_of(which)
-    outcome = await chaos_run(own_services, tmp_path / "run", _half(which), seed=seed, chronicle=chronicle)
+    outcome = await chaos_run(
+        own_services, tmp_path / "run", _shuffled(faults.ALL[which::2], seed), seed=seed, chronicle=chronicle
+    )
     assert not outcome.complaints, outcome.report(seed)
 
 

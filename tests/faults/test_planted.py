@@ -21,16 +21,21 @@ DISORDER = "out of order|left out"  # what comes too late is missing until it co
     [
         ("fence_off", 1, [points.stop_before_commit], "that it did not own"),
         ("deduplication_off", 2, [], "twice"),
-        ("publish_before_commit", 2, [], DISORDER),
-        ("no_reload", 2, [outages.drop_deliveries], DISORDER),
-        ("order_of_arrival", 2, [], DISORDER),
-        ("cursor_runs_ahead", 2, [], "left out"),
-        ("assigned_twice", 1, [], "was assigned 2 times"),
-        ("wake_ups_stay", 2, [], "its wake-up lies in the mailbox"),
-        ("settled_again", 2, [], "was settled 2 times"),
-        ("sent_again", 2, [], "twice"),
-        ("steps_computed_again", 2, [], "computed again|has step .* twice"),
-        pytest.param("flushed_again", 2, [], "has . entries", marks=pytest.mark.long),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in [
+                ("publish_before_commit", 2, [], DISORDER),
+                ("no_reload", 2, [outages.drop_deliveries], DISORDER),
+                ("order_of_arrival", 2, [], DISORDER),
+                ("cursor_runs_ahead", 2, [], "left out"),
+                ("assigned_twice", 1, [], "was assigned 2 times"),
+                ("wake_ups_stay", 2, [], "its wake-up lies in the mailbox"),
+                ("settled_again", 2, [], "was settled 2 times"),
+                ("sent_again", 2, [], "twice"),
+                ("steps_computed_again", 2, [], "computed again|has step .* twice"),
+                ("flushed_again", 2, [], "has . entries"),
+            ]
+        ),
     ],
 )
 async def test_a_planted_fault_turns_the_harness_red(

@@ -19,7 +19,7 @@ GIVEN_UP_WITHIN_S = 90.0
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("poisons", [1, 2])
+@pytest.mark.parametrize("poisons", [1, pytest.param(2, marks=pytest.mark.long)])
 async def test_a_message_that_kills_its_process_becomes_a_dead_letter_and_spares_its_neighbours(
     own_services: Services, tmp_path: Path, poisons: int
 ) -> None:

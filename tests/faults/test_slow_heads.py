@@ -13,8 +13,8 @@ from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.feed import accept, outside
 
 SLOW = 12
-SLOW_S = 4.0
-NEIGHBOURS_WITHIN_S = 6.0
+SLOW_S = 3.0
+NEIGHBOURS_WITHIN_S = 4.5
 
 
 @pytest.mark.timeout(180)

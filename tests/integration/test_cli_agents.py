@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from callboard.services import Endpoints
 from storage.inspect import list_dead_letters
-from tests.integration.cli import Cli, desk_at_work, note, until
+from tests.integration.cli import Cli, note, until
 from tests.integration.deployment import Deployment
 
 TRICKY = "clerk/Zoë [red]\x1b[2J\u202e/7"
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
-async def desk(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with desk_at_work(services, database, monkeypatch) as desk:
-        yield desk
 
 
 async def versions(desk: Deployment, key: str, version: int) -> None:
@@ -130,7 +112,10 @@ async def test_who_pauses_an_agent_that_no_message_has_reached_is_told(cli: Cli,
     assert "No message" not in cli.err
 
 
-async def test_a_request_is_accepted_while_no_host_is_there(cli: Cli, desk: Deployment) -> None:
+async def test_a_request_is_accepted_while_no_host_is_there(
+    cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callboard.cli.agents._CARRIED_OUT_S", 0.5)
     await note(desk, "a", "first")
     await versions(desk, "a", 1)
     await desk.forsake()

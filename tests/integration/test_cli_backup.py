@@ -22,17 +22,11 @@ from tests.integration.deployment import Deployment
 
 
 @pytest.fixture
-def cli(
-    capsys: pytest.CaptureFixture[str],
-    home: Path,
-    services: Endpoints,
-    database: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
+def cli(cli: Cli, services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """On a database without a deployment."""
     monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
     monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
-    return Cli(capsys)
+    return cli
 
 
 @pytest.fixture

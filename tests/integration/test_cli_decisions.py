@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from callboard.services import Endpoints
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
-from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
+from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, waits_for
 
 GUARD = "vigil/guard/a"
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
-async def vigil(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with vigil_at_work(services, database, monkeypatch) as vigil:
-        yield vigil
 
 
 async def ask_to_open(vigil: Deployment, gate: str, kind: str = "approval") -> str:

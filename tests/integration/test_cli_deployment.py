@@ -5,34 +5,23 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from bus.events import EventStream
 from callboard.ray_head import RayHead
 from callboard.services import Endpoints
-from tests.integration.cli import Cli, desk_at_work, note, until
+from tests.integration.cli import Cli, note, until
 from tests.integration.deployment import Deployment
 
 
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
-async def desk(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with desk_at_work(services, database, monkeypatch) as desk:
-        yield desk
-
-
 async def fully_owned(desk: Deployment) -> None:
-    await until(lambda: desk.fetch("select from hosts where cardinality(owned) = 4 and ready_at is not null"))
+    """Its host owns everything, and has beaten."""
+    await until(
+        lambda: desk.fetch(
+            "select from hosts natural join heartbeats where cardinality(owned) = 4 and ready_at is not null"
+        )
+    )
 
 
 async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) -> None:
@@ -223,14 +212,15 @@ async def test_a_nats_that_is_away_is_one_line(
     cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CALLBOARD_NATS_URL", "nats://me:hunter2@127.0.0.1:1")
+    monkeypatch.setattr("bus.nats.CONNECT_WITHIN_S", 0.5)
     assert "NATS at 127.0.0.1:1 does not answer" in await cli.error("pause", "desk/clerk/a")
     assert "hunter2" not in cli.err
 
 
 async def test_an_empty_database_is_said_to_be_empty(
-    cli: Cli, services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, services: Endpoints, empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", empty_database)
     monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
     for command in (["agents"], ["tasks"], ["status"], ["agent", "desk/clerk/a"]):
         assert "The database is empty" in await cli.error(*command)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from bus.errors import DomainBusy, StorageError, UnknownDomain
 from bus.events import EventStream
 from callboard import removal
 from callboard.cli.moved import say_if_moved
-from callboard.services import Endpoints
 from coordinators.master import Master
 from storage.domains import (
     DomainRow,
@@ -29,22 +27,8 @@ from storage.domains import (
 from storage.intake import Incoming, accept
 from storage.placement import claim_coordinator, live_hosts
 from storage.queries import query
-from tests.integration.cli import Cli, desk_at_work, note, until
+from tests.integration.cli import Cli, note, until
 from tests.integration.deployment import Deployment, cancelled
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
-async def desk(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with desk_at_work(services, database, monkeypatch) as desk:
-        yield desk
 
 
 async def neighbour(desk: Deployment) -> dict[str, int]:

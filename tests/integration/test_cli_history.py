@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from hashlib import sha256
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from bus.address import parse_address
 from bus.errors import BrokenChain, UnknownVersion
-from callboard.services import Endpoints
 from storage.inspect import agent_timeline, state_at
-from tests.integration.cli import Cli, desk_at_work, note, until
+from tests.integration.cli import Cli, note, until
 from tests.integration.deployment import Deployment
-from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
-async def vigil(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with vigil_at_work(services, database, monkeypatch) as vigil:
-        yield vigil
-
-
-@pytest.fixture
-async def desk(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with desk_at_work(services, database, monkeypatch) as desk:
-        yield desk
+from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, waits_for
 
 
 async def test_a_timeline_has_calls_waits_decisions_and_causes_in_order(cli: Cli, vigil: Deployment) -> None:

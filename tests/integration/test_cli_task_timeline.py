@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from callboard.services import Endpoints
@@ -12,21 +9,7 @@ from storage.inspect import task_timeline, tree_of
 from storage.inspect.timeline import made_turn
 from tests.integration.cli import Cli, desk_at_work, note, until
 from tests.integration.deployment import Deployment
-from tests.integration.vigil_at_work import ORACLE, send, vigil_at_work, waits_for
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
-async def vigil(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with vigil_at_work(services, database, monkeypatch) as vigil:
-        yield vigil
+from tests.integration.vigil_at_work import ORACLE, send, waits_for
 
 
 async def test_a_task_is_shown_as_the_tree_of_its_turns(cli: Cli, vigil: Deployment) -> None:

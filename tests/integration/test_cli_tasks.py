@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,25 +12,10 @@ from bus.errors import ServiceUnavailable
 from callboard.cli import follow
 from callboard.cli.follow import snapshots
 from callboard.cli.following import _Lines
-from callboard.services import Endpoints
 from storage.connect import create_pool
 from storage.intake import Incoming, accept
-from tests.integration.cli import Cli, desk_at_work, until
+from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
-async def desk(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Deployment]:
-    async with desk_at_work(services, database, monkeypatch) as desk:
-        yield desk
 
 
 async def stuck_task(desk: Deployment) -> str:

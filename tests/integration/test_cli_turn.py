@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -11,12 +10,6 @@ from callboard.services import Endpoints
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
@@ -16,12 +15,6 @@ from storage.queries import query
 from tests.integration.cli import Cli, desk_at_work, note, until
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
 
 
 @pytest.fixture

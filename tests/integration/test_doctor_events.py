@@ -73,7 +73,10 @@ async def test_a_stream_that_acknowledges_before_it_writes_is_a_failure(nats: Na
     assert "persist_mode" in found.detail
 
 
-async def test_a_nats_that_is_away_is_a_failure_with_its_mend(nats: Nats) -> None:
+async def test_a_nats_that_is_away_is_a_failure_with_its_mend(
+    nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bus.nats.CONNECT_WITHIN_S", 0.5)
     away = Endpoints(
         postgres_url="", nats_url="nats://127.0.0.1:1", embedded_postgres=False, embedded_nats=False
     )

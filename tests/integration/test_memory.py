@@ -18,7 +18,7 @@ from tests.integration.deployment import Deployment
 
 HEAVY = Path(__file__).with_name("heavy")
 MIB = 1024 * 1024
-AGENTS, EACH, SIZE = 100, 20, 200_000  # 400 MB in all
+AGENTS, EACH, SIZE = 100, 12, 200_000  # 240 MB in all
 MOST_GROWTH = 150 * MIB  # a cache of 32 MiB, and what is on its way in and out of Postgres
 
 
@@ -66,7 +66,7 @@ async def fill(heavy: Deployment, kind: str) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_a_host_whose_agents_have_400_mb_of_mail_stays_small_and_handles_it_all(
+async def test_a_host_whose_agents_have_240_mb_of_mail_stays_small_and_handles_it_all(
     heavy: Deployment,
 ) -> None:
     from heavy.agents import Parked

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -257,18 +256,11 @@ async def test_a_commit_under_way_delays_the_dropping_of_a_month(desk: Deploymen
 
 
 async def test_the_command_says_what_it_would_drop(
-    desk: Deployment,
-    services: Endpoints,
-    database: str,
-    home: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli, desk: Deployment, services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
     monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
     monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
     await age(desk)
-    cli = Cli(capsys)
     assert "would be dropped" in await cli("retention", "--months", "3", "--dry-run")
     assert (await cli.json("retention", "--months", "3"))["dry_run"] is False
     assert (await cli.json("retention", "--months", "3", "--dry-run"))["months"] == []

@@ -26,12 +26,6 @@ async def rota(
         yield deployment
 
 
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
 async def is_kept(rota: Deployment) -> bool:
     return await rota.fetch("select count(*) from schedules") == [(2,)]
 

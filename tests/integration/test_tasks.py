@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from actors.retry import RetryPolicy
 from bus import subjects
 from bus.errors import (
     DeadlineExceeded,
@@ -95,7 +96,10 @@ async def test_a_failure_that_an_agent_reports_is_the_clients_error(deployed: Op
             await at.client.result(await at.submit([]), timeout_s=SOON_S)
 
 
-async def test_a_handler_that_gives_up_fails_the_task(deployed: Open) -> None:
+async def test_a_handler_that_gives_up_fails_the_task(
+    deployed: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.agent.Agent.retry", RetryPolicy(attempts=2, first_delay_s=0.01))
     async with deployed("direct") as at:
         await at.coordinate()
         with pytest.raises(TaskFailed, match="counter") as caught:

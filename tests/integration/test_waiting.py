@@ -75,7 +75,7 @@ async def test_turns_that_compute_ask_and_sleep_end_with_what_they_asked_for(pat
     assert lookups == [(2 * CLERKS,)]
 
 
-@pytest.mark.parametrize("after_s", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("after_s", [0.2, pytest.param(0.5, marks=pytest.mark.long), 1.0])
 async def test_hosts_that_die_while_turns_wait_lose_and_repeat_nothing(
     patience: Deployment, after_s: float
 ) -> None:
