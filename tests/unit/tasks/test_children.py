@@ -202,7 +202,7 @@ async def test_a_turn_that_runs_again_starts_no_child_twice(kit: TestKit) -> Non
     assert result[1] == "waited"
     assert len(children(kit)) == 3
     assert {result[0], result[2]} < {f"test/{id_}" for id_ in children(kit)}
-    assert Worker.log == ["answered", "waits", "answered"]
+    assert sorted(Worker.log) == ["answered", "answered", "waits"]  # two agents begin in any order
 
 
 async def test_a_turn_that_fails_has_started_nothing(kit: TestKit) -> None:
