@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from actors.branch import current
+from actors.ready import OWN
 from bus.address import Address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, header_to_json, new_id
 from bus.errors import HopLimitExceeded, InvalidMessage, PayloadTooLarge
@@ -94,6 +95,8 @@ class Consequences:
                 self.journal.refuse_send()
                 return new_id()
             task, deadline = None, None  # what undoes something outlives its task and its deadline
+        elif scope.exhausted and task is not None and not wire_name.startswith(OWN):
+            scope.refuse_if_exhausted(self._envelope.tenant, came)
         if len(self.sends) >= scope.limits.sends_per_turn:
             raise InvalidMessage(
                 f"One turn may send {scope.limits.sends_per_turn} messages.",
@@ -111,6 +114,7 @@ class Consequences:
             correlation=came.correlation or came.id,
             causation=came.id,
             task=task,
+            root=None if task is None else came.root,
             priority=priority,
             deadline=deadline,
             hops=came.hops + 1,

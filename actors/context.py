@@ -13,6 +13,7 @@ import msgspec
 from pydantic import BaseModel
 
 from actors.calls import DurableCalls
+from actors.charges import Charges
 from actors.child_tasks import ChildTasks
 from actors.consequences import Consequences
 from actors.journal import Journal
@@ -51,7 +52,7 @@ class TurnKeeper(Protocol):
     def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal: ...
 
 
-class Context(TaskReports, ChildTasks, DurableCalls):
+class Context(TaskReports, ChildTasks, DurableCalls, Charges):
     """One turn's window on the world. What a handler sends is sent when its turn commits, or before it waits."""
 
     __slots__ = (

@@ -13,11 +13,12 @@ from actors.context import Context
 from actors.open_turns import OpenTurns
 from actors.outcomes import Outcomes
 from actors.scope import Scope
+from actors.spending import spent
 from actors.turn_edit import edited
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from bus.registry import decode_payload
-from storage.journal import Does, JournalWrite, StoredJournal
+from storage.journal import Does, JournalWrite, Kind, StoredJournal
 from storage.records import DeadLetter, TurnRecord
 
 
@@ -66,7 +67,12 @@ class ControlTurns:
                 if stored is None:
                     return record
                 return _without_turn(
-                    activation, record, stored, "destroyed", "its agent was destroyed while it waited"
+                    self._scope,
+                    activation,
+                    record,
+                    stored,
+                    "destroyed",
+                    "its agent was destroyed while it waited",
                 )
             case control.SkipTurn():
                 stored = await self._open_turns.load(activation)
@@ -77,7 +83,7 @@ class ControlTurns:
                 why = f"skipped by {ctx.sender.removeprefix('external/')}: {message.reason}".removesuffix(
                     ": "
                 )
-                return _without_turn(activation, record, stored, "skipped", why)
+                return _without_turn(self._scope, activation, record, stored, "skipped", why)
             case control.EditTurn():
                 return await self._edit(activation, envelope, ctx, message)
             case control.RetryDeadLetter():
@@ -167,7 +173,7 @@ class ControlTurns:
 
 
 def _without_turn(
-    activation: Activation, record: TurnRecord, stored: StoredJournal, reason: str, error: str
+    scope: Scope, activation: Activation, record: TurnRecord, stored: StoredJournal, reason: str, error: str
 ) -> TurnRecord:
     """The record, with which the agent's open turn ends: its message becomes a dead letter."""
     activation.parked = activation.lacks_turn = False
@@ -175,9 +181,11 @@ def _without_turn(
     ends = JournalWrite(
         seq=stored.seq, turn=stored.turn, does=Does.END, recorded=stored.recorded,
         done=tuple(p.id for p in stored.promises),
+        asks_done=sum(p.kind == Kind.ASK for p in stored.promises),
     )  # fmt: skip
+    header = header_from_json(stored.header_json)
     dead = DeadLetter(reason=reason, error=error, failures=stored.failures)
     return msgspec.structs.replace(
-        record, journal=ends, dead=dead, message_id=header_from_json(stored.header_json).id,
-        header_json=stored.header_json, payload=stored.payload,
+        record, journal=ends, dead=dead, message_id=header.id,
+        spent=spent(scope, activation.tenant, header, (), ends), header_json=stored.header_json, payload=stored.payload,
     )  # fmt: skip

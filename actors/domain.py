@@ -18,6 +18,7 @@ from bus.address import require_word
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES
 from bus.registry import describe_validation
+from bus.task_limits import TaskLimits
 from bus.wire import MAX_PARCEL_BYTES
 
 PolicyName = Literal["direct", "least_loaded", "contract_net"]
@@ -101,6 +102,7 @@ class TaskSpec(_Strict):
     concurrent: int = Field(default=1_000, ge=1)  # so many are under way at once; the others wait
     waiting: int = Field(default=10_000, ge=1)  # past so many, submitting one more is refused
     on_dead_letter: OnDeadLetter = "keep"  # what a dead letter of its work does to a task; see OnDeadLetter
+    limits: TaskLimits = TaskLimits()  # of each task that is submitted, but for those that it brings itself
     needs_input: bool = False  # `callboard run` refuses to submit one without --input
 
     @field_validator("to")

@@ -31,7 +31,9 @@ from actors.ready import ReadyQueue
 from actors.schedules import Schedules
 from actors.scope import Scope
 from actors.slice import Slice
+from actors.spending import learn
 from actors.sweep import Sweep
+from actors.task_messages import task_agent
 from actors.timers import Timers
 from actors.trials import Trials
 from actors.turn import TurnRunner
@@ -41,8 +43,10 @@ from actors.wake import is_wake
 from bus.envelope import Envelope, Outgoing
 from bus.errors import Fenced, InvalidData, SchemaMismatch, StorageUnavailable
 from bus.transport import Transport
+from storage.intake import nudge
 from storage.journal import Does, Flush, JournalWrite
 from storage.records import Fence, Mark, TurnRecord
+from storage.spent import Reached
 from storage.store import HostStore
 
 _logger = logging.getLogger("callboard.host")
@@ -86,6 +90,8 @@ class Host:
         self.on_task_events: Callable[[TurnRecord], None] = lambda turn: None
         self.extra_work: list[Callable[[], Awaitable[None]]] = []
         self.ended_why: str | None = None
+        store.on_limit = self._limit_reached
+        self._transport = transport
         self._slice = Slice()
         self._stopped = asyncio.Event()
         self._closing = False
@@ -407,6 +413,13 @@ class Host:
         self.committer.drop_dead()
         self._restart(activation)
         entry.settle(False)
+
+    def _limit_reached(self, reached: Reached) -> None:
+        """A commit of this host's has found a task above one of its limits."""
+        learn(self.scope, reached)
+        if reached.told is not None:
+            leader = task_agent(reached.task)
+            nudge(self._transport, [(leader.domain, reached.told, reached.tenant, leader.agent)])
 
     async def fenced(self) -> bool:
         """Look at what is still owned; the partitions that are not leave now, with all that is cached."""

@@ -121,6 +121,9 @@ class Journal:
         self._done: list[str] = []
         self._given_up: dict[str, bool] = {}  # what has changed since the last write
         self._calls: list[LedgerWrite] = []
+        self._asks_done = 0
+        self.on_new: Callable[[], None] = lambda: None
+        """Called before anything new happens; may raise."""
         self.in_flight: set[asyncio.Task[Any]] = set()  # calls of tools, which are not cut short
         self._was_put_away = stored is not None and stored.waiting
         self._closed = False
@@ -353,6 +356,7 @@ class Journal:
     def end(self) -> JournalWrite | None:
         """The last write, if there is anything to write. Promises that nobody waits for any more are let go."""
         self._done.extend(self._promises)
+        self._asks_done += sum(promise.kind == Kind.ASK for promise in self._promises.values())
         if self.is_open:
             return self._write(Does.END)
         return self._write(Does.NONE) if self.is_dirty else None
@@ -416,6 +420,7 @@ class Journal:
         """To be passed before anything new happens; raises in a turn that is given up."""
         self._refuse_in_compensation()
         if self._why_ending is None:
+            self.on_new()
             return
         if self._stalled is None:
             self._stalled = asyncio.get_running_loop().create_future()
@@ -515,10 +520,11 @@ class Journal:
             seq=self._seq, turn=self.turn, does=does, began_at=self.now, entries=tuple(self._entries),
             consumed=tuple(self._consumed), promises=tuple(self._made), done=tuple(self._done),
             given_up=tuple(self._given_up.items()), calls=tuple(self._calls), recorded=self._written,
+            asks_done=self._asks_done,
         )  # fmt: skip
         self._written += write.adds
         self._entries, self._consumed, self._made, self._done = [], [], [], []
-        self._given_up, self._calls = {}, []
+        self._given_up, self._calls, self._asks_done = {}, [], 0
         return write
 
     # -- promises ------------------------------------------------------------------------------------
@@ -565,6 +571,7 @@ class Journal:
         self._outcomes[promise.key] = wake
         self.record(promise.key, promise.kind, promise.name, "null" if blob else payload, blob=blob)
         self._done.append(promise.id)
+        self._asks_done += promise.kind == Kind.ASK
         waiter = self._waiters.pop(promise.id, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -9,9 +9,10 @@ from typing import Protocol
 from actors.activation import Activation
 from actors.blobs import Blobs, BlobsUnavailable
 from actors.context import Context
-from actors.domain import LimitSpec
 from actors.journal import Journal
 from actors.ledger import Ledger
+from actors.scope import Scope
+from actors.spending import spent
 from bus import faultpoints
 from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import InvalidMessage, StorageUnavailable, TaskCancelled
@@ -47,15 +48,15 @@ class OpenTurns:
 
     def __init__(
         self,
-        domain: str,
-        limits: LimitSpec,
+        scope: Scope,
         storage: JournalReader,
         blobs: Blobs,
         ledger: Ledger,
         host: TurnHost,
     ) -> None:
-        self._domain = domain
-        self._limits = limits
+        self._scope = scope
+        self._domain = scope.domain
+        self._limits = scope.limits
         self._storage = storage
         self._host = host
         self.blobs = blobs
@@ -120,7 +121,7 @@ class OpenTurns:
         def flush(write: JournalWrite, sends: tuple[Outgoing, ...]) -> asyncio.Future[bool]:
             part = Flush(
                 tenant=activation.tenant, partition=activation.partition, agent=activation.agent, journal=write,
-                sends=sends,
+                sends=sends, spent=spent(self._scope, activation.tenant, envelope.header, sends, write),
             )  # fmt: skip
             return self._host.flush(activation, envelope, part)
 
@@ -128,6 +129,8 @@ class OpenTurns:
             envelope, now, flush, partial(self.blobs.fetch, activation.tenant), stored, activation.task,
             most_entries=self._limits.journal_entries, most_bytes=self._limits.journal_bytes,
         )  # fmt: skip
+        if envelope.header.task is not None:
+            journal.on_new = partial(self._scope.refuse_if_exhausted, activation.tenant, envelope.header)
         journal.on_waiting = partial(self._host.waits, activation)
         journal.on_running = partial(self._host.runs, activation)
         return journal

@@ -13,6 +13,7 @@ from actors.failure import EXPIRED, describe, reason_of
 from actors.retry import RetryPolicy
 from actors.saga import CANCELLED, Ending
 from actors.scope import Scope
+from actors.spending import spent
 from actors.supervision import Directive
 from actors.task_messages import TROUBLE
 from actors.transition import transition_body
@@ -193,6 +194,9 @@ class Outcomes:
             new_tasks=tuple(puts.new_tasks),
             journal=journal,
             task=envelope.header.task,
+            spent=None
+            if envelope.header.task is None
+            else spent(self._scope, envelope.tenant, envelope.header, puts.sends, journal),
         )
         activation.undead.update(puts.undead)
         activation.version = version

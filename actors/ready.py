@@ -14,14 +14,14 @@ _HIGH_FIRST = (2, 1, 0)
 _ORDER = {0: (0, 1, 2), _CYCLE // 2: (1, 2, 0)}
 
 
-_OWN = "callboard."
+OWN = "callboard."
 
 
 def is_own(envelope: Envelope) -> bool:
     """Callboard's own messages start, report on and end tasks, or come from an operator: they are few and short,
     and somebody waits for each. They never stand behind the backlog of a busy domain, and what an agent sends
     while it handles one has the priority of its header all the same."""
-    return envelope.header.type.startswith(_OWN)
+    return envelope.header.type.startswith(OWN)
 
 
 class ReadyQueue:

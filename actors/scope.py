@@ -12,8 +12,9 @@ from actors.directory import Directory
 from actors.domain import Domain, LimitSpec
 from actors.secret import GivenSecrets, Secrets
 from actors.task_messages import TASK_KIND
-from bus.envelope import Envelope
-from bus.errors import UnknownKind
+from bus.envelope import Envelope, Header
+from bus.errors import LimitExceeded, UnknownKind
+from storage.spent import Reached
 
 _LEADS = f"{TASK_KIND}/"
 _SLACK_S = 0.001  # an event loop's clock is coarse; a callback must not come before its time
@@ -72,15 +73,37 @@ class Scope:
         self.is_outdated: Callable[[], Awaitable[bool]] = _never
         self.cancelled: dict[tuple[str, str], str] = {}
         """Why tasks were cancelled, by tenant and reference, as far as this host knows."""
+        self.exhausted: dict[tuple[str, str], Reached] = {}
+        """Tasks that are above a limit, by tenant and reference, as far as this host knows."""
         self._topics = domain.spec.topics
 
     def why_cancelled(self, envelope: Envelope) -> str | None:
-        """Why the message is not to be handled: the task that it is part of was cancelled. The agent that leads the
-        task still hears of it."""
+        """Why the message is not to be handled: the task that it is part of was cancelled, or is above a limit. The
+        agent that leads the task still hears of it."""
         task = envelope.header.task
-        if task is None or not self.cancelled or envelope.is_control or envelope.agent.startswith(_LEADS):
+        if task is None or not (self.cancelled or self.exhausted):
             return None
-        return self.cancelled.get((envelope.tenant, task))
+        if envelope.is_control or envelope.agent.startswith(_LEADS):
+            return None
+        why = self.cancelled.get((envelope.tenant, task))
+        if why is None and (reached := self._reached(envelope.tenant, envelope.header)) is not None:
+            why = reached.words
+        return why
+
+    def refuse_if_exhausted(self, tenant: str, header: Header) -> None:
+        """Raise LimitExceeded when the task of a message, with those above it, is above a limit."""
+        reached = self._reached(tenant, header)
+        if reached is not None:
+            raise LimitExceeded(
+                reached.words,
+                task=reached.task,
+                limit=reached.limit,
+                used=reached.used,
+                allowed=reached.allowed,
+            )
+
+    def _reached(self, tenant: str, header: Header) -> Reached | None:
+        return self.exhausted.get((tenant, header.root or header.task or ""))
 
     def subscribers(self, topic: str) -> tuple[str, ...]:
         """The agents (`kind/key`) subscribed to a topic; raises UnknownKind for an undeclared one."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from bus.address import Address
 from bus.registry import message
+from bus.task_limits import figure
 from bus.task_ref import split_task_ref
 
 TASK_KIND = "task"  # the kind of the durable agent that leads a task; its key is the task's id
@@ -142,6 +143,19 @@ class TaskSubmitted(TaskTerms):
     depth: int
     by: str
     waiter: str | None = None
+
+
+@message("callboard.limit_reached.v1")
+class LimitReached(BaseModel):
+    """The task, with all that it has started, is above one of its limits."""
+
+    limit: str
+    used: float
+    allowed: float
+
+    @property
+    def words(self) -> str:
+        return f"The task has used {figure(self.used)} {self.limit}; its limit is {figure(self.allowed)}."
 
 
 @message("callboard.child_ended.v1")

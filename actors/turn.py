@@ -29,6 +29,7 @@ from bus.envelope import Envelope
 from bus.errors import (
     DeadlineExceeded,
     InvalidMessage,
+    LimitExceeded,
     NoHandler,
     NonDeterministicHandler,
     TaskCancelled,
@@ -49,7 +50,7 @@ class TurnRunner:
         self._scope = scope
         self.blobs = Blobs(scope.domain, storage)
         ledger = Ledger(scope.domain, epoch, storage)
-        self.open_turns = OpenTurns(scope.domain, scope.limits, storage, self.blobs, ledger, host)
+        self.open_turns = OpenTurns(scope, storage, self.blobs, ledger, host)
         self._outcomes = Outcomes(scope, self.blobs)
         self._control = ControlTurns(scope, storage, self._outcomes, self.open_turns)
         self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words
@@ -109,7 +110,7 @@ class TurnRunner:
             if doomed is None or activation.journal is None or activation.journal.is_closed:
                 raise
             return doomed
-        except TaskCancelled as cancelled:
+        except (TaskCancelled, LimitExceeded) as cancelled:
             return doomed or _ending(envelope, CANCELLED, cancelled.message)
         except GeneratorExit:
             activation.instance = None

@@ -31,6 +31,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     correlation: str | None = None
     causation: str | None = None
     task: str | None = None  # `domain/id`, see bus/task_ref.py
+    root: str | None = None  # the task at the top of those that have started this one; None is `task` itself
     priority: int = Priority.NORMAL
     deadline: float | None = None
     hops: int = 0

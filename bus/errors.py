@@ -35,6 +35,7 @@ CallboardError
 ├── TurnError                 a turn cannot go on as its handler would have it
 │   ├── NonDeterministicHandler  it does something else than when it ran before
 │   ├── StepFailed            a step's function failed, and is not tried again
+│   ├── LimitExceeded         its task has used up one of its limits
 │   ├── TurnTimeout           a handler ran longer than its domain allows
 │   ├── AskFailed             the agent asked has given the message up, or not answered in time
 │   │   └── AskCycle          it waits for the asker itself, directly or through others
@@ -259,6 +260,15 @@ class NonDeterministicHandler(TurnError):
 
 class StepFailed(TurnError):
     """A step's function failed, and its retry policy allows no further try; `place` is its key in the journal."""
+
+
+class LimitExceeded(TurnError):
+    """The task that the turn works for has used more than it may; `limit`, `used` and `allowed` say what.
+
+    Raised by what would go on using it: steps, calls, waits and messages. Reports to the task still pass.
+    """
+
+    fix = "Submit the task with higher limits, or raise `tasks.limits` in domain.yaml."
 
 
 class TurnTimeout(TurnError):

@@ -37,7 +37,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
     `control` is for the messages of actors/control.py: they pass the queue. `any_kind` accepts an agent whose
     kind the domain has lost: there may be something left to clear away. The deadline is seconds since 1970, UTC,
-    the task `domain/id`, or the id alone where it is the recipient's domain.
+    the task `domain/id`, or the id alone where it is the recipient's domain; of a child `root` is the one at the top.
     """
 
     to: Address
@@ -49,6 +49,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
     task: str | None = None
+    root: str | None = None
     traceparent: str | None = None
 
 
@@ -156,6 +157,7 @@ def _outgoing(incoming: Incoming, tenant: str, partitions: int, payload: str, bl
         sender=incoming.sender,
         sent_at=time.time(),
         task=incoming.task if incoming.task is None else task_ref(incoming.task, incoming.to.domain),
+        root=incoming.root,
         priority=int(incoming.priority),
         deadline=incoming.deadline,
         traceparent=incoming.traceparent,

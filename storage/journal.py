@@ -9,6 +9,7 @@ import msgspec
 from bus.envelope import Outgoing
 from storage.edges import Gate
 from storage.ledger import LedgerWrite
+from storage.spent import Spent
 
 CLOCK_SLACK_S = 3600.0
 
@@ -82,6 +83,8 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Asks whose branch has been given up (true), or has been waited for again since (false)."""
     calls: tuple[LedgerWrite, ...] = ()
     """Rows of the ledger; each change of one comes with an entry."""
+    asks_done: int = 0
+    """How many of `done` were asks."""
 
     @property
     def adds(self) -> int:
@@ -102,6 +105,7 @@ class Flush(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     agent: str
     journal: JournalWrite
     sends: tuple[Outgoing, ...] = ()
+    spent: Spent | None = None
 
 
 class OpenPromise(msgspec.Struct, frozen=True, kw_only=True, gc=False):

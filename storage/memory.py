@@ -31,6 +31,7 @@ from storage.memory_rows import (
     check_text,
     check_turn,
 )
+from storage.memory_spending import MemorySpending
 from storage.memory_turns import MemoryTurns, note
 from storage.records import (
     GENESIS,
@@ -50,6 +51,7 @@ from storage.records import (
 )
 from storage.room import Bounds, Lack, Recipient, find_lack
 from storage.schedules import Firing, ScheduleRow
+from storage.spent import Reached
 
 CONTROL_OFFSET = 2**62  # what is taken off a control message's number
 NO_BOUND = 2**63 - 1  # above every message's number
@@ -86,6 +88,8 @@ class MemoryStore(MemoryHosts):
         """All that turns have sent, timers included, in the order of their commits."""
         self.waits = MemoryTurns(self.mail, self._post, lambda: self.now())
         self.cancellations = MemoryCancellations(self.waits, self._post, lambda: self.now())
+        self.spending = MemorySpending(self._post, lambda: self.now())
+        self.on_limit: Callable[[Reached], None] = lambda reached: None
         self._seq = 0
         self._dead = 0
 
@@ -107,8 +111,11 @@ class MemoryStore(MemoryHosts):
         self.waits.apply(fence.domain, fence.epoch, writes, marks)
         self._apply(fence.domain, turns, [mark for mark in marks if not mark.open])
         numbers = self._send(writes)
+        over = self.spending.charge(fence.epoch, writes)
         self.passing("commit.after")
         await asyncio.sleep(0)
+        for reached in over:
+            self.on_limit(reached)
         return numbers
 
     async def settle(self, fence: Fence, write: TurnRecord | Flush) -> bool:

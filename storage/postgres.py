@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Self
 
 import asyncpg
@@ -37,6 +37,8 @@ from storage.records import (
 )
 from storage.room import Bounds, Lack, Recipient, lack_of_room
 from storage.schedules import Firing, ScheduleRow
+from storage.spending import charging, read_reached, spent_argument
+from storage.spent import Reached
 
 CANCELLATIONS_READ = 100_000  # ended ones that a host knows from its start; each takes about 300 bytes
 _NO_BOUND = 2**63 - 1  # above every message's number
@@ -55,6 +57,7 @@ class PostgresStore:
         self._code = code
         self._application = application
         self._pool = pool
+        self.on_limit: Callable[[Reached], None] = lambda reached: None
         self._committer: asyncpg.Connection[Any] | None = None
 
     @classmethod
@@ -76,6 +79,10 @@ class PostgresStore:
     async def commit(self, fence: Fence, writes: Sequence[Write], marks: Sequence[Mark]) -> list[int | None]:
         name, arguments = commit_call(fence, writes, marks, self._code)
         statement, journal = query(name), name != "commit_turns"
+        spent = spent_argument(writes)
+        if spent is not None:
+            statement = charging(name, len(arguments))
+            arguments.append(spent)
         connection = await self._commit_connection()
         faultpoints.reached("commit.before")
         if journal:
@@ -94,6 +101,9 @@ class PostgresStore:
         if journal:
             faultpoints.reached("flush.after")
         assert row is not None
+        if spent is not None:
+            for reached in read_reached(row["over"]):
+                self.on_limit(reached)
         return row["numbers"] or []
 
     async def settle(self, fence: Fence, write: Write) -> bool:

@@ -6,6 +6,7 @@ import msgspec
 
 from bus.envelope import Outgoing
 from storage.journal import JournalWrite
+from storage.spent import Spent
 
 GENESIS = bytes(32)  # the previous hash of an agent's first transition
 FULL_STATE_EVERY = (
@@ -138,6 +139,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Each comes with a line of its log."""
     journal: JournalWrite | None = None  # of a turn that has waited, and ends
     task: str | None = None  # of its message
+    spent: Spent | None = None
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True, gc=False):

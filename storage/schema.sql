@@ -67,6 +67,59 @@ CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_
                   and q.status = 'pending' and not q.given_up)
   limit p_limit
 $$;
+CREATE FUNCTION callboard.charge_tasks(p_epoch bigint, p_spent jsonb) RETURNS jsonb
+    LANGUAGE plpgsql
+    AS $$
+declare
+  root record;
+  reached record;
+  letter uuid;
+  told int;
+  over jsonb;
+begin
+  insert into spending as s (domain, tenant, task, epoch, hops, asks, steps, tokens, cost)
+    select g.domain, g.tenant, g.task, p_epoch, g.hops, g.asks, g.steps, g.tokens, g.cost
+    from jsonb_to_recordset(p_spent)
+      as g(domain text, tenant text, task uuid, hops bigint, asks bigint, steps bigint, tokens bigint,
+           cost double precision)
+    on conflict (domain, tenant, task, epoch) do update
+    set hops = s.hops + excluded.hops, asks = s.asks + excluded.asks, steps = s.steps + excluded.steps,
+        tokens = s.tokens + excluded.tokens, cost = s.cost + excluded.cost;
+  for root in
+    select g.domain, g.tenant, g.task, g.partition, t.limits
+    from jsonb_to_recordset(p_spent) as g(domain text, tenant text, task uuid, partition int)
+    join tasks t on t.domain = g.domain and t.tenant = g.tenant and t.id = g.task
+    where t.limits is not null
+    order by 1, 2, 3  -- as every host does: so none waits for one that waits for it
+  loop
+    insert into limits_reached (domain, tenant, task, name, used, allowed)
+      select root.domain, root.tenant, root.task, l.name, l.used, (root.limits ->> l.name)::float8
+      from used_by(root.domain, root.tenant, root.task) u
+      cross join lateral (
+        values ('hops', u.hops), ('asks', u.asks), ('steps', u.steps), ('tokens', u.tokens), ('cost', u.cost)
+      ) as l(name, used)
+      where l.used > (root.limits ->> l.name)::float8
+      limit 1
+      on conflict do nothing;
+    told := case when found then root.partition end;
+    select * into reached from limits_reached r
+      where r.domain = root.domain and r.tenant = root.tenant and r.task = root.task;
+    continue when not found;
+    over := coalesce(over, '[]') || jsonb_build_object(
+      'tenant', root.tenant, 'task', root.domain || '/' || root.task, 'limit', reached.name, 'used', reached.used,
+      'allowed', reached.allowed, 'told', told);
+    if told is not null then
+      letter := gen_random_uuid();
+      insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+        values (root.domain, root.tenant, told, 'task/' || root.task, nextval('mailbox_seq'), letter,
+                json_build_object('id', letter, 'type', 'callboard.limit_reached.v1', 'sender', 'external/limits',
+                                  'sent_at', extract(epoch from now())::float8,
+                                  'task', root.domain || '/' || root.task),
+                json_build_object('limit', reached.name, 'used', reached.used, 'allowed', reached.allowed));
+    end if;
+  end loop;
+  return over;
+end $$;
 CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, f_tenant text[], f_partition integer[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[], f_recorded integer[], f_adds integer[], f_parks boolean[], e_flush integer[], e_number integer[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[], e_blob text[], e_took_ms real[], c_flush integer[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at double precision[]) RETURNS void
     LANGUAGE plpgsql
     AS $_$
@@ -766,6 +819,13 @@ begin
     join turns t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and not t.waiting;
 end $$;
+CREATE FUNCTION callboard.used_by(p_domain text, p_tenant text, p_task uuid) RETURNS TABLE(hops bigint, asks bigint, steps bigint, tokens bigint, cost double precision)
+    LANGUAGE sql STABLE
+    AS $$
+  select coalesce(sum(s.hops), 0)::bigint, coalesce(sum(s.asks), 0)::bigint, coalesce(sum(s.steps), 0)::bigint,
+         coalesce(sum(s.tokens), 0)::bigint, coalesce(sum(s.cost), 0)
+  from spending s where s.domain = p_domain and s.tenant = p_tenant and s.task = p_task
+$$;
 CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit integer) RETURNS TABLE(domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json)
     LANGUAGE sql STABLE
     AS $$
@@ -1075,6 +1135,15 @@ CREATE TABLE callboard.ledger (
     ended_at timestamp with time zone
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', vacuum_truncate=off);
+CREATE TABLE callboard.limits_reached (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    task uuid NOT NULL,
+    name text NOT NULL,
+    used double precision NOT NULL,
+    allowed double precision NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL
+);
 CREATE SEQUENCE callboard.mailbox_seq
     START WITH 1
     INCREMENT BY 1
@@ -1104,6 +1173,18 @@ CREATE TABLE callboard.seen (
     key text NOT NULL COLLATE pg_catalog."C",
     expires_at timestamp with time zone NOT NULL
 );
+CREATE TABLE callboard.spending (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    task uuid NOT NULL,
+    epoch bigint NOT NULL,
+    hops bigint NOT NULL,
+    asks bigint NOT NULL,
+    steps bigint NOT NULL,
+    tokens bigint NOT NULL,
+    cost double precision NOT NULL
+)
+WITH (fillfactor='50');
 CREATE TABLE callboard.task_events (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text NOT NULL COLLATE pg_catalog."C",
@@ -1133,6 +1214,7 @@ CREATE TABLE callboard.tasks (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     finished_at timestamp with time zone,
+    limits json,
     CONSTRAINT tasks_priority_check CHECK (((priority >= 0) AND (priority <= 10)))
 );
 CREATE TABLE callboard.timers (
@@ -1221,6 +1303,8 @@ ALTER TABLE ONLY callboard.hosts
     ADD CONSTRAINT hosts_pkey PRIMARY KEY (domain, epoch);
 ALTER TABLE ONLY callboard.ledger
     ADD CONSTRAINT ledger_pkey PRIMARY KEY (domain, tenant, id);
+ALTER TABLE ONLY callboard.limits_reached
+    ADD CONSTRAINT limits_reached_pkey PRIMARY KEY (domain, tenant, task);
 ALTER TABLE ONLY callboard.mailbox
     ADD CONSTRAINT mailbox_pkey PRIMARY KEY (domain, tenant, partition, agent, seq);
 ALTER TABLE ONLY callboard.migrations
@@ -1231,6 +1315,8 @@ ALTER TABLE ONLY callboard.schedules
     ADD CONSTRAINT schedules_pkey PRIMARY KEY (domain, name);
 ALTER TABLE ONLY callboard.seen
     ADD CONSTRAINT seen_pkey PRIMARY KEY (domain, tenant, key);
+ALTER TABLE ONLY callboard.spending
+    ADD CONSTRAINT spending_pkey PRIMARY KEY (domain, tenant, task, epoch);
 ALTER TABLE ONLY callboard.task_events
     ADD CONSTRAINT task_events_pkey PRIMARY KEY (domain, tenant, task, number);
 ALTER TABLE ONLY callboard.tasks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bus.envelope import Envelope
@@ -24,6 +24,7 @@ from storage.records import (
 )
 from storage.room import Bounds, Lack, Recipient
 from storage.schedules import Firing, ScheduleRow
+from storage.spent import Reached
 
 
 class TurnStore(Protocol):
@@ -221,7 +222,22 @@ class CancelStore(Protocol):
         ...
 
 
+class LimitStore(Protocol):
+    """Where it is seen what tasks use, as their turns are committed."""
+
+    on_limit: Callable[[Reached], None]
+    """Called with each limit above which a task is whose turns have just been committed."""
+
+
 class HostStore(
-    TurnStore, AskStore, MailboxStore, OwnershipStore, EventStore, ScheduleStore, CancelStore, Protocol
+    TurnStore,
+    LimitStore,
+    AskStore,
+    MailboxStore,
+    OwnershipStore,
+    EventStore,
+    ScheduleStore,
+    CancelStore,
+    Protocol,
 ):
     """All that a host needs."""

@@ -18,6 +18,7 @@ from bus.envelope import new_id
 from bus.errors import InvalidTask, Overloaded, PayloadTooLarge, UnknownDomain
 from bus.limits import BACKLOG_MESSAGES
 from bus.registry import first_line
+from bus.task_limits import NO_LIMITS, TaskLimits
 from storage.boundary import translated
 from storage.domains import Connection
 from storage.queries import query
@@ -42,6 +43,8 @@ class WaitingTask(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     policy: str | None
     deadline: float | None
+    root: str | None
+    wall_s: float | None
 
 
 async def submit_task(
@@ -54,6 +57,7 @@ async def submit_task(
     deadline: float | None = None,
     policy: str | None = None,
     request_key: str | None = None,
+    limits: TaskLimits = NO_LIMITS,
     tenant: str = DEFAULT_TENANT,
     task_id: str | None = None,
 ) -> str:
@@ -61,7 +65,8 @@ async def submit_task(
 
     `input` is any JSON value, `priority` 0 to 10 (higher first), the deadline seconds since 1970, UTC. A
     second submission with the same `request_key` or `task_id` is the same task, whatever became of it; that
-    is how a caller tries again after StorageUnavailable. `policy` replaces the domain's own.
+    is how a caller tries again after StorageUnavailable. `policy` replaces the domain's own, and each of the `limits`
+    that is set the one in its `tasks.limits`.
 
     Raises InvalidTask, UnknownDomain, PayloadTooLarge for what one message of the domain may not carry, or Overloaded
     while too many tasks or messages wait.
@@ -77,7 +82,7 @@ async def submit_task(
         accepted = await db.fetchval(
             query("submit_task"),
             domain, tenant, number, goal, body, priority, policy, deadline, request_key, event, size,
-            BACKLOG_MESSAGES,
+            BACKLOG_MESSAGES, json.dumps(limits.to_dict()),
         )  # fmt: skip
         if accepted is not None:
             return str(accepted)

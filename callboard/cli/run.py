@@ -15,6 +15,7 @@ from callboard.cli.terminal import count, is_terminal, note
 
 if TYPE_CHECKING:
     from actors.domain import DomainSpec
+    from bus.task_limits import TaskLimits
     from callboard.cluster import Cluster
     from callboard.settings import Settings
 
@@ -32,6 +33,13 @@ def run(
     deadline: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0.001, help="It must be done in so long.")
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="What it may use with all that it starts: hops, asks, steps, wall_s, tokens or cost. May be repeated.",
+        ),
+    ] = None,
     approve: Approve = Mode.ASK,
     as_json: Json = False,
 ) -> int:
@@ -42,12 +50,14 @@ def run(
     """
     from actors.domain import check_domain, read_domain
     from bus.errors import InvalidTask
+    from bus.task_limits import read_limits
     from callboard.cli.feeding import check_input, read_json
     from callboard.settings import load_settings
     from coordinators.equipment import SYSTEM_KINDS
 
     # What is wrong is said before anything is started; and outside the event loop Ctrl-C ends a read.
     settings = load_settings()
+    limits = read_limits(limit or ())
     spec = read_domain(domain_dir)
     given: Any = {}
     if input_file is not None:
@@ -60,7 +70,9 @@ def run(
         )
     check_mode(approve, spec)
     check_domain(spec, domain_dir, for_tasks=True, system_kinds=SYSTEM_KINDS)
-    return _run(settings, spec, domain_dir, input_file, given, goal, priority, deadline, approve, as_json)
+    return _run(
+        settings, spec, domain_dir, input_file, given, goal, priority, deadline, limits, approve, as_json
+    )
 
 
 @asynchronous
@@ -73,6 +85,7 @@ async def _run(
     goal: str | None,
     priority: int,
     deadline: float | None,
+    limits: TaskLimits,
     approve: Mode,
     as_json: bool,
 ) -> int:
@@ -107,6 +120,7 @@ async def _run(
             input=given,
             priority=priority,
             deadline=time.time() + deadline if deadline is not None else None,
+            limits=limits,
             task_id=task_id,
         )
         note(f"task {task_id} submitted")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from callboard.cli.terminal import ago, clean, console, plain
 
 if TYPE_CHECKING:
-    from storage.inspect import DeadLetterView, TaskEventView, TaskView
+    from storage.inspect import DeadLetterView, TaskEventView, TaskView, Usage
 
 COLOURS = {
     "completed": "green",
@@ -30,6 +30,7 @@ def show_task(
     letters: list[DeadLetterView],
     paused: list[str],
     children: list[TaskView],
+    usage: Usage,
 ) -> None:
     out = console()
     title = plain(found.goal, "bold")
@@ -46,6 +47,8 @@ def show_task(
     out.print(plain(when, "dim"))
     if found.parent is not None:
         out.print(plain(f"started by task {found.parent}", "dim"))
+    if usage_line := _usage(usage):
+        out.print(plain(usage_line, "dim"))
     out.print()
     for event in events:
         out.print(event_line(found, event))
@@ -74,6 +77,19 @@ def event_line(task: TaskView, event: TaskEventView) -> Any:
     gist = _gist(json.loads(event.body)).replace(f"{task.domain}/", "").replace(task.id, "…")
     line.append(f"  {clean(gist)}")
     return line
+
+
+def _usage(usage: Usage) -> str:
+    """What was used, of what may be; with its children, or for the task at the top."""
+    from bus.task_limits import figure
+
+    found = []
+    for name in (*usage.used, *(name for name in usage.allowed if name not in usage.used)):
+        used, allowed = usage.used.get(name), usage.allowed.get(name)
+        if used or allowed is not None:
+            word = f"{name} {figure(used)}" if used is not None else name
+            found.append(word if allowed is None else f"{word} of {figure(allowed)}")
+    return "used: " + ", ".join(found) if found else ""
 
 
 def child_line(child: TaskView) -> Any:

@@ -131,6 +131,7 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         list_task_events,
         paused_of,
         task_timeline,
+        usage_of,
     )
 
     async with opened() as at:
@@ -141,6 +142,7 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
             return 1 if found.status == "failed" else 0
         events = await list_task_events(at.db, found.domain, found.id, tenant=at.tenant)
         letters = await list_dead_letters_of_task(at.db, found.ref, tenant=at.tenant)
+        usage = await usage_of(at.db, found)
         children = await children_of(at.db, found.ref, tenant=at.tenant)
         paused = [] if found.finished_at else await paused_of(at.db, found.workers, tenant=at.tenant)
     if as_json:
@@ -156,10 +158,11 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
             for x in letters
         ]
         shown["paused"] = paused
+        shown["used"], shown["limits"] = usage.used, usage.allowed
         shown["children"] = [_as_json(child) for child in children]
         emit(shown)
     else:
-        show_task(found, events, letters, paused, children)
+        show_task(found, events, letters, paused, children, usage)
     return 1 if found.status in ("failed", "cancelled") else 0
 
 

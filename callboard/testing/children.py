@@ -59,7 +59,7 @@ class ChildAssigner:
             bid_within_s=within_s, refused=refused,
         )  # fmt: skip
         leader = Address(spec.domain, TASK_KIND, task.id)
-        await self._post.message(leader, assigned, task=task_ref(task.id, spec.domain))
+        await self._post.message(leader, assigned, task=task_ref(task.id, spec.domain), root=task.root)
 
 
 async def _no_load(agents: Sequence[str]) -> Mapping[str, int]:

@@ -34,6 +34,7 @@ from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
 from bus.errors import InvalidMessage
 from bus.registry import wire_name_of
+from bus.task_limits import TaskLimits
 from bus.task_ref import split_task_ref, task_ref
 from bus.transport import LoopbackTransport
 from callboard.testing import views
@@ -47,6 +48,7 @@ from storage.chain import verify_chain
 from storage.ledger import LedgerWrite
 from storage.memory import MemoryStore
 from storage.records import StoredState
+from storage.spent import Spent
 
 _FEW_PARTITIONS = 8  # of a domain given as classes: enough for two hosts to have agents on both
 
@@ -159,16 +161,20 @@ class TestKit:
         input: Any = None,
         priority: int = 5,
         deadline: float | None = None,
+        limits: TaskLimits | None = None,
     ) -> str:
         """Give an agent a task, as its domain's coordinator would; return its id, for `task`."""
         task = new_id()
         self.store.add_task(self.domain.name, self.tenant, task)
+        limits = limits or self.domain.spec.tasks.limits
+        self.store.spending.limits[(self.tenant, f"{self.domain.name}/{task}")] = limits.to_dict()
         assigned = TaskAssigned(
             id=task,
             goal=goal,
             input=input,
             priority=priority,
             deadline=deadline,
+            wall_s=limits.wall_s,
             policy="direct",
             assignee=str(parsed(address)),
             on_dead_letter=self.domain.spec.tasks.on_dead_letter,
@@ -356,6 +362,10 @@ class TestKit:
         """A task that was given: its status, and its result or error."""
         domain, id_ = split_task_ref(task_ref(task, self.domain.name))
         return views.task_state(self.store.tasks[(domain, self.tenant, id_)])
+
+    def spent(self, task: str) -> Spent:
+        """What a task that was given has used, with all the tasks that it has started."""
+        return self.store.spending.used(self.tenant, task_ref(task, self.domain.name))
 
     def mailbox(self, address: str | Address) -> list[views.WaitingMessage]:
         """What waits for the agent, in the order in which it will be handled."""

@@ -38,13 +38,14 @@ class Post:
         priority: Priority = Priority.NORMAL,
         deadline: float | None = None,
         task: str | None = None,
+        root: str | None = None,
     ) -> str | None:
         """Accept it; return its id, or None when its `key` was seen before."""
         payload, blob = await self._checked_in(to, message)
         header = Header(
             id=new_id(), type=wire_name_of(type(message)), sender=sender, sent_at=self._scope.clock.now(),
             priority=int(priority), deadline=deadline, blob=blob,
-            task=task if task is None else task_ref(task, to.domain),
+            task=task if task is None else task_ref(task, to.domain), root=root,
         )  # fmt: skip
         return self._accept(self._outgoing(to, header, payload), key)
 

@@ -14,6 +14,7 @@ from actors.task_messages import (
     Bid,
     CallForBids,
     Decline,
+    LimitReached,
     TaskCompleted,
     TaskFailure,
     TaskMended,
@@ -26,9 +27,10 @@ from actors.task_messages import (
 )
 from bus.errors import CallboardError
 from bus.registry import wire_name_of
+from bus.task_limits import WALL
 from coordinators.tasks.auction import Auction
 from coordinators.tasks.leader import Leader
-from coordinators.tasks.messages import BidDeadline, FailTask, TaskAssigned, TaskDeadline
+from coordinators.tasks.messages import BidDeadline, FailTask, TaskAssigned, TaskDeadline, WallTime
 from coordinators.tasks.parts import TooManyParts
 
 WORK = wire_name_of(TaskWork)
@@ -62,6 +64,8 @@ class TaskAgent(Leader):
         self.state.status = "stuck" if self.state.dead else "assigned"
         if task.deadline is not None:
             ctx.send_later(ctx.address, TaskDeadline(), at=task.deadline)
+        if task.wall_s is not None:
+            ctx.send_later(ctx.address, WallTime(wall_s=task.wall_s), delay_s=task.wall_s)
         if task.assignee is not None:
             self._award(ctx, task.work, task.assignee, task.policy)
         else:
@@ -180,6 +184,9 @@ class TaskAgent(Leader):
 
     @handler
     async def on_completed(self, report: TaskCompleted, ctx: Context) -> None:
+        end = self.state.end
+        if end is not None and end.status == "failed" and end.stops and end.result is None:
+            end.result = report.result  # what there is of it, by an agent that has noticed the limit
         if self._is_under_way(ctx):
             self._run(ctx)
             self._complete(ctx, report.result)
@@ -194,6 +201,10 @@ class TaskAgent(Leader):
         end = self.state.end
         if not self._has_ended and (end is None or end.can_be_worse):
             self._fail(ctx, "deadline", "The task was not done by its deadline.")
+
+    @handler
+    async def on_wall_time(self, time: WallTime, ctx: Context) -> None:
+        self._stop_at(ctx, LimitReached(limit=WALL, used=time.wall_s, allowed=time.wall_s))
 
     @handler
     async def on_fail_task(self, order: FailTask, ctx: Context) -> None:

@@ -133,6 +133,7 @@ class TaskAssigner:
             deadline=task.deadline,
             policy=name,
             on_dead_letter=spec.tasks.on_dead_letter,
+            wall_s=task.wall_s,
         )
         match assignment:
             case To(agent):
@@ -161,6 +162,7 @@ class TaskAssigner:
             sender="external/coordinator",
             priority=message_priority(task.priority),
             task=task.id,
+            root=task.root,
         )
 
 

@@ -17,6 +17,7 @@ from bus import subjects
 from bus.address import DEFAULT_TENANT
 from bus.envelope import new_id
 from bus.errors import ServiceUnavailable, StorageUnavailable, TaskError
+from bus.task_limits import NO_LIMITS, TaskLimits
 from bus.transport import Subscription, Transport
 from coordinators.tasks.messages import FailTask
 from storage.domains import Connection
@@ -55,6 +56,7 @@ class TaskClient:
         deadline: float | None = None,
         policy: str | None = None,
         request_key: str | None = None,
+        limits: TaskLimits = NO_LIMITS,
         task_id: str | None = None,
     ) -> str:
         """Submit a task and return its id; see storage.tasks.submit_task for arguments and errors.
@@ -73,6 +75,7 @@ class TaskClient:
                     deadline=deadline,
                     policy=policy,
                     request_key=request_key,
+                    limits=limits,
                     tenant=self._tenant,
                     task_id=task_id,
                 )

@@ -24,6 +24,12 @@ class End(BaseModel):
         """What the log says of it."""
         return self.error if self.error is not None else {"by": self.by}
 
+    def why(self, task: str) -> str:
+        """What those are told that work on it."""
+        assert self.error is not None
+        reason = str(self.error["message"])
+        return f"{self.by} has cancelled task {task}: {reason}" if self.status == "cancelled" else reason
+
     @property
     def can_be_worse(self) -> bool:
         """Whether the task may still fail: nothing but its children keeps it from being completed."""

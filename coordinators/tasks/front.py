@@ -17,6 +17,7 @@ from bus.address import DEFAULT_TENANT
 from bus.errors import InvalidTask
 from bus.nats import NatsTransport
 from bus.registry import describe_validation
+from bus.task_limits import NO_LIMITS, TaskLimits
 from bus.task_ref import task_ref
 from bus.transport import Subscription
 from coordinators.tasks.admission import Admission, error_answer
@@ -38,6 +39,7 @@ class Submission(BaseModel):
     deadline: AwareDatetime | None = None
     policy: str | None = None
     request_key: str | None = None
+    limits: TaskLimits = NO_LIMITS
     tenant: str = DEFAULT_TENANT
 
 
@@ -100,6 +102,7 @@ class TaskFront:
             deadline=request.deadline.timestamp() if request.deadline is not None else None,
             policy=request.policy,
             request_key=request.request_key,
+            limits=request.limits,
             tenant=request.tenant,
         )
         self._transport.publish(subjects.tasks_waiting(self._domain), b"submitted")

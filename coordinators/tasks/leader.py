@@ -22,6 +22,7 @@ from actors.task_messages import (
     MAX_DEPTH,
     CancelTask,
     ChildEnded,
+    LimitReached,
     SubmitTask,
     TaskOutcome,
     TaskStopped,
@@ -152,6 +153,20 @@ class Leader(Agent):
         self._end(ctx, End(status="cancelled", by=ctx.sender, error=error, stops=True))
 
     @handler
+    async def on_limit(self, reached: LimitReached, ctx: Context) -> None:
+        self._stop_at(ctx, reached)
+
+    def _stop_at(self, ctx: Context, reached: LimitReached) -> None:
+        """The task fails, with all that it has started, and what there is of its result."""
+        end = self.state.end
+        if self._has_ended or (end is not None and not end.can_be_worse):
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+            return
+        error = {"code": "limit", "message": reached.words, "by": ctx.sender, **reached.model_dump()}
+        partial = self.state.parts.aggregate() or (None if end is None else end.result)
+        self._end(ctx, End(status="failed", by=ctx.sender, error=error, result=partial, stops=True))
+
+    @handler
     async def on_stopped(self, _: TaskStopped, ctx: Context) -> None:
         if self.state.end is not None and not self._has_ended:
             self.state.end.stopped = True
@@ -170,10 +185,10 @@ class Leader(Agent):
         state = self.state
         state.end, state.auction = end, None
         if end.error is not None:
-            why = f"task {ctx.address.key}, which has started it, {'was cancelled' if end.stops else 'has failed'}: {end.error['message']}"
+            why = f"task {ctx.address.key}, which has started it, {'was cancelled' if end.status == 'cancelled' else 'has failed'}: {end.error['message']}"
             self._cancel_children(ctx, why[:MAX_TEXT])
         if end.stops:
-            ctx.record_cancellation(f"{end.by} has cancelled task {ctx.address.key}: {end.facts['message']}")
+            ctx.record_cancellation(end.why(ctx.address.key))
         if at_once:
             self._conclude(ctx, end)
         elif not self._end_if_at_rest(ctx):
@@ -208,7 +223,7 @@ class Leader(Agent):
             Children(started=state.children.started),
         )
         self._log(ctx, end.status, **end.facts)
-        result = _json(end.result) if end.status == "completed" else None
+        result = _json(end.result) if end.status == "completed" or end.result is not None else None
         self._write(ctx, result, None if end.error is None else _json(end.error))
         me = task_ref(ctx.address.key, ctx.address.domain)
         if state.parent is not None:

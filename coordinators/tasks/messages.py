@@ -21,6 +21,8 @@ class TaskAssigned(TaskTerms):
     assignee: str | None = None
     candidates: tuple[str, ...] = ()
     bid_within_s: float = 0.0
+    wall_s: float | None = None
+    """It has failed if it has not ended so many seconds after this."""
     refused: str | None = None
 
     @property
@@ -40,6 +42,13 @@ class FailTask(BaseModel):
 @message("callboard.task_deadline.v1")
 class TaskDeadline(BaseModel):
     """A timer: the task should be done by now."""
+
+
+@message("callboard.wall_time.v1")
+class WallTime(BaseModel):
+    """A timer: the task has had all of its time."""
+
+    wall_s: float
 
 
 @message("callboard.bid_deadline.v1")

@@ -40,10 +40,12 @@ from storage.inspect.task_timeline import Branch, TaskTimeline, task_timeline, t
 from storage.inspect.tasks import (
     TaskEventView,
     TaskView,
+    Usage,
     children_of,
     find_task,
     list_task_events,
     list_tasks,
+    usage_of,
 )
 from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
 from storage.inspect.turns import OpenTurn, PromiseView, read_open_journal
@@ -73,6 +75,7 @@ __all__ = [
     "Timeline",
     "Transition",
     "Turn",
+    "Usage",
     "Verdict",
     "WaitingMessage",
     "WaitingTimer",
@@ -100,6 +103,7 @@ __all__ = [
     "state_at",
     "task_timeline",
     "tree_of",
+    "usage_of",
     "verify_all",
     "verify_history",
     "view_agent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import datetime
 
@@ -9,8 +10,12 @@ import msgspec
 
 from bus.errors import UnknownTask
 from bus.task_ref import split_task_ref, task_ref
+from storage.boundary import translated
 from storage.domains import Connection, find_domain
 from storage.inspect.rows import domain_names, fetch_all
+from storage.queries import query
+
+COUNTED = ("hops", "asks", "steps", "tokens", "cost")
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +49,13 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     def workers(self) -> list[str]:
         """The agents that it waits for while it is open: the one that leads it, and its assignee."""
         return [f"{self.domain}/task/{self.id}"] + ([self.assignee] if self.assignee is not None else [])
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What was used and may be, by the names of limits (bus/task_limits.py); `asks` are those in flight."""
+
+    used: dict[str, float]
+    allowed: dict[str, float]
 
 
 class TaskEventView(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +99,17 @@ async def find_task(db: Connection, task: str, *, tenant: str) -> TaskView:
 async def children_of(db: Connection, ref: str, *, tenant: str, limit: int = 1000) -> list[TaskView]:
     """The tasks that a task (`domain/id`) has started, oldest first."""
     return await fetch_all(db, TaskView, "inspect_children", tenant, ref, limit)
+
+
+async def usage_of(db: Connection, task: TaskView) -> Usage:
+    """What was used for a task; for a child that of the whole tree, whose limits are those of the task at the top."""
+    domain, id_ = split_task_ref(task.root or task.ref)
+    with translated():
+        row = await db.fetchrow(query("inspect_usage"), domain, task.tenant, uuid.UUID(id_))
+    if row is None:  # retention has dropped the task at the top
+        return Usage(used={}, allowed={})
+    allowed: dict[str, float] = json.loads(row["limits"] or "{}")
+    return Usage(used={name: row[name] for name in COUNTED}, allowed=allowed)
 
 
 async def list_task_events(

@@ -181,6 +181,11 @@ select domain, tenant, id::text as id, status, goal, priority, policy, assignee,
        created_at, updated_at, finished_at, parent, root
 from tasks where tenant = $1 and parent = $2 order by created_at, id limit $3
 
+-- name: inspect_usage
+-- What was used for the task at the top of a tree, and what may be.
+select u.hops, u.asks, u.steps, u.tokens, u.cost, t.limits::text as limits
+from tasks t, used_by(t.domain, t.tenant, t.id) u where t.domain = $1 and t.tenant = $2 and t.id = $3::uuid
+
 -- name: inspect_task_tree
 -- The references of a task and of all that it has led to, those nearest to it first.
 with recursive tree as (

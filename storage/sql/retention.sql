@@ -101,6 +101,10 @@ with gone as (
   returning domain, tenant, id
 ), events as (
   delete from task_events e using gone g where e.domain = g.domain and e.tenant = g.tenant and e.task = g.id
+), spent as (
+  delete from spending s using gone g where s.domain = g.domain and s.tenant = g.tenant and s.task = g.id
+), reached as (
+  delete from limits_reached r using gone g where r.domain = g.domain and r.tenant = g.tenant and r.task = g.id
 )
 select count(*) from gone
 

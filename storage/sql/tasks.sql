@@ -3,8 +3,9 @@
 -- name: submit_task
 -- One statement, so that a task and the first line of its log are there together or not at all.
 with accepted as (
-  insert into tasks (domain, tenant, id, status, goal, input, priority, policy, deadline, request_key)
-  select domain, $2, $3::uuid, 'submitted', $4, $5::json, $6, $7, to_timestamp($8::float8), $9
+  insert into tasks (domain, tenant, id, status, goal, input, priority, policy, deadline, request_key, limits)
+  select domain, $2, $3::uuid, 'submitted', $4, $5::json, $6, $7, to_timestamp($8::float8), $9,
+         nullif(jsonb_strip_nulls(coalesce((spec -> 'tasks' -> 'limits')::jsonb, '{}') || $13::jsonb), '{}')::json
   from domains, lateral (select coalesce((spec -> 'limits' ->> 'backlog')::bigint, $12::bigint) as backlog) l
   where domain = $1
     and state in ('active', 'asleep')
@@ -48,7 +49,7 @@ select exists (select from tasks where domain = $1 and status = 'submitted')
 -- name: waiting_tasks
 -- In the order in which they are assigned; locked until the transaction ends.
 select tenant, id::text as id, goal, input::text as input, priority, policy,
-       extract(epoch from deadline)::float8 as deadline
+       extract(epoch from deadline)::float8 as deadline, root, (limits ->> 'wall_s')::float8 as wall_s
 from tasks where domain = $1 and status = 'submitted'
 order by priority desc, created_at, id
 limit $2 for update skip locked

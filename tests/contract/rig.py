@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -64,6 +65,14 @@ class Rig(Protocol):
     async def timers(self) -> int: ...
 
     async def add_task(self, task: str) -> None: ...
+
+    async def limit(self, task: str, limits: dict[str, float]) -> None:
+        """What a task may use, by name."""
+        ...
+
+    async def used(self, root: str) -> tuple[int, int, int, int, float]:
+        """Hops, asks in flight, steps, tokens, cost."""
+        ...
 
     async def task(self, task: str) -> tuple[str, str | None, bool]:
         """Status, result, whether it is finished."""
@@ -129,6 +138,13 @@ class MemoryRig:
 
     async def add_task(self, task: str) -> None:
         self.store.add_task(DOMAIN, DEFAULT_TENANT, task)
+
+    async def limit(self, task: str, limits: dict[str, float]) -> None:
+        self.store.spending.limits[(DEFAULT_TENANT, f"{DOMAIN}/{task}")] = limits
+
+    async def used(self, root: str) -> tuple[int, int, int, int, float]:
+        spent = self.store.spending.used(DEFAULT_TENANT, root)
+        return spent.hops, spent.asks, spent.steps, spent.tokens, spent.cost
 
     async def task(self, task: str) -> tuple[str, str | None, bool]:
         row = self.store.tasks[(DOMAIN, DEFAULT_TENANT, task)]
@@ -224,6 +240,15 @@ class PostgresRig:
             " values ($1, $2, $3, 'submitted', 'a goal', 'null', 5)",
             DOMAIN, DEFAULT_TENANT, task,
         )  # fmt: skip
+
+    async def limit(self, task: str, limits: dict[str, float]) -> None:
+        await self._pool.execute("update tasks set limits = $2 where id = $1", task, json.dumps(limits))
+
+    async def used(self, root: str) -> tuple[int, int, int, int, float]:
+        domain, _, task = root.partition("/")
+        row = await self._pool.fetchrow("select * from used_by($1, $2, $3)", domain, DEFAULT_TENANT, task)
+        assert row is not None
+        return row["hops"], row["asks"], row["steps"], row["tokens"], row["cost"]
 
     async def task(self, task: str) -> tuple[str, str | None, bool]:
         row = await self._pool.fetchrow(

@@ -38,7 +38,7 @@ _logger = logging.getLogger("tests.faults")
 
 DOMAIN = "chaos"
 DOMAIN_FOLDER = Path(__file__).parent / "chaos_domain"
-KINDS = ["walker", "clerk", "poisoned", "runner", "errand", "task"]
+KINDS = ["walker", "clerk", "poisoned", "runner", "errand", "spender", "task"]
 
 
 class Cluster(Watched):

@@ -181,9 +181,10 @@ def outside(
     *,
     priority: int = 1,
     control: bool = False,
+    task: str | None = None,
 ) -> tuple[object, ...]:
     """A message from outside, as a row for `accept`."""
-    header = Header(id=new_id(), type=type_, sender=FEEDER, sent_at=time.time(), priority=priority)
+    header = Header(id=new_id(), type=type_, sender=FEEDER, sent_at=time.time(), priority=priority, task=task)
     partition = partition_of(DEFAULT_TENANT, agent, partitions)
     return (
         key, DOMAIN, DEFAULT_TENANT, partition, agent, control, header.id, header_to_json(header), json.dumps(payload)

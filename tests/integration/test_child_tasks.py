@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from bus.errors import TaskFailed
+from bus.task_limits import TaskLimits
 from callboard.services import Endpoints
+from coordinators.tasks.front import Submission
+from coordinators.tasks.remote import submit_over_nats
 from storage.inspect import TaskView, children_of
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
@@ -89,3 +93,36 @@ async def test_a_child_that_fails_tells_its_parent(office: Deployment) -> None:
     children = await office.fetch("select status from tasks where parent is not null")
     assert children == [("failed",)] * len(children)
     assert len(children) == 5  # one for each try of the clerk's
+
+
+async def test_a_task_whose_child_spends_too_much_fails_and_says_so(cli: Cli, office: Deployment) -> None:
+    limits = TaskLimits(tokens=200, hops=50)
+    request = Submission(goal="a test", input={"hire": "spend"}, limits=limits)
+    task = await submit_over_nats(office.transport, "office", request)
+    with pytest.raises(TaskFailed, match=r"has used 2[1-9]0 tokens; its limit is 200") as caught:
+        await office.client.result(task, timeout_s=SOON_S)
+    assert caught.value.code == "limit"
+    child = await child_of(office, task, "cancelled")
+    shown = await cli.json("task", task, code=1)
+    assert shown["limits"] == {"tokens": 200, "hops": 50}
+    assert 200 < shown["used"]["tokens"] < 1_000
+    charged = shown["used"]["tokens"] // 10
+    assert shown["used"]["steps"] in (charged - 1, charged)  # each is charged before it is made
+    assert shown["error"]["limit"] == "tokens"
+    for one in (task, child.ref):
+        text = await cli("task", one, code=1)
+        assert f"tokens {shown['used']['tokens']} of 200" in text
+        assert "hops 0 of 50" in text
+
+
+async def test_a_domains_own_limits_hold_for_what_a_submission_does_not_set(
+    services: Endpoints, database: str
+) -> None:
+    own = TaskLimits(steps=5, cost=1.0)
+    async with Deployment.open(ERRANDS / "depot", database, services.nats_url, limits=own) as depot:
+        task = await depot.submit("spend", limits=TaskLimits(cost=2.0, wall_s=60))
+        [(limits,)] = await depot.fetch("select limits::text from tasks")
+        assert json.loads(limits) == {"steps": 5, "cost": 2.0, "wall_s": 60}
+        await depot.coordinate()
+        with pytest.raises(TaskFailed, match="6 steps; its limit is 5"):
+            await depot.client.result(task, timeout_s=SOON_S)

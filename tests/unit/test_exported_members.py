@@ -40,6 +40,7 @@ EXPORTED = [
     "InvalidTask",
     "InvalidTool",
     "JournalFull",
+    "LimitExceeded",
     "MissingSecret",
     "NoBid",
     "NoHandler",

@@ -20,6 +20,10 @@ class Fetch(BaseModel):
     last: bool = True
 
 
+def _count_once() -> None:
+    """Something that takes a step."""
+
+
 class Clerk(Agent):
     """Sends one errand for each item of the task's input to the depot."""
 
@@ -43,6 +47,10 @@ class Porter(Agent):
 
     @handler
     async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        if work.input == "spend":
+            for _ in range(100):
+                ctx.charge(tokens=10)
+                await ctx.step(_count_once)
         if work.input == "wait":
             await ctx.sleep(3_600)
         if work.input == "fail":

@@ -1,0 +1,42 @@
+"""The part of Context that says what a turn has spent."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import msgspec
+
+from actors.branch import Branch
+from actors.journal import Journal
+from actors.spending import CHARGE, Charge
+from bus.errors import InvalidMessage
+
+
+class Charges(ABC):
+    """Counts for the task, and for the one at the top of those that have started it."""
+
+    __slots__ = ()
+
+    def charge(self, *, tokens: int = 0, cost: float = 0.0, key: str | None = None) -> None:
+        """Charge the task with what was spent for it. It is recorded, so that a turn that runs again charges nothing
+        twice, and commits with the next step, wait or the turn's end.
+
+        It never refuses, for the money is gone: what would spend more is refused once the task is above its limit.
+        Raises InvalidMessage for what is below zero or not finite.
+        """
+        if tokens < 0 or not (cost >= 0 and math.isfinite(cost)):
+            raise InvalidMessage(f"Nobody can spend {tokens} tokens and {cost}.", fix="Give what was used.")
+        journal = self._journal()
+        place = self._branch().place(key)
+        if journal.recorded(place, CHARGE, CHARGE, inner=True) is None:
+            value = msgspec.json.encode(Charge(tokens=tokens, cost=float(cost))).decode()
+            journal.record(place, CHARGE, CHARGE, value)
+
+    # -- what Context brings -------------------------------------------------------------------------
+
+    @abstractmethod
+    def _journal(self) -> Journal: ...
+
+    @abstractmethod
+    def _branch(self) -> Branch: ...

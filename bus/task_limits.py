@@ -1,0 +1,65 @@
+"""How much a task may use, with all the tasks that it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bus.errors import InvalidTask
+from bus.registry import describe_validation
+
+WALL = "wall_s"
+
+
+class TaskLimits(BaseModel):
+    """None is no limit. They are those of the whole tree: what its children use counts for the task at the top."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hops: int | None = Field(default=None, ge=1)
+    """Messages that agents send each other for it."""
+    asks: int | None = Field(default=None, ge=1)
+    """Asks in flight at once."""
+    steps: int | None = Field(default=None, ge=1)
+    """Recorded steps and calls of tools."""
+    wall_s: float | None = Field(default=None, gt=0)
+    """Seconds from its assignment to its end."""
+    tokens: int | None = Field(default=None, ge=1)
+    """What is charged with `ctx.charge`."""
+    cost: float | None = Field(default=None, gt=0)
+    """The same, in whatever currency the domain charges."""
+
+    def to_dict(self) -> dict[str, float]:
+        """Those that are set."""
+        return self.model_dump(exclude_none=True)
+
+
+NO_LIMITS = TaskLimits()
+
+
+def read_limits(texts: Iterable[str]) -> TaskLimits:
+    """Limits written as NAME=NUMBER; raises InvalidTask."""
+    try:
+        return TaskLimits.model_validate(dict(map(_read_limit, texts)))
+    except ValidationError as error:
+        raise InvalidTask(f"The limits are none of a task: {describe_validation(error)}.") from None
+
+
+def _read_limit(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        number = float(value.replace("_", ""))
+    except ValueError:
+        number = -1.0
+    if name not in TaskLimits.model_fields or not number > 0:
+        raise InvalidTask(
+            f"{text!r} is no limit of a task.",
+            fix=f"Write NAME=NUMBER, with one of {', '.join(TaskLimits.model_fields)}.",
+        )
+    return name, number
+
+
+def figure(amount: float) -> str:
+    """An amount for people: `1,200`, `0.25`."""
+    return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.4f}".rstrip("0")
