@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from pydantic import BaseModel
 
 from actors import values
-from bus.errors import InvalidMessage
+from bus.address import Address, parse_address
+from bus.errors import AlreadySettled, CallboardError, InvalidMessage, NotEntitled, UnknownPromise
+from bus.registry import message
+
+if TYPE_CHECKING:
+    from storage.standing import Standing
+
+MAX_COMMENT = 1_000  # characters
+_REFUSALS: dict[str, type[CallboardError]] = {
+    error.__name__: error for error in (AlreadySettled, InvalidMessage, NotEntitled, UnknownPromise)
+}
 
 OnTimeout = Literal["deny", "approve", "raise"]
 
@@ -26,12 +37,71 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
 
+    def agents(self, excluded: tuple[str, ...]) -> list[Address]:
+        """The agents that may decide; raises InvalidMessage when all approvers are excluded."""
+        if self.approvers and set(self.approvers) <= set(excluded):
+            raise InvalidMessage(
+                f"None of the approvers may decide on {self.action!r}: they ask for it themselves.",
+                fix="Name somebody else.",
+            )
+        return [parse_address(name) for name in self.approvers if is_address(name) and name not in excluded]
+
+
+@message("callboard.approval_requested.v1")
+class ApprovalRequested(BaseModel):
+    """You may decide on this: `ctx.decide(request.ref, True)`. Sent to the agents among an approval's approvers."""
+
+    ref: str
+    action: str
+    details: Any = None
+    digest: str
+    until: float | None = None
+    """Seconds since 1970, UTC; then nobody decides any more."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent decides."""
+
+    approved: bool
+    comment: str
+
+    def __post_init__(self) -> None:
+        if len(self.comment) > MAX_COMMENT:
+            raise InvalidMessage(
+                f"The comment has {len(self.comment)} characters; {MAX_COMMENT} is the limit.",
+                fix="Explain the rest with ctx.explain.",
+            )
+
+    @property
+    def status(self) -> str:
+        return "approved" if self.approved else "denied"
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a decision did not count, as the journal keeps it."""
+
+    type: str
+    message: str
+    fix: str
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, error: CallboardError) -> Refusal:
+        return cls(type=type(error).__name__, message=error.message, fix=error.fix, fields=error.fields)
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    def error(self, place: str) -> CallboardError:
+        return _REFUSALS[self.type](self.message, fix=self.fix, place=place, **self.fields)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What was decided, by whom and when (seconds since 1970, UTC).
 
-    `by` is None when the time was up and nobody had decided.
+    `by` is a person's name or an agent's address, None when the time was up and nobody had decided. `message` is the id
+    of the message that the agent handled when it decided.
     """
 
     action: str
@@ -39,18 +109,34 @@ class Decision:
     by: str | None
     at: float
     comment: str = ""
+    message: str | None = None
 
 
-class _Value(msgspec.Struct, frozen=True):
+class Comment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands beside a decision: the words, and of an agent's the message that it handled."""
+
     comment: str = ""
+    message: str | None = None
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    def stands(self, standing: Standing, status: str, by: str) -> bool:
+        """Whether the promise was settled with just this."""
+        if (standing.status, standing.settled_by) != (status, by):
+            return False
+        return msgspec.json.decode(standing.value or "null", type=Comment | None) == self
 
 
 def question(action: str, details: Any, approvers: Sequence[str]) -> Question:
-    """Raises InvalidPayload for details that JSON cannot carry, InvalidMessage for no action."""
+    """Raises InvalidPayload for details that JSON cannot carry, InvalidMessage for no action, InvalidAddress for an
+    approver that would be an agent."""
     if not action.strip():
         raise InvalidMessage("An approval says of what it is one.", fix="Give `action` some words.")
     if isinstance(approvers, str) or not all(isinstance(name, str) and name for name in approvers):
         raise InvalidMessage(f"{approvers!r} are no approvers.", fix="Give a list of names.")
+    for name in filter(is_address, approvers):
+        parse_address(name)
     text = bytes(details).decode() if isinstance(details, msgspec.Raw) else values.encode(details)
     digest = sha256(f"{values.encode(action)}\n{text}".encode()).hexdigest()
     return Question(
@@ -66,9 +152,16 @@ def decision(
         return Decision(
             action=action, approved=on_timeout == "approve", by=None, at=at, comment="the time was up"
         )
-    given = msgspec.json.decode(value, type=_Value | None) or _Value()
+    given = msgspec.json.decode(value, type=Comment | None) or Comment()
     name = None if by is None else by.removeprefix("external/")
-    return Decision(action=action, approved=status == "approved", by=name, at=at, comment=given.comment)
+    return Decision(
+        action=action, approved=status == "approved", by=name, at=at, comment=given.comment, message=given.message
+    )  # fmt: skip
+
+
+def is_address(name: str) -> bool:
+    """Whether an approver is an agent; a person's name has at most one slash."""
+    return name.count("/") >= 2
 
 
 @dataclass(frozen=True, kw_only=True)

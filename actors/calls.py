@@ -6,15 +6,15 @@ import asyncio
 import inspect
 import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import BaseModel
 
 from actors import branch, values
-from actors.approval import Decision, OnTimeout, decision, question
+from actors.approvals import Approvals
 from actors.branch import Branch
 from actors.effects import Call
 from actors.failure import EXPIRED
@@ -25,9 +25,8 @@ from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arg
 from actors.threads import in_thread
 from actors.tool import Tool
 from bus.address import Address, parse_address
-from bus.envelope import Header, Priority, new_id
+from bus.envelope import Priority, new_id
 from bus.errors import (
-    ApprovalDenied,
     AskCycle,
     AskFailed,
     DeadlineExceeded,
@@ -64,7 +63,7 @@ class Promise:
         return self._calls._value_of(self._place, self.name).__await__()
 
 
-class DurableCalls(ABC):
+class DurableCalls(Approvals):
     """Each call is recorded in the turn's journal under its place: its key, or else its number in call order.
 
     When the handler runs again (after a crash, or because it was put away while it waited), it finds what is
@@ -252,48 +251,6 @@ class DurableCalls(ABC):
             return values.decode_answer(outcome.value)
         raise PromiseExpired(f"The promise {name!r} was not resolved in time.", place=place)
 
-    async def approval(
-        self,
-        action: str,
-        details: Any = None,
-        *,
-        approvers: Sequence[str] = (),
-        timeout: float | None = None,  # noqa: ASYNC109  (it outlives this process)
-        on_timeout: OnTimeout = "deny",
-        key: str | None = None,
-    ) -> Decision:
-        """Ask people to approve an action, with the details (JSON) that they are to see; wait for their decision.
-
-        It holds for exactly these details: other ones need an approval of their own. `approvers` names who may decide;
-        without any, everybody may but this agent. After `timeout` seconds `on_timeout` says what follows: `deny`,
-        `approve`, or `raise` ApprovalDenied.
-        """
-        place = self._branch().place(key)
-        return await self._approval(place, action, details, approvers, timeout, on_timeout)
-
-    async def _approval(
-        self,
-        place: str,
-        action: str,
-        details: Any,
-        approvers: Sequence[str],
-        timeout: float | None,  # noqa: ASYNC109
-        on_timeout: OnTimeout,
-    ) -> Decision:
-        journal = self._journal()
-        asked = question(action, details, approvers)
-        name = f"{action} {asked.digest[:16]}"
-        if journal.recorded(place, Kind.APPROVAL, name) is None and journal.open_promise(place) is None:
-            await self._begin_wait(journal)
-            journal.promise(place, Kind.APPROVAL, name, due_at=self._due_at(timeout), details=asked.to_json())
-            await self._flush()
-        outcome = await self._outcome(place)
-        decided = decision(action, outcome.status, bytes(outcome.value), outcome.by, outcome.at, on_timeout)
-        if decided.by is None and on_timeout == "raise":
-            raise ApprovalDenied(f"Nobody has decided in time: {action}.", place=place, decision=decided)
-        self._decisions.append(decided)
-        return decided
-
     async def call(self, tool: Tool, *arguments: Any, key: str | None = None, **named: Any) -> Any:
         """Call a tool; return its result. The ledger records who called it, why, and what is known of the outcome.
 
@@ -306,11 +263,6 @@ class DurableCalls(ABC):
         journal = self._journal()
         bound = tool.bind(arguments, named)
         return await Call(self, journal, tool, bound, self._branch().place(key)).result()
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """The decisions of people that this turn has been given so far, those on its tool calls included."""
-        return tuple(self._decisions)
 
     async def gather(self, *calls: Awaitable[Any], first: int | None = None) -> list[Any]:
         """Run calls beside each other; return their results in order.
@@ -423,26 +375,13 @@ class DurableCalls(ABC):
     # -- what Context brings -------------------------------------------------------------------------
 
     _scope: Scope
-    _decisions: list[Decision]
     logger: Any
-
-    @abstractmethod
-    def _journal(self) -> Journal: ...
-
-    @abstractmethod
-    async def _flush(self, *, begins: bool = False) -> None: ...
 
     @abstractmethod
     async def _flush_sends(self) -> None: ...
 
     @abstractmethod
     def _count_bytes(self, size: int) -> None: ...
-
-    @abstractmethod
-    def _ref(self, promise: str) -> str: ...
-
-    @abstractmethod
-    def _due_at(self, timeout: float | None) -> float | None: ...
 
     @abstractmethod
     def _send_ask(
@@ -464,10 +403,6 @@ class DurableCalls(ABC):
     async def _earlier_call(self, tool: str, digest: str, place: str) -> EarlierCall | None:
         """One that an earlier turn has made for the same message, and that is not taken yet."""
         ...
-
-    @property
-    @abstractmethod
-    def header(self) -> Header: ...
 
     @property
     @abstractmethod

@@ -39,8 +39,18 @@ if TYPE_CHECKING:
     from actors.activation import Activation
     from actors.blobs import Blobs
     from actors.scope import Scope
+    from storage.standing import Standing
 
 _logger = logging.getLogger("callboard.agent")
+
+
+def _split(ref: str) -> tuple[Address, str]:
+    """The owner and the id of a promise; raises InvalidAddress."""
+    owner, _, promise = ref.rpartition("#")
+    try:
+        return parse_address(owner), str(UUID(promise))
+    except (InvalidAddress, ValueError):
+        raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.") from None
 
 
 class TurnKeeper(Protocol):
@@ -50,6 +60,8 @@ class TurnKeeper(Protocol):
     ledger: Ledger
 
     def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal: ...
+
+    async def standing(self, tenant: str, domain: str, promise: str, by: str) -> Standing | None: ...
 
 
 class Context(TaskReports, ChildTasks, DurableCalls, Charges):
@@ -210,22 +222,17 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
                 value = msgspec.json.encode(Error(type=reason, message=error)).decode()
                 self._settle(f"{self.sender}#{self.header.reply_to}", "failed", value)
 
-    def _settle(self, ref: str, status: str, value: str) -> str:
+    def _settle(self, ref: str, status: str, value: str, digest: str | None = None) -> str:
         self._must_be_open()
-        owner, hash_, promise = ref.rpartition("#")
-        if not hash_:
-            raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.")
-        to = parse_address(owner)
-        try:
-            promise = str(UUID(promise))
-        except ValueError:
-            raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.") from None
+        to, promise = _split(ref)
         place, sent = self._puts.replayed(f"{to}", WAKE)
         if sent is not None:
             return sent
         head = f'{{"promise":"{promise}","status":"{status}","by":{encode_json(str(self.address))},"at":{self._scope.clock.now()!r}'
+        if digest is not None:
+            head += f',"digest":{encode_json(digest)}'
         payload, blob = f'{head},"value":{value}}}', None
-        if self._puts.is_large(payload):  # the status stays where Postgres sees it
+        if digest is None and self._puts.is_large(payload):  # the status stays where Postgres sees it
             payload, blob = f'{head},"value":null}}', self._puts.check_in(payload)[1]
         rank = self._envelope.header.priority
         return self._puts.post(to, WAKE, payload, place, rank, None, None, settles=promise, blob=blob)
@@ -357,6 +364,22 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
             )
         due_at = None if timeout is None else self._scope.clock.now() + timeout
         return min((at for at in (due_at, self.deadline) if at is not None), default=None)
+
+    def _asks_for(self) -> tuple[str, str]:
+        return str(self.address), self.sender
+
+    def _send_apart(self, to: Address, message: BaseModel, deadline: float | None, place: str) -> None:
+        with self.apart(place):
+            self._send(to, message, None, deadline, None)
+
+    def _send_decision(self, ref: str, status: str, value: str, digest: str, place: str) -> None:
+        with self.apart(place):
+            self._settle(ref, status, value, digest)
+
+    async def _standing(self, ref: str) -> Standing | None:
+        owner, promise = _split(ref)
+        assert self._keep is not None
+        return await self._keep.standing(self.tenant, owner.domain, promise, str(self.address))
 
     def _send_ask(
         self,

@@ -17,6 +17,7 @@ from bus import faultpoints
 from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import InvalidMessage, StorageUnavailable, TaskCancelled
 from storage.journal import Flush, JournalWrite, StoredJournal
+from storage.standing import Standing
 
 
 class TurnHost(Protocol):
@@ -41,6 +42,8 @@ class TurnHost(Protocol):
 
 class JournalReader(Protocol):
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None: ...
+
+    async def promise_standing(self, domain: str, tenant: str, id_: str, by: str) -> Standing | None: ...
 
 
 class OpenTurns:
@@ -108,6 +111,13 @@ class OpenTurns:
         """The journal of the agent's open turn; raises BlobsUnavailable."""
         try:
             return await self._storage.load_journal(self._domain, activation.tenant, activation.agent)
+        except StorageUnavailable as error:
+            raise BlobsUnavailable(error.message) from error
+
+    async def standing(self, tenant: str, domain: str, promise: str, by: str) -> Standing | None:
+        """What has become of a promise, and whether `by` may decide it; raises BlobsUnavailable."""
+        try:
+            return await self._storage.promise_standing(domain, tenant, promise, by)
         except StorageUnavailable as error:
             raise BlobsUnavailable(error.message) from error
 

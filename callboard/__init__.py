@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actors.agent import Agent, handler, query
-    from actors.approval import Asked, Decision, Ruling
+    from actors.approval import ApprovalRequested, Asked, Decision, Ruling
     from actors.calls import Promise
     from actors.context import Context
     from actors.retry import NO_RETRY, RetryPolicy
@@ -83,6 +83,7 @@ __all__ = [
     "Agent",
     "AlreadySettled",
     "ApprovalDenied",
+    "ApprovalRequested",
     "AskCycle",
     "AskFailed",
     "Asked",

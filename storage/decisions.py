@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from bus.errors import AlreadySettled, InvalidMessage, NotEntitled, UnknownPromise
+from bus.errors import InvalidMessage, UnknownPromise
 from storage.boundary import translated
 from storage.domains import Connection
 from storage.journal import Kind
 from storage.queries import query
-
-_OUTSIDE = "external/"
+from storage.standing import OUTSIDE, Standing
 
 
 class Owner(NamedTuple):
@@ -95,48 +94,14 @@ async def settle(
         raise InvalidMessage("Whoever decides needs a name.", fix="Give one with --as.")
     with translated():
         row = await db.fetchrow(
-            query("settle_promise"), promise.domain, tenant, promise.id, status, value, _OUTSIDE + by, digest
+            query("settle_promise"), promise.domain, tenant, promise.id, status, value, OUTSIDE + by, digest
         )
         if row is not None:
             return Owner(promise.domain, row["partition"], tenant, row["agent"])
-        found = await db.fetchrow(query("why_not_settled"), promise.domain, tenant, promise.id, _OUTSIDE + by)
-    raise _why_not(promise, found, status, by, digest)
-
-
-def _why_not(promise: Waiting, now: Any, status: str, by: str, digest: str | None) -> Exception:
-    if now is None:
-        return UnknownPromise(f"There is no promise {promise.id}.")
-    if now["status"] != "pending":
-        who = (now["settled_by"] or "nobody").removeprefix(_OUTSIDE)
-        at: datetime = now["settled_at"]
-        return AlreadySettled(
-            f"{promise.name} was {now['status']} by {who} at {at:%Y-%m-%d %H:%M:%S} UTC.",
-            fix="Nothing was changed.", status=now["status"], by=who, at=at.timestamp(),
-        )  # fmt: skip
-    if now["is_due"]:
-        return AlreadySettled(
-            f"The time for {promise.name} was up at {now['due_at']:%Y-%m-%d %H:%M:%S} UTC.",
-            fix="Nothing was changed.", status="expired", by=None, at=now["due_at"].timestamp(),
-        )  # fmt: skip
-    if (promise.kind == Kind.APPROVAL) != (status in ("approved", "denied")) or promise.kind in (
-        Kind.ASK,
-        Kind.SLEEP,
-    ):
-        ways = {
-            Kind.APPROVAL: "`callboard approve` or `callboard deny` decides it.",
-            Kind.OUTCOME: "`callboard ledger settle` says what has happened.",
-            Kind.PROMISE: "`callboard promise resolve` resolves it.",
-        }
-        return InvalidMessage(
-            f"{promise.name} is of the kind {promise.kind}, and cannot be {status}.",
-            fix=ways.get(Kind(promise.kind), "Only its agent's partner, or the clock, settles it."),
-        )
-    if not now["may_decide"]:
-        names = ", ".join(msgspec.json.decode(promise.details or "{}").get("approvers", []))
-        return NotEntitled(
-            f"{by} may not decide on {promise.name}.", fix=f"One of these may: {names}." if names else ""
-        )
-    return InvalidMessage(
-        f"What is to be approved has another digest than {digest}.",
-        fix="Look at it again: `callboard approvals`.",
+        found = await db.fetchrow(query("promise_standing"), promise.domain, tenant, promise.id, OUTSIDE + by)
+    if found is None:
+        raise UnknownPromise(f"There is no promise {promise.id}.")
+    why_not = Standing(**dict(found)).why_not(status, by, digest)
+    raise why_not or InvalidMessage(
+        f"{promise.name} could not be settled.", fix="Look at it again: `callboard approvals`."
     )

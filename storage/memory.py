@@ -52,6 +52,7 @@ from storage.records import (
 from storage.room import Bounds, Lack, Recipient, find_lack
 from storage.schedules import Firing, ScheduleRow
 from storage.spent import Reached
+from storage.standing import Standing
 
 CONTROL_OFFSET = 2**62  # what is taken off a control message's number
 NO_BOUND = 2**63 - 1  # above every message's number
@@ -328,6 +329,9 @@ class MemoryStore(MemoryHosts):
 
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
         return self.waits.load(domain, tenant, agent)
+
+    async def promise_standing(self, domain: str, tenant: str, id_: str, by: str) -> Standing | None:
+        return self.waits.standing(domain, tenant, id_, by)
 
     async def earlier_calls(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
         return self.waits.earlier_calls(domain, tenant, agent, message)

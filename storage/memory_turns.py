@@ -24,6 +24,7 @@ from storage.journal import (
 from storage.ledger import CallStatus, EarlierCall, Effect, LedgerWrite
 from storage.memory_rows import MailRow, check_json, check_text
 from storage.records import MailPlace, Mark, TurnRecord
+from storage.standing import OUTSIDE, Standing
 
 WAKE = "callboard.wake.v1"  # as in the SQL: this room knows no agents
 WITHDRAW = "callboard.withdraw.v1"
@@ -59,6 +60,7 @@ class PromiseRow(msgspec.Struct, kw_only=True):
     status: str = "pending"
     value: str | None = None
     settled_by: str | None = None
+    settled_at: float | None = None
 
     @property
     def leaves_no_row(self) -> bool:
@@ -189,10 +191,15 @@ class MemoryTurns:
         promise = self.promises.get((reply.domain, reply.tenant, reply.settles or ""))
         if promise is None or promise.status != "pending" or promise.agent != reply.agent:
             return False
-        if promise.made.kind not in (Kind.ASK, Kind.PROMISE):
-            return False
         body = json.loads(reply.payload)
+        if promise.made.kind == Kind.APPROVAL:
+            by, digest = reply.header.sender, body.get("digest", "")
+            if not self._may_be_settled(reply.domain, promise, body["status"], by, digest):
+                return False
+        elif promise.made.kind not in (Kind.ASK, Kind.PROMISE):
+            return False
         promise.status, promise.settled_by = body["status"], reply.header.sender
+        promise.settled_at = self._now()
         if not promise.leaves_no_row:
             promise.value = json.dumps(body.get("value"))
         return True
@@ -205,17 +212,43 @@ class MemoryTurns:
         if promise is None or promise.status != "pending":
             return None
         if promise.made.kind == Kind.APPROVAL:
-            details = json.loads(promise.made.details or "{}")
-            entitled = not details["approvers"] or by.removeprefix("external/") in details["approvers"]
-            if status not in ("approved", "denied") or not entitled or by == f"{domain}/{promise.agent}":
-                return None
-            if not details["digest"].startswith(digest):
+            if not self._may_be_settled(domain, promise, status, by, digest):
                 return None
         elif status != "resolved" or promise.made.kind not in (Kind.PROMISE, Kind.OUTCOME):
             return None
         if promise.made.due_at is not None and promise.made.due_at <= self._now():
             return None
         return self._settled(domain, promise, status, value, by)
+
+    def _may_be_settled(self, domain: str, promise: PromiseRow, status: str, by: str, digest: str) -> bool:
+        is_in_time = promise.made.due_at is None or promise.made.due_at > self._now()
+        seen = json.loads(promise.made.details or "{}")["digest"].startswith(digest)
+        return (
+            status in ("approved", "denied") and is_in_time and seen and self._may_decide(domain, promise, by)
+        )
+
+    def _may_decide(self, domain: str, promise: PromiseRow, by: str) -> bool:
+        approvers = json.loads(promise.made.details or "{}")["approvers"]
+        if by.startswith(OUTSIDE):
+            name = by.removeprefix(OUTSIDE)
+            return not approvers or (name in approvers and name.count("/") < 2)
+        turn = self.turns.get((domain, promise.tenant, promise.agent))
+        asked_by = [f"{domain}/{promise.agent}"]
+        if turn is not None and turn.turn == promise.turn:
+            asked_by.append(header_from_json(turn.message.header_json).sender)
+        return by in approvers and by not in asked_by
+
+    def standing(self, domain: str, tenant: str, id_: str, by: str) -> Standing | None:
+        row = self.promises.get((domain, tenant, id_))
+        if row is None:
+            return None
+        due_at = row.made.due_at
+        return Standing(
+            kind=row.made.kind, name=row.made.name, status=row.status, settled_by=row.settled_by,
+            settled_at=row.settled_at, due_at=due_at, is_due=due_at is not None and due_at <= self._now(),
+            may_decide=row.made.kind != Kind.APPROVAL or self._may_decide(domain, row, by),
+            details=row.made.details, value=row.value,
+        )  # fmt: skip
 
     def settle_due(self, domain: str, partitions: Collection[int], limit: int) -> list[MailPlace]:
         due = sorted(
@@ -245,6 +278,7 @@ class MemoryTurns:
 
     def _settled(self, domain: str, promise: PromiseRow, status: str, value: str | None, by: str) -> Envelope:
         promise.status, promise.value, promise.settled_by = status, value, by
+        promise.settled_at = self._now()
         header = Header(id=new_id(), type=WAKE, sender=by, sent_at=self._now())
         body = {
             "promise": promise.made.id, "status": status,

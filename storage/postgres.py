@@ -39,6 +39,7 @@ from storage.room import Bounds, Lack, Recipient, lack_of_room
 from storage.schedules import Firing, ScheduleRow
 from storage.spending import charging, read_reached, spent_argument
 from storage.spent import Reached
+from storage.standing import Standing
 
 CANCELLATIONS_READ = 100_000  # ended ones that a host knows from its start; each takes about 300 bytes
 _NO_BOUND = 2**63 - 1  # above every message's number
@@ -246,6 +247,11 @@ class PostgresStore:
             recorded=turn["recorded"], entries=tuple(JournalEntry(**dict(row)) for row in entries),
             promises=tuple(OpenPromise(**dict(row)) for row in promises),
         )  # fmt: skip
+
+    async def promise_standing(self, domain: str, tenant: str, id_: str, by: str) -> Standing | None:
+        async with self._reader() as connection:
+            row = await connection.fetchrow(query("promise_standing"), domain, tenant, id_, by)
+        return None if row is None else Standing(**dict(row))
 
     async def earlier_calls(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
         async with self._reader() as connection:

@@ -596,12 +596,23 @@ CREATE TABLE callboard.promises (
     settled_at timestamp with time zone
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
-CREATE FUNCTION callboard.may_decide(p callboard.promises, p_by text) RETURNS boolean
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION callboard.may_be_settled(p callboard.promises, p_status text, p_by text, p_digest text) RETURNS boolean
+    LANGUAGE sql STABLE
     AS $$
-  select p_by <> p.domain || '/' || p.agent
-    and (json_array_length(p.details -> 'approvers') = 0
-         or (p.details -> 'approvers')::jsonb ? regexp_replace(p_by, '^external/', ''))
+  select p_status in ('approved', 'denied') and (p.due_at is null or p.due_at > now()) and may_decide(p, p_by)
+    and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
+$$;
+CREATE FUNCTION callboard.may_decide(p callboard.promises, p_by text) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  select case when starts_with(p_by, 'external/')
+    then json_array_length(p.details -> 'approvers') = 0
+      or (p.details -> 'approvers')::jsonb ? substr(p_by, 10) and p_by not like 'external/%/%/%'
+    else (p.details -> 'approvers')::jsonb ? p_by and p_by <> p.domain || '/' || p.agent
+      and not exists (select from turns t
+                      where t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
+                        and t.header ->> 'sender' = p_by)
+    end
 $$;
 CREATE FUNCTION callboard.messages_waiting(p_domain text, p_enough bigint, p_at_most bigint) RETURNS bigint
     LANGUAGE plpgsql
@@ -752,11 +763,8 @@ begin
   with done as (
     update promises p set status = p_status, value = p_value::json, settled_by = p_by, settled_at = now()
     where p.domain = p_domain and p.tenant = p_tenant and p.id = p_id and p.status = 'pending'
-      and (p.due_at is null or p.due_at > now())
-      and case when p.kind = 'approval'
-        then p_status in ('approved', 'denied') and may_decide(p, p_by)
-          and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
-        else p_status = 'resolved' and p.kind in ('promise', 'outcome') end
+      and case when p.kind = 'approval' then may_be_settled(p, p_status, p_by, p_digest)
+        else p_status = 'resolved' and p.kind in ('promise', 'outcome') and (p.due_at is null or p.due_at > now()) end
     returning p.*
   )
   select array_agg(done::promises) into settled from done;
@@ -782,7 +790,11 @@ begin
   ), still as (
     select f.*, (select p.ctid from promises p
                  where p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles and p.agent = f.agent
-                   and p.status = 'pending' and p.kind in ('ask', 'promise') for update) as place
+                   and p.status = 'pending' and case when p.kind = 'approval'
+                     then may_be_settled(p, f.payload::json ->> 'status', f.header::json ->> 'sender',
+                                         f.payload::json ->> 'digest')
+                     else p.kind in ('ask', 'promise') end
+                 for update) as place
     from first f offset 0
   ), done as (
     update promises p

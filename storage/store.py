@@ -25,6 +25,7 @@ from storage.records import (
 from storage.room import Bounds, Lack, Recipient
 from storage.schedules import Firing, ScheduleRow
 from storage.spent import Reached
+from storage.standing import Standing
 
 
 class TurnStore(Protocol):
@@ -132,6 +133,10 @@ class MailboxStore(Protocol):
         self, domain: str, partition: int, tenant: str, agent: str, message: str
     ) -> int | None:
         """The number of a message that waits in an agent's mailbox, by its id."""
+        ...
+
+    async def promise_standing(self, domain: str, tenant: str, id_: str, by: str) -> Standing | None:
+        """What has become of a promise, and whether `by` may decide it; None when there is no such promise."""
         ...
 
     async def earlier_calls(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:

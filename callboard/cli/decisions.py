@@ -164,6 +164,8 @@ def _show(promise: Waiting) -> None:
         said = json.loads(promise.value or "null") or {}
         comment = f": {said['comment']}" if said.get("comment") else ""
         rows.append((promise.status, f"by {who} at {_moment(promise.settled_at)}{comment}"))
+        if said.get("message"):
+            rows.append(("while handling", said["message"]))
     rows += [
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in details.items()

@@ -263,16 +263,29 @@ begin
   return query select * from wake_owners(settled);
 end $$;
 
--- Whether somebody from outside may decide: one of the approvers, or anybody where none are named; never the asker.
-create function may_decide(p promises, p_by text) returns boolean language sql immutable as $$
-  select p_by <> p.domain || '/' || p.agent
-    and (json_array_length(p.details -> 'approvers') = 0
-         or (p.details -> 'approvers')::jsonb ? regexp_replace(p_by, '^external/', ''))
+-- Whether somebody may decide. A person: one of the approvers, or anybody where none are named; a person's name is no
+-- agent's address. An agent: one of the approvers, and neither the asker nor the one whose message the asker handles.
+create function may_decide(p promises, p_by text) returns boolean language sql stable as $$
+  select case when starts_with(p_by, 'external/')
+    then json_array_length(p.details -> 'approvers') = 0
+      or (p.details -> 'approvers')::jsonb ? substr(p_by, 10) and p_by not like 'external/%/%/%'
+    else (p.details -> 'approvers')::jsonb ? p_by and p_by <> p.domain || '/' || p.agent
+      and not exists (select from turns t
+                      where t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
+                        and t.header ->> 'sender' = p_by)
+    end
+$$;
+
+-- Whether an approval is decided so: in time, by somebody who may, on what they have seen. A digest (or the beginning of
+-- one) is that of it.
+create function may_be_settled(p promises, p_status text, p_by text, p_digest text) returns boolean
+language sql stable as $$
+  select p_status in ('approved', 'denied') and (p.due_at is null or p.due_at > now()) and may_decide(p, p_by)
+    and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
 $$;
 
 -- Settles one promise from outside, once: a promise or the outcome of a call is `resolved`, an approval `approved` or
--- `denied`. Returns its wake-up; none when it may not be settled so, or had been settled before. A digest (or the
--- beginning of one) is that of what the person has seen.
+-- `denied`. Returns its wake-up; none when it may not be settled so, or had been settled before.
 create function settle_promise(
   p_domain text, p_tenant text, p_id uuid, p_status text, p_value text, p_by text, p_digest text
 ) returns setof mailbox language plpgsql as $$
@@ -282,11 +295,8 @@ begin
   with done as (
     update promises p set status = p_status, value = p_value::json, settled_by = p_by, settled_at = now()
     where p.domain = p_domain and p.tenant = p_tenant and p.id = p_id and p.status = 'pending'
-      and (p.due_at is null or p.due_at > now())
-      and case when p.kind = 'approval'
-        then p_status in ('approved', 'denied') and may_decide(p, p_by)
-          and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
-        else p_status = 'resolved' and p.kind in ('promise', 'outcome') end
+      and case when p.kind = 'approval' then may_be_settled(p, p_status, p_by, p_digest)
+        else p_status = 'resolved' and p.kind in ('promise', 'outcome') and (p.due_at is null or p.due_at > now()) end
     returning p.*
   )
   select array_agg(done::promises) into settled from done;
@@ -296,7 +306,8 @@ begin
   return query select * from wake_owners(settled);
 end $$;
 
--- The replies of a group commit: settles the promises that are still open, and takes the numbers of the others away.
+-- The replies of a group commit, and the decisions of agents: settles the promises that are still open, and takes the
+-- numbers of the others away.
 create function settle_replies(
   p_numbers bigint[], o_tenant text[], o_domain text[], o_agent text[], o_settles uuid[], o_header text[],
   o_payload text[]
@@ -315,7 +326,11 @@ begin
   ), still as (
     select f.*, (select p.ctid from promises p
                  where p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles and p.agent = f.agent
-                   and p.status = 'pending' and p.kind in ('ask', 'promise') for update) as place
+                   and p.status = 'pending' and case when p.kind = 'approval'
+                     then may_be_settled(p, f.payload::json ->> 'status', f.header::json ->> 'sender',
+                                         f.payload::json ->> 'digest')
+                     else p.kind in ('ask', 'promise') end
+                 for update) as place
     from first f offset 0
   ), done as (
     update promises p

@@ -63,9 +63,10 @@ from domains d, lateral (
   select * from promises o where o.domain = d.domain and o.tenant = $1 and o.id between $2 and $3 limit 2
 ) p limit 2
 
--- name: why_not_settled
-select p.status, p.settled_by, p.settled_at, p.due_at, coalesce(p.due_at <= now(), false) as is_due,
-       p.kind <> 'approval' or may_decide(p, $4) as may_decide
+-- name: promise_standing
+select p.kind, p.name, p.status, p.settled_by, extract(epoch from p.settled_at)::float8 as settled_at,
+       extract(epoch from p.due_at)::float8 as due_at, coalesce(p.due_at <= now(), false) as is_due,
+       p.kind <> 'approval' or may_decide(p, $4) as may_decide, p.details::text as details, p.value::text as value
 from promises p where p.domain = $1 and p.tenant = $2 and p.id = $3
 
 -- name: list_ledger

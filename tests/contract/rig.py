@@ -329,9 +329,10 @@ def letter(
     domain: str = DOMAIN,
     settles: str | None = None,
     task: str | None = None,
+    sender: str = "shop/till/1",
 ) -> Outgoing:
     """A message on its way to an agent."""
-    header = Header(id=new_id(), type="shop.order.v1", sender="shop/till/1", sent_at=0.0, task=task)
+    header = Header(id=new_id(), type="shop.order.v1", sender=sender, sent_at=0.0, task=task)
     return Outgoing(
         domain=domain, tenant=tenant, agent=agent, partition=partition, header=header,
         header_json=header_to_json(header), payload=payload, control=control, visible_at=due,

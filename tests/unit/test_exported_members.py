@@ -14,6 +14,7 @@ EXPORTED = [
     "Agent",
     "AlreadySettled",
     "ApprovalDenied",
+    "ApprovalRequested",
     "AskCycle",
     "AskFailed",
     "Asked",

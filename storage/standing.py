@@ -1,0 +1,74 @@
+"""What has become of a promise, and what stands in the way of somebody who would settle it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from bus.errors import AlreadySettled, CallboardError, InvalidMessage, NotEntitled
+from storage.journal import Kind
+
+OUTSIDE = "external/"  # before a person's name
+_DECISIONS = ("approved", "denied")
+_WAYS = {
+    Kind.APPROVAL: "`callboard approve` or `callboard deny` decides it.",
+    Kind.OUTCOME: "`callboard ledger settle` says what has happened.",
+    Kind.PROMISE: "`callboard promise resolve` resolves it.",
+}
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    digest: str = ""
+    approvers: tuple[str, ...] = ()
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """A promise as one who would settle it finds it. `details` and `value` are JSON text, times seconds since 1970."""
+
+    kind: str
+    name: str
+    status: str
+    settled_by: str | None
+    settled_at: float | None
+    due_at: float | None
+    is_due: bool
+    may_decide: bool
+    details: str | None
+    value: str | None
+
+    def why_not(self, status: str, by: str, digest: str | None) -> CallboardError | None:
+        """Why `by` cannot settle it so: AlreadySettled when somebody was first or the time is up, NotEntitled, or
+        InvalidMessage for another kind of promise or another digest than that of what is to be approved."""
+        if self.status != "pending":
+            who = (self.settled_by or "nobody").removeprefix(OUTSIDE)
+            return AlreadySettled(
+                f"{self.name} was {self.status} by {who} at {_moment(self.settled_at)}.",
+                fix="Nothing was changed.", status=self.status, by=who, at=self.settled_at,
+            )  # fmt: skip
+        if self.is_due:
+            return AlreadySettled(
+                f"The time for {self.name} was up at {_moment(self.due_at)}.",
+                fix="Nothing was changed.", status="expired", by=None, at=self.due_at,
+            )  # fmt: skip
+        if (self.kind == Kind.APPROVAL) != (status in _DECISIONS) or self.kind in (Kind.ASK, Kind.SLEEP):
+            return InvalidMessage(
+                f"{self.name} is of the kind {self.kind}, and cannot be {status}.",
+                fix=_WAYS.get(Kind(self.kind), "Only its agent's partner, or the clock, settles it."),
+            )
+        asked = msgspec.json.decode(self.details or "{}", type=_Asked)
+        if not self.may_decide:
+            names = ", ".join(asked.approvers)
+            return NotEntitled(
+                f"{by} may not decide on {self.name}.", fix=f"One of these may: {names}." if names else ""
+            )
+        if not asked.digest.startswith(digest or ""):
+            return InvalidMessage(
+                f"What is to be approved has another digest than {digest}.",
+                fix="Look at it again: `callboard approvals`.",
+            )
+        return None
+
+
+def _moment(at: float | None) -> str:
+    return f"{datetime.fromtimestamp(at or 0.0, UTC):%Y-%m-%d %H:%M:%S} UTC"

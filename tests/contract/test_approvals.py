@@ -1,0 +1,114 @@
+"""Approvals that agents decide, in every store: by those who may, once, in time, on what they have seen."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bus.envelope import Outgoing
+from storage.journal import Does, Flush, JournalWrite, Kind, PromiseWrite
+from storage.records import Fence
+from tests.contract.rig import DOMAIN, Rig, letter, turn
+
+OWNER, CHIEF, SENDER = "clerk/1", f"{DOMAIN}/chief/1", f"{DOMAIN}/sender/1"
+PROMISE = "0190a6a0-0000-7000-8000-000000000001"
+
+
+async def asked(rig: Rig, *approvers: str, due_in: float | None = None) -> Fence:
+    """An open turn waits for an approval; its message came from `shop/sender/1`."""
+    fence = await rig.host(0)
+    message = letter(OWNER, sender=SENDER)
+    seq = await rig.accept(message)
+    assert seq is not None
+    details = {"action": "delete", "details": 1, "digest": "abcdef", "approvers": list(approvers)}
+    made = PromiseWrite(
+        id=PROMISE, key="#1", kind=Kind.APPROVAL, name="delete abcdef", details=json.dumps(details),
+        due_at=None if due_in is None else await rig.now() + due_in,
+    )  # fmt: skip
+    journal = JournalWrite(seq=seq, turn=message.header.id, does=Does.OPEN, began_at=1.0, promises=(made,))
+    await rig.store.commit(fence, [Flush(tenant="default", partition=0, agent=OWNER, journal=journal)], [])
+    return fence
+
+
+def decision(by: str, status: str, **more: Any) -> Outgoing:
+    payload = {"promise": PROMISE, "status": status, "by": by, "at": 1.0, **more}
+    return letter(OWNER, json.dumps(payload), sender=by, control=True, settles=PROMISE)
+
+
+async def decided(rig: Rig, fence: Fence, by: str = CHIEF, status: str = "approved", **more: Any) -> bool:
+    """Whether it counts, and leaves a wake-up."""
+    agent = by.partition("/")[2]
+    seq = await rig.accept(letter(agent))
+    version = len(await rig.history(agent)) + 1
+    sends = (decision(by, status, **more),)
+    [number] = await rig.store.commit(fence, [turn(seq, version, agent=agent, sends=sends)], [])
+    return number is not None
+
+
+async def test_an_agent_that_is_named_decides_once(rig: Rig) -> None:
+    fence = await asked(rig, "alice", CHIEF)
+    value = {"comment": "go", "message": "m"}
+    assert await decided(rig, fence, digest="abc", value=value)
+    assert not await decided(rig, fence, status="denied")
+    found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, CHIEF)
+    assert found is not None
+    assert (found.status, found.settled_by, json.loads(found.value or "")) == ("approved", CHIEF, value)
+    assert found.settled_at == pytest.approx(await rig.now(), abs=5)
+    assert len(await rig.mail(OWNER)) == 1
+
+
+@pytest.mark.parametrize(
+    ("approvers", "how"),
+    [
+        ((), {}),
+        (("alice",), {}),
+        (("chief/1",), {}),
+        ((CHIEF, SENDER), {"by": SENDER}),
+        ((CHIEF, f"{DOMAIN}/{OWNER}"), {"by": f"{DOMAIN}/{OWNER}"}),
+        ((CHIEF,), {"status": "resolved"}),
+        ((CHIEF,), {"digest": "b"}),
+    ],
+)
+async def test_a_decision_that_may_not_be_changes_nothing(
+    rig: Rig, approvers: tuple[str, ...], how: dict[str, Any]
+) -> None:
+    fence = await asked(rig, *approvers)
+    if how.get("by") == f"{DOMAIN}/{OWNER}":  # its turn is open: as a message of another one's commit
+        [number] = await rig.store.commit(
+            fence,
+            [turn(await rig.accept(letter("x/1")), agent="x/1", sends=(decision(how["by"], "approved"),))],
+            [],
+        )
+        assert number is None
+    else:
+        assert not await decided(rig, fence, **how)
+    assert await rig.promises() == {PROMISE: "pending"}
+    found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, how.get("by", CHIEF))
+    assert found is not None
+    assert found.may_decide is ("status" in how or "digest" in how)
+
+
+async def test_an_agent_is_bound_by_the_time_as_a_person_is(rig: Rig) -> None:
+    fence = await asked(rig, CHIEF, due_in=-1)
+    assert not await decided(rig, fence)
+    found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, CHIEF)
+    assert found is not None
+    assert (found.is_due, found.may_decide) == (True, True)
+
+
+async def test_no_person_takes_an_agents_place(rig: Rig) -> None:
+    await asked(rig, "alice", CHIEF)
+    for name in (f"external/{CHIEF}", CHIEF.replace("/", "-")):
+        found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, name)
+        assert found is not None
+        assert not found.may_decide
+    found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, "external/alice")
+    assert found is not None
+    assert found.may_decide
+
+
+async def test_there_is_no_standing_of_what_does_not_exist(rig: Rig) -> None:
+    await rig.host(0)
+    assert await rig.store.promise_standing(DOMAIN, "default", PROMISE, CHIEF) is None
