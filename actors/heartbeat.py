@@ -153,7 +153,7 @@ class Heartbeat:
         for line in lines:
             word, _, rest = line.partition(" ")
             if word == "offset":
-                self._on_time(float(rest) + time.time())
+                self._on_time(float(rest) + time.monotonic())
             elif word == "end":
                 self._on_end(rest)
                 self.stop()

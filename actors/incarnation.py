@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from actors.agent import Agent
+from actors.birth import born
 from actors.directory import Directory, DomainEntry
 from actors.domain import DomainSpec, load_domain
 from actors.heartbeat import Heartbeat
@@ -69,17 +70,19 @@ async def run_incarnation(
         folder = await fetch_code(control, row.domain, row.code) if row.code else Path(row.home)
         domain = load_domain(DomainSpec.from_json(row.spec), folder, system_kinds=system_kinds)
         with translated():
-            epoch = await control.fetchval(
-                query("register_host"), settings.domain, settings.host, settings.node, os.getpid(), row.code,
-                release(), schema(),
+            registered = await control.fetchrow(
+                query("register_host"), settings.domain, settings.host, settings.node, os.getpid(),
+                born(os.getpid()), row.code, release(), schema(),
             )  # fmt: skip
-        fence = Fence(domain=settings.domain, epoch=epoch)
+        assert registered is not None
+        fence = Fence(domain=settings.domain, epoch=registered["epoch"])
         store = await PostgresStore.open(settings.postgres_url, fence)
         transport = await NatsTransport.connect(
-            settings.nats_url, name=f"callboard host {settings.domain} {epoch}"
+            settings.nats_url, name=f"callboard host {settings.domain} {fence.epoch}"
         )
         directory = Directory()
         scope = Scope(domain, directory, Clock())
+        scope.clock.correct(registered["now"])
         if settings.secrets is not None:
             scope.secrets = SecretFolder(Path(settings.secrets))
         scope.is_outdated = partial(_is_outdated, control, row.domain, row.code)

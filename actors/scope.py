@@ -21,20 +21,23 @@ _SLACK_S = 0.001  # an event loop's clock is coarse; a callback must not come be
 
 
 class Clock:
-    """Database time: this machine's clock, corrected by what Postgres last said. Seconds since 1970, UTC.
+    """Database time, as Postgres last said it and counted on from there. Seconds since 1970, UTC.
+
+    It is counted by the clock that nobody sets: this machine's own time of day may jump by hours, and a sleep that
+    began at that moment would last as much longer, or end at once.
 
     Whatever waits for database time (retries, timers, idleness) waits through it, so that a test can move it.
     What waits for a machine that is slow or away (back-off, hand-overs) does not.
     """
 
     def __init__(self) -> None:
-        self._offset = 0.0
+        self._offset = time.time() - time.monotonic()  # until Postgres is heard
 
     def now(self) -> float:
-        return time.time() + self._offset
+        return time.monotonic() + self._offset
 
     def correct(self, database_now: float) -> None:
-        self._offset = database_now - time.time()
+        self._offset = database_now - time.monotonic()
 
     def call_at(self, when: float, callback: Callable[..., None], *arguments: Any) -> None:
         """Call back once it is `when`."""

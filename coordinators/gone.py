@@ -6,20 +6,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
-import psutil
-
+from actors.birth import born
 from storage.boundary import translated
 from storage.queries import query
 
 _logger = logging.getLogger("callboard.coordinator")
 
 LOOK_EVERY_S = 1.0
-_SLACK_S = 10.0  # between this machine's clock and the database's
 
-IsGone = Callable[[str, int, datetime], Awaitable[bool]]  # node, process id, since when it has run
+IsGone = Callable[[str, int, str], Awaitable[bool]]  # node, process id, and which process of that number
 
 
 class GoneHosts:
@@ -39,18 +36,11 @@ class GoneHosts:
         with translated():
             rows = await self._db.fetch(query("hosts_not_known_gone"), self._domain)
         for row in rows:
-            if await self._is_gone(row["node"], row["pid"], row["started_at"]):
+            if await self._is_gone(row["node"], row["pid"], row["born"]):
                 with translated():
                     await self._db.execute(query("host_gone"), self._domain, row["epoch"])
 
 
-def has_ended(pid: int, started_at: datetime) -> bool:
-    """Whether a process of this machine that ran at `started_at` has ended, and perhaps its number is another's now."""
-    try:
-        process = psutil.Process(pid)
-        return (
-            process.status() == psutil.STATUS_ZOMBIE
-            or process.create_time() > started_at.timestamp() + _SLACK_S
-        )
-    except psutil.NoSuchProcess:
-        return True
+def has_ended(pid: int, was: str) -> bool:
+    """Whether a process of this machine has ended, and perhaps its number is another's now."""
+    return born(pid) != was

@@ -10,7 +10,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -184,14 +183,14 @@ class RayLauncher:
         except ValueError:
             return None
 
-    async def is_gone(self, node: str, pid: int, started_at: datetime) -> bool:
+    async def is_gone(self, node: str, pid: int, was: str) -> bool:
         if node == _node():
-            return has_ended(pid, started_at)
+            return has_ended(pid, was)
         look = ray.remote(has_ended).options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
         )
         try:
-            gone: bool = await asyncio.wait_for(look.remote(pid, started_at), LOOK_WITHIN_S)
+            gone: bool = await asyncio.wait_for(look.remote(pid, was), LOOK_WITHIN_S)
             return gone
         except (RayError, TimeoutError):  # a node that is lost may only be cut off
             return False

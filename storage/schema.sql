@@ -1019,6 +1019,7 @@ CREATE TABLE callboard.hosts (
     host text NOT NULL,
     node text NOT NULL,
     pid integer NOT NULL,
+    born text NOT NULL,
     code text NOT NULL,
     release text DEFAULT ''::text NOT NULL,
     schema integer DEFAULT 0 NOT NULL,

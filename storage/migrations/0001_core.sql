@@ -35,6 +35,7 @@ create table hosts (
   host       text not null,
   node       text not null,
   pid        int not null,
+  born       text not null,                 -- which process of that number it is
   code       text not null,                 -- the digest of the domain's code that it runs
   release    text not null default '',      -- of Callboard
   schema     int not null default 0,        -- the newest migration that this release knows

@@ -15,7 +15,7 @@ select gone_at is not null from hosts where domain = $1 and epoch = $2
 
 -- name: hosts_not_known_gone
 -- Those of the last day: the index of live hosts is no help, and retention keeps the table short.
-select epoch, node, pid, started_at from hosts
+select epoch, node, pid, born from hosts
 where domain = $1 and ended_at > now() - interval '1 day' and gone_at is null
 order by epoch limit 50
 

@@ -1,7 +1,8 @@
 -- Hosts, their partitions and the coordinators that place them.
 
 -- name: register_host
-insert into hosts (domain, host, node, pid, code, release, schema) values ($1, $2, $3, $4, $5, $6, $7) returning epoch
+insert into hosts (domain, host, node, pid, born, code, release, schema) values ($1, $2, $3, $4, $5, $6, $7, $8)
+returning epoch, extract(epoch from clock_timestamp())::float8 as now
 
 -- name: host_ready
 update hosts set ready_at = coalesce(ready_at, now()) where domain = $1 and epoch = $2 and ended_at is null

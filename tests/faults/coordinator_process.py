@@ -16,14 +16,16 @@ from storage.domains import find_domain
 from storage.placement import claim_coordinator
 from tests.faults import planted
 from tests.faults.folder import Folder
-from tests.faults.host_process import Losses, LostAnswers, listen_for_orders
+from tests.faults.host_process import Clocks, Losses, LostAnswers, listen_for_orders
 from tests.faults.launcher import ProcessLauncher
 
 
 async def _main(folder: Folder) -> None:
     config = folder.config()
     planted.plant(config["planted"])
-    listen_for_orders(folder, Losses(), LostAnswers())
+    clocks = Clocks()
+    clocks.install()
+    listen_for_orders(folder, clocks, Losses(), LostAnswers())
     pool = await create_pool(config["postgres_url"], application="callboard-coordinator")
     transport = await NatsTransport.connect(config["nats_url"], name="coordinator")
     row = await find_domain(pool, config["domain"])

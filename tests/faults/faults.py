@@ -12,6 +12,7 @@ ALL: tuple[Fault, ...] = (
     processes.kill_coordinator_and_host,
     processes.stop_host_past_its_takeover,
     processes.stop_coordinator,
+    processes.jump_clocks,
     points.kill_before_commit,
     points.kill_after_commit,
     points.stop_before_commit,

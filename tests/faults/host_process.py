@@ -1,7 +1,7 @@
 """A host as a plain process, without Ray: `python -m tests.faults.host_process FOLDER NAME`.
 
-The folder holds what the test tells it. On SIGUSR1 it reads `orders/PID`: named points to arm, and whether
-what NATS delivers is dropped. On SIGUSR2 it logs where each of its tasks stands.
+The folder holds what the test tells it. On SIGUSR1 it reads `orders/PID`: named points to arm, whether what NATS
+delivers is dropped, and how far its clock is ahead. On SIGUSR2 it logs where each of its tasks stands.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -31,6 +32,23 @@ from tests.faults import executions, planted
 from tests.faults.folder import Folder
 
 _logger = logging.getLogger("tests.faults.host")
+
+
+class Clocks:
+    """The time of day of this process, which can be set; nobody sets the clock that only counts on."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def install(self) -> None:
+        now, now_ns = time.time, time.time_ns
+        time.time = lambda: now() + self.ahead_s
+        time.time_ns = lambda: now_ns() + int(self.ahead_s * 1e9)
+
+    def jump(self, ahead_s: float) -> None:
+        if ahead_s != self.ahead_s:
+            sys.stderr.write(f"fault fired: jumped by {ahead_s - self.ahead_s:+.0f} s\n")
+        self.ahead_s = ahead_s
 
 
 class Losses:
@@ -82,7 +100,7 @@ class LostAnswers:
         return lossy
 
 
-def listen_for_orders(folder: Folder, losses: Losses, answers: LostAnswers) -> None:
+def listen_for_orders(folder: Folder, clocks: Clocks, losses: Losses, answers: LostAnswers) -> None:
     """Obey `orders/PID` at each SIGUSR1."""
 
     def obey() -> None:
@@ -92,6 +110,7 @@ def listen_for_orders(folder: Folder, losses: Losses, answers: LostAnswers) -> N
             sys.stderr.write(f"fault fired: dropped {losses.dropped} deliveries\n")
             losses.dropped = 0
         losses.on = orders.get("drop", False)
+        clocks.jump(orders.get("ahead_s", 0.0))
         answers.rng = Random(orders["lose"]) if "lose" in orders else None
         sys.stderr.write(f"orders: {orders}\n")
 
@@ -106,11 +125,12 @@ def listen_for_orders(folder: Folder, losses: Losses, answers: LostAnswers) -> N
 
 async def _main(folder: Folder, name: str) -> None:
     config = folder.config()
-    losses, answers = Losses(), LostAnswers()
+    clocks, losses, answers = Clocks(), Losses(), LostAnswers()
     planted.plant(config["planted"])
+    clocks.install()
     losses.install()
     answers.install()
-    listen_for_orders(folder, losses, answers)
+    listen_for_orders(folder, clocks, losses, answers)
     settings = HostSettings(
         domain=config["domain"],
         host=name,

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from coordinators.gone import has_ended
@@ -50,8 +49,8 @@ class ProcessLauncher:
     async def attach(self, domain: str, host: str, pid: int) -> RunningHost | None:
         return RunningHost(pid) if host in command_line(pid) else None
 
-    async def is_gone(self, node: str, pid: int, started_at: datetime) -> bool:
-        return has_ended(pid, started_at)
+    async def is_gone(self, node: str, pid: int, was: str) -> bool:
+        return has_ended(pid, was)
 
 
 class RunningHost:

@@ -288,9 +288,37 @@ def _key_forgotten() -> None:
     Call._recorded_intent = forgetful  # type: ignore[method-assign]
 
 
+def _wall_clock() -> None:
+    """Database time is counted on by the machine's time of day."""
+    import time
+
+    from actors.scope import Clock
+
+    def now(self: Any) -> float:
+        return float(time.time() + self._offset)
+
+    def correct(self: Any, database_now: float) -> None:
+        self._offset = database_now - time.time()
+
+    Clock.now = now  # type: ignore[method-assign]
+    Clock.correct = correct  # type: ignore[method-assign]
+
+
+def _gone_at_once() -> None:
+    """A host whose epoch has ended is taken to be gone, although it may only be frozen."""
+    from actors.ledger import Ledger
+
+    async def is_gone(self: Any, epoch: int) -> bool:
+        return True
+
+    Ledger.is_gone = is_gone  # type: ignore[method-assign]
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "intent_ignored": _intent_ignored,
     "key_forgotten": _key_forgotten,
+    "gone_at_once": _gone_at_once,
+    "wall_clock": _wall_clock,
     "settled_again": lambda: None,  # in the database
     "wake_ups_stay": _wake_ups_stay,
     "sent_again": _sent_again,

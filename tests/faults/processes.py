@@ -57,6 +57,24 @@ async def stop_host_past_its_takeover(cluster: Cluster, rng: Random) -> None:
     cluster.note(f"epoch {host.epoch} stopped ({why}), continued, exited")
 
 
+async def jump_clocks(cluster: Cluster, rng: Random) -> None:
+    """The time of day of every host, and of the coordinator, is set hours ahead, hours back, and right again."""
+    before = cluster.folder.fired().count("jumped")
+    hosts = await cluster.settled()
+    assert cluster.coordinator is not None
+    pids = [host.pid for host in hosts] + [cluster.coordinator.pid]
+    for hours in (rng.uniform(1, 30), -rng.uniform(1, 30), rng.uniform(100, 1_000), 0):
+        for pid in pids:
+            await cluster.order(pid, ahead_s=3600.0 * hours)
+        await cluster.progress(rng.randint(20, 60))
+
+    async def look() -> bool:
+        return cluster.folder.fired().count("jumped") == before + 4 * len(pids)
+
+    await cluster.until(look, "the clocks to be set", 10)
+    cluster.note("the clocks were set ahead and back")
+
+
 async def stop_coordinator(cluster: Cluster, rng: Random) -> None:
     """A frozen coordinator; another one claims the domain, and the first gives up when it wakes."""
     frozen = cluster.coordinator

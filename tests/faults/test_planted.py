@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callboard.services import Services
-from tests.faults import outages, points
+from tests.faults import outages, points, processes
 from tests.faults.chaos_run import Fault, hunt, seed_of
 
 WITHIN_S = 120.0
@@ -33,6 +33,7 @@ DISORDER = "out of order|left out"  # what comes too late is missing until it co
                 ("settled_again", 2, [], "was settled 2 times"),
                 ("sent_again", 2, [], "twice"),
                 ("steps_computed_again", 2, [], "computed again|has step .* twice"),
+                ("wall_clock", 2, [processes.jump_clocks], "and is due at"),
                 ("flushed_again", 2, [], "has . entries"),
             ]
         ),

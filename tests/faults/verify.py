@@ -40,7 +40,7 @@ async def complaints(cluster: Cluster, seed: int, agents: int, roots: int) -> li
 async def wrongs(cluster: Cluster) -> list[str]:
     """What must not be at any moment: messages of a pair out of order, twice or left out, writes of somebody who
     does not own what it writes, tasks that were assigned twice, broken histories."""
-    found = await _intrusions(cluster)
+    found = await _intrusions(cluster) + await _mistimed(cluster)
     stored = await _agents(cluster)
     dead = await _dead_letters(cluster)  # after the states: what stands between two numbers is there by now
     for agent, row in sorted(stored.items()):
@@ -171,6 +171,11 @@ async def _assigned_again(cluster: Cluster) -> list[str]:
 async def _intrusions(cluster: Cluster) -> list[str]:
     rows = await cluster.sql("select epoch, count(*) from intrusions group by epoch")
     return [f"epoch {row['epoch']} wrote {row['count']} transitions that it did not own" for row in rows]
+
+
+async def _mistimed(cluster: Cluster) -> list[str]:
+    rows = await cluster.sql("select what, agent, due_at, at from mistimed")
+    return [f"{row['agent']}: {row['what']} at {row['at']}, and is due at {row['due_at']}" for row in rows]
 
 
 async def _dead_letters(cluster: Cluster) -> dict[str, list[dict[str, Any]]]:
