@@ -129,7 +129,7 @@ def kill_all(program: Program) -> None:
 
 
 def processes(program: Program) -> list[psutil.Process]:
-    found = {}
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             ours = process.environ().get("CALLBOARD_HOME") == str(program.home)
