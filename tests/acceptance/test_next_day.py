@@ -30,12 +30,9 @@ def test_a_block_that_is_approved_the_day_after_everything_was_killed_is_execute
     program: Program, tmp_path: Path
 ) -> None:
     with begun(program, "run", EXAMPLE, "--input", log(tmp_path), "--json") as run:
-        ids = questions(program)
+        task, ids = told_to_approve(run)
         kill_all(program)
-        told = run.communicate()[1]
-    task = told.split("task ")[1].split()[0]
-    for id_ in ids.values():
-        assert f"    callboard approve {id_}\n" in told
+        run.communicate()
 
     with a_day_later(program), begun(program, "task", task, "--follow", "--json") as follow:
         program("approve", ids[GRAVE[0]], "--as", "alice", "--comment", "slept on it")
@@ -63,9 +60,6 @@ def test_a_block_that_is_approved_the_day_after_everything_was_killed_is_execute
     }
     script = (program.home / "secops" / "blocklist.nft").read_text()
     assert [script.count(f"\t{address} timeout 24h") for address in GRAVE] == [1, int(codes[0] == 0)]
-    late = program("approve", ids[GRAVE[0]], "--as", "dave", code=1).stderr
-    assert "was approved by alice" in late
-    assert json.loads(program("verify", "--json").stdout)["intact"] is True
 
 
 def log(folder: Path) -> Path:
@@ -104,15 +98,21 @@ def decide(program: Program, *words: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def questions(program: Program) -> dict[str, str]:
-    """Wait until both blocks are asked for: the address of each, and its approval's id."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        waiting = json.loads(program("approvals", "--json").stdout)["approvals"]
-        found = {each["asked"]["details"]["address"]: each["id"] for each in waiting}
-        if set(GRAVE) <= found.keys():
-            return found
-    pytest.fail("nobody was asked")
+def told_to_approve(run: subprocess.Popen[str]) -> tuple[str, dict[str, str]]:
+    """Read what a run says until it has named both blocks: its task, and each address with its approval's id."""
+    assert run.stderr is not None
+    task, address = "", ""
+    found: dict[str, str] = {}
+    while found.keys() != set(GRAVE):
+        line = run.stderr.readline()
+        assert line, found
+        if line.startswith("task "):
+            task = line.split()[1]
+        elif line.startswith("It waits for a person: call block_address: address "):
+            address = line.split()[8].rstrip(",")
+        elif line.startswith("    callboard approve "):
+            found[address] = line.split()[2]
+    return task, found
 
 
 def kill_all(program: Program) -> None:
@@ -121,11 +121,14 @@ def kill_all(program: Program) -> None:
     names = " ".join(" ".join(process.cmdline()) for process in found)
     for part in ("postgres", "nats-server", "raylet", "ray::HostActor", "callboard run"):
         assert part in names, f"no {part} runs: {names}"
-    for process in found:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(found, 10)
-    assert processes(program) == []
+    deadline = time.monotonic() + 30
+    while found:  # one that was being started meanwhile is met the second time
+        assert time.monotonic() < deadline, found
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, 5)
+        found = processes(program)
 
 
 def processes(program: Program) -> list[psutil.Process]:
