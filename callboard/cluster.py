@@ -15,6 +15,7 @@ from actors.domain import Domain, DomainSpec, load_domain, read_domain
 from bus.errors import ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
+from callboard.gateway import GatewayAddress
 from callboard.services import Endpoints
 from callboard.settings import Settings
 from storage.boundary import translated
@@ -33,10 +34,12 @@ def quiet(line: str) -> None:
 
 
 class Cluster:
-    """A deployment that runs, seen from a command. `joined`: it ran before this command; `kept`: it stays after it."""
+    """A deployment that runs, seen from a command. `joined`: it ran before this command; `kept`: it stays after it;
+    `gateway`: the model gateway, which this command serves."""
 
     joined = True
     kept = True
+    gateway: asyncio.Task[GatewayAddress] | None = None
 
     def __init__(
         self, settings: Settings, endpoints: Endpoints, postgres: asyncpg.Pool[Any], transport: NatsTransport

@@ -13,9 +13,12 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bus.errors import CallboardError, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from serve.gateway import ServedGateway
 
 SIZE = struct.Struct(">I")  # before each answer
 Calls = Mapping[str, Callable[..., Any]]
@@ -72,7 +75,21 @@ def _ray_calls() -> Calls:
         "start_master": lambda **settings: ray_actors.start_master(ray_actors.ClusterSettings(**settings)),
         "end_coordinators": ray_actors.end_coordinators,
         "end_hosts": ray_actors.end_hosts,
+        "serve_runs": _serve_runs,
+        "serve_gateway": _serve_gateway,
     }
+
+
+def _serve_runs() -> bool:
+    from serve.deployment import serve_runs
+
+    return serve_runs()
+
+
+def _serve_gateway(served: ServedGateway) -> None:
+    from serve.deployment import serve_gateway
+
+    serve_gateway(served)
 
 
 def _join(address: str, namespace: str) -> None:

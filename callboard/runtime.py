@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 from bus.errors import CallboardError, ServiceUnavailable, StorageError
 from callboard.cluster import Cluster, Progress, connected, leave_cleanly, quiet
+from callboard.gateway import GatewayAddress, LocalGateway
 from callboard.ray_cluster import check_ray, end_in_ray, start_in_ray
 from callboard.ray_head import RayHead
 from callboard.ray_process import RayProcess
@@ -24,6 +26,8 @@ from callboard.services import (
 from callboard.settings import Settings
 from storage.domains import put_others_to_sleep, wake_all_domains
 from storage.migrate import migrate, pending
+
+T = TypeVar("T")
 
 
 def ray_head(settings: Settings) -> RayHead:
@@ -49,12 +53,14 @@ async def running_cluster(
     *,
     only: str | None = None,
     detach: bool = False,
+    gateway: LocalGateway | None = None,
     progress: Progress = quiet,
 ) -> AsyncIterator[Cluster]:
     """A running deployment: joined where there is one, else started here.
 
     What was started is stopped by the last of those who use it at once, unless one of them has said `detach`. One that
-    is started for `only` one domain gives hosts to the others as soon as something is sent to them.
+    is started for `only` one domain gives hosts to the others as soon as something is sent to them. The `gateway` is
+    begun to be served, and awaited by whoever needs it.
     Raises ServiceUnavailable, ServiceUnsafe, DataFolderError.
     """
     head = ray_head(settings)
@@ -62,7 +68,10 @@ async def running_cluster(
         ray = await stack.enter_async_context(await _ray_process(settings, head))
         async with users.alone(progress):
             cluster = await _start(settings, users, ray, head, stack, only, progress)
-        await ray.leave()  # a command needs no more of Ray
+        if gateway is None:
+            await ray.leave()  # a command needs no more of Ray
+        else:
+            cluster.gateway = await stack.enter_async_context(_meanwhile(_served(gateway, ray)))
         await cluster.events.ensure(max_bytes=settings.events_bytes, kept_s=settings.events_kept_s)
         yield cluster
         if detach:
@@ -95,6 +104,23 @@ async def stop_cluster(settings: Settings, *, progress: Progress = quiet) -> boo
         stopped = await _stop(settings, progress)
         users.keep()
     return stopped
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """The work as a task that ends with the block, whether or not anybody has waited for it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _served(gateway: LocalGateway, ray: RayProcess) -> GatewayAddress:
+    address = await gateway.serve(ray)
+    await ray.leave()
+    return address
 
 
 @contextlib.asynccontextmanager

@@ -73,10 +73,13 @@ class Settings(BaseSettings):
     secrets: Path | None = None
     """Folder of the tools' secrets, one file each, on every node; unset means `secrets` in the data folder."""
 
+    models: Path | None = None
+    """models.yaml, which says what the model gateway offers; unset means `models.yaml` in the data folder."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log line that is written."""
 
-    @field_validator("home", "secrets")
+    @field_validator("home", "secrets", "models")
     @classmethod
     def _absolute(cls, folder: Path | None) -> Path | None:
         if folder is None:
@@ -92,6 +95,10 @@ class Settings(BaseSettings):
     @property
     def secrets_folder(self) -> Path:
         return self.secrets or self.home / "secrets"
+
+    @property
+    def models_path(self) -> Path:
+        return self.models or self.home / "models.yaml"
 
     @field_validator("tenant")
     @classmethod

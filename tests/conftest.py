@@ -24,6 +24,7 @@ for variable in (
     "RAY_ADDRESS",
     "HOME",
     "TENANT",
+    "MODELS",
     "EVENTS_BYTES",
     "EVENTS_KEPT_S",
 ):

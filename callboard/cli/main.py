@@ -17,6 +17,7 @@ from callboard.cli import (
     decisions,
     doctor,
     domains,
+    gateway,
     ledger,
     promises,
     retention,
@@ -58,7 +59,7 @@ def _everywhere(
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, agents.pause,
-    agents.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, doctor.doctor,
+    agents.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, gateway.gateway, doctor.doctor,
     backup.backup, backup.restore, retention.retention, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from bus.errors import ServiceUnavailable
 from callboard.cli.connection import Opened, opened
+from callboard.gateway import LocalGateway
 from callboard.ray_head import RayHead
 from callboard.services import find_instance, redacted, running_endpoints
 from storage import inspect
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
 
 class ServicePlaces(msgspec.Struct, frozen=True, kw_only=True):
-    """Where each service is, in words, and the dashboard's URL; null for what does not run."""
+    """Where each service is, in words, and the URLs of the model gateway and the dashboard; null for what does not run."""
 
     postgres: str | None = None
     nats: str | None = None
     ray: str | None = None
+    models: str | None = None
     dashboard: str | None = None
 
 
@@ -107,7 +109,7 @@ async def _with_events(at: Opened, domains: list[DomainView]) -> list[DomainStan
 def _places(
     settings: Settings, head: RayHead, endpoints: Endpoints | None, instance: Instance | None
 ) -> ServicePlaces:
-    postgres = nats = dashboard = None
+    postgres = nats = models = dashboard = None
     if endpoints is not None:
         pids = (instance.postgres_pid, instance.nats_pid) if instance is not None else (None, None)
         postgres = _place(endpoints.postgres_url, endpoints.embedded_postgres, pids[0])
@@ -117,7 +119,8 @@ def _places(
         pid = head.running()
         ray = f"{head.address()} (started here, process {pid})" if pid else None
         dashboard = head.dashboard() if pid else None
-    return ServicePlaces(postgres=postgres, nats=nats, ray=ray, dashboard=dashboard)
+        models = LocalGateway(settings).base_url()
+    return ServicePlaces(postgres=postgres, nats=nats, ray=ray, models=models, dashboard=dashboard)
 
 
 def _place(url: str, embedded: bool, pid: int | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bus.errors import ServiceUnavailable
+from bus.errors import CallboardError, ServiceUnavailable
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.terminal import console, emit, note, plain
@@ -27,13 +27,17 @@ async def up(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when it is ready, and leave it running.")
     ] = False,
+    without_gateway: Annotated[
+        bool, typer.Option("--without-gateway", help="Do not serve the model gateway.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Start Callboard: Postgres, NATS, Ray and the coordinators. Without --detach, Ctrl-C stops it,
+    """Start Callboard: Postgres, NATS, Ray, the coordinators and the model gateway. Without --detach, Ctrl-C stops it,
     unless others use it: then the last of them does."""
     from actors.code_apart import code_apart
     from actors.domain import check_domain, read_domain
     from callboard.cli.moved import say_if_moved
+    from callboard.gateway import LocalGateway
     from callboard.runtime import ray_head, running_cluster
     from callboard.settings import load_settings
     from coordinators.equipment import SYSTEM_KINDS
@@ -46,8 +50,12 @@ async def up(
         spec = read_domain(folder)
         check_domain(spec, folder, system_kinds=SYSTEM_KINDS)
         names.append(spec.domain)
+    # In a Ray of somebody else's, Serve may be somebody else's too.
+    gateway = None if without_gateway or settings.ray_address is not None else LocalGateway(settings)
+    if gateway is not None:
+        gateway.check()
     began = time.monotonic()
-    async with running_cluster(settings, detach=detach, progress=note) as cluster:
+    async with running_cluster(settings, detach=detach, gateway=gateway, progress=note) as cluster:
         for name, folder in zip(names, folders, strict=True):
             await say_if_moved(cluster.postgres, name, folder)
         added = []
@@ -59,6 +67,7 @@ async def up(
         for row in await all_domains(cluster.postgres):
             if row.domain not in added:
                 await _wait_for(cluster, row.domain)
+        models = await _gateway_url(cluster)
         took = time.monotonic() - began
         dashboard = ray_head(settings).dashboard() if settings.ray_address is None else None
         if as_json:
@@ -68,13 +77,15 @@ async def up(
                     "joined": cluster.joined,
                     "domains": added,
                     "dashboard": dashboard,
+                    "models": models,
                     "ready_in_s": round(took, 2),
                 }
             )
         else:
             word = "runs already" if cluster.joined else "is up"
-            place = f"; dashboard at {dashboard}" if dashboard else ""
-            console().print(plain(f"Callboard {word}, ready in {took:.1f} s{place}."))
+            places = f"; models at {models}" if models else ""
+            places += f"; dashboard at {dashboard}" if dashboard else ""
+            console().print(plain(f"Callboard {word}, ready in {took:.1f} s{places}."))
         if detach or cluster.kept:
             return
         note("Ctrl-C stops it.")
@@ -84,6 +95,17 @@ async def up(
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
+
+
+async def _gateway_url(cluster: Cluster) -> str | None:
+    """Agents that ask no model work without it."""
+    if cluster.gateway is None:
+        return None
+    try:
+        return (await cluster.gateway).base_url
+    except CallboardError as error:
+        note(f"Warning: {error}")
+        return None
 
 
 async def _wait_for(cluster: Cluster, domain: str) -> None:

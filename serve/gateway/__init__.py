@@ -1,13 +1,13 @@
-"""The model gateway."""
+"""The model gateway: what commands need of it. `app.Gateway` is the application, which brings the SDKs along."""
 
-from .app import Gateway, GatewaySettings
 from .key import make_key, read_key
 from .models_file import ModelsFile, parse_models, read_models
+from .settings import GatewaySettings, ServedGateway
 
 __all__ = [
-    "Gateway",
     "GatewaySettings",
     "ModelsFile",
+    "ServedGateway",
     "make_key",
     "parse_models",
     "read_key",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +17,6 @@ from starlette.routing import Route
 
 from actors.secret import Secrets
 from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
-from serve.gateway.anthropic_upstream import AnthropicUpstream
 from serve.gateway.breaker import Breaker
 from serve.gateway.cache import ExactCache, cache_key
 from serve.gateway.errors import ApiError
@@ -26,23 +24,14 @@ from serve.gateway.exchange import Endpoint, Exchange
 from serve.gateway.key import same
 from serve.gateway.limits import Limits
 from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec, parse_models
-from serve.gateway.openai_upstream import OpenAIUpstream
 from serve.gateway.relay import Answer, Reached, Relay
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, read_chat, read_embeddings
+from serve.gateway.settings import GatewaySettings
 from serve.gateway.upstream import Json, Upstream
 
 _LONGEST_NAME = 256
 # More than there are calls at once, so that none waits for a connection.
 _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatewaySettings:
-    """What a gateway is started with. `models` is the text of models.yaml, `models_path` where people find it."""
-
-    key: str = field(repr=False)
-    models: str = ""
-    models_path: str = "models.yaml"
 
 
 class Gateway:
@@ -136,6 +125,14 @@ class Gateway:
     async def _show_state(self, exchange: Exchange) -> None:
         await exchange.answer(
             {
+                "models": [
+                    {
+                        "model": name,
+                        "serves": model.serves,
+                        "targets": [f"{target.upstream}: {target.model}" for target in model.targets],
+                    }
+                    for name, model in self._file.models.items()
+                ],
                 "running": self._limits.running,
                 "upstreams": self._relay.states(),
                 "cache_bytes": self._cache.bytes,
@@ -240,8 +237,13 @@ class Gateway:
 
 
 def _upstream(name: str, spec: UpstreamSpec, secrets: Secrets, http: httpx2.AsyncClient) -> Upstream:
+    """With its SDK imported only where it is needed: each takes a second or two."""
     if spec.type == "anthropic":
+        from serve.gateway.anthropic_upstream import AnthropicUpstream
+
         return AnthropicUpstream(name, spec, secrets, http)
+    from serve.gateway.openai_upstream import OpenAIUpstream
+
     return OpenAIUpstream(name, spec, secrets, http)
 
 

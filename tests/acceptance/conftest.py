@@ -19,7 +19,7 @@ def program() -> Iterator[Program]:
     folder = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
     folder.chmod(0o711)
     program = Program(folder / "home")
-    program("up", "--detach", DESK)
+    program("up", "--detach", "--without-gateway", DESK)
     yield program
     program("down")
     assert program.survivors() == []

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_up_joins_what_runs(program: Program) -> None:
-    found = json.loads(program("up", "--detach", "--json").stdout)
+    found = json.loads(program("up", "--detach", "--without-gateway", "--json").stdout)
     assert found["joined"] is True
     assert json.loads(program("status", "--json").stdout)["running"] is True
 

@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from callboard.cli.main import app
+from serve.gateway import parse_models
 from tests.acceptance.program import Program
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,11 @@ def test_the_first_agent_runs_and_keeps_its_count(program: Program, hello: Path)
     task = json.loads(program("tasks", "--json").stdout)[0]["id"]
     assert "greeter/main  callboard.task.v1" in program("task", task, "--timeline").stdout
     assert json.loads(program("verify", "--json").stdout)["intact"] is True
+
+
+def test_the_models_yaml_is_read() -> None:
+    found = parse_models(block("yaml", "upstreams:"))
+    assert [target.upstream for target in found.models["small"].targets] == ["openai", "claude"]
 
 
 def test_every_command_of_the_readme_exists() -> None:

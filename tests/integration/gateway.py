@@ -12,7 +12,8 @@ import openai
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.secret import GivenSecrets
-from serve.gateway import Gateway, GatewaySettings
+from serve.gateway import GatewaySettings
+from serve.gateway.app import Gateway
 from tests.integration.upstreams import KEY, Played, serving
 
 LOCAL_KEY = "cb-the-key-of-the-gateway"
@@ -99,6 +100,7 @@ class Stage:
         more: str = "",
         upstreams: str = "upstreams:",
         clock: Callable[[], float] = time.monotonic,
+        without_models: bool = False,
     ) -> AsyncIterator[Front]:
         """A gateway of a test's own, with upstreams that were asked nothing yet."""
         self.openai.fresh()
@@ -106,7 +108,9 @@ class Stage:
         text = MODELS.format(
             openai=self.openai_url, claude=self.claude_url, times=times, more=more, upstreams=upstreams
         )
-        settings = GatewaySettings(key=LOCAL_KEY, models=text)
+        settings = GatewaySettings(
+            key=LOCAL_KEY, models="" if without_models else text, models_path="/home/models.yaml"
+        )
         app = Gateway(settings, GivenSecrets({"UPSTREAM": KEY}), retry_pause_s=0.01, clock=clock).app
         async with app.router.lifespan_context(app):
             self.gateway = app

@@ -37,7 +37,7 @@ async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) 
     assert host["owned"] == [0, 1, 2, 3]
     assert [c["name"] for c in found["coordinators"]] == ["desk"]
     assert "transitions" in {table["name"] for table in found["tables"]}
-    assert list(found["services"]) == ["postgres", "nats", "ray", "dashboard"]
+    assert list(found["services"]) == ["postgres", "nats", "ray", "models", "dashboard"]
     text = await cli("status")
     assert "4/4" in text
     await desk.forsake()
@@ -91,7 +91,11 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
         "tables",
     ]
     assert list(running) == list(resting) == keys
-    assert list(running["services"]) == list(resting["services"]) == ["postgres", "nats", "ray", "dashboard"]
+    assert (
+        list(running["services"])
+        == list(resting["services"])
+        == ["postgres", "nats", "ray", "models", "dashboard"]
+    )
     assert (resting["running"], resting["home"]) == (False, running["home"])
     assert not any(resting["services"].values())
     assert [resting[key] for key in keys[3:]] == [None] * 6

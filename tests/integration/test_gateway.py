@@ -143,6 +143,18 @@ async def test_models_are_listed_and_shown(front: Front) -> None:
         await front.client.models.retrieve("large")
 
 
+async def test_without_any_model_it_says_what_to_configure(stage: Stage) -> None:
+    async with stage.front(without_models=True) as front:
+        assert [model async for model in front.client.models.list()] == []
+        with pytest.raises(openai.NotFoundError) as caught:
+            await front.client.chat.completions.create(model="gpt-5-mini", messages=ASK)
+        assert caught.value.body is not None
+        assert (
+            "There is no model 'gpt-5-mini' here, since none is configured. "
+            "Add it to /home/models.yaml and run `callboard up` again."
+        ) in caught.value.message
+
+
 async def test_without_the_key_nothing_is_told(front: Front) -> None:
     for key in (LOCAL_KEY + "x", LOCAL_KEY[:-1], LOCAL_KEY.upper(), "кл"):
         header = [(b"authorization", f"Bearer {key}".encode())]

@@ -16,7 +16,7 @@ from callboard.cli.running import exit_code_of
 
 COMMANDS = (
     "run", "up", "down", "status", "tasks", "task", "agents", "agent", "domains", "pause", "resume", "dead-letters",
-    "bench", "doctor", "backup", "restore", "retention", "schedules", "version",
+    "bench", "doctor", "backup", "restore", "retention", "schedules", "gateway", "version",
 )  # fmt: skip
 
 

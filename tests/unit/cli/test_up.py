@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -16,6 +18,7 @@ import callboard.cli.moved
 import callboard.runtime
 import storage.domains
 from actors.domain import load_domain, read_domain
+from bus.errors import ServiceUnavailable
 from callboard.cli.main import invoke
 from tests.unit.test_code_apart import domain
 
@@ -25,6 +28,8 @@ class Cluster:
 
     postgres = None
     joined = True
+    gateway: asyncio.Task[Any] | None = None
+    gateway_fails = False
 
     def __init__(self, *, kept: bool) -> None:
         self.kept = kept
@@ -38,16 +43,23 @@ class Cluster:
 
     async def ready(self, domain: str, **_: Any) -> None: ...
 
+    async def serve(self) -> Any:
+        if self.gateway_fails:
+            raise ServiceUnavailable("It does not start.", fix="See its log.")
+        return SimpleNamespace(base_url="http://127.0.0.1:1/v1")
+
 
 def install(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> None:
     @contextlib.asynccontextmanager
-    async def running(*_: Any, **__: Any) -> AsyncIterator[Cluster]:
+    async def running(*_: Any, gateway: Any, **__: Any) -> AsyncIterator[Cluster]:
+        cluster.gateway = None if gateway is None else asyncio.create_task(cluster.serve())
         yield cluster
         cluster.left = True
 
     async def nothing(*_: Any) -> list[Any]:
         return []
 
+    monkeypatch.setenv("CALLBOARD_MODELS", "/nowhere/models.yaml")
     monkeypatch.setattr(callboard.runtime, "running_cluster", running)
     monkeypatch.setattr(callboard.cli.moved, "say_if_moved", nothing)
     monkeypatch.setattr(storage.domains, "all_domains", nothing)
@@ -70,6 +82,41 @@ def test_what_runs_detached_is_left_at_once(
     install(monkeypatch, cluster)
     assert invoke(["up"]) == 0
     assert "Callboard runs already" in capsys.readouterr().out
+
+
+def test_it_says_where_models_are_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, Cluster(kept=True))
+    assert invoke(["up", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == "http://127.0.0.1:1/v1"
+    assert invoke(["up", "--json", "--without-gateway"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] is None
+
+
+def test_a_gateway_that_does_not_start_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(kept=True)
+    cluster.gateway_fails = True
+    install(monkeypatch, cluster)
+    assert invoke(["up"]) == 0
+    said = capsys.readouterr()
+    assert "Warning: It does not start. See its log." in said.err
+    assert "Callboard runs already" in said.out
+
+
+def test_a_wrong_models_yaml_is_said_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cluster = Cluster(kept=True)
+    install(monkeypatch, cluster)
+    wrong = tmp_path / "models.yaml"
+    wrong.write_text("modles: {}")
+    monkeypatch.setenv("CALLBOARD_MODELS", str(wrong))
+    assert invoke(["up"]) == 1
+    assert f"Error: {wrong}, line 1: modles: is not known; did you mean models." in capsys.readouterr().err
+    assert not cluster.left
 
 
 def test_what_a_run_has_started_is_held_until_ctrl_c(

@@ -1,0 +1,153 @@
+"""The model gateway of a home: what it is served with, where it answers, and with which key."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bus.errors import ServiceUnavailable
+from callboard.ray_head import RayHead
+from callboard.services import lock
+from callboard.services.home import write_private
+from storage.release import release
+
+if TYPE_CHECKING:
+    from callboard.ray_process import RayProcess
+    from callboard.settings import Settings
+    from serve.gateway import ServedGateway
+
+LOCK_TIMEOUT_S = 120.0  # another command is serving it
+_LOOK_TIMEOUT_S = 2.0
+FIRST_PORT = 8417  # while it is free, also of another Callboard on this machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayAddress:
+    """Where a gateway answers."""
+
+    port: int
+    key: str = field(repr=False)
+
+    @property
+    def base_url(self) -> str:
+        """For an OpenAI client."""
+        return _base_url(self.port)
+
+
+@dataclass(frozen=True)
+class LocalGateway:
+    """Files in the data folder: `gateway.key`, and `gateway.json` with the port, the head of Ray that it was served in, and
+    the digest of what it was started with."""
+
+    settings: Settings
+
+    def check(self) -> None:
+        """Raise InvalidModelsFile for what is wrong with models.yaml, before anything is started."""
+        from serve.gateway.models_file import read_models
+
+        read_models(self.settings.models_path)
+
+    def address(self) -> GatewayAddress:
+        """Of the one that was served last, whether it runs or not. Raises ServiceUnavailable, DataFolderError."""
+        from serve.gateway.key import read_key
+
+        record = self._record()
+        if not record:
+            raise ServiceUnavailable(
+                "No model gateway was started here.", fix="Start one with `callboard up --detach`."
+            )
+        return GatewayAddress(port=record["port"], key=read_key(self.key_path))
+
+    def base_url(self) -> str | None:
+        """Where the gateway answers that was served in the Ray that runs here; None where none was."""
+        record = self._record()
+        head = self._head.running()
+        return (
+            _base_url(record["port"]) if record and head is not None and record.get("head") == head else None
+        )
+
+    async def serve(self, ray: RayProcess) -> GatewayAddress:
+        """Serve it in the Ray that the process has joined; one that runs is replaced if it was started differently.
+
+        Raises ServiceUnavailable, InvalidModelsFile, DataFolderError.
+        """
+        from serve.gateway import make_key, read_models
+
+        path = self.settings.models_path
+        key = make_key(self.key_path)
+        async with lock.exclusive(self.settings.home / "gateway.lock", timeout_s=LOCK_TIMEOUT_S):
+            return await self._serve(ray, key, read_models(path))
+
+    async def _serve(self, ray: RayProcess, key: str, models: str) -> GatewayAddress:
+        from serve.gateway import GatewaySettings, ServedGateway
+
+        record = self._record()
+        served = ServedGateway(
+            settings=GatewaySettings(key=key, models=models, models_path=str(self.settings.models_path)),
+            secrets=str(self.settings.secrets_folder),
+            log_level=self.settings.log_level,
+            port=record.get("port", FIRST_PORT),
+        )
+        digest, head = _digest(served), self._head.running()
+        if (record.get("digest"), record.get("head")) != (digest, head) or not await _listens(served.port):
+            if not await ray.call("serve_runs"):
+                served = replace(served, port=_free_port(served.port))
+            await ray.call("serve_gateway", served=served)
+            found = {"port": served.port, "digest": digest, "head": head}
+            write_private(self._record_path, json.dumps(found))
+        return GatewayAddress(port=served.port, key=key)
+
+    @property
+    def key_path(self) -> Path:
+        return self.settings.home / "gateway.key"
+
+    @property
+    def _head(self) -> RayHead:
+        return RayHead(folder=self.settings.home / "ray")
+
+    @property
+    def _record_path(self) -> Path:
+        return self.settings.home / "gateway.json"
+
+    def _record(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._record_path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and isinstance(found.get("port"), int) else {}
+
+
+def _base_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}/v1"
+
+
+def _digest(served: ServedGateway) -> str:
+    settings = served.settings
+    parts = [release(), settings.key, settings.models, settings.models_path, served.secrets, served.log_level]
+    return sha256(json.dumps(parts).encode()).hexdigest()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        async with asyncio.timeout(_LOOK_TIMEOUT_S):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+def _free_port(wanted: int) -> int:
+    """The one that is wanted, so that clients find it again; else any that is free."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise ServiceUnavailable("No port is free on 127.0.0.1.", fix="End whatever listens on so many.")

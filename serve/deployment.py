@@ -1,0 +1,87 @@
+"""The gateway as a Ray Serve application, on loopback. Serve's defaults are for something else: all is said here."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray import serve
+from ray.serve.config import BackpressureConfig, HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+
+from actors.ray_host import configure_logging
+from actors.secret import SecretFolder
+from bus.errors import ServiceUnavailable
+from serve.gateway import ServedGateway, parse_models
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+APPLICATION = "callboard-gateway"
+HOST = "127.0.0.1"
+_SPARE = 64  # beyond what the gateway takes at once, so that it is the gateway that refuses
+_QUEUED = 256
+_KEEP_ALIVE_S = 90
+_STARTS = 3
+
+
+class GatewayReplica:
+    """The process of the gateway."""
+
+    def __init__(self, served: ServedGateway) -> None:
+        configure_logging(served.log_level)
+        self._served = served
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        # Imported here, because it brings the SDKs along, which who deploys it has no need of.
+        from serve.gateway.app import Gateway
+
+        return Gateway(self._served.settings, SecretFolder(Path(self._served.secrets))).app
+
+
+def serve_runs() -> bool:
+    """Whether Ray Serve runs, on whatever port, in the Ray that this process has joined."""
+    return bool(serve.status().proxies)
+
+
+def serve_gateway(served: ServedGateway) -> None:
+    """Serve it in the Ray that this process has joined, also in the place of one that runs there.
+
+    Returns once it answers. Raises ServiceUnavailable.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    quiet = LoggingConfig(encoding="TEXT", log_level="WARNING", enable_access_log=False)
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=HTTPOptions(
+            host=HOST,
+            port=served.port,
+            root_path="",
+            request_timeout_s=None,  # the gateway's own limits are those of models.yaml
+            keep_alive_timeout_s=_KEEP_ALIVE_S,
+        ),
+        logging_config=quiet,
+    )
+    concurrent = parse_models(served.settings.models).limits.concurrent
+    deployment = serve.deployment(
+        name="gateway",
+        num_replicas=1,  # its cache, limits and breakers are in its memory
+        max_ongoing_requests=concurrent + _SPARE,
+        max_queued_requests=_QUEUED,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=10.0,
+        health_check_timeout_s=30.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=30.0,
+        max_constructor_retry_count=_STARTS,
+        logging_config=quiet,
+    )(serve.ingress()(GatewayReplica))
+    try:
+        serve.run(deployment.bind(served), name=APPLICATION, route_prefix="/", logging_config=quiet)
+    except RuntimeError as error:
+        raise ServiceUnavailable(
+            f"The model gateway does not start in Ray: {str(error).strip().splitlines()[0].rstrip('.')}.",
+            fix="See its log in the Ray dashboard.",
+        ) from error

@@ -1,0 +1,183 @@
+"""The model gateway as `callboard up` serves it: behind Ray Serve, with the official SDK in front."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from callboard.ray_head import RayHead
+from tests.acceptance.program import PROGRAM, Program
+from tests.acceptance.test_readme import block
+from tests.integration.upstreams import (
+    KEY,
+    Played,
+    chunks,
+    completion,
+    held,
+    openai_stream,
+    reply,
+    serving,
+    then_silence,
+)
+
+pytestmark = pytest.mark.timeout(180)
+ASK: Any = [{"role": "user", "content": "Hello"}]
+MODELS = """\
+upstreams:
+  house: {{type: openai_compatible, base_url: "{url}/v1", api_key: HOUSE_KEY, silence_s: 60}}
+models:
+  small: {{targets: [{{upstream: house, model: qwen3, price: {{input: 0.25, output: 2}}}}]}}
+limits: {{concurrent: 4}}
+"""
+
+
+class Served:
+    """The gateway of the shared program, and the server behind it."""
+
+    def __init__(self, program: Program, played: Played, secret: Path) -> None:
+        self.program = program
+        self.played = played
+        self.secret = secret
+        self.models_file = program.home / "models.yaml"
+        self.base_url = json.loads(program("gateway", "--json").stdout)["base_url"]
+        self.key = program("gateway", "--key").stdout.strip()
+
+    def client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=self.base_url, api_key=self.key, max_retries=0, timeout=30)
+
+
+@pytest.fixture(scope="module")
+async def served(program: Program) -> AsyncIterator[Served]:
+    played = Played()
+    async with serving(played) as url:
+        secret = configure(program, MODELS.format(url=url))
+        said = (await asyncio.to_thread(program, "up", "--detach")).stdout
+        served = Served(program, played, secret)
+        assert f"; models at {served.base_url}" in said
+        yield served
+
+
+def configure(program: Program, models: str) -> Path:
+    (program.home / "models.yaml").write_text(models)
+    secret = program.home / "secrets" / "HOUSE_KEY"
+    secret.parent.mkdir(mode=0o700, exist_ok=True)
+    secret.write_text(KEY)
+    return secret
+
+
+async def test_what_the_readme_shows_is_answered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.played.put_on(reply(completion()))
+    monkeypatch.setenv("CALLBOARD_HOME", str(served.program.home))
+    monkeypatch.setenv("PATH", f"{PROGRAM.parent}:{os.environ['PATH']}")
+    code = block("python", "from openai").replace("http://127.0.0.1:8417/v1", served.base_url)
+    names: dict[str, Any] = {}
+    await asyncio.to_thread(exec, compile(code, "README.md", "exec"), names)
+    names["client"].close()
+    assert names["answer"].choices[0].message.content == "Hello"
+
+
+async def test_a_model_of_models_yaml_answers_through_ray_serve(served: Served) -> None:
+    served.played.fresh()
+    async with served.client() as gateway:
+        await answers(gateway, served.played)
+        await leaves(gateway, served.played)
+        await floods(gateway, served.played)
+
+
+def test_the_command_line_knows_where_it_is_and_how_it_does(served: Served) -> None:
+    program = served.program
+    assert json.loads(program("status", "--json").stdout)["services"]["models"] == served.base_url
+    state = json.loads(program("gateway", "--json").stdout)
+    assert (state["upstreams"], state["running"]) == ({"house": "closed"}, 0)
+    [account] = [one for one in state["accounts"] if one["task"] == "desk/1"]
+    assert (account["requests"], account["cost_usd"]) == (1, "0.00045")
+    assert "house: qwen3" in program("gateway").stdout
+
+
+def test_its_key_is_its_owners_alone_and_stands_nowhere_else(served: Served) -> None:
+    """Nor does the upstream's: not in the data folder, and not in what Ray has written."""
+    folders = [served.program.home, RayHead(folder=served.program.home / "ray")._temp]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name.startswith("replica_callboard-gateway") for path in files)
+    keys = [served.key.encode(), KEY.encode()]
+    found = [path for path in files if any(key in path.read_bytes() for key in keys)]
+    key_file = served.program.home / "gateway.key"
+    assert sorted(found) == sorted([key_file, served.secret])
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+
+
+def test_a_wrong_models_yaml_is_said_and_what_runs_goes_on(served: Served) -> None:
+    right = served.models_file.read_text()
+    served.models_file.write_text("upstreams: {}\nmodles: {}\n")
+    said = served.program("up", "--detach", code=1).stderr.strip()
+    served.models_file.write_text(right)
+    assert said == (
+        f"Error: {served.models_file}, line 2: modles: is not known; did you mean models. "
+        "Correct it, and start Callboard again."
+    )
+    assert "house: qwen3" in served.program("gateway").stdout
+
+
+@pytest.mark.long
+async def test_another_models_yaml_replaces_it_at_the_same_place_and_the_same_does_not(
+    served: Served,
+) -> None:
+    async with served.client() as gateway:
+        await asyncio.to_thread(served.program, "up", "--detach")
+        state = json.loads((await asyncio.to_thread(served.program, "gateway", "--json")).stdout)
+        assert state["accounts"] != []  # it has not been started anew
+        configure(served.program, served.models_file.read_text().replace("small:", "tiny:"))
+        await asyncio.to_thread(served.program, "up", "--detach")
+        assert [model.id async for model in gateway.models.list()] == ["tiny"]
+        with pytest.raises(openai.NotFoundError, match="There is no model 'small' here; there are tiny"):
+            await gateway.chat.completions.create(model="small", messages=ASK)
+
+
+async def answers(gateway: openai.AsyncOpenAI, played: Played) -> None:
+    played.put_on(reply(completion()), openai_stream(chunks({"content": "Hel"}, {"content": "lo"})))
+    whole = await gateway.chat.completions.create(
+        model="small", messages=ASK, extra_headers={"X-Callboard-Task": "desk/1"}
+    )
+    assert whole.choices[0].message.content == "Hello"
+    stream = await gateway.chat.completions.create(model="small", messages=ASK, stream=True)
+    received = [chunk.choices[0].delta.content async for chunk in stream]
+    assert received == ["", "Hel", "lo", None]  # piece by piece
+
+
+async def leaves(gateway: openai.AsyncOpenAI, played: Played) -> None:
+    """A client that goes away ends its call at the upstream, through Serve's proxy."""
+    played.fresh()
+    played.put_on(then_silence(chunks({"content": "Hel"}, reason=None, usage=False)))
+    stream = await gateway.chat.completions.create(model="small", messages=ASK, stream=True)
+    async for _ in stream:
+        break
+    await stream.close()
+    await asyncio.wait_for(played.gone.wait(), 10)
+
+
+async def floods(gateway: openai.AsyncOpenAI, played: Played) -> None:
+    """More than it takes at once gets a 429 with Retry-After; the others their answers."""
+    played.fresh()
+    played.put_on(held(reply(completion())))
+    asking = [
+        asyncio.create_task(gateway.chat.completions.create(model="small", messages=ASK)) for _ in range(12)
+    ]
+    refused, waiting = await asyncio.wait(asking, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    while len(refused) < 8:
+        more, waiting = await asyncio.wait(waiting, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert more
+        refused |= more
+    for task in refused:
+        error = task.exception()
+        assert isinstance(error, openai.RateLimitError)
+        assert error.response.headers["retry-after"] == "1"
+    played.go_on.set()
+    assert len(await asyncio.gather(*waiting)) == 4

@@ -1,0 +1,144 @@
+"""When a gateway is served, where, and what is remembered of it; Ray is played."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus.errors import InvalidModelsFile, ServiceUnavailable
+from callboard import gateway
+from callboard.gateway import FIRST_PORT, LocalGateway
+from callboard.ray_head import RayHead
+from callboard.settings import Settings
+from serve.gateway import ServedGateway
+
+
+class Ray:
+    """Implements what is used of callboard.ray_process.RayProcess."""
+
+    def __init__(self) -> None:
+        self.serve_runs = False
+        self.fails = False
+        self.served: list[ServedGateway] = []
+
+    async def call(self, name: str, **arguments: Any) -> Any:
+        if name == "serve_runs":
+            return self.serve_runs
+        assert name == "serve_gateway"
+        self.serve_runs = True
+        if self.fails:
+            raise ServiceUnavailable("It does not start.")
+        self.served.append(arguments["served"])
+        return None
+
+
+class Rig:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.settings = Settings(home=home)
+        self.ray = Ray()
+        self.head: int | None = 4711
+        self.listens = True
+
+    async def serve(self) -> int:
+        found = await LocalGateway(self.settings).serve(self.ray)  # type: ignore[arg-type]
+        return found.port
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    rig = Rig(tmp_path)
+
+    async def listens(port: int) -> bool:
+        return rig.listens
+
+    monkeypatch.setattr(RayHead, "running", lambda self: rig.head)
+    monkeypatch.setattr(gateway, "_listens", listens)
+    monkeypatch.setattr(gateway, "FIRST_PORT", free_port())
+    return rig
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_it_is_served_once_with_its_key_models_and_secrets(rig: Rig) -> None:
+    (rig.home / "models.yaml").write_text("limits: {concurrent: 7}\n")
+    port = await rig.serve()
+    assert await rig.serve() == port == gateway.FIRST_PORT
+    [served] = rig.ray.served
+    assert served.settings.key == (rig.home / "gateway.key").read_text()
+    assert served.settings.models == "limits: {concurrent: 7}\n"
+    assert served.settings.models_path == str(rig.home / "models.yaml")
+    assert (served.secrets, served.port) == (str(rig.home / "secrets"), port)
+    assert served.settings.key not in repr(served) + (rig.home / "gateway.json").read_text()
+    local = LocalGateway(rig.settings)
+    assert local.base_url() == local.address().base_url == f"http://127.0.0.1:{port}/v1"
+    assert local.address().key == served.settings.key
+    assert served.settings.key not in repr(local.address())
+
+
+async def test_it_is_replaced_at_its_place_when_models_yaml_has_changed(rig: Rig) -> None:
+    port = await rig.serve()
+    (rig.home / "models.yaml").write_text("cache: {bytes: 0}\n")
+    with socket.socket() as taken:  # by Serve itself
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert await rig.serve() == port
+    assert len(rig.ray.served) == 2
+
+
+@pytest.mark.parametrize("change", ["another head", "nobody listens", "no record"])
+async def test_it_is_served_again_where_it_may_be_gone(rig: Rig, change: str) -> None:
+    port = await rig.serve()
+    if change == "another head":
+        rig.head, rig.ray.serve_runs = 4712, False
+        assert LocalGateway(rig.settings).base_url() is None
+    elif change == "nobody listens":
+        rig.listens = False
+    else:
+        (rig.home / "gateway.json").write_text("[")
+    assert await rig.serve() == port
+    assert len(rig.ray.served) == 2
+
+
+async def test_another_port_is_taken_where_the_first_is_not_free_and_kept(rig: Rig) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", gateway.FIRST_PORT))
+        taken.listen()
+        port = await rig.serve()
+    assert port != gateway.FIRST_PORT
+    rig.head, rig.ray.serve_runs = 4712, False
+    assert await rig.serve() == port
+
+
+async def test_one_that_does_not_start_is_not_remembered(rig: Rig) -> None:
+    rig.ray.fails = True
+    with pytest.raises(ServiceUnavailable):
+        await rig.serve()
+    assert LocalGateway(rig.settings).base_url() is None
+    with pytest.raises(ServiceUnavailable, match="No model gateway was started here"):
+        LocalGateway(rig.settings).address()
+
+
+async def test_nothing_is_served_with_a_wrong_models_yaml(rig: Rig) -> None:
+    (rig.home / "models.yaml").write_text("modles: {}\n")
+    with pytest.raises(InvalidModelsFile, match="line 1: modles: is not known"):
+        LocalGateway(rig.settings).check()
+    with pytest.raises(InvalidModelsFile):
+        await rig.serve()
+    assert rig.ray.served == []
+
+
+def test_it_is_shown_only_while_the_head_runs_that_it_was_served_in(rig: Rig) -> None:
+    record = {"port": FIRST_PORT, "digest": "", "head": 4711}
+    (rig.home / "gateway.json").write_text(json.dumps(record))
+    assert LocalGateway(rig.settings).base_url() == f"http://127.0.0.1:{FIRST_PORT}/v1"
+    rig.head = None
+    assert LocalGateway(rig.settings).base_url() is None
