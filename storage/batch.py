@@ -117,7 +117,8 @@ _NO_CHANGE = RowChange(does=Does.NONE, recorded=0, adds=0, parks=False)
 
 def fold_journals(writes: Sequence[Write]) -> list[RowChange]:
     """The changes of turns' rows, in the order of these writes, which all have a journal: of several flushes of one turn
-    the first has them all. Raises StaleTurn when they do not follow each other: two runs of the turn have written them.
+    the first has them all. Raises StaleTurn when they do not follow each other: two runs of the turn have written them,
+    or an operator has ended it while it ran.
     """
     changes: list[RowChange] = []
     first: dict[str, RowChange] = {}
@@ -125,14 +126,16 @@ def fold_journals(writes: Sequence[Write]) -> list[RowChange]:
         journal = write.journal
         assert journal is not None
         does, adds, parks = journal.does, journal.adds, journal.does is Does.PARK
-        earlier = first.get(journal.turn) if does in (Does.GO, Does.RESUME, Does.PARK) else None
+        earlier = None if does is Does.NONE else first.get(journal.turn)
         if earlier is None:
             change = RowChange(does=does, recorded=journal.recorded, adds=adds, parks=parks)
             changes.append(change)
             if does is not Does.NONE:
                 first[journal.turn] = change
             continue
-        if journal.recorded != earlier.recorded + earlier.adds:
+        if Does.END in (does, earlier.does):
+            raise StaleTurn(f"A turn of {write.agent} has ended beside what goes on in it.")
+        if does is Does.OPEN or journal.recorded != earlier.recorded + earlier.adds:
             raise StaleTurn(f"Two runs of a turn of {write.agent} have recorded the same.")
         earlier.adds += adds
         earlier.parks = parks

@@ -207,6 +207,18 @@ async def test_an_agents_next_turn_may_open_in_the_commit_in_which_one_ends(rig:
     assert (await stored(rig)).seq == second[0]
 
 
+async def test_nothing_goes_on_in_a_turn_in_the_commit_in_which_it_ends(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    ends = turn(None, journal=flush(message, Does.END).journal)
+    goes_on = flush(message, Does.GO, entries=(entry(1),), sends=(letter("order/2"),))
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [ends, goes_on], [])
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [goes_on, ends], [])
+    assert (await turn_of(rig), await rig.mail("order/2")) == ("open", [])
+
+
 @pytest.mark.parametrize("does", [Does.GO, Does.RESUME, Does.PARK, Does.END])
 async def test_nothing_is_written_to_a_turn_that_is_not_open(rig: Rig, does: Does) -> None:
     fence = await rig.host(0)
