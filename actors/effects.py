@@ -354,6 +354,10 @@ class Call:
 
     async def _taken_over(self, earlier: EarlierCall) -> JournalEntry:
         """It was made for the same message in a turn that was given up: that is its result."""
+        self._id = earlier.id
+        if earlier.value is None and earlier.blob is None:
+            lost = ResultLost(f"{self.tool.name} has acted, and its result is lost: nothing was kept of it.")
+            return await self._written(self._fail(lost, CallStatus.SUCCEEDED, earlier.attempts))
         value = earlier.value if earlier.blob is None else None
         return await self._written(
             self._journal.record(self._place, CALL, self.name, value or "null", blob=earlier.blob)

@@ -68,7 +68,7 @@ class PromiseRow(msgspec.Struct, kw_only=True):
 
 
 class LedgerRow(msgspec.Struct, kw_only=True):
-    """One call of a tool, as it was written last."""
+    """One call of a tool, as it was written last; the epoch is that of the host that was to make it last."""
 
     agent: str
     turn: str
@@ -172,8 +172,10 @@ class MemoryTurns:
             if (domain, write.tenant, id_) in self.promises:
                 self.promises[(domain, write.tenant, id_)].given_up = given_up
         for call in part.calls:
+            earlier = self.ledger.get((domain, write.tenant, call.id))
+            made_by = epoch if earlier is None or call.status is CallStatus.STARTED else earlier.epoch
             self.ledger[(domain, write.tenant, call.id)] = LedgerRow(
-                agent=write.agent, turn=part.turn, epoch=epoch, call=call
+                agent=write.agent, turn=part.turn, epoch=made_by, call=call
             )
         for id_ in part.done:
             promise = self.promises.get((domain, write.tenant, id_))
@@ -398,7 +400,7 @@ class MemoryTurns:
                 continue
             entry = next(
                 (
-                    e for e in self.journal.get((domain, tenant, row.turn), ())
+                    e for e in reversed(self.journal.get((domain, tenant, row.turn), ()))
                     if e.key == call.key and e.kind == "call" and e.ok
                 ),
                 None,

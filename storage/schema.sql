@@ -882,7 +882,8 @@ CREATE FUNCTION callboard.write_ledger(p_domain text, p_epoch bigint, p_calls js
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
-        error = excluded.error, approval = excluded.approval, epoch = excluded.epoch, ended_at = excluded.ended_at
+        error = excluded.error, approval = excluded.approval, ended_at = excluded.ended_at,
+        epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end
 $$;
 CREATE TABLE callboard.agents (
     domain text NOT NULL COLLATE pg_catalog."C",

@@ -17,7 +17,7 @@ create table ledger (
   attempts   smallint not null,
   error      text,
   approval   uuid,                           -- the promise that a person has kept or broken
-  epoch      bigint not null,                -- the host that wrote this last
+  epoch      bigint not null,                -- the host that was to make it last: as long as that is not gone, it may
   started_at timestamptz not null default now(),
   ended_at   timestamptz,
   primary key (domain, tenant, id)
@@ -45,7 +45,8 @@ create function write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) retur
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
-        error = excluded.error, approval = excluded.approval, epoch = excluded.epoch, ended_at = excluded.ended_at
+        error = excluded.error, approval = excluded.approval, ended_at = excluded.ended_at,
+        epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end
 $$;
 
 -- Whether the process of a host is known to be gone: only then can nothing of it act any more.

@@ -4,8 +4,12 @@
 -- Of a message, in the turns before this one: those that may have acted, with their results.
 select l.id::text as id, l.turn::text as turn, l.key, l.tool, l.digest, l.effect, l.status, l.attempts, l.epoch, j.value::text as value, j.blob
 from ledger l
-left join journal j on j.domain = l.domain and j.tenant = l.tenant and j.turn = l.turn and j.agent = l.agent
-  and j.key = l.key and j.kind = 'call' and j.ok
+left join lateral (
+  select value, blob from journal
+  where domain = l.domain and tenant = l.tenant and turn = l.turn and agent = l.agent and key = l.key
+    and kind = 'call' and ok
+  order by number desc limit 1  -- an operator may have given it another result
+) j on true
 where l.domain = $1 and l.tenant = $2 and l.agent = $3 and l.message = $4 and l.effect <> 'pure'
   and l.status in ('started', 'succeeded', 'unknown')
 order by l.started_at, l.id

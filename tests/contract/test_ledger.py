@@ -1,0 +1,52 @@
+"""The ledger, in every store: what a turn learns of calls that were made for its message before."""
+
+from __future__ import annotations
+
+from bus.envelope import new_id
+from storage.journal import Does
+from storage.ledger import CallStatus, EarlierCall, Effect, LedgerWrite
+from tests.contract.rig import DOMAIN, Rig
+from tests.contract.test_turns import AGENT, Message, entry, flush, opened
+
+
+def call(message: Message, id_: str, status: CallStatus) -> LedgerWrite:
+    return LedgerWrite(
+        id=id_, key="#1", tool="block", effect=Effect.AT_MOST_ONCE, message=message[1], task=None, digest="d",
+        arguments="{}", status=status, attempts=1,
+    )  # fmt: skip
+
+
+async def earlier(rig: Rig, message: Message) -> EarlierCall:
+    (found,) = await rig.store.earlier_calls(DOMAIN, "default", AGENT, message[1])
+    return found
+
+
+async def test_the_host_that_was_to_make_a_call_is_known_whoever_writes_of_it_later(rig: Rig) -> None:
+    first = await rig.host(0)
+    message, id_ = await opened(rig, first), new_id()
+    write = flush(message, Does.GO, calls=(call(message, id_, CallStatus.STARTED),))
+    await rig.store.commit(first, [write], [])
+    await rig.end(first)
+    second = await rig.host(0)
+    write = flush(message, Does.GO, calls=(call(message, id_, CallStatus.UNKNOWN),))
+    await rig.store.commit(second, [write], [])
+    found = await earlier(rig, message)
+    assert (found.status, found.epoch) == (CallStatus.UNKNOWN, first.epoch)
+    write = flush(message, Does.GO, calls=(call(message, id_, CallStatus.STARTED),))
+    await rig.store.commit(second, [write], [])
+    assert (await earlier(rig, message)).epoch == second.epoch
+
+
+async def test_of_the_results_that_a_call_has_on_record_the_last_one_counts(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence)
+    made = entry(1, kind="call", value='"theirs"')
+    edited = (entry(2, key="void:2", kind="void", name="#1"), entry(3, key="#1", kind="call", value='"ours"'))
+    write = flush(
+        message,
+        Does.GO,
+        entries=(made, *edited),
+        calls=(call(message, new_id(), CallStatus.SUCCEEDED),),
+    )
+    await rig.store.commit(fence, [write], [])
+    assert (await earlier(rig, message)).value == '"ours"'
