@@ -89,12 +89,12 @@ class Consequences:
         scope = self._scope
         partitions = scope.directory.partitions(to.domain, to.kind)
         came = self._envelope.header
-        task = task or came.task
+        task, undoes = task or came.task, came.undoes
         if self.journal is not None and self.journal.is_ending:
             if self.journal.must_stop:
                 self.journal.refuse_send()
                 return new_id()
-            task, deadline = None, None  # what undoes something outlives its task and its deadline
+            undoes, deadline = True, None  # it outlives what has ended the turn
         elif scope.exhausted and task is not None and not wire_name.startswith(OWN):
             scope.refuse_if_exhausted(self._envelope.tenant, came)
         if len(self.sends) >= scope.limits.sends_per_turn:
@@ -121,6 +121,7 @@ class Consequences:
             traceparent=came.traceparent,
             blob=blob,
             reply_to=reply_to,
+            undoes=undoes,
         )
         header_json = header_to_json(header)
         self.count_bytes(len(header_json) + len(payload))
@@ -161,7 +162,10 @@ class Consequences:
         if len(data) > limit:
             raise PayloadTooLarge(f"The payload has {len(data)} bytes; {limit} is the limit.")
         digest = sha256(data).hexdigest()
-        self.blobs.append((self._envelope.tenant, digest, data))
+        if all(
+            digest != waiting for _, waiting, _ in self.blobs
+        ):  # it is checked in again while storage is away
+            self.blobs.append((self._envelope.tenant, digest, data))
         return "null", digest
 
     def count_bytes(self, size: int) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actors import values
+from actors.blobs import BlobsUnavailable
 from actors.secret import redact
 from actors.threads import in_thread
 from actors.tool import IDEMPOTENCY_KEY, Bound, Happened, Injected, NotHappened, Tool, Verdict
@@ -52,6 +53,7 @@ GONE_WITHIN_S = (
     15.0  # a host that has ended is mostly known to be gone within seconds, a frozen one once it was killed
 )
 _LOOK_EVERY_S = 0.5
+_KEEP_EVERY_S = 0.2
 
 CALL = "call"
 INTENT = "intent"
@@ -367,7 +369,7 @@ class Call:
         """Put the result down. One that cannot be kept changes nothing about that the call has acted."""
         try:
             text = redact(values.encode(returned), self._secrets)
-            blob = await self._turn._check_in_value(text)
+            blob = await self._kept(text)
         except (InvalidPayload, PayloadTooLarge) as error:
             if self.tool.effect is Effect.PURE:
                 raise
@@ -377,6 +379,18 @@ class Call:
         return self._journal.record(
             self._place, CALL, self.name, "null" if blob else text, took_ms=_ms(began), blob=blob
         )
+
+    async def _kept(self, text: str) -> str | None:
+        """Check the result in. That of a call that may have acted waits until storage takes it: as long as this host lives
+        it is known, and must not come to be unknown."""
+        while True:
+            try:
+                return await self._turn._check_in_value(text)
+            except BlobsUnavailable as away:
+                if self.tool.effect is Effect.PURE:
+                    raise
+                _logger.warning("the result of %s waits for storage: %s", self.tool.name, away)
+            await asyncio.sleep(_KEEP_EVERY_S)
 
     def _fail(
         self, error: Exception, status: CallStatus, attempts: int, began: float | None = None

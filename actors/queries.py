@@ -105,4 +105,5 @@ class _QueryContext(Context):
     def _refuse(self, *arguments: Any, **more: Any) -> NoReturn:
         raise InvalidMessage("A query only reads.", fix="Send the agent a message to have it do something.")
 
-    _send = explain = destroy = record_task = _refuse
+    _send = _settle = _journal = explain = destroy = _refuse
+    record_task = record_new_task = record_cancellation = _refuse

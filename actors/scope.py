@@ -82,9 +82,9 @@ class Scope:
 
     def why_cancelled(self, envelope: Envelope) -> str | None:
         """Why the message is not to be handled: the task that it is part of was cancelled, or is above a limit. The
-        agent that leads the task still hears of it."""
+        agent that leads the task still hears of it, and what is undone is undone."""
         task = envelope.header.task
-        if task is None or not (self.cancelled or self.exhausted):
+        if task is None or envelope.header.undoes or not (self.cancelled or self.exhausted):
             return None
         if envelope.is_control or envelope.agent.startswith(_LEADS):
             return None
@@ -106,7 +106,7 @@ class Scope:
             )
 
     def _reached(self, tenant: str, header: Header) -> Reached | None:
-        return self.exhausted.get((tenant, header.root or header.task or ""))
+        return None if header.undoes else self.exhausted.get((tenant, header.root or header.task or ""))
 
     def subscribers(self, topic: str) -> tuple[str, ...]:
         """The agents (`kind/key`) subscribed to a topic; raises UnknownKind for an undeclared one."""

@@ -66,11 +66,11 @@ class MemoryCancellations:
         cancelled = {(row.tenant, row.ref) for row in self._open()}
         for timer in list(timers):
             message = timer.message
-            if (message.tenant, message.header.task) in cancelled and message.partition in partitions:
+            if (message.tenant, _part_of(message.header)) in cancelled and message.partition in partitions:
                 timers.remove(timer)
         found = []
         for (of, tenant, agent), turn in self._waits.turns.items():
-            task = header_from_json(turn.message.header_json).task
+            task = _part_of(header_from_json(turn.message.header_json))
             if of == domain and turn.partition in partitions and (tenant, task) in cancelled:
                 turn.waiting = False
                 found.append(MailPlace(tenant=tenant, agent=agent, partition=turn.partition))
@@ -79,7 +79,7 @@ class MemoryCancellations:
     def end(self, domain: str, partitions: Sequence[int], hosts: Iterable[HostRow]) -> list[MailPlace]:
         live = [host for host in hosts if host.is_live]
         open_turns = {
-            (tenant, header_from_json(turn.message.header_json).task)
+            (tenant, _part_of(header_from_json(turn.message.header_json)))
             for (_, tenant, _), turn in self._waits.turns.items()
         }
         told = []
@@ -108,3 +108,8 @@ class MemoryCancellations:
                 header=header, header_json=header_to_json(header), payload="{}",
             )
         )  # fmt: skip
+
+
+def _part_of(header: Header) -> str | None:
+    """The task that can end the message's turn."""
+    return None if header.undoes else header.task

@@ -27,9 +27,8 @@ async def follow_to_end(
     try:
         task = await _follow(cluster, domain, task_id, decide, live=live)
     except asyncio.CancelledError:
-        note(
-            f"Task {task_id} is kept, and goes on whenever Callboard runs: `callboard task {task_id} --follow`."
-        )
+        note("The task is kept, and goes on whenever Callboard runs. To see its end:")
+        note(f"    callboard task {task_id} --follow")
         raise
     if task.finished_at is None:
         await _say_what_it_waits_for(cluster, task)

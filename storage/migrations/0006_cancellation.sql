@@ -1,5 +1,5 @@
 -- The end of what a cancelled task has started. Messages in mailboxes are dropped when their turn comes; what waits,
--- or is due later, is found by the task in its header.
+-- or is due later, is found by the task in its header. What comes from a compensation goes on.
 
 create index turns_task on turns (tenant, (header ->> 'task')) where header ->> 'task' is not null;
 create index timers_task on timers (tenant, (header ->> 'task')) where header ->> 'task' is not null;
@@ -14,18 +14,21 @@ begin
     select t.domain, t.tenant, t.seq
     from cancellations c
     join timers t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+      and t.header ->> 'undoes' is null
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions)
     for update of t skip locked);
   update turns x set waiting = false where (x.domain, x.tenant, x.agent) in (
     select t.domain, t.tenant, t.agent
     from cancellations c
     join turns t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+      and t.header ->> 'undoes' is null
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and t.waiting
     for update of t skip locked);  -- a commit that writes one now is followed by another look
   return query
     select t.tenant, t.agent, t.partition
     from cancellations c
     join turns t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+      and t.header ->> 'undoes' is null
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and not t.waiting;
 end $$;
 
@@ -41,7 +44,8 @@ begin
       where c.domain = p_domain and c.ended_at is null and c.partition = any (p_partitions)
         and not exists (select from hosts h where h.ended_at is null and not h.stopped @> array[c.number])
         and not exists (select from turns t
-                        where t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task)
+                        where t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+                          and t.header ->> 'undoes' is null)
       returning c.*
     ), told as (select *, gen_random_uuid() as id from over order by number)
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)

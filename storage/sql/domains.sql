@@ -42,6 +42,7 @@ where d.domain = $1 and d.state = 'asleep'
        or exists (select from promises where domain = $1 and status = 'pending' and due_at <= now())
        or exists (select from cancellations c join turns t
                     on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+                      and t.header ->> 'undoes' is null
                   where c.ended_at is null and t.domain = $1))
 returning d.domain
 

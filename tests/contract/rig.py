@@ -330,9 +330,10 @@ def letter(
     settles: str | None = None,
     task: str | None = None,
     sender: str = "shop/till/1",
+    undoes: bool = False,
 ) -> Outgoing:
     """A message on its way to an agent."""
-    header = Header(id=new_id(), type="shop.order.v1", sender=sender, sent_at=0.0, task=task)
+    header = Header(id=new_id(), type="shop.order.v1", sender=sender, sent_at=0.0, task=task, undoes=undoes)
     return Outgoing(
         domain=domain, tenant=tenant, agent=agent, partition=partition, header=header,
         header_json=header_to_json(header), payload=payload, control=control, visible_at=due,

@@ -24,9 +24,9 @@ async def cancel(rig: Rig, fence: Fence, task: str) -> Cancellation:
 
 
 async def opened(
-    rig: Rig, fence: Fence, agent: str, task: str, *does: Does, partition: int = 0
+    rig: Rig, fence: Fence, agent: str, task: str, *does: Does, partition: int = 0, undoes: bool = False
 ) -> tuple[int, str]:
-    message = letter(agent, partition=partition, task=f"{DOMAIN}/{task}")
+    message = letter(agent, partition=partition, task=f"{DOMAIN}/{task}", undoes=undoes)
     seq = await rig.accept(message)
     assert seq is not None
     number = (seq, message.header.id)
@@ -79,6 +79,17 @@ async def test_only_turns_and_timers_of_the_task_are_stopped_and_only_in_these_p
     assert await rig.store.load_turns(DOMAIN, 1) == []
     assert [t.agent for t in await rig.store.stop_cancelled(fence, [1])] == ["a/elsewhere"]
     assert len(await rig.store.stop_cancelled(fence, [0])) == 2  # as long as they are open
+
+
+async def test_what_a_compensation_has_led_to_is_not_stopped_and_holds_nothing_up(rig: Rig) -> None:
+    fence, task = await rig.host(0), new_id()
+    await opened(rig, fence, "a/undoes", task, Does.PARK, undoes=True)
+    await send(rig, fence, letter("a/later", due=9e9, task=f"{DOMAIN}/{task}", undoes=True))
+    found = await cancel(rig, fence, task)
+    assert await rig.store.stop_cancelled(fence, [0]) == []
+    assert (await rig.timers(), await rig.store.load_turns(DOMAIN, 0)) == (1, [])
+    await rig.store.has_stopped(fence, [found.number])
+    assert len(await rig.store.end_cancellations(fence, [0])) == 1
 
 
 async def test_it_ends_once_when_no_turn_is_open_and_every_living_host_has_stopped(rig: Rig) -> None:

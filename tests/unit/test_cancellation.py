@@ -344,6 +344,34 @@ async def test_a_compensation_of_a_cancelled_task_may_still_send() -> None:
         assert kit.state("test/keeper/k").notes == ["release flight"]
 
 
+async def test_what_a_compensation_has_led_to_goes_on_to_its_end_although_the_task_was_cancelled() -> None:
+    async def books(self: Worker, ctx: Context) -> None:
+        def undo(name: str) -> None:
+            ctx.send("test/worker/other", Errand(program="hands_back"))
+
+        ctx.compensate(undo, await ctx.step(book, "flight"))
+        await ctx.sleep(1_000)
+
+    async def hands_back(self: Worker, ctx: Context) -> None:
+        ctx.send_later("test/keeper/k", Note(text="much later"), delay_s=100)
+        ctx.send("test/keeper/k", Note(text=await ctx.ask("test/worker/desk", Errand(program="waits"))))
+
+    async def waits(self: Worker, ctx: Context) -> None:
+        await ctx.sleep(50)
+
+    for errand in (hands_back, waits):
+        program(errand)
+    async with TestKit(KINDS) as kit:
+        task = await kit.give_task(AT, goal=program(books))
+        await kit.quiet()
+        await cancelled(kit, task)
+        assert len(kit.store.waits.turns) == 2
+        await kit.advance(seconds=200)
+        assert kit.state("test/keeper/k").notes == ["waits", "much later"]
+        tasks = {o.header.task for o in kit.store.sent if o.agent != f"task/{task}"}
+        assert (tasks, leftovers(kit)) == ({f"test/{task}"}, (0, 0, 0, 0))
+
+
 async def test_what_cannot_be_undone_is_a_dead_letter_and_in_the_log_of_the_cancelled_task() -> None:
     def fails(name: str) -> None:
         raise ValueError("the desk is closed")

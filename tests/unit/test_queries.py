@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
+from bus.envelope import new_id
 from callboard import (
     Agent,
     Context,
@@ -78,6 +79,14 @@ class Archive(Agent):
                 ctx.send("test/archive/other", Note(text="psst"))
             case "finally":
                 ctx.destroy()
+            case "bindingly":
+                ctx.resolve(f"test/archive/other#{new_id()}", 1)
+            case "decidedly":
+                await ctx.decide(f"test/archive/other#{new_id()}", True)
+            case "step by step":
+                await ctx.step(int, 1)
+            case "patiently":
+                await ctx.sleep(1)
         return Answer(count=len(self.state.notes), at=ctx.now)
 
     @query
@@ -117,7 +126,7 @@ async def test_what_a_query_does_to_the_state_is_forgotten() -> None:
         assert len(kit.history(AT)) == 1
 
 
-@pytest.mark.parametrize("how", ["loudly", "finally"])
+@pytest.mark.parametrize("how", ["loudly", "finally", "bindingly", "decidedly", "step by step", "patiently"])
 async def test_a_query_that_would_have_an_effect_is_refused(how: str) -> None:
     async with TestKit([Archive]) as kit:
         with pytest.raises(InvalidMessage, match="only reads"):

@@ -407,7 +407,10 @@ async def test_a_compensation_may_send_and_what_its_handler_sent_last_stays_unse
         await kit.quiet()
         assert kit.state("test/keeper/k").notes == ["cancel flight"]
         [sent] = [o for o in kit.store.sent if o.agent == "keeper/k"]
-        assert (sent.header.task, sent.header.deadline) == (None, None)  # it outlives both
+        header = sent.header
+        assert (header.task, header.deadline, header.undoes) == ("test/0190", None, True)
+        transition = kit.store.transitions[("test", "default", "keeper/k")][-1]
+        assert json.loads(transition.body)["message"]["header"]["task"] == "test/0190"
 
 
 async def test_a_compensation_records_nothing_and_waits_for_nothing() -> None:

@@ -21,6 +21,7 @@ from bus.errors import (
     MissingSecret,
     NotDone,
     ResultLost,
+    StorageUnavailable,
     ToolFailed,
 )
 from callboard import Agent, Context, Happened, NotHappened, Secret, handler, message, tool
@@ -702,6 +703,45 @@ async def test_two_equal_calls_of_one_turn_are_two_calls(world: World) -> None:
         await run_once(kit, run)
         assert world.calls == ["192.0.2.1"] * 2
         assert len(kit.ledger()) == 2
+
+
+@pytest.mark.parametrize("effect", ["at_most_once", "idempotent"])
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_large_result_waits_for_storage_and_the_call_is_not_made_again(
+    world: World, effect: Any, beside: bool
+) -> None:
+    @tool(effect=effect)
+    async def fetch(idempotency_key: str) -> str:
+        """Fetch a lot."""
+        await world.act("fetch")
+        return "x" * 5_000
+
+    async def large() -> str:
+        await world.begun.wait()
+        return "y" * 5_000
+
+    async def calls(self: Caller, ctx: Context) -> None:
+        branches = [ctx.call(fetch, key="call"), *([ctx.step(large, key="step")] if beside else [])]
+        self.state.log.append(f"{len((await ctx.gather(*branches))[0])}")
+
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        put_blob, tries = kit.store.put_blob, 0
+
+        async def away_at_first(*arguments: Any) -> None:
+            nonlocal tries
+            tries += 1
+            if tries <= 3:
+                raise StorageUnavailable("Away.")
+            await put_blob(*arguments)
+
+        kit.store.put_blob = away_at_first  # type: ignore[method-assign,assignment]
+        await kit.send(AT, program(calls))
+        async with asyncio.timeout(10):
+            while not kit.state(AT).log:  # noqa: ASYNC110  (rows that another task writes)
+                await asyncio.sleep(0.01)
+        assert (kit.state(AT).log, world.calls) == (["5000"], ["fetch"])
+        assert statuses(kit) == [("fetch", "succeeded", 1)]
+        assert (kit.approvals(), len(kit.store.blobs)) == ([], 2 if beside else 1)
 
 
 # -- approval ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from .verdict import Severity, Verdict
 _MARK = {Severity.CRITICAL: "🔴", Severity.HIGH: "🟠", Severity.MEDIUM: "🟡", Severity.LOW: "⚪"}
 _TITLE = {
     Verdict.COMPROMISED: "Compromised",
-    Verdict.ENUMERATION: "User enumeration",
+    Verdict.ENUMERATION: "Enumeration",
     Verdict.BRUTE_FORCE: "Brute force",
     Verdict.SWEEP: "Sweep",
     Verdict.NOISE: "Noise",
@@ -89,12 +89,12 @@ def _table(report: IncidentReport) -> Iterator[str]:
     yield "## Sources"
     yield "The gravest first; where two are alike, the one with more failures."
     lines = [
-        "| | Source | Verdict | Failures | Users | Action | Outcome |",
-        "|---|---|---|--:|--:|---|---|",
+        "| | Source | Verdict | Failures | Action | Outcome |",  # at 80 columns an address is shown whole
+        "|---|---|---|--:|---|---|",
     ]
     lines += [
         f"| {_MARK[each.severity]} {each.severity} | {code(each.address)} | {_TITLE[each.verdict]} "
-        f"| {each.failures} | {_count(each)} | {each.action} | {_outcome(each)} |"
+        f"| {each.failures} | {each.action} | {_outcome(each)} |"
         for each in rows
     ]
     yield "\n".join(lines)
@@ -177,7 +177,8 @@ def _detail(each: Finding, has_year: bool) -> Iterator[str]:
         yield f"- **When** {_time(each.first_at, has_year)} to {_time(each.last_at, has_year)}"
     for login in each.logins:
         yield f"- **Login** as {code(login.user)} at {_time(login.at, has_year)}, line {login.line}"
-    yield f"- **Users** {_some(each.users) or 'none named'}"
+    others = "" if each.users_complete else ", others not listed"
+    yield f"- **Users** {_some(each.users) or 'none named'}{others}"
     yield f"- **Evidence** lines {_ranges(each.evidence)} ({each.evidence_total} in all)"
     yield f"- **Proposed** {each.action}. {_plain(each.action_why)}"
 
@@ -189,10 +190,6 @@ def _some(texts: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(text.split())
-
-
-def _count(each: Finding) -> str:
-    return str(len(each.users)) if each.users_complete else f"{len(each.users)}+"
 
 
 def _time(at: datetime | None, has_year: bool) -> str:

@@ -7,7 +7,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from callboard import Agent, ApprovalDenied, Context, Decision, ResultLost, ToolFailed, handler
+from callboard import (
+    Agent,
+    ApprovalDenied,
+    Context,
+    DeadlineExceeded,
+    Decision,
+    ResultLost,
+    ToolFailed,
+    handler,
+)
 from secops.finding import Finding, decide
 from secops.messages import Found, Judged, Respond, Responded
 from secops.places import roster, roster_number
@@ -15,6 +24,8 @@ from secops.progress import ALL_JUDGED
 from secops.response import Outcome, Response
 from secops.rulebook import LIMITS, POLICY
 from secops.tools import Receipt, block_address
+
+_TOO_LATE = "Nobody decided in time."
 
 
 class Responder(Agent):
@@ -65,6 +76,8 @@ class Responder(Agent):
             )
         except ApprovalDenied as refused:
             return _refused(refused.decision)
+        except DeadlineExceeded:
+            return Response(outcome=Outcome.TIMED_OUT, needed_approval=True, error=_TOO_LATE)
         except (ToolFailed, ResultLost) as failed:
             return Response(outcome=Outcome.FAILED, error=failed.message, **_decided(ctx))
         return Response(
@@ -78,7 +91,7 @@ class Responder(Agent):
 
 def _refused(decision: Decision) -> Response:
     if decision.by is None:
-        return Response(outcome=Outcome.TIMED_OUT, needed_approval=True, error="Nobody decided in time.")
+        return Response(outcome=Outcome.TIMED_OUT, needed_approval=True, error=_TOO_LATE)
     return Response(outcome=Outcome.DENIED, **_fields(decision))
 
 
