@@ -34,12 +34,16 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore brought back. `hosts_ended` are incarnations that the backup held as living."""
+    """What a restore brought back. `open_turns` are those that wait or were at work, `calls` the ledger's, `unknown` those
+    of them of which nobody knows what they did; `hosts_ended` are incarnations that the backup held as living."""
 
     file: str
     agents: int
     transitions: int
     waiting: int
+    open_turns: int
+    calls: int
+    unknown: int
     hosts_ended: int
     migrations: list[str]
 
@@ -219,6 +223,9 @@ async def _report(url: str, file: Path, applied: list[str]) -> Restored:
                 "select (select count(*) from callboard.agents) as agents,"
                 " (select count(*) from callboard.transitions) as transitions,"
                 " (select count(*) from callboard.mailbox) as waiting,"
+                " (select count(*) from callboard.turns) as open_turns,"
+                " (select count(*) from callboard.ledger) as calls,"
+                " (select count(*) from callboard.ledger where status in ('started', 'unknown')) as unknown,"
                 " (select count(*) from callboard.hosts where ended_why = 'the database was restored') as hosts_ended"
             )
     finally:

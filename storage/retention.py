@@ -1,7 +1,7 @@
 """What is dropped when it is old, and the monthly tables that are made ahead.
 
 History goes in whole months: dropping a table costs nothing, where deleting rows would cost a scan and leave
-holes. What waits (mailboxes, timers, dead letters, open tasks) is never touched.
+holes. What waits (mailboxes, timers, dead letters, open tasks, calls whose outcome nobody knows) is never touched.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int
     blobs: int
     promises: int
+    calls: int
     months_made: list[str]
     dry_run: bool
 
@@ -89,6 +90,7 @@ async def _count(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retent
         tasks=await db.fetchval(query("retention_tasks_count"), cutoff),
         blobs=blobs,
         promises=await db.fetchval(query("retention_promises_count"), cutoff),
+        calls=await db.fetchval(query("retention_ledger_count"), cutoff),
         months_made=sorted({row["month"] for row in missing}),
         dry_run=True,
     )
@@ -99,7 +101,12 @@ async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retenti
     await make_months(db)
     for row in await db.fetch(query("retention_old_months"), cutoff):
         await _patiently(db, f"drop table {row['name']}")
-    for name in ("retention_astray_delete", "retention_astray_journal_delete", "retention_promises_delete"):
+    for name in (
+        "retention_astray_delete",
+        "retention_astray_journal_delete",
+        "retention_promises_delete",
+        "retention_ledger_delete",
+    ):
         await db.execute(query(name), cutoff)
     while _rows(await db.execute(query("retention_seen_delete"), _BATCH)):
         pass

@@ -51,8 +51,13 @@ async def restore(
     if as_json:
         emit(done)
         return
-    text = f"{done.file} is restored: {done.agents:,} agents, {done.transitions:,} transitions, {done.waiting:,} waiting messages."
+    text = (
+        f"{done.file} is restored: {done.agents:,} agents, {done.transitions:,} transitions, {done.waiting:,} waiting"
+        f" messages, {done.open_turns:,} open turns, {done.calls:,} calls of tools."
+    )
     console().print(plain(text))
+    if done.unknown:
+        note(f"Of {done.unknown:,} calls nobody knows what they did: `callboard ledger --unknown`.")
     if done.migrations:
         console().print(plain(f"Migrations applied to it: {', '.join(done.migrations)}."))
     note("The work goes on with `callboard up`.")

@@ -34,7 +34,12 @@ async def retention(
     out.print(
         plain(f"  months of history    {listed} (about {done.transitions:,} transitions, {size(done.bytes)})")
     )
-    for name, count in (("tasks", done.tasks), ("blobs", done.blobs), ("settled promises", done.promises)):
+    for name, count in (
+        ("tasks", done.tasks),
+        ("blobs", done.blobs),
+        ("settled promises", done.promises),
+        ("calls of tools", done.calls),
+    ):
         out.print(plain(f"  {name:<20} {count:,}"))
     out.print(plain(f"What every day drops by itself {word}:", "bold"))
     for name, count in (("expired keys", done.seen), ("ended hosts", done.hosts), ("unused code", done.code)):

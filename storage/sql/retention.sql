@@ -51,6 +51,25 @@ delete from promises where status <> 'pending' and settled_at < $1::timestamptz
   and not exists (select from turns t where t.domain = promises.domain and t.tenant = promises.tenant
                                         and t.agent = promises.agent and t.turn = promises.turn)
 
+-- name: retention_ledger_count
+-- Calls whose outcome is known, of messages that nobody can handle again: another turn would look for them.
+select count(*) from ledger l
+where l.ended_at < $1::timestamptz and l.status not in ('started', 'unknown') and not exists (
+  select from (
+    select domain, tenant, message from dead_letters
+    union all select domain, tenant, id from mailbox
+    union all select domain, tenant, (header ->> 'id')::uuid from turns
+  ) m where m.domain = l.domain and m.tenant = l.tenant and m.message = l.message)
+
+-- name: retention_ledger_delete
+delete from ledger l
+where l.ended_at < $1::timestamptz and l.status not in ('started', 'unknown') and not exists (
+  select from (
+    select domain, tenant, message from dead_letters
+    union all select domain, tenant, id from mailbox
+    union all select domain, tenant, (header ->> 'id')::uuid from turns
+  ) m where m.domain = l.domain and m.tenant = l.tenant and m.message = l.message)
+
 -- name: retention_seen_count
 select count(*) from seen where expires_at < now()
 

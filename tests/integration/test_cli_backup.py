@@ -55,6 +55,11 @@ async def test_the_drill(
         await until(lambda: desk.fetch("select from agents where agent = 'clerk/a' and version = 20"))
         await cli("pause", "desk/clerk/a")
         await note(desk, "a", "waits")
+        await desk.pool.execute(
+            "insert into ledger (domain, tenant, id, agent, message, turn, key, tool, effect, digest, status, attempts,"
+            " epoch) select 'desk', 'default', gen_random_uuid(), 'clerk/a', gen_random_uuid(), gen_random_uuid(), '#1',"
+            " 'block', 'at_most_once', 'd', status, 1, 1 from unnest(array['succeeded', 'unknown']) status"
+        )
         done = await cli.json("backup", str(file))  # while hosts are at work
         assert done["bytes"] == file.stat().st_size
         assert file.stat().st_mode & 0o777 == 0o600
@@ -65,6 +70,7 @@ async def test_the_drill(
     monkeypatch.setenv("CALLBOARD_POSTGRES_URL", empty)
     restored = await cli.json("restore", str(file))
     assert (restored["agents"], restored["waiting"], restored["hosts_ended"]) == (2, 1, 1)
+    assert (restored["open_turns"], restored["calls"], restored["unknown"]) == (0, 2, 1)
 
     pool = await create_pool(empty, application="callboard-test")
     for key, length in (("a", 21), ("b", 1)):

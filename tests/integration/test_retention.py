@@ -49,7 +49,7 @@ async def age(desk: Deployment) -> None:
     await db.execute("insert into seen values ('desk', 'default', 'gone', now() - interval '1 day')")
     await db.execute(f"update hosts set ended_at = {OLD}")
     await db.execute(
-        "insert into hosts (domain, host, node, pid, code, ended_at) select 'desk', 'h', 'n', 1, '', now()"
+        "insert into hosts (domain, host, node, pid, born, code, ended_at) select 'desk', 'h', 'n', 1, '', '', now()"
         f" from generate_series(1, {HOSTS_KEPT})"
     )
     for status, finished in (("completed", OLD), ("running", "null")):
@@ -131,6 +131,46 @@ async def test_what_a_turn_has_recorded_goes_with_its_month_unless_it_is_still_o
     assert await desk.fetch("select count(*) from promises") == [(2 if is_open else 1,)]
 
 
+async def test_a_call_goes_once_its_outcome_is_old_and_its_message_is_over(
+    desk: Deployment, database: str
+) -> None:
+    db = desk.pool
+    called = (
+        "insert into ledger (domain, tenant, id, agent, message, turn, key, tool, effect, digest, status, attempts,"
+        " epoch, ended_at) values ('desk', 'default', gen_random_uuid(), 'clerk/w', $1, gen_random_uuid(), '#1', $2,"
+        " 'at_most_once', 'd', $3, 1, 1, {})"
+    )
+    messages = {}
+    for tool, status, ended in (
+        ("over", "succeeded", OLD), ("refused", "denied", OLD), ("late", "succeeded", "now()"),
+        ("unknown", "unknown", "null"), ("dead letter", "failed", OLD), ("waits", "failed", OLD),
+        ("open", "succeeded", OLD),
+    ):  # fmt: skip
+        messages[tool] = await db.fetchval("select gen_random_uuid()")
+        await db.execute(called.format(ended), messages[tool], tool, status)
+    await db.execute(
+        "insert into dead_letters (domain, tenant, partition, agent, message, reason, error, failures, header, payload)"
+        " values ('desk', 'default', 0, 'clerk/w', $1, 'failed', '', 1, '{}', 'null')",
+        messages["dead letter"],
+    )
+    await db.execute(
+        "insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)"
+        " values ('desk', 'default', 0, 'clerk/w', 9, $1, '{}', 'null')",
+        messages["waits"],
+    )
+    await db.execute(
+        "insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, header, payload,"
+        " began_at) values ('desk', 'default', 'clerk/w', 0, 1, gen_random_uuid(), '', 0, 0,"
+        " json_build_object('id', $1::uuid), 'null', 1)",
+        messages["open"],
+    )
+    assert (await retain(database, months=None)).calls == 0
+    assert (await retain(database, months=3, dry_run=True)).calls == 2
+    assert (await retain(database, months=3)).calls == 2
+    left = {tool for (tool,) in await desk.fetch("select tool from ledger")}
+    assert left == {"late", "unknown", "dead letter", "waits", "open"}
+
+
 async def test_a_month_without_its_table_gets_one_and_its_astray_rows(
     desk: Deployment, database: str
 ) -> None:
@@ -175,12 +215,12 @@ async def test_each_day_ended_hosts_go_but_for_the_last_of_each_domain(
 ) -> None:
     await desk.pool.execute("delete from hosts")
     await desk.pool.execute(
-        "insert into hosts (domain, host, node, pid, code, ended_at)"
-        f" select d, d || n, 'n', 1, '', now() - make_interval(days => n) from unnest(array['busy', 'still']) d,"
+        "insert into hosts (domain, host, node, pid, born, code, ended_at)"
+        f" select d, d || n, 'n', 1, '', '', now() - make_interval(days => n) from unnest(array['busy', 'still']) d,"
         f" generate_series(60, 1, -1) n where d = 'busy' or n > 60 - {HOSTS_KEPT} - 2"
     )
     await desk.pool.execute(
-        "insert into hosts (domain, host, node, pid, code) values ('busy', 'lives', 'n', 1, '')"
+        "insert into hosts (domain, host, node, pid, born, code) values ('busy', 'lives', 'n', 1, '', '')"
     )
     assert (await retain(database, months=None, dry_run=True)).hosts == 31 + 2
     await retain(database, months=None)
@@ -200,7 +240,7 @@ async def test_each_day_code_goes_that_neither_a_domain_nor_a_live_host_runs(
     )
     await desk.pool.execute("update domains set code = 'named'")
     await desk.pool.execute(
-        "insert into hosts (domain, host, node, pid, code) values ('desk', 'lives', 'n', 1, 'running')"
+        "insert into hosts (domain, host, node, pid, born, code) values ('desk', 'lives', 'n', 1, '', 'running')"
     )
     assert (await retain(database, months=None, dry_run=True)).code == 1
     await retain(database, months=None)
