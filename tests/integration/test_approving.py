@@ -20,6 +20,7 @@ from bus.task_ref import task_ref
 from callboard.cli.approving import Mode, check_mode, decider
 from callboard.cli.follow import Snapshot, snapshots
 from callboard.cli.following import _Lines
+from callboard.cli.run import _say_if_asked
 from callboard.services import Endpoints
 from storage.decisions import Waiting, waiting_of_task
 from storage.intake import Incoming, accept
@@ -150,6 +151,8 @@ async def test_people_are_told_the_command_and_of_two_at_once_one_decides(
         return all(f"    callboard approve {id_}\n" in said for id_ in ids.values())
 
     await until(is_said)
+    await _say_if_asked(cluster_of(secops), "secops")
+    assert cli.discard() == "2 decisions of earlier tasks of secops are waited for: `callboard approvals`\n"
     assert f"It waits for a person: call block_address: address {HIGH[0]}, hours 24, severity high" in said
     assert f"    callboard deny {ids[HIGH[0]]} --reason WHY\n" in said
 
@@ -174,6 +177,8 @@ async def test_people_are_told_the_command_and_of_two_at_once_one_decides(
         report = await following
     outcome = ("executed", "alice") if alice_won else ("denied", "bob")
     assert responses(report) == {HIGH[0]: outcome, HIGH[1]: ("executed", "carol")}
+    assert await cli.json("task", followed.task, "--follow") == report
+    assert "submitted" not in cli.err  # what has ended needs no cluster
 
 
 async def test_what_a_run_may_not_decide_for_a_child_of_its_task_is_left_to_those_who_may(

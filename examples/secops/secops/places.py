@@ -41,7 +41,7 @@ def investigator(source: str) -> str:
 
 def responder(case: str, source: str) -> str:
     """The responder for one source in one case: a log that is judged, or a task that acts."""
-    return f"{DOMAIN}/responder/{case}/{source}"
+    return f"{DOMAIN}/responder/{source}/{case}"
 
 
 def clerk(task: str, number: int) -> str:

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from callboard.cli import following
 from callboard.cli.follow import Rate, Snapshot
+from callboard.cli.following import _Lines
 from callboard.cli.live import plain_line, view
 from callboard.cli.status import host_state
 from storage.decisions import Waiting
@@ -71,6 +73,27 @@ def test_what_waits_for_a_person_stands_there_with_the_command_that_decides_it(
     assert "and 3 more questions: `callboard approvals`" in [line.rstrip() for line in frame]
     assert not any("\x1b[2J" in line for line in frame)
     assert plain_line(shown).endswith(", 5 decisions waited for")
+
+
+def test_what_waits_is_said_once_and_again_after_a_while(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = snapshot([HOST], 0)
+    shown.asked, shown.quiet_s = [question(0)], 3600.0
+    say = _Lines()
+    command = f"    callboard approve {question(0).id}\n"
+    for _ in range(3):
+        say(shown)
+    assert capsys.readouterr().err.count(command) == 1
+    shown.asked = [question(0), question(1)]
+    say(shown)
+    assert command not in capsys.readouterr().err
+    monkeypatch.setattr(following, "_SAY_EVERY_S", 0.0)
+    say(shown)
+    assert capsys.readouterr().err == ""  # nothing else happens, and no line says so
+    monkeypatch.setattr(following, "_SAY_ASKED_EVERY_S", 0.0)
+    say(shown)
+    assert capsys.readouterr().err.count(command) == 1
 
 
 def question(number: int) -> Waiting:

@@ -155,7 +155,7 @@ async def test_other_rules_have_every_source_judged_again(monkeypatch: pytest.Mo
         monkeypatch.setattr(roster, "VERSION", "other")
         await triage.run(SAMPLE, TWO)
         assert triage.report(TWO) == reference(SAMPLE)
-        assert len(triage.kit.history(f"secops/responder/{log}/{source}")) == 2
+        assert len(triage.kit.history(f"secops/responder/{source}/{log}")) == 2
 
 
 def cut(path: Path) -> Iterator[SshLines]:

@@ -42,7 +42,7 @@ def questions(triage: Triage, task: str = ONE) -> dict[str, str]:
     return {
         each.details["details"]["address"]: each.id
         for each in triage.kit.approvals()
-        if each.address.startswith(f"secops/responder/{task}/")
+        if each.address.endswith(f"/{task}")
     }
 
 

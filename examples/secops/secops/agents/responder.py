@@ -29,7 +29,7 @@ _TOO_LATE = "Nobody decided in time."
 
 
 class Responder(Agent):
-    """Proposes an action for a source of a log, or carries a block out for a task. Its key is `case/source`.
+    """Proposes an action for a source of a log, or carries a block out for a task. Its key is `source/case`.
 
     The case is the log's digest or the task's id: what waits for a person holds up no other log and no other task.
     """
