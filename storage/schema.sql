@@ -1363,6 +1363,7 @@ CREATE INDEX tasks_children ON callboard.tasks USING btree (tenant, parent) WHER
 CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);
 CREATE UNIQUE INDEX tasks_request ON callboard.tasks USING btree (domain, tenant, request_key) WHERE (request_key IS NOT NULL);
 CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE (status = 'submitted'::text);
+CREATE INDEX tasks_waiting_children ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE ((status = 'submitted'::text) AND (parent IS NOT NULL));
 CREATE INDEX timers_due ON callboard.timers USING btree (domain, partition, due_at);
 CREATE INDEX timers_task ON callboard.timers USING btree (tenant, ((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX transitions_agent ON ONLY callboard.transitions USING btree (domain, tenant, agent, version);

@@ -120,10 +120,20 @@ async def open_tasks(db: Connection, domain: str) -> int:
         return int(await db.fetchval(query("open_tasks"), domain))
 
 
-async def waiting_tasks(db: Connection, domain: str, limit: int) -> list[WaitingTask]:
-    """The next tasks to assign, by priority and then by age, locked until the transaction ends."""
+async def tasks_at_work(db: Connection, domain: str) -> int:
+    """How many tasks are under way and have no child that is."""
     with translated():
-        return [WaitingTask(**dict(row)) for row in await db.fetch(query("waiting_tasks"), domain, limit)]
+        return int(await db.fetchval(query("tasks_at_work"), domain))
+
+
+async def waiting_tasks(
+    db: Connection, domain: str, limit: int, *, children: bool = False
+) -> list[WaitingTask]:
+    """The next tasks to assign (or `children`: of those that another task has started), by priority and then by age,
+    locked until the transaction ends."""
+    name = "waiting_children" if children else "waiting_tasks"
+    with translated():
+        return [WaitingTask(**dict(row)) for row in await db.fetch(query(name), domain, limit)]
 
 
 async def hand_over_task(

@@ -30,6 +30,7 @@ from storage.tasks import (
     has_waiting_tasks,
     open_tasks,
     open_tasks_of,
+    tasks_at_work,
     waiting_tasks,
 )
 
@@ -81,15 +82,19 @@ class TaskAssigner:
         while True:
             room = spec.tasks.concurrent - await open_tasks(self._pool, self._domain)
             self._is_full = room <= 0
+            children = self._is_full  # their parents wait for them: those take no place from them
+            if children:
+                room = spec.tasks.concurrent - await tasks_at_work(self._pool, self._domain)
             if room <= 0:
                 return
             limit = min(self._batch, room)
             try:
-                assigned = await self._assign_batch(spec, limit)
+                assigned = await self._assign_batch(spec, limit, children)
             except InvalidMessage as error:
                 # One task cannot be told to its agent: find it by going one by one, and refuse it alone.
                 _logger.error("a task of %s cannot be handed over: %s", self._domain, error)
-                assigned = await self._assign_batch(spec, 1, refusal=str(error) if limit == 1 else None)
+                refusal = str(error) if limit == 1 else None
+                assigned = await self._assign_batch(spec, 1, children, refusal=refusal)
                 self._batch = 1
             else:
                 self._batch = BATCH if len(assigned) < limit else self._batch
@@ -101,10 +106,10 @@ class TaskAssigner:
                 return
 
     async def _assign_batch(
-        self, spec: DomainSpec, limit: int, *, refusal: str | None = None
+        self, spec: DomainSpec, limit: int, children: bool, *, refusal: str | None = None
     ) -> list[WaitingTask]:
         async with leading(self._pool, self._domain, self._epoch) as connection:
-            tasks = await waiting_tasks(connection, self._domain, limit)
+            tasks = await waiting_tasks(connection, self._domain, limit, children=children)
             for task in tasks:
                 decision = await self._decide(connection, spec, task, refusal)
                 await hand_over_task(

@@ -43,6 +43,13 @@ left join lateral (
 -- Stuck ones wait for a person and do no work: they keep nobody else waiting.
 select count(*) from tasks where domain = $1 and finished_at is null and status not in ('submitted', 'stuck')
 
+-- name: tasks_at_work
+-- Of the open ones, those that wait for no child.
+select count(*) from tasks t
+where domain = $1 and finished_at is null and status not in ('submitted', 'stuck')
+  and not exists (select from tasks c
+                  where c.tenant = t.tenant and c.parent = t.domain || '/' || t.id and c.finished_at is null)
+
 -- name: has_waiting_tasks
 select exists (select from tasks where domain = $1 and status = 'submitted')
 
@@ -51,6 +58,14 @@ select exists (select from tasks where domain = $1 and status = 'submitted')
 select tenant, id::text as id, goal, input::text as input, priority, policy,
        extract(epoch from deadline)::float8 as deadline, root, (limits ->> 'wall_s')::float8 as wall_s
 from tasks where domain = $1 and status = 'submitted'
+order by priority desc, created_at, id
+limit $2 for update skip locked
+
+-- name: waiting_children
+-- Those of them that a task has started, in the same order.
+select tenant, id::text as id, goal, input::text as input, priority, policy,
+       extract(epoch from deadline)::float8 as deadline, root, (limits ->> 'wall_s')::float8 as wall_s
+from tasks where domain = $1 and status = 'submitted' and parent is not null
 order by priority desc, created_at, id
 limit $2 for update skip locked
 

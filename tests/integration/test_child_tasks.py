@@ -86,6 +86,25 @@ async def test_a_cancelled_task_takes_its_child_along_whatever_dies(office: Depl
     assert await office.fetch("select count(*) from turns") == [(0,)]
 
 
+async def test_tasks_that_wait_for_their_children_leave_them_room(services: Endpoints, database: str) -> None:
+    async with (
+        Deployment.open(ERRANDS / "office", database, services.nats_url, concurrent=1) as office,
+        Deployment.open(ERRANDS / "depot", database, services.nats_url, concurrent=1) as depot,
+    ):
+        await depot.coordinate()
+        tasks = [await office.submit({"office": {"office": {"hire": "a van"}}}) for _ in range(3)]
+        await office.coordinate()
+        for task in tasks:
+            assert await office.client.result(task, timeout_s=SOON_S) == "hired: a van"
+        # One after the other, each to its end: what a task has started comes before what was submitted later.
+        roots = "select id::text from tasks where parent is null order by finished_at"
+        assert [id_ for (id_,) in await office.fetch(roots)] == tasks
+        most = """select max((select count(*) from tasks o where o.parent is null and o.finished_at > s.at
+                              and (select at from task_events e where e.task = o.id and e.kind = 'assigned') <= s.at))
+                  from task_events s where s.kind = 'assigned'"""
+        assert await office.fetch(most) == [(1,)]
+
+
 async def test_a_child_that_fails_tells_its_parent(office: Deployment) -> None:
     task = await office.submit({"hire": "fail"})
     with pytest.raises(TaskFailed, match="nobody is there"):

@@ -32,6 +32,10 @@ class Clerk(Agent):
     @handler
     async def on_task(self, work: TaskWork, ctx: Context) -> None:
         items: list[Any] = work.input
+        if isinstance(work.input, dict) and "office" in work.input:
+            inner = work.input["office"]
+            ctx.complete(await ctx.run_task("office", goal=f"part of {work.goal}", input=inner))
+            return
         if isinstance(work.input, dict):
             ctx.complete(await ctx.run_task("depot", goal=f"hire for {work.goal}", input=work.input["hire"]))
             return
