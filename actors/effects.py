@@ -22,7 +22,7 @@ import msgspec
 
 from actors import values
 from actors.blobs import BlobsUnavailable
-from actors.secret import redact
+from actors.secret import redact, redact_json
 from actors.threads import in_thread
 from actors.tool import IDEMPOTENCY_KEY, Bound, Happened, Injected, NotHappened, Tool, Verdict
 from actors.under_way import UNDER_WAY
@@ -368,7 +368,7 @@ class Call:
     async def _succeed(self, returned: Any, attempts: int, began: float | None = None) -> JournalEntry:
         """Put the result down. One that cannot be kept changes nothing about that the call has acted."""
         try:
-            text = redact(values.encode(returned), self._secrets)
+            text = redact_json(values.encode(returned), self._secrets)
             blob = await self._kept(text)
         except (InvalidPayload, PayloadTooLarge) as error:
             if self.tool.effect is Effect.PURE:
@@ -416,10 +416,13 @@ class Call:
         )  # fmt: skip
 
     def _error_text(self, error: Exception) -> str:
-        return redact(values.encode_error(error), self._secrets)
+        return values.encode_error(error, self._hide)
 
     def _line(self, error: Exception) -> str:
-        return redact(f"{type(error).__name__}: {first_line(error)}", self._secrets)
+        return f"{type(error).__name__}: {first_line(error, self._hide)}"
+
+    def _hide(self, text: str) -> str:
+        return redact(text, self._secrets)
 
 
 async def _called(function: Callable[..., Any], named: dict[str, Any], call: str | None = None) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bus.errors import InvalidTool, MissingSecret
 
@@ -67,7 +67,30 @@ class GivenSecrets:
 
 def redact(text: str, secrets: Iterable[tuple[str, str]]) -> str:
     """The text with `[NAME]` wherever the value of a secret stands in it, as such or in JSON."""
-    for name, value in secrets:
-        if value:
-            text = text.replace(value, f"[{name}]").replace(json.dumps(value)[1:-1], f"[{name}]")
+    for name, value in sorted(secrets, key=lambda secret: -len(secret[1])):  # one may be a part of another
+        for written in _written(value):
+            text = text.replace(written, f"[{name}]")
     return text
+
+
+def redact_json(text: str, secrets: Sequence[tuple[str, str]]) -> str:
+    """The same of JSON text, which stays JSON: the strings in it are changed, and numbers that are a secret."""
+    if not any(written in text for _, value in secrets for written in _written(value)):
+        return text
+    return json.dumps(_redacted(json.loads(text), secrets), ensure_ascii=False)
+
+
+def _redacted(value: Any, secrets: Sequence[tuple[str, str]]) -> Any:
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, list):
+        return [_redacted(item, secrets) for item in value]
+    if isinstance(value, dict):
+        return {redact(key, secrets): _redacted(item, secrets) for key, item in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return next((f"[{name}]" for name, secret in secrets if secret == repr(value)), value)
+    return value
+
+
+def _written(value: str) -> list[str]:
+    return [value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]] if value else []

@@ -87,8 +87,8 @@ def decode_answer(text: msgspec.Raw) -> Any:
     return decode_payload(answer.type, bytes(answer.payload).decode())
 
 
-def encode_error(error: BaseException) -> str:
-    text = first_line(error).encode(errors="backslashreplace").decode().replace("\0", "\\0")
+def encode_error(error: BaseException, hide: Callable[[str], str] = str) -> str:
+    text = first_line(error, hide).encode(errors="backslashreplace").decode().replace("\0", "\\0")
     return msgspec.json.encode(Error(type=type(error).__name__, message=text[:MAX_ERROR])).decode()
 
 

@@ -143,9 +143,10 @@ def describe_validation(error: ValidationError) -> str:
     return f"{where}: {in_plain_words(first)}{more}"
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException, hide: Callable[[str], str] = str) -> str:
+    """An error's words, on one line and not too long. `hide` takes out of all of them what nobody is to see."""
     try:
-        text = str(error).strip()
+        text = hide(str(error)).strip()
     except Exception:  # an author's error whose own words fail
         return "it cannot be put into words"
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -107,5 +107,6 @@ class AnthropicUpstream:
         status = error.status_code
         if status < 400:  # told within a stream, whose answer began well
             status = _STATUSES.get(error.type or "", 500)
-        words = redact(first_line(Exception(error.api_message or error.message)), [("API_KEY", key)])
+        said = Exception(error.api_message or error.message)
+        words = first_line(said, lambda text: redact(text, [("API_KEY", key)]))
         return refused(self._name, target.model, status, error.response.headers, error.type, words)

@@ -136,5 +136,5 @@ def _choices(chunk: Json) -> list[Any]:
 def _words(body: object, message: str, key: str | None) -> str:
     """The upstream's own words on one line, without its key."""
     said = body.get("message") if isinstance(body, dict) else None
-    text = first_line(Exception(said if isinstance(said, str) and said else message))
-    return redact(text, [("API_KEY", key or "")])
+    words = Exception(said if isinstance(said, str) and said else message)
+    return first_line(words, lambda text: redact(text, [("API_KEY", key or "")]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -894,6 +895,61 @@ async def test_a_secret_is_handed_to_the_tool_and_recorded_nowhere(caplog: pytes
         everything = f"{kit.store.waits.journal} {kit.ledger()} {kit.history(AT)} {caplog.text}"
         assert "4711" not in everything
         assert "API_TOKEN" in everything
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "x" * 285 + " {0} is wrong",  # where an error's words are cut
+        "{0}",
+        "{0[:5]} and {0}",
+        "{json}: nobody",
+    ],
+)
+async def test_an_error_leaves_no_part_of_a_secret(words: str, caplog: pytest.LogCaptureFixture) -> None:
+    key = 'first-4711\nsecond-4712-\xe9"'
+
+    class Words(Exception):
+        def __str__(self) -> str:
+            return words.replace("{0[:5]}", key[:5]).replace("{json}", json.dumps(key)).replace("{0}", key)
+
+    @tool(retry=RetryPolicy(attempts=2, first_delay_s=0.0))
+    async def leak(
+        key: Annotated[str, Secret("KEY")], start: Annotated[str, Secret("START")]
+    ) -> dict[str, str]:
+        raise NotDone(str(Words()))
+
+    async def run(self: Caller, ctx: Context) -> None:
+        with pytest.raises(ToolFailed) as failed:
+            await ctx.call(leak)
+        self.state.log.append(failed.value.message)
+
+    async with TestKit(KINDS, secrets={"KEY": key, "START": key[:5]}) as kit:
+        await run_once(kit, run)
+        everything = (
+            f"{kit.store.waits.journal} {kit.ledger()} {kit.history(AT)} {kit.state(AT)} {caplog.text}"
+        )
+        assert [part for part in ("first", "-4711", "4712") if part in everything] == []
+        assert "NotDone" in everything
+
+
+async def test_a_secret_that_looks_like_a_number_spoils_no_result(world: World) -> None:
+    @tool
+    async def block(address: str, pin: Annotated[str, Secret("PIN")]) -> dict[str, Any]:
+        await world.act(address)
+        return {"at": 1782471100.25, "pin": int(pin), "note": f"with {pin}", pin: [True, None, pin]}
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(json.dumps(await ctx.call(block, "192.0.2.1")))
+
+    async with TestKit(KINDS, secrets={"PIN": "4711"}) as kit:
+        await run_once(kit, run)
+        await kit.advance(minutes=5)
+        (said,) = kit.state(AT).log
+        assert json.loads(said) == {
+            "at": 1782471100.25, "pin": "[PIN]", "note": "with [PIN]", "[PIN]": [True, None, "[PIN]"],
+        }  # fmt: skip
+        assert world.calls == ["192.0.2.1"]
 
 
 async def test_without_its_secret_nothing_is_begun(world: World) -> None:
