@@ -28,7 +28,7 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "at_work", "blocked_until", "cancelled", "ended", "hash", "held", "held_size", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
+        "agent", "alive", "apart", "at_work", "blocked_until", "cancelled", "ended", "hash", "held", "held_size", "held_turn", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
         "more_control", "overdue", "parked", "parking", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
         "state_json", "task", "tenant", "type", "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
@@ -55,6 +55,7 @@ class Activation:
         self.task: asyncio.Task[Any] | None = None  # in which its handler runs, or ran last
         self.journal: Journal | None = None  # of the turn that runs or waits in memory
         self.parked = False  # one of its turns waits, and is not in memory
+        self.held_turn = False  # one of its turns is part of what is paused: it is not woken
         self.lacks_turn = (
             False  # one of its turns is open, and has not been read yet: nothing may run before it
         )
@@ -146,7 +147,7 @@ class Activation:
         if queue[0].seq >= 0 or not is_wake(queue[0]):
             return queue[0]
         other = next((envelope for envelope in queue if not is_wake(envelope)), None)
-        if self.lifecycle == PAUSED:
+        if self.lifecycle == PAUSED or self.held_turn:
             return other if other is not None and other.is_control else None
         if self.parked or self.lacks_turn or other is None or not (other.is_control or other.open):
             return queue[0]

@@ -74,6 +74,8 @@ class Cancelling:
         host = self._host
         open_ = self._learn(await host.store.read_cancellations(ended=False))
         running = self._end_running() if open_ else set()
+        if open_ and host.scope.paused:
+            host.pausing.let_go()  # what is held may have to end
         owned = host.holdings.open_partitions() if open_ else []
         if owned:
             for turn in await host.store.stop_cancelled(host.fence, owned):

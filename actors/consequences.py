@@ -10,7 +10,7 @@ from actors.ready import OWN
 from bus.address import Address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, header_to_json, new_id
 from bus.errors import HopLimitExceeded, InvalidMessage, PayloadTooLarge
-from storage.records import CancelWrite, NewTask, TaskEvent, TaskWrite
+from storage.records import CancelWrite, NewTask, PauseWrite, TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.journal import Journal
@@ -25,7 +25,7 @@ class Consequences:
     """
 
     __slots__ = (
-        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes",
+        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes", "pauses",
         "sends", "task_events", "tasks", "undead",
     )  # fmt: skip
 
@@ -44,6 +44,7 @@ class Consequences:
         self.task_events: list[TaskEvent] = []
         self.cancels: list[CancelWrite] = []
         self.new_tasks: list[NewTask] = []
+        self.pauses: list[PauseWrite] = []
         self.undead: list[int] = []  # dead letters that are taken back
         self.destroys = False  # the agent's state goes
 
@@ -114,7 +115,7 @@ class Consequences:
             correlation=came.correlation or came.id,
             causation=came.id,
             task=task,
-            root=None if task is None else came.root,
+            root=came.root if task == came.task else None,
             priority=priority,
             deadline=deadline,
             hops=came.hops + 1,

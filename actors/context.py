@@ -33,7 +33,7 @@ from bus.errors import (
 from bus.registry import encode_json, encode_payload, wire_name_of
 from bus.task_ref import task_ref
 from storage.ledger import EarlierCall
-from storage.records import CancelWrite, NewTask, TaskEvent, TaskWrite
+from storage.records import CancelWrite, NewTask, PauseWrite, TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.activation import Activation
@@ -262,6 +262,10 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
     def record_cancellation(self, why: str) -> None:
         """Have every host end what is part of this task: for the task's own agent only."""
         self._puts.cancels.append(CancelWrite(task=self.address.key, why=why))
+
+    def record_pause(self, pause: PauseWrite) -> None:
+        """Have every host begin nothing more of this task, or go on: for the task's own agent only."""
+        self._puts.pauses.append(pause)
 
     def record_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
         """Write a task's row and lines of its log when the turn commits: for the task's own agent only."""

@@ -27,6 +27,7 @@ from actors.holdings import Holdings
 from actors.mailboxes import Mailboxes
 from actors.outbound import Outbound
 from actors.outcomes import Outcome
+from actors.pausing import Pausing
 from actors.ready import ReadyQueue
 from actors.schedules import Schedules
 from actors.scope import Scope
@@ -73,6 +74,7 @@ class Host:
         self.turns = TurnRunner(scope, store, self, fence.epoch)
         self.waiting = WaitingTurns(self)
         self.cancelling = Cancelling(self)
+        self.pausing = Pausing(self)
         self.committer = Committer(fence, store, self, group_limit=scope.limits.turns_per_commit)
         self.outbound = Outbound(fence.epoch, transport, self._deliver_local)
         self.trials = Trials(
@@ -82,7 +84,7 @@ class Host:
         self.cycles = CycleWatch(scope, store, transport)
         self.holdings = Holdings(self, transport)
         self.schedules = Schedules(scope, fence, partitions, store, transport, self.holdings, self.fenced)
-        self.timers = Timers(scope.clock, fence, store, self.holdings, self.fenced)
+        self.timers = Timers(scope, fence, store, self.holdings, self.fenced)
         self.sweep = Sweep(scope, store, self.mailboxes, self.holdings.open_partitions)
         self.mailboxes.may_run = self.holdings.may_run
         self.mailboxes.on_mail = self.waiting.mail
@@ -105,10 +107,12 @@ class Host:
     async def run(self) -> str:
         """Work until this incarnation ends; return why it ended."""
         await self.cancelling.begin()
+        await self.pausing.begin()
         services = [
             self.committer.run(), self.mailboxes.roster.load_states(), self.holdings.run(),
             self.timers.run(), self.sweep.run(), evict_idle(self.scope, self.mailboxes), self._end_overdue(),
             self.waiting.run(), self.cycles.run(), self.schedules.run(), self.cancelling.run(),
+            self.pausing.run(),
             *(work() for work in self.extra_work),
         ]  # fmt: skip
         tasks = self._tasks = {asyncio.create_task(self.guarded(c)) for c in services}
@@ -173,6 +177,8 @@ class Host:
         while self._workers - len(self.waiting) <= self.scope.limits.concurrent_turns and not self._closing:
             await self.committer.room()
             activation = await self.ready.take()
+            if self.scope.paused and self.mailboxes.is_held(activation):
+                continue
             activation.running = True
             activation.task = task
             entry = await self._run_turn(activation, self.mailboxes.take_head(activation))
@@ -199,6 +205,9 @@ class Host:
                 wake, turn = envelope, await self.turns.open_turns.reopen(activation, envelope)
                 if turn is None:
                     outcome = _unwanted(activation, wake)
+                elif self.scope.is_held(turn):
+                    self._hold_turn(activation, wake)
+                    return None
                 else:
                     envelope = turn
                     self.mailboxes.came_back(activation, turn.seq)
@@ -239,6 +248,15 @@ class Host:
                 self.mailboxes.forget(envelope.seq)
                 activation.more = True
         return Entry(activation, envelope, outcome)
+
+    def _hold_turn(self, activation: Activation, wake: Envelope) -> None:
+        """The turn that a wake-up is for is part of what is paused: both stay where they are."""
+        assert activation.journal is not None
+        activation.journal.close()
+        activation.journal = None
+        activation.parked = True
+        self.mailboxes.put_back(activation, wake)
+        self.mailboxes.hold(activation)
 
     def _wait_for_retry(self, activation: Activation, envelope: Envelope, mark: Mark) -> None:
         delay = mark.delay_s or 0.0

@@ -133,6 +133,8 @@ class Journal:
         self._why_ending: Callable[[], BaseException] | None = None
         self._stalled: asyncio.Future[None] | None = None
         self._told = False
+        self._held: asyncio.Future[None] | None = None
+        self._stopped = 0  # branches that wait for it
         self._undoing = False
         self._cuttable: set[asyncio.Task[Any]] = set()
         self.entries: list[JournalEntry] = []
@@ -419,6 +421,8 @@ class Journal:
     async def proceed(self) -> None:
         """To be passed before anything new happens; raises in a turn that is given up."""
         self._refuse_in_compensation()
+        while self._held is not None and self._why_ending is None:
+            await self._until_let_go(self._held)
         if self._why_ending is None:
             self.on_new()
             return
@@ -428,6 +432,31 @@ class Journal:
         with self._waiting():
             await asyncio.shield(stalled)
         raise self._why_ending()
+
+    # -- a turn of what is paused --------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Let the handler begin nothing new until `let_go`."""
+        if self._held is None:
+            self._held = asyncio.get_running_loop().create_future()
+
+    def let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and not held.done():
+            held.set_result(None)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a branch has come to where it is held. Such a turn is not put away: nothing would wake it."""
+        return self._stopped > 0
+
+    async def _until_let_go(self, held: asyncio.Future[None]) -> None:
+        self._stopped += 1
+        try:
+            with self._waiting():
+                await asyncio.shield(held)
+        finally:
+            self._stopped -= 1
 
     def _refuse_in_compensation(self) -> None:
         if self._undoing:

@@ -49,6 +49,7 @@ class Mailboxes:
         self._refills = Refills(scope, store, self.books, ready, self._take_in)
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
         self._partition_reads = 0
+        self._held: dict[Activation, None] = {}  # what they would do next is part of what is paused
         self.may_run: Callable[[int], bool] = lambda partition: True
         self.on_mail: Callable[[Activation], None] = lambda activation: None
         """Something has come for an agent whose turn is in memory."""
@@ -240,6 +241,10 @@ class Mailboxes:
         head = activation.head()
         if head is None:
             return
+        if self._scope.paused and self._scope.is_held(head):
+            self._held[activation] = None
+            self._refills.cannot_run_yet(activation)
+            return
         if not head.is_control or head.failures:
             now, until = self._scope.clock.now(), activation.may_run_at(head)
             if until > now:
@@ -252,10 +257,30 @@ class Mailboxes:
             else:
                 self._refills.want(activation)
 
+    def is_held(self, activation: Activation) -> bool:
+        """Whether what it would do next is part of what is paused; it is looked at again when that goes on."""
+        head = activation.head()
+        if head is None or not self._scope.is_held(head):
+            return False
+        self._held[activation] = None
+        return True
+
+    def hold(self, activation: Activation) -> None:
+        """Its turn waits for something, and is not woken while what it is part of is paused."""
+        activation.held_turn = True
+        self._held[activation] = None
+
+    def let_go(self) -> None:
+        """What is paused has changed."""
+        held, self._held = self._held, {}
+        for activation in held:
+            activation.held_turn = False
+            self.schedule(activation)
+
     def head_may_run(self, activation: Activation) -> bool:
         """Whether the agent has a message that could run now, its partition apart."""
         head = activation.head()
-        if head is None or not (activation.alive and activation.loaded):
+        if head is None or not (activation.alive and activation.loaded) or self._scope.is_held(head):
             return False
         if head.is_control and not head.failures:
             return True
@@ -384,6 +409,7 @@ class Mailboxes:
         if not activation.alive:
             return
         activation.alive = False
+        self._held.pop(activation, None)
         self.on_dropped(activation)
         self.roster.remove(activation)
         self.books.cached -= len(activation.queue)

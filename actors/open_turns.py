@@ -141,6 +141,8 @@ class OpenTurns:
         )  # fmt: skip
         if envelope.header.task is not None:
             journal.on_new = partial(self._scope.refuse_if_exhausted, activation.tenant, envelope.header)
+        if self._scope.is_held(envelope):  # its task was paused since it began
+            journal.hold()
         journal.on_waiting = partial(self._host.waits, activation)
         journal.on_running = partial(self._host.runs, activation)
         return journal

@@ -192,6 +192,7 @@ class Outcomes:
             task_events=tuple(puts.task_events),
             cancels=tuple(puts.cancels),
             new_tasks=tuple(puts.new_tasks),
+            pauses=tuple(puts.pauses),
             journal=journal,
             task=envelope.header.task,
             spent=None

@@ -147,7 +147,8 @@ class Refills:
             del self._later[activation]
             if activation.alive and activation.queue and not activation.scheduled and not activation.running:
                 head = activation.queue[0]
-                if not head.is_control and activation.may_run_at(head) > self._scope.clock.now():
+                waits = activation.may_run_at(head) > self._scope.clock.now() or self._scope.is_held(head)
+                if waits and not head.is_control:
                     self._unload(activation)
 
     def _unload(self, activation: Activation) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from actors.schedule import ScheduleSpec
-from actors.scope import Scope
+from actors.scope import WHOLE, Scope
 from bus.address import partition_of
 from bus.envelope import Header, Outgoing, header_to_json, new_id
 from bus.errors import Fenced, StorageUnavailable
@@ -68,7 +68,8 @@ class Schedules:
                         kept = True
                     if not self._specs:
                         break
-                    await self._fire()
+                    if WHOLE not in self._scope.paused:  # afterwards it catches up, as after any standstill
+                        await self._fire()
                 except Fenced:
                     if not await self._fenced():
                         return

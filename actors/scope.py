@@ -16,6 +16,7 @@ from bus.envelope import Envelope, Header
 from bus.errors import LimitExceeded, UnknownKind
 from storage.spent import Reached
 
+WHOLE = ("", "")  # a pause of the domain itself
 _LEADS = f"{TASK_KIND}/"
 _SLACK_S = 0.001  # an event loop's clock is coarse; a callback must not come before its time
 
@@ -78,6 +79,8 @@ class Scope:
         """Why tasks were cancelled, by tenant and reference, as far as this host knows."""
         self.exhausted: dict[tuple[str, str], Reached] = {}
         """Tasks that are above a limit, by tenant and reference, as far as this host knows."""
+        self.paused: frozenset[tuple[str, str]] = frozenset()
+        """Tasks that are paused, by tenant and reference; WHOLE is this domain."""
         self._topics = domain.spec.topics
 
     def why_cancelled(self, envelope: Envelope) -> str | None:
@@ -92,6 +95,22 @@ class Scope:
         if why is None and (reached := self._reached(envelope.tenant, envelope.header)) is not None:
             why = reached.words
         return why
+
+    def is_held(self, envelope: Envelope) -> bool:
+        """Whether the message waits because its task is paused, or the domain. The agents that lead tasks go on, so
+        that a task can be cancelled, and what was cancelled comes to its end."""
+        if not self.paused or envelope.is_control or envelope.agent.startswith(_LEADS):
+            return False
+        if envelope.header.undoes:  # it brings a task to rest
+            return False
+        task = envelope.header.task
+        if WHOLE not in self.paused and (task is None or (envelope.tenant, task) not in self.paused):
+            return False
+        return self.why_cancelled(envelope) is None
+
+    def is_at_held_work(self, envelope: Envelope | None) -> bool:
+        """The same of a message whose handler runs or waits in memory, if there is one."""
+        return envelope is not None and self.is_held(envelope)
 
     def refuse_if_exhausted(self, tenant: str, header: Header) -> None:
         """Raise LimitExceeded when the task of a message, with those above it, is above a limit."""

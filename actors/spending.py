@@ -40,11 +40,14 @@ def spent(
 ) -> Spent | None:
     """What a write of a turn uses; None where that is nothing, or its message part of no task.
 
-    Messages of Callboard's own (reports, answers, the task itself) are not counted.
+    Messages of Callboard's own (reports, answers, the task itself) are not counted, nor those that undo something.
     """
     if header.task is None:
         return None
-    hops = sum(send.header.task is not None and not send.header.type.startswith(OWN) for send in sends)
+    hops = sum(
+        send.header.task is not None and not (send.header.undoes or send.header.type.startswith(OWN))
+        for send in sends
+    )
     asks = steps = tokens = 0
     cost = 0.0
     if journal is not None:

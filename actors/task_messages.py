@@ -112,6 +112,18 @@ class CancelTask(BaseModel):
     reason: str
 
 
+@message("callboard.pause_task.v1")
+class PauseTask(BaseModel):
+    """Begin no further turn of the task, nor of those that it has started, until it is resumed."""
+
+    reason: str = ""
+
+
+@message("callboard.resume_task.v1")
+class ResumeTask(BaseModel):
+    """Let a paused task go on, with those that it has started."""
+
+
 @message("callboard.task_stopped.v1")
 class TaskStopped(BaseModel):
     """Nothing of a cancelled task runs any more, and none of its turns is open."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from actors.scope import Clock
+from actors.scope import WHOLE, Scope
 from bus.errors import Fenced, StorageUnavailable
 from storage.records import Fence
 from storage.store import TurnStore
@@ -23,13 +23,13 @@ class Timers:
 
     def __init__(
         self,
-        clock: Clock,
+        scope: Scope,
         fence: Fence,
         store: TurnStore,
         holdings: Holdings,
         fenced: Callable[[], Awaitable[bool]],
     ) -> None:
-        self._clock = clock
+        self._scope = scope
         self._fence = fence
         self._store = store
         self._holdings = holdings
@@ -38,9 +38,11 @@ class Timers:
     async def run(self) -> None:
         """Runs until the incarnation has ended."""
         while True:
-            await self._clock.pause(_EVERY_S)
+            await self._scope.clock.pause(_EVERY_S)
             owned = self._holdings.open_partitions()
-            if not owned:
+            if (
+                not owned or WHOLE in self._scope.paused
+            ):  # what comes due meanwhile acts when the domain goes on
                 continue
             try:
                 due = await self._store.fire_timers(self._fence, owned, _BATCH)

@@ -166,7 +166,10 @@ class Trials:
         return [(a, head) for a, head, done in tried if done.result() and a.alive]
 
     def _can_run(self, activation: Activation) -> bool:
-        return bool(activation.alive and activation.queue and activation.loaded and not activation.running)
+        return bool(
+            activation.alive and activation.queue and activation.loaded and not activation.running
+            and not self._mailboxes.is_held(activation)
+        )  # fmt: skip
 
 
 def _chunks(untried: dict[Activation, None]) -> Iterator[list[Activation]]:

@@ -53,6 +53,11 @@ class WaitingTurns:
         journal = activation.journal
         if journal is None or journal.is_closed:
             return
+        if self._host.scope.is_at_held_work(activation.at_work):
+            self._host.mailboxes.hold(activation)
+            if activation in self._since and any(e.is_control and not is_wake(e) for e in activation.queue):
+                self._urgent.append(activation)
+            return
         for wake in [envelope for envelope in activation.queue if is_wake(envelope)]:
             if not wake.payload:  # there was no room for it
                 self._host.mailboxes.refill(activation, control_only=True)
@@ -113,7 +118,7 @@ class WaitingTurns:
 
     async def _park(self, activation: Activation) -> None:
         journal = activation.journal
-        if journal is None or journal.is_closed or activation not in self._since:
+        if journal is None or journal.is_closed or activation not in self._since or journal.is_stopped:
             return
         committed = await journal.park()
         if committed and activation in self._since and not journal.is_dirty:

@@ -225,6 +225,7 @@ def _seq_of(turn: TurnRecord) -> int | None:
 def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[Outgoing]) -> str:
     # An update takes any one of several rows for a task: only its last may be there.
     tasks = {(t.tenant, w.id): w for t in turns for w in t.tasks}
+    pauses = {(t.tenant, p.task): p for t in turns for p in t.pauses}
     return json.dumps(
         {
             "marks": [
@@ -258,6 +259,7 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
                 }
                 for (tenant, _), w in tasks.items()
             ],
+            "pauses": [{"tenant": tenant, **msgspec.structs.asdict(p)} for (tenant, _), p in pauses.items()],
             "new_tasks": [
                 {"tenant": t.tenant, **msgspec.structs.asdict(n)} for t in turns for n in t.new_tasks
             ],

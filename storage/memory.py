@@ -89,6 +89,8 @@ class MemoryStore(MemoryHosts):
         """All that turns have sent, timers included, in the order of their commits."""
         self.waits = MemoryTurns(self.mail, self._post, lambda: self.now())
         self.cancellations = MemoryCancellations(self.waits, self._post, lambda: self.now())
+        self.pauses: dict[tuple[str, str, str], str] = {}
+        """Why, by domain, tenant and reference of a task; the last two are empty where it is the domain itself."""
         self.spending = MemorySpending(self._post, lambda: self.now())
         self.on_limit: Callable[[Reached], None] = lambda reached: None
         self._seq = 0
@@ -208,6 +210,12 @@ class MemoryStore(MemoryHosts):
             if (domain, turn.tenant, write.id) in self.tasks:
                 self.tasks[(domain, turn.tenant, write.id)] = write
         self.cancellations.add(domain, turn)
+        for pause in turn.pauses:
+            key = domain, turn.tenant, f"{domain}/{pause.task}"
+            if pause.paused:
+                self.pauses.setdefault(key, pause.why)
+            else:
+                self.pauses.pop(key, None)
         for event in turn.task_events:
             self.task_events[(domain, turn.tenant, event.task, event.number)] = event
 
@@ -377,6 +385,9 @@ class MemoryStore(MemoryHosts):
 
     async def read_cancellations(self, *, ended: bool) -> list[Cancellation]:
         return self.cancellations.read(ended=ended)
+
+    async def read_pauses(self, domain: str) -> list[tuple[str, str]]:
+        return [(tenant, task) for of, tenant, task in self.pauses if task or of == domain]
 
     async def stop_cancelled(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
         self._require_fence(fence, partitions)

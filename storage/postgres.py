@@ -366,6 +366,11 @@ class PostgresStore:
             rows = await connection.fetch(query("read_cancellations"), ended, CANCELLATIONS_READ)
         return [Cancellation(**dict(row)) for row in rows]
 
+    async def read_pauses(self, domain: str) -> list[tuple[str, str]]:
+        async with self._reader() as connection:
+            rows = await connection.fetch(query("read_pauses"), domain)
+        return [(row["tenant"], row["task"]) for row in rows]
+
     async def stop_cancelled(self, fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
         async with self._reader() as connection:
             rows = await connection.fetch(

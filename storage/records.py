@@ -84,6 +84,15 @@ class CancelWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     why: str
 
 
+class PauseWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A task's agent has paused it, or lets it go on."""
+
+    task: str
+    paused: bool
+    by: str
+    why: str = ""
+
+
 class Cancellation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A task (`domain/id`) that was cancelled; `is_open` until nothing of it is left."""
 
@@ -135,6 +144,7 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tasks: tuple[TaskWrite, ...] = ()
     task_events: tuple[TaskEvent, ...] = ()
     cancels: tuple[CancelWrite, ...] = ()
+    pauses: tuple[PauseWrite, ...] = ()
     new_tasks: tuple[NewTask, ...] = ()
     """Each comes with a line of its log."""
     journal: JournalWrite | None = None  # of a turn that has waited, and ends

@@ -114,6 +114,7 @@ async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retenti
         pass
     await db.execute(query("retention_hosts_delete"), HOSTS_KEPT_DAYS, HOSTS_KEPT)
     await db.execute(query("retention_cancellations_delete"))
+    await db.execute(query("retention_pauses_delete"))
     await db.execute(query("retention_code_delete"), CODE_KEPT_HOURS)
     if counted.blobs:
         await db.execute(query("retention_blobs_delete"), cutoff)

@@ -301,6 +301,9 @@ begin
     select p_domain, c.tenant, c.task, c.partition, c.why
     from jsonb_to_recordset(p_rare -> 'cancels') as c(tenant text, task uuid, partition int, why text)
     on conflict do nothing;
+  if jsonb_array_length(p_rare -> 'pauses') > 0 then
+    perform write_pauses(p_domain, p_rare -> 'pauses');
+  end if;
 end $$;
 CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_tenant text[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_settles uuid[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb, t_task text[]) RETURNS bigint[]
     LANGUAGE plpgsql
@@ -889,6 +892,18 @@ CREATE FUNCTION callboard.write_ledger(p_domain text, p_epoch bigint, p_calls js
         error = excluded.error, approval = excluded.approval, ended_at = excluded.ended_at,
         epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end
 $$;
+CREATE FUNCTION callboard.write_pauses(p_domain text, p_pauses jsonb) RETURNS void
+    LANGUAGE sql
+    AS $$
+  update pauses x set resumed_at = now(), resumed_by = p.by
+    from jsonb_to_recordset(p_pauses) as p(tenant text, task uuid, paused boolean, by text)
+    where not p.paused and x.domain = p_domain and x.tenant = p.tenant and x.task = p.task and x.resumed_at is null;
+  insert into pauses (domain, tenant, task, by, why)
+    select p_domain, p.tenant, p.task, p.by, p.why
+    from jsonb_to_recordset(p_pauses) as p(tenant text, task uuid, paused boolean, by text, why text)
+    where p.paused
+    on conflict do nothing;
+$$;
 CREATE TABLE callboard.agents (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text NOT NULL COLLATE pg_catalog."C",
@@ -1174,6 +1189,16 @@ CREATE TABLE callboard.migrations (
     digest text NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
+CREATE TABLE callboard.pauses (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text COLLATE pg_catalog."C",
+    task uuid,
+    by text NOT NULL,
+    why text NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    resumed_at timestamp with time zone,
+    resumed_by text
+);
 CREATE TABLE callboard.schedules (
     domain text NOT NULL COLLATE pg_catalog."C",
     name text NOT NULL COLLATE pg_catalog."C",
@@ -1355,6 +1380,7 @@ CREATE INDEX journal_202702_domain_tenant_turn_number_idx ON callboard.journal_2
 CREATE INDEX journal_default_domain_tenant_turn_number_idx ON callboard.journal_default USING btree (domain, tenant, turn, number);
 CREATE INDEX ledger_agent ON callboard.ledger USING btree (domain, tenant, agent, message);
 CREATE INDEX ledger_unknown ON callboard.ledger USING btree (domain, tenant, started_at) WHERE (status = ANY (ARRAY['started'::text, 'unknown'::text]));
+CREATE UNIQUE INDEX pauses_open ON callboard.pauses USING btree (domain, tenant, task) NULLS NOT DISTINCT WHERE (resumed_at IS NULL);
 CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL));
 CREATE INDEX promises_for_people ON callboard.promises USING btree (tenant, created_at) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status = 'pending'::text));
 CREATE INDEX promises_owner ON callboard.promises USING btree (domain, tenant, agent, turn);

@@ -234,7 +234,16 @@ class LimitStore(Protocol):
     """Called with each limit above which a task is whose turns have just been committed."""
 
 
+class PauseStore(Protocol):
+    """Where it is read what is paused."""
+
+    async def read_pauses(self, domain: str) -> list[tuple[str, str]]:
+        """The tasks that are paused, by tenant and reference; two empty words stand for the domain itself."""
+        ...
+
+
 class HostStore(
+    PauseStore,
     TurnStore,
     LimitStore,
     AskStore,

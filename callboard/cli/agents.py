@@ -1,4 +1,4 @@
-"""`callboard agents`, `agent`, `pause` and `resume`."""
+"""`callboard agents` and `agent`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 from callboard.cli.agent_timeline import show_timeline, timeline_json
 from callboard.cli.agent_view import (
-    UNTOUCHED,
     agent_json,
     lifecycle_word,
     past_json,
@@ -23,8 +22,6 @@ from callboard.cli.terminal import ago, console, emit, note, plain, table
 from callboard.cli.waits import row_waits_for
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from storage.inspect import AgentRow
 
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="domain/kind/key")]
@@ -127,57 +124,6 @@ async def agent(
     if not verdict.intact:
         note(f"Error: {verdict.broken} Somebody edited it; compare with a backup.")
     return 0 if verdict.intact else 1
-
-
-@asynchronous
-async def pause(
-    address: Address,
-    reason: Annotated[str, typer.Option(help="Stands in the agent's history.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Pause an agent: its messages wait in its mailbox until it is resumed."""
-    from actors.control import Pause
-
-    await _ask(address, Pause(reason=reason), "paused", as_json)
-
-
-@asynchronous
-async def resume(address: Address, as_json: Json = False) -> None:
-    """Let a paused agent go on."""
-    from actors.control import Resume
-
-    await _ask(address, Resume(), "running", as_json)
-
-
-async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> None:
-    from bus.address import parse_address
-    from bus.errors import InvalidAddress
-    from storage.inspect import lifecycle_of, view_agent
-    from storage.intake import Incoming, accept
-
-    place = parse_address(address)
-    async with opened(bus=True) as at:
-        view = await view_agent(at.db, place, tenant=at.tenant, messages=1, history=0)
-        untouched = view.is_untouched
-        if untouched and wanted == "running":
-            raise InvalidAddress(f"{UNTOUCHED} {address}.", fix="There is nothing to resume.")
-        message = Incoming(to=place, message=request, control=True)
-        (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
-
-        async def is_done() -> bool:
-            return await lifecycle_of(at.db, place, tenant=at.tenant) == wanted and not await still_waits(
-                at, place, accepted.seq
-            )
-
-        done = await carried_out(at, is_done)
-    if untouched:
-        note(f"{UNTOUCHED} {address}: it is created paused.")
-    if as_json:
-        emit({"address": address, "message": accepted.id, "wanted": wanted, "done": done})
-    elif done:
-        console().print(plain(f"{address} is {wanted}."))
-    else:
-        console().print(plain(f"Accepted: {address} will be {wanted} as soon as a host runs it."))
 
 
 async def still_waits(at: Opened, place: Any, seq: int | None) -> bool:

@@ -19,6 +19,7 @@ from callboard.cli import (
     domains,
     gateway,
     ledger,
+    pausing,
     promises,
     retention,
     run,
@@ -58,8 +59,8 @@ def _everywhere(
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, agents.pause,
-    agents.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, gateway.gateway, doctor.doctor,
+    run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, pausing.pause,
+    pausing.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, gateway.gateway, doctor.doctor,
     backup.backup, backup.restore, retention.retention, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:

@@ -83,6 +83,12 @@ def _show_domains(standing: Standing) -> None:
             what = "turn waits or runs" if domain.open_turns == 1 else "turns wait or run"
             where = f"`callboard agents {domain.domain}` says for what"
             out.print(plain(f"{domain.domain}: {domain.open_turns:,} {what}: {where}.", "dim"))
+        if domain.paused_by is not None:
+            what = f"paused by {clean(domain.paused_by)}; `callboard resume {domain.domain}`"
+            out.print(plain(f"{domain.domain}: {what}.", "yellow"))
+        if domain.paused_tasks:
+            what = f"{domain.paused_tasks} of its tasks are paused"
+            out.print(plain(f"{domain.domain}: {what}: `callboard tasks --open`.", "yellow"))
         if domain.stuck_tasks:
             what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
             out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))

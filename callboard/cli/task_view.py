@@ -15,6 +15,7 @@ COLOURS = {
     "completed": "green",
     "failed": "red",
     "stuck": "yellow",
+    "paused": "yellow",
     "ending": "yellow",
     "cancelling": "yellow",
     "cancelled": "red",

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from callboard.cli.agents import Address, carried_out, resume, still_waits
+from callboard.cli.agents import Address, carried_out, still_waits
 from callboard.cli.connection import opened
 from callboard.cli.options import Json
+from callboard.cli.pausing import resume_agent
 from callboard.cli.running import asynchronous, needs_command
 from callboard.cli.terminal import console, emit, plain
 
@@ -30,7 +31,11 @@ def turn(context: typer.Context) -> None:
     needs_command(context)
 
 
-app.command("retry", help="Run the turn again, once its code is mended: the agent is resumed.")(resume)
+@app.command()
+@asynchronous
+async def retry(address: Address, as_json: Json = False) -> None:
+    """Run the turn again, once its code is mended: the agent is resumed."""
+    await resume_agent(address, as_json)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from actors.host import Host
-from actors.scope import Scope
+from actors.scope import WHOLE, Scope
 from bus import subjects
 from bus.errors import CallboardError
 from bus.transport import LoopbackTransport
@@ -127,6 +127,8 @@ class Hosts:
         return ", ".join(names) or "a host"
 
     def _next_timer(self) -> float | None:
+        if WHOLE in self._scope.paused:  # nothing comes due
+            return None
         owned = {partition for running in self._live() for partition in running.partitions}
         return self._store.next_timer(self._scope.domain, owned)
 

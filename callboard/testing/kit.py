@@ -26,9 +26,9 @@ from actors.domain import (
 )
 from actors.queries import run_query
 from actors.schedule import ScheduleSpec, check_schedules
-from actors.scope import Scope
+from actors.scope import WHOLE, Scope
 from actors.secret import GivenSecrets
-from actors.task_messages import CancelTask
+from actors.task_messages import CancelTask, PauseTask, ResumeTask
 from actors.values import encode_answer
 from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
@@ -185,6 +185,20 @@ class TestKit:
     async def cancel_task(self, task: str, reason: str = "no reason") -> None:
         """Cancel a task that was given; what is part of it ends as the clock goes on."""
         await self.send(f"{self.domain.name}/task/{task}", CancelTask(reason=reason), task=task)
+
+    async def pause_task(self, task: str, reason: str = "") -> None:
+        """Pause a task that was given; hosts see it as the clock goes on."""
+        await self.send(f"{self.domain.name}/task/{task}", PauseTask(reason=reason), task=task)
+
+    async def resume_task(self, task: str) -> None:
+        await self.send(f"{self.domain.name}/task/{task}", ResumeTask(), task=task)
+
+    def pause_domain(self, reason: str = "") -> None:
+        """Pause the whole domain; hosts see it as the clock goes on."""
+        self.store.pauses[(self.domain.name, *WHOLE)] = reason
+
+    def resume_domain(self) -> None:
+        del self.store.pauses[(self.domain.name, *WHOLE)]
 
     async def fail_task(self, task: str, reason: str = "no reason") -> None:
         """End a task as failed, as an operator would."""

@@ -198,13 +198,17 @@ class TaskAgent(Leader):
 
     @handler
     async def on_deadline(self, _: TaskDeadline, ctx: Context) -> None:
-        end = self.state.end
-        if not self._has_ended and (end is None or end.can_be_worse):
-            self._fail(ctx, "deadline", "The task was not done by its deadline.")
+        if self.state.paused is not None:
+            self.state.paused.late = "deadline"
+        else:
+            self._miss_deadline(ctx)
 
     @handler
     async def on_wall_time(self, time: WallTime, ctx: Context) -> None:
-        self._stop_at(ctx, LimitReached(limit=WALL, used=time.wall_s, allowed=time.wall_s))
+        if self.state.paused is None:
+            self._stop_at(ctx, LimitReached(limit=WALL, used=time.wall_s, allowed=time.wall_s))
+        elif self.state.paused.late is None:
+            self.state.paused.late, self.state.paused.wall_s = "wall_s", time.wall_s
 
     @handler
     async def on_fail_task(self, order: FailTask, ctx: Context) -> None:

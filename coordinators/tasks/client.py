@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from actors.task_messages import CancelTask, task_agent
+from actors.task_messages import CancelTask, PauseTask, ResumeTask, task_agent
 from actors.task_outcome import failure
+from actors.task_reports import MAX_TEXT
 from bus import subjects
 from bus.address import DEFAULT_TENANT
 from bus.envelope import new_id
@@ -99,6 +100,9 @@ class TaskClient:
 
     async def _order(self, task_id: str, reason: str, message: BaseModel) -> TaskView:
         require_text("reason for the end", reason, MAX_REASON_BYTES)
+        return await self._tell(task_id, message)
+
+    async def _tell(self, task_id: str, message: BaseModel) -> TaskView:
         task = await self.find(task_id)
         if task.finished_at is not None:
             raise TaskError(f"Task {task.id} has ended already: it is {task.status}.")
@@ -117,6 +121,18 @@ class TaskClient:
         if task.status in ("cancelling", "cancelled"):
             return task
         return await self._order(task_id, reason, CancelTask(reason=reason))
+
+    async def pause(self, task_id: str, reason: str = "") -> TaskView:
+        """Have no host begin anything more of the task, nor of those that it has started; return it as it stood.
+
+        What runs comes to its next recorded call. Its deadline goes on, and acts when it is resumed. Raises UnknownTask,
+        or TaskError when it has ended.
+        """
+        return await self._tell(task_id, PauseTask(reason=reason[:MAX_TEXT]))
+
+    async def resume(self, task_id: str) -> TaskView:
+        """Let a paused task go on; return it as it stood. Raises UnknownTask, or TaskError when it has ended."""
+        return await self._tell(task_id, ResumeTask())
 
     async def find(self, task_id: str) -> TaskView:
         """The task of an id or a reference as it stands; raises UnknownTask."""

@@ -36,6 +36,14 @@ class End(BaseModel):
         return self.status == "completed"
 
 
+class Paused(BaseModel):
+    """Who has paused the task; `late` is the code of what came due meanwhile, and acts when it goes on."""
+
+    by: str
+    late: Literal["deadline", "wall_s"] | None = None
+    wall_s: float = 0.0
+
+
 class Children(BaseModel):
     """The tasks that this one has started and that have not ended, by their references."""
 

@@ -22,7 +22,9 @@ class TaskFeed:
                 f'{{"task":"{event.task}","number":{event.number},"kind":"{event.kind}","body":{event.body}}}'
             )
             self._transport.publish(subjects.task_events(self._domain, event.task), line.encode())
-        if turn.new_tasks:
+        if turn.new_tasks or any(row.status == "submitted" for row in turn.tasks):
             self._transport.publish(subjects.tasks_waiting(self._domain), SUBMITTED)
-        if any(row.finished or row.status == "stuck" for row in turn.tasks):  # room for another one
+        if any(
+            row.finished or row.status in ("stuck", "paused") for row in turn.tasks
+        ):  # room for another one
             self._transport.publish(subjects.tasks_waiting(self._domain), FINISHED)

@@ -23,6 +23,8 @@ from actors.task_messages import (
     CancelTask,
     ChildEnded,
     LimitReached,
+    PauseTask,
+    ResumeTask,
     SubmitTask,
     TaskOutcome,
     TaskStopped,
@@ -31,12 +33,13 @@ from actors.task_messages import (
 )
 from actors.task_reports import MAX_TEXT
 from bus.errors import CallboardError, UnknownDomain
+from bus.task_limits import WALL
 from bus.task_ref import task_ref
 from coordinators.tasks.auction import Auction
 from coordinators.tasks.dead_work import DeadWork
-from coordinators.tasks.ending import Children, End
+from coordinators.tasks.ending import Children, End, Paused
 from coordinators.tasks.parts import Parts
-from storage.records import NewTask, TaskEvent, TaskWrite
+from storage.records import NewTask, PauseWrite, TaskEvent, TaskWrite
 
 MAX_LOG = 10_000  # lines of one task's log; past that only what changes its status is added
 MAX_ASIDES = 100  # of them: late messages and dead letters
@@ -65,6 +68,7 @@ class Leader(Agent):
         waiter: str | None = None  # the promise of who waits for its end
         children: Children = Field(default_factory=Children)
         end: End | None = None
+        paused: Paused | None = None
 
     state: State
 
@@ -127,6 +131,8 @@ class Leader(Agent):
         )  # fmt: skip
         ctx.send(task_agent(child), submitted)
         state.children.add(child)
+        if state.paused is not None:  # the turn that has started it was under way
+            ctx.send(task_agent(child), PauseTask(reason="its parent is paused"))
         self._run(ctx)
         self._log(ctx, "child", task=child, goal=order.goal[:200], by=ctx.sender)
 
@@ -140,6 +146,45 @@ class Leader(Agent):
             return
         self._log(ctx, "child_ended", task=report.task, status=report.status)
         self._end_if_at_rest(ctx)
+
+    # -- pauses --------------------------------------------------------------------------------------
+
+    @handler
+    async def on_pause(self, order: PauseTask, ctx: Context) -> None:
+        """No host begins anything more of the task. This agent goes on: the task can still be cancelled."""
+        state = self.state
+        if self._has_ended or state.paused is not None or not (state.end is None or state.end.can_be_worse):
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+            return
+        state.paused = Paused(by=ctx.sender)
+        ctx.record_pause(PauseWrite(task=ctx.address.key, paused=True, by=ctx.sender, why=order.reason))
+        self._tell_children(ctx, PauseTask(reason=order.reason))
+        self._log(ctx, "paused", by=ctx.sender, reason=order.reason)
+        self._write(ctx)
+
+    @handler
+    async def on_resume(self, _: ResumeTask, ctx: Context) -> None:
+        paused = self.state.paused
+        if paused is None:
+            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
+            return
+        self._let_go(ctx)
+        self._tell_children(ctx, ResumeTask())
+        self._log(ctx, "resumed", by=ctx.sender)
+        self._write(ctx)
+        if paused.late == "deadline":
+            self._miss_deadline(ctx)
+        elif paused.late == WALL:
+            self._stop_at(ctx, LimitReached(limit=WALL, used=paused.wall_s, allowed=paused.wall_s))
+
+    def _let_go(self, ctx: Context) -> None:
+        self.state.paused = None
+        ctx.record_pause(PauseWrite(task=ctx.address.key, paused=False, by=ctx.sender))
+
+    def _miss_deadline(self, ctx: Context) -> None:
+        end = self.state.end
+        if not self._has_ended and (end is None or end.can_be_worse):
+            self._fail(ctx, "deadline", "The task was not done by its deadline.")
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -186,7 +231,7 @@ class Leader(Agent):
         state.end, state.auction = end, None
         if end.error is not None:
             why = f"task {ctx.address.key}, which has started it, {'was cancelled' if end.status == 'cancelled' else 'has failed'}: {end.error['message']}"
-            self._cancel_children(ctx, why[:MAX_TEXT])
+            self._tell_children(ctx, CancelTask(reason=why[:MAX_TEXT]))
         if end.stops:
             ctx.record_cancellation(end.why(ctx.address.key))
         if at_once:
@@ -197,10 +242,10 @@ class Leader(Agent):
             self._log(ctx, state.status, **facts, **self._whom_it_waits_for())
             self._write(ctx)
 
-    def _cancel_children(self, ctx: Context, why: str) -> None:
+    def _tell_children(self, ctx: Context, message: BaseModel) -> None:
         for child in list(self.state.children.running):
             try:
-                ctx.send(task_agent(child), CancelTask(reason=why))
+                ctx.send(task_agent(child), message)
             except UnknownDomain:  # it has gone with its domain
                 self.state.children.remove(child)
 
@@ -217,6 +262,8 @@ class Leader(Agent):
     def _conclude(self, ctx: Context, end: End) -> None:
         state = self.state
         state.status, state.end = end.status, None
+        if state.paused is not None:
+            self._let_go(ctx)
         state.parts, state.dead, state.children = (
             Parts(),
             DeadWork(),
@@ -237,6 +284,14 @@ class Leader(Agent):
     @property
     def _has_ended(self) -> bool:
         return self.state.status in ("completed", "failed", "cancelled")
+
+    @property
+    def _shown_status(self) -> str:
+        """What the row says."""
+        status = self.state.status
+        if self.state.paused is not None and not (self._has_ended or status == "cancelling"):
+            return "paused"
+        return "submitted" if status == "new" else status
 
     def _is_under_way(self, ctx: Context) -> bool:
         if self.state.status in ("assigned", "running", "stuck"):
@@ -260,7 +315,7 @@ class Leader(Agent):
         ctx.record_task(
             TaskWrite(
                 id=ctx.address.key,
-                status=state.status,
+                status=self._shown_status,
                 assignee=state.assignee,
                 progress=state.progress,
                 result=result,

@@ -79,6 +79,9 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     open_tasks: int
     stuck_tasks: int
     unowned: list[int]
+    paused_tasks: int = 0
+    paused_by: str | None = None
+    """Who has paused the domain, and why."""
 
 
 class TableSize(msgspec.Struct, frozen=True, kw_only=True):

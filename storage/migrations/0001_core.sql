@@ -476,6 +476,10 @@ begin
     select p_domain, c.tenant, c.task, c.partition, c.why
     from jsonb_to_recordset(p_rare -> 'cancels') as c(tenant text, task uuid, partition int, why text)
     on conflict do nothing;
+
+  if jsonb_array_length(p_rare -> 'pauses') > 0 then
+    perform write_pauses(p_domain, p_rare -> 'pauses');
+  end if;
 end $$;
 
 -- Moves due timers of the owned partitions into the mailboxes, under the fence.

@@ -74,3 +74,13 @@ delete from domains where domain = $1 and state = 'deleting'
 
 -- name: add_suspects
 update domains set suspect = array(select distinct p from unnest(suspect || $2::int[]) p order by p) where domain = $1
+
+-- name: pause_domain
+insert into pauses (domain, by, why) values ($1, $2, $3) on conflict do nothing returning true
+
+-- name: resume_domain
+update pauses set resumed_at = now(), resumed_by = $2
+where domain = $1 and task is null and resumed_at is null returning true
+
+-- name: paused_domains
+select domain, by, why, at from pauses where task is null and resumed_at is null order by domain

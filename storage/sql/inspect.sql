@@ -48,11 +48,17 @@ select version, schema_version, lifecycle, state::text as state, hash, updated_a
 from agents where domain = $1 and tenant = $2 and agent = $3
 
 -- name: inspect_paused_of
--- Of agents (domain, kind/key) those that are paused.
+-- Of agents (domain, kind/key) those that are paused, the tasks that they lead if these are, and their domains.
 select a.domain || '/' || a.agent as address
 from unnest($2::text[], $3::text[]) as wanted (domain, agent)
 join agents a on a.domain = wanted.domain and a.tenant = $1 and a.agent = wanted.agent
-where a.lifecycle = 'paused' order by 1
+where a.lifecycle = 'paused'
+union select p.domain from pauses p where p.task is null and p.resumed_at is null and p.domain = any ($2::text[])
+union select p.domain || '/' || p.task
+      from unnest($2::text[], $3::text[]) as wanted (domain, agent)
+      join pauses p on p.domain = wanted.domain and wanted.agent = 'task/' || p.task
+      where p.tenant = $1 and p.resumed_at is null
+order by 1
 
 -- name: inspect_paused_at_work
 -- Of the agents that lead an open task, or were assigned one, those that are paused.
@@ -135,6 +141,10 @@ select d.domain, d.partitions, d.kinds, d.home, d.code, d.state, d.updated_at,
        (select count(*) from tasks t where t.domain = d.domain and t.finished_at is null) as open_tasks,
        (select count(*) from tasks t
         where t.domain = d.domain and t.finished_at is null and t.status = 'stuck') as stuck_tasks,
+       (select count(*) from tasks t
+        where t.domain = d.domain and t.finished_at is null and t.status = 'paused') as paused_tasks,
+       (select concat_ws(': ', p.by, nullif(p.why, '')) from pauses p
+        where p.domain = d.domain and p.task is null and p.resumed_at is null) as paused_by,
        array(
          select p from generate_series(0, d.partitions - 1) p
          where d.state = 'active' and not exists (

@@ -136,6 +136,11 @@ union all
 (select number, tenant, domain || '/' || task, why, false from cancellations
  where $1 and ended_at > now() - interval '30 days' order by number desc limit $2)
 
+-- name: read_pauses
+-- Of a domain as a whole the row that has neither tenant nor task.
+select coalesce(tenant, '') as tenant, coalesce(domain || '/' || task, '') as task
+from pauses where resumed_at is null and (task is not null or domain = $1)
+
 -- name: stop_cancelled
 select tenant, agent, partition from stop_cancelled($1, $2, $3::int[])
 

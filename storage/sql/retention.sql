@@ -97,6 +97,9 @@ delete from heartbeats b using gone g where b.domain = g.domain and b.epoch = g.
 -- As long as hosts read them.
 delete from cancellations where ended_at < now() - interval '30 days'
 
+-- name: retention_pauses_delete
+delete from pauses where resumed_at < now() - interval '30 days'
+
 -- name: retention_code_count
 select count(*) from domain_code c
 where c.added_at < now() - make_interval(hours => $1)

@@ -40,8 +40,8 @@ left join lateral (
 ) t on true
 
 -- name: open_tasks
--- Stuck ones wait for a person and do no work: they keep nobody else waiting.
-select count(*) from tasks where domain = $1 and finished_at is null and status not in ('submitted', 'stuck')
+-- Stuck and paused ones wait for a person and do no work: they keep nobody else waiting.
+select count(*) from tasks where domain = $1 and finished_at is null and status not in ('submitted', 'stuck', 'paused')
 
 -- name: tasks_at_work
 -- Of the open ones, those that wait for no child.

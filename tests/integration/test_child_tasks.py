@@ -23,12 +23,6 @@ SOON_S = 20.0
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("CALLBOARD_HOME", str(home))
-    return Cli(capsys)
-
-
-@pytest.fixture
 async def office(
     services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Deployment]:

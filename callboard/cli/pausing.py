@@ -1,0 +1,134 @@
+"""`callboard pause` and `resume`: an agent, a task or a whole domain."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from callboard.cli.agent_view import UNTOUCHED
+from callboard.cli.agents import carried_out, still_waits
+from callboard.cli.connection import opened
+from callboard.cli.options import Json
+from callboard.cli.running import asynchronous
+from callboard.cli.terminal import console, emit, note, plain
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="An agent (domain/kind/key), a task's id, or a domain.")
+]
+_OPERATOR = "external/operator"
+
+
+@asynchronous
+async def pause(
+    target: Target,
+    reason: Annotated[str, typer.Option(help="Stands in the history, the task's log, or `status`.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Pause an agent, a task with all that it has started, or a domain: what waits for it waits until it is resumed."""
+    if _is_task(target):
+        await _pause_task(target, reason, as_json)
+    elif "/" not in target:
+        await _pause_domain(target, reason, as_json)
+    else:
+        from actors.control import Pause
+
+        await _ask(target, Pause(reason=reason), "paused", as_json)
+
+
+@asynchronous
+async def resume(target: Target, as_json: Json = False) -> None:
+    """Let what is paused go on."""
+    if _is_task(target):
+        await _pause_task(target, None, as_json)
+    elif "/" not in target:
+        await _pause_domain(target, None, as_json)
+    else:
+        await resume_agent(target, as_json)
+
+
+async def resume_agent(address: str, as_json: bool) -> None:
+    from actors.control import Resume
+
+    await _ask(address, Resume(), "running", as_json)
+
+
+def _is_task(target: str) -> bool:
+    domain, _, id_ = target.rpartition("/")
+    try:
+        uuid.UUID(id_)
+    except ValueError:
+        return False
+    return "/" not in domain
+
+
+async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> None:
+    from bus.address import parse_address
+    from bus.errors import InvalidAddress
+    from storage.inspect import lifecycle_of, view_agent
+    from storage.intake import Incoming, accept
+
+    place = parse_address(address)
+    async with opened(bus=True) as at:
+        view = await view_agent(at.db, place, tenant=at.tenant, messages=1, history=0)
+        untouched = view.is_untouched
+        if untouched and wanted == "running":
+            raise InvalidAddress(f"{UNTOUCHED} {address}.", fix="There is nothing to resume.")
+        message = Incoming(to=place, message=request, control=True)
+        (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
+
+        async def is_done() -> bool:
+            return await lifecycle_of(at.db, place, tenant=at.tenant) == wanted and not await still_waits(
+                at, place, accepted.seq
+            )
+
+        done = await carried_out(at, is_done)
+    if untouched:
+        note(f"{UNTOUCHED} {address}: it is created paused.")
+    _say(as_json, done, wanted, address, address=address, message=accepted.id)
+
+
+async def _pause_task(task: str, reason: str | None, as_json: bool) -> None:
+    """Pause it for the reason, or resume it."""
+    from coordinators.tasks.client import TaskClient
+    from storage.inspect import find_task
+
+    wanted = "running" if reason is None else "paused"
+    async with opened(bus=True) as at:
+        client = TaskClient(at.db, at.transport, tenant=at.tenant)
+        found = await (client.resume(task) if reason is None else client.pause(task, reason))
+
+        async def is_done() -> bool:
+            status = (await find_task(at.db, found.ref, tenant=at.tenant)).status
+            return (status == "paused") == (reason is not None)
+
+        done = await carried_out(at, is_done)
+    _say(as_json, done, wanted, f"task {found.id}", id=found.id, domain=found.domain)
+
+
+async def _pause_domain(domain: str, reason: str | None, as_json: bool) -> None:
+    from storage.pauses import pause_domain, resume_domain
+
+    async with opened() as at:
+        if reason is None:
+            changed = await resume_domain(at.db, domain, by=_OPERATOR)
+        else:
+            changed = await pause_domain(at.db, domain, by=_OPERATOR, why=reason)
+    word = "goes on" if reason is None else "is paused"
+    if as_json:
+        emit({"domain": domain, "wanted": "running" if reason is None else "paused", "changed": changed})
+    else:
+        console().print(plain(f"{domain} {word}{'' if changed else ', as before'}."))
+
+
+def _say(as_json: bool, done: bool, wanted: str, what: str, **fields: str) -> None:
+    if as_json:
+        emit({**fields, "wanted": wanted, "done": done})
+    elif done:
+        console().print(plain(f"{what} is {wanted}."))
+    else:
+        console().print(plain(f"Accepted: {what} will be {wanted} as soon as a host runs it."))
