@@ -63,7 +63,7 @@ class Approving:
 
     async def __call__(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """Decide what can be decided; return what waits for people."""
-        for promise in waiting:
+        for promise in filter(_is_for_people, waiting):
             if promise.id not in self._left and not await self._decide(promise):
                 self._left.add(promise.id)
         return [promise for promise in waiting if promise.id in self._left]
@@ -99,7 +99,7 @@ Decider = Callable[[Sequence["Waiting"]], Awaitable[list["Waiting"]]]
 
 async def by_people(waiting: Sequence[Waiting]) -> list[Waiting]:
     """The decider of `ask`: it leaves everything."""
-    return list(waiting)
+    return [promise for promise in waiting if _is_for_people(promise)]
 
 
 def decider(mode: Mode, spec: DomainSpec, cluster: Cluster, task: str) -> Decider:
@@ -146,6 +146,12 @@ def _written_policy(domain: str, path: str) -> Rule:
         return None
 
     return rule
+
+
+def _is_for_people(promise: Waiting) -> bool:
+    """Whether anybody but an agent may decide: agents stand among the approvers by their addresses."""
+    approvers = json.loads(promise.details or "{}").get("approvers", [])
+    return not approvers or any("/" not in name for name in approvers)
 
 
 def _asked(promise: Waiting, task: str) -> Asked:

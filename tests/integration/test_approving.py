@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from bus.address import parse_address
 from bus.envelope import new_id
 from bus.errors import InvalidTask
 from bus.task_ref import task_ref
-from callboard.cli.approving import Mode, check_mode, decider
+from callboard.cli.approving import Mode, by_people, check_mode, decider
 from callboard.cli.follow import Snapshot, snapshots
 from callboard.cli.following import _Lines
 from callboard.cli.run import _say_if_asked
@@ -206,6 +207,18 @@ async def test_what_a_run_may_not_decide_for_a_child_of_its_task_is_left_to_thos
         assert await decide(found) == found
         told = "callboard run --approve deny cannot decide: callboard run --approve deny may not decide on call open_gate"
         assert capsys.readouterr().err.count(told) == 1
+
+
+async def test_what_only_agents_may_decide_waits_for_no_person() -> None:
+    def approval(*approvers: str) -> Waiting:
+        details = json.dumps({"action": "a", "details": None, "approvers": approvers})
+        return Waiting(
+            id="i", domain="d", agent="k/a", kind="approval", name="n", details=details,
+            created_at=datetime.now(UTC), due_at=None, status="pending", settled_by=None, settled_at=None, value=None,
+        )  # fmt: skip
+
+    anybody, mixed, agents = approval(), approval("d/judge/j", "alice"), approval("d/judge/j")
+    assert await by_people([anybody, mixed, agents]) == [anybody, mixed]
 
 
 def test_a_domain_without_a_policy_says_so_before_anything_starts() -> None:

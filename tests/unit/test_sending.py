@@ -104,6 +104,22 @@ async def test_who_works_for_several_tasks_names_the_one_that_a_message_is_part_
         assert (step.header.task, step.header.deadline) == ("test/t-2", None)
 
 
+async def test_what_is_spent_for_another_task_does_not_count_for_the_one_at_the_top_of_this() -> None:
+    def plan(act: Act, ctx: Context) -> None:
+        ctx.send("test/keeper/same", Note(), task="t-1")
+        ctx.send("test/keeper/other", Note(), task="t-2")
+
+    async with TestKit([Actor, Keeper]) as kit:
+        Actor.plan = staticmethod(plan)
+        await kit._post.message(Address("test", "actor", "a"), Act(), task="test/t-1", root="test/t-0")
+        await kit.quiet()
+        headers = {key: kit.history(f"test/keeper/{key}")[0].header for key in ("same", "other")}
+        assert {key: (each.task, each.root) for key, each in headers.items()} == {
+            "same": ("test/t-1", "test/t-0"),
+            "other": ("test/t-2", None),
+        }
+
+
 async def test_a_deadline_in_the_past_is_refused() -> None:
     async with TestKit([Actor, Keeper]) as kit:
         [error] = await acted(kit, lambda act, ctx: ctx.send("test/keeper/k", Note(), deadline=ctx.now))
