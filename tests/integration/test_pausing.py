@@ -100,7 +100,8 @@ async def test_a_paused_domain_keeps_everything_until_it_goes_on(cli: Cli, depot
     shown = await cli("status")
     assert "depot: paused by external/operator: an audit; `callboard resume depot`" in shown
     assert "depot is paused; `callboard resume depot`" in await cli("task", task)
-    assert await depot.fetch("select count(*) from mailbox where agent like 'porter/%'") == [(1,)]
+    await until(lambda: depot.fetch("select from mailbox where agent like 'porter/%'"))
+    assert await depot.fetch("select count(*) from transitions where agent like 'porter/%'") == [(0,)]
     assert (await cli.json("resume", "depot"))["changed"]
     for one, result in ((task, "hired: a van"), (before, "hired: wait")):
         assert await depot.client.result(one, timeout_s=SOON_S) == result
