@@ -20,12 +20,11 @@ from actors.roster import Roster
 from actors.scope import Scope
 from bus.envelope import Envelope
 from bus.wire import Item, open_item
+from storage.records import PAGE_AGENTS, PAGE_BYTES
 from storage.store import MailboxStore
 
 _logger = logging.getLogger("callboard.mailboxes")
 
-PAGE_AGENTS = 500
-PAGE_BYTES = 4 * 1024 * 1024
 PAGES_AT_ONCE = 2  # read and not merged yet, however many partitions are read
 _LONGEST_WAIT_S = 3600.0  # then it is looked at anew, lest a callback holds an agent in memory for weeks
 
@@ -111,7 +110,12 @@ class Mailboxes:
         self._partition_reads += 1
         self._expect_more(partition)
         try:
-            self.merge(partition, await self._store.load_turns(self._scope.domain, partition), set())
+            place: tuple[str, str] | None = ("", "")
+            while place is not None:
+                async with self._pages:
+                    open_, place = await self._store.load_turns(self._scope.domain, partition, after=place)
+                    self.merge(partition, open_, set())
+                    del open_  # before the next page comes
             start: tuple[str, str] | None = ("", "")
             while start is not None:
                 async with self._pages:

@@ -25,7 +25,9 @@ QUERY_TIMEOUT_S = 5.0
 class StateReader(Protocol):
     """What a query needs of storage."""
 
-    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]: ...
+    async def load_states(
+        self, domain: str, agents: Sequence[tuple[str, str]]
+    ) -> tuple[list[StoredState], int]: ...
 
 
 async def run_query(
@@ -56,7 +58,7 @@ async def run_query(
     activation = Activation(tenant, address.agent, partition, kind)
     try:
         async with asyncio.timeout(timeout_s) as bound:
-            stored = await store.load_states(scope.domain, [activation.key])
+            stored, _ = await store.load_states(scope.domain, [activation.key])
             activation.restore(stored[0] if stored else None)
             agent = activation.make_instance()
             context = _QueryContext(scope, _envelope(scope, activation, wire_name), scope.clock.now())

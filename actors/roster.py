@@ -27,7 +27,9 @@ class _UnknownKindAgent(Agent):
 
 
 class StateReader(Protocol):
-    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]: ...
+    async def load_states(
+        self, domain: str, agents: Sequence[tuple[str, str]]
+    ) -> tuple[list[StoredState], int]: ...
 
 
 class Roster:
@@ -110,10 +112,10 @@ class Roster:
             if not self._to_load:
                 self._load_wanted.clear()
             try:
-                stored = (
+                stored, looked = (
                     await self._store.load_states(self._scope.domain, [a.key for a in wanted])
                     if wanted
-                    else []
+                    else ([], 0)
                 )
             except StorageUnavailable as error:
                 _logger.warning("states cannot be read yet: %s", error.message)
@@ -121,8 +123,11 @@ class Roster:
                 self._load_wanted.set()
                 await asyncio.sleep(_RETRY_S)
                 continue
+            if looked < len(wanted):  # their states are too large for one page
+                self._to_load.extendleft(reversed(wanted[looked:]))
+                self._load_wanted.set()
             found = {(s.tenant, s.agent): s for s in stored}
-            for activation in wanted:
+            for activation in wanted[:looked]:
                 if activation.alive:
                     activation.restore(found.get(activation.key))
                     self._on_loaded(activation)

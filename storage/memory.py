@@ -35,6 +35,8 @@ from storage.memory_spending import MemorySpending
 from storage.memory_turns import MemoryTurns, note
 from storage.records import (
     GENESIS,
+    PAGE_AGENTS,
+    PAGE_BYTES,
     Cancellation,
     EventBatch,
     EventCursor,
@@ -318,9 +320,14 @@ class MemoryStore(MemoryHosts):
                 heads.append(MailHead(tenant=tenant, partition=partition, agent=agent, seq=seq))
         return heads, waiting[-1] if len(waiting) == limit else None
 
-    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
-        found = []
-        for tenant, agent in agents:
+    async def load_states(
+        self, domain: str, agents: Sequence[tuple[str, str]], *, page_bytes: int = PAGE_BYTES
+    ) -> tuple[list[StoredState], int]:
+        found: list[StoredState] = []
+        room = page_bytes
+        for looked, (tenant, agent) in enumerate(agents):
+            if room <= 0:
+                return found, looked
             stored = self.agents.get((domain, tenant, agent))
             turn = self.waits.state_of(domain, tenant, agent)
             if stored is None and turn is not None:
@@ -330,10 +337,28 @@ class MemoryStore(MemoryHosts):
                 )  # fmt: skip
             if stored is not None:
                 found.append(msgspec.structs.replace(stored, turn=turn))
-        return found
+                room -= len((stored.state or "").encode())
+        return found, len(agents)
 
-    async def load_turns(self, domain: str, partition: int) -> list[Envelope]:
-        return self.waits.to_run(domain, partition)
+    async def load_turns(
+        self,
+        domain: str,
+        partition: int,
+        *,
+        after: tuple[str, str] = ("", ""),
+        turns: int = PAGE_AGENTS,
+        page_bytes: int = PAGE_BYTES,
+    ) -> tuple[list[Envelope], tuple[str, str] | None]:
+        found: list[Envelope] = []
+        room = page_bytes
+        for envelope in sorted(self.waits.to_run(domain, partition), key=lambda e: (e.tenant, e.agent)):
+            place = envelope.tenant, envelope.agent
+            if place > after:
+                found.append(envelope)
+                room -= _size(envelope)
+                if room <= 0 or len(found) >= turns:
+                    return found, place
+        return found, None
 
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
         return self.waits.load(domain, tenant, agent)

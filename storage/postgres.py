@@ -23,6 +23,8 @@ from storage.journal import CLOCK_SLACK_S, JournalEntry, OpenPromise, StoredJour
 from storage.ledger import EarlierCall
 from storage.queries import query
 from storage.records import (
+    PAGE_AGENTS,
+    PAGE_BYTES,
     Cancellation,
     EventBatch,
     EventCursor,
@@ -219,17 +221,33 @@ class PostgresStore:
             place = last["tenant"], last["partition"], last["agent"]
         return [MailHead(**dict(row)) for row in rows], place
 
-    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
+    async def load_states(
+        self, domain: str, agents: Sequence[tuple[str, str]], *, page_bytes: int = PAGE_BYTES
+    ) -> tuple[list[StoredState], int]:
         async with self._reader() as connection:
             rows = await connection.fetch(
-                query("load_states"), domain, [tenant for tenant, _ in agents], [agent for _, agent in agents]
-            )
-        return [StoredState(**dict(row)) for row in rows]
+                query("load_states"), domain, [tenant for tenant, _ in agents], [agent for _, agent in agents],
+                page_bytes,
+            )  # fmt: skip
+        looked = rows.pop()["n"] if rows and rows[-1]["version"] is None else len(agents)
+        return [StoredState(**{k: v for k, v in row.items() if k != "n"}) for row in rows], looked
 
-    async def load_turns(self, domain: str, partition: int) -> list[Envelope]:
+    async def load_turns(
+        self,
+        domain: str,
+        partition: int,
+        *,
+        after: tuple[str, str] = ("", ""),
+        turns: int = PAGE_AGENTS,
+        page_bytes: int = PAGE_BYTES,
+    ) -> tuple[list[Envelope], tuple[str, str] | None]:
         async with self._reader() as connection:
-            rows = await connection.fetch(query("load_turns"), domain, partition)
-        return [_envelope(row["tenant"], row["agent"], row, open_=True) for row in rows]
+            rows = await connection.fetch(query("load_turns"), domain, partition, *after, turns, page_bytes)
+        place: tuple[str, str] | None = None
+        if rows and rows[-1]["seq"] is None:
+            last = rows.pop()
+            place = last["tenant"], last["agent"]
+        return [_envelope(row["tenant"], row["agent"], row, open_=True) for row in rows], place
 
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
         async with self._reader() as connection:

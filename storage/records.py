@@ -8,6 +8,8 @@ from bus.envelope import Outgoing
 from storage.journal import JournalWrite
 from storage.spent import Spent
 
+PAGE_AGENTS = 500  # of what is read page by page...
+PAGE_BYTES = 4 * 1024 * 1024  # ...until it has so much; each page has one row at the least
 GENESIS = bytes(32)  # the previous hash of an agent's first transition
 FULL_STATE_EVERY = (
     64  # transitions: each such version has the whole state, changed or not, so that replay is short

@@ -556,6 +556,62 @@ begin
   seq := null; header := null; payload := null;
   return next;
 end $$;
+CREATE FUNCTION callboard.load_states(p_domain text, p_tenants text[], p_agents text[], p_bytes bigint) RETURNS TABLE(n bigint, tenant text, agent text, version bigint, schema_version integer, lifecycle text, state text, hash bytea, turn text)
+    LANGUAGE plpgsql STABLE
+    AS $$
+declare
+  room bigint := p_bytes;
+begin
+  for n, tenant, agent, version, schema_version, lifecycle, state, hash, turn in
+    select k.n, k.tenant, k.agent, coalesce(s.version, 0), coalesce(s.schema_version, 0),
+           coalesce(s.lifecycle, 'created'), s.state::text, coalesce(s.hash, decode(repeat('00', 32), 'hex')), t.turn
+    from unnest(p_tenants, p_agents) with ordinality as k(tenant, agent, n)
+    left join lateral (
+      select * from agents a where a.domain = p_domain and a.tenant = k.tenant and a.agent = k.agent offset 0
+    ) s on true
+    left join lateral (
+      select case when o.waiting then 'waiting' else 'open' end as turn
+      from turns o where o.domain = p_domain and o.tenant = k.tenant and o.agent = k.agent offset 0
+    ) t on true
+    where s.version is not null or t.turn is not null
+  loop
+    return next;
+    room := room - coalesce(octet_length(state), 0);
+    if room <= 0 and n < cardinality(p_agents) then
+      version := null; state := null;
+      return next;
+      return;
+    end if;
+  end loop;
+end $$;
+CREATE FUNCTION callboard.load_turns(p_domain text, p_partition integer, p_tenant text, p_agent text, p_limit integer, p_bytes bigint) RETURNS TABLE(tenant text, agent text, seq bigint, failures smallint, trials smallint, retry_at double precision, header text, payload text)
+    LANGUAGE plpgsql STABLE
+    AS $$
+declare
+  t record;
+  count int := 0;
+  room bigint := p_bytes;
+begin
+  for t in
+    select o.tenant, o.agent, o.seq, o.failures, o.trials, extract(epoch from o.retry_at)::float8 as retry_at,
+           o.header::text as header, o.payload::text as payload
+    from turns o
+    where o.domain = p_domain and o.partition = p_partition and not o.waiting
+      and (o.tenant, o.agent) > (p_tenant, p_agent)
+    order by o.tenant, o.agent limit p_limit
+  loop
+    tenant := t.tenant; agent := t.agent; seq := t.seq; failures := t.failures; trials := t.trials;
+    retry_at := t.retry_at; header := t.header; payload := t.payload;
+    return next;
+    count := count + 1;
+    room := room - octet_length(header) - octet_length(payload);
+    exit when room <= 0;
+  end loop;
+  if room <= 0 or count >= p_limit then
+    seq := null; header := null; payload := null;
+    return next;
+  end if;
+end $$;
 CREATE FUNCTION callboard.mail_heads(p_domain text, p_tenant text, p_partition integer, p_agent text, p_partitions integer[], p_limit integer) RETURNS TABLE(tenant text, partition integer, agent text, seq bigint)
     LANGUAGE plpgsql STABLE
     AS $$
@@ -1397,7 +1453,7 @@ CREATE INDEX transitions_default_domain_tenant_agent_version_idx ON callboard.tr
 CREATE INDEX transitions_task ON ONLY callboard.transitions USING btree (tenant, task, at) WHERE (task IS NOT NULL);
 CREATE INDEX transitions_default_tenant_task_at_idx ON callboard.transitions_default USING btree (tenant, task, at) WHERE (task IS NOT NULL);
 CREATE INDEX turns_task ON callboard.turns USING btree (tenant, ((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
-CREATE INDEX turns_to_run ON callboard.turns USING btree (domain, partition) WHERE (NOT waiting);
+CREATE INDEX turns_to_run ON callboard.turns USING btree (domain, partition, tenant, agent) WHERE (NOT waiting);
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202611_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202612_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202701_domain_tenant_turn_number_idx;

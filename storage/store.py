@@ -10,6 +10,8 @@ from storage.edges import Agent, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
 from storage.ledger import EarlierCall
 from storage.records import (
+    PAGE_AGENTS,
+    PAGE_BYTES,
     Cancellation,
     EventBatch,
     EventCursor,
@@ -117,12 +119,23 @@ class MailboxStore(Protocol):
         """
         ...
 
-    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
-        """The committed states of those (tenant, agent) that have one, or that have an open turn (version 0)."""
+    async def load_states(
+        self, domain: str, agents: Sequence[tuple[str, str]], *, page_bytes: int = PAGE_BYTES
+    ) -> tuple[list[StoredState], int]:
+        """The states of the first of these agents, until they have so many bytes, and how many agents those are. One
+        without a state is left out, unless its first turn is open."""
         ...
 
-    async def load_turns(self, domain: str, partition: int) -> list[Envelope]:
-        """The messages of the partition's open turns, except of those that wait."""
+    async def load_turns(
+        self,
+        domain: str,
+        partition: int,
+        *,
+        after: tuple[str, str] = ("", ""),
+        turns: int = PAGE_AGENTS,
+        page_bytes: int = PAGE_BYTES,
+    ) -> tuple[list[Envelope], tuple[str, str] | None]:
+        """A page of a partition's turns that are open and have something to do, and where the next one begins."""
         ...
 
     async def load_journal(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:

@@ -26,7 +26,7 @@ create table turns (
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
   vacuum_truncate = off
 );
-create index turns_to_run on turns (domain, partition) where not waiting;
+create index turns_to_run on turns (domain, partition, tenant, agent) where not waiting;  -- read page by page
 
 -- One row is one recorded call: append-only, and kept as history when its turn has ended.
 create table journal (
@@ -224,6 +224,72 @@ begin
     update promises set status = 'abandoned', settled_at = now()
       where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
   end if;
+end $$;
+
+-- The open turns of a partition that have something to do, from a place on: p_limit at most, until they have p_bytes.
+-- A row without a number says that the page ends there and the partition may not.
+create function load_turns(
+  p_domain text, p_partition int, p_tenant text, p_agent text, p_limit int, p_bytes bigint
+) returns table (
+  tenant text, agent text, seq bigint, failures smallint, trials smallint, retry_at float8, header text, payload text
+) language plpgsql stable as $$
+declare
+  t record;
+  count int := 0;
+  room bigint := p_bytes;
+begin
+  for t in
+    select o.tenant, o.agent, o.seq, o.failures, o.trials, extract(epoch from o.retry_at)::float8 as retry_at,
+           o.header::text as header, o.payload::text as payload
+    from turns o
+    where o.domain = p_domain and o.partition = p_partition and not o.waiting
+      and (o.tenant, o.agent) > (p_tenant, p_agent)
+    order by o.tenant, o.agent limit p_limit
+  loop
+    tenant := t.tenant; agent := t.agent; seq := t.seq; failures := t.failures; trials := t.trials;
+    retry_at := t.retry_at; header := t.header; payload := t.payload;
+    return next;
+    count := count + 1;
+    room := room - octet_length(header) - octet_length(payload);
+    exit when room <= 0;
+  end loop;
+  if room <= 0 or count >= p_limit then
+    seq := null; header := null; payload := null;
+    return next;
+  end if;
+end $$;
+
+-- The states of these agents, in their order, until they have p_bytes: of those that have one, or whose first turn is
+-- open. A row without a version says that the agents after the nth have not been looked at. By key, one by one: as a
+-- join, it would read the whole table.
+create function load_states(p_domain text, p_tenants text[], p_agents text[], p_bytes bigint)
+returns table (
+  n bigint, tenant text, agent text, version bigint, schema_version int, lifecycle text, state text, hash bytea, turn text
+) language plpgsql stable as $$
+declare
+  room bigint := p_bytes;
+begin
+  for n, tenant, agent, version, schema_version, lifecycle, state, hash, turn in
+    select k.n, k.tenant, k.agent, coalesce(s.version, 0), coalesce(s.schema_version, 0),
+           coalesce(s.lifecycle, 'created'), s.state::text, coalesce(s.hash, decode(repeat('00', 32), 'hex')), t.turn
+    from unnest(p_tenants, p_agents) with ordinality as k(tenant, agent, n)
+    left join lateral (
+      select * from agents a where a.domain = p_domain and a.tenant = k.tenant and a.agent = k.agent offset 0
+    ) s on true
+    left join lateral (
+      select case when o.waiting then 'waiting' else 'open' end as turn
+      from turns o where o.domain = p_domain and o.tenant = k.tenant and o.agent = k.agent offset 0
+    ) t on true
+    where s.version is not null or t.turn is not null
+  loop
+    return next;
+    room := room - coalesce(octet_length(state), 0);
+    if room <= 0 and n < cardinality(p_agents) then
+      version := null; state := null;
+      return next;
+      return;
+    end if;
+  end loop;
 end $$;
 
 -- Puts the wake-ups of promises that have just been settled into their owners' mailboxes, ahead of the queue.

@@ -42,10 +42,8 @@ select exists (
   select from promises where domain = $1 and tenant = $2 and id = $6))
 
 -- name: load_turns
--- The open turns of a partition that have something to do.
-select tenant, agent, seq, failures, trials, extract(epoch from retry_at)::float8 as retry_at,
-       header::text as header, payload::text as payload
-from turns where domain = $1 and partition = $2 and not waiting
+-- A page of a partition's open turns; see the function.
+select tenant, agent, seq, failures, trials, retry_at, header, payload from load_turns($1, $2, $3, $4, $5, $6)
 
 -- name: load_journal
 select e.number, e.key, e.kind, e.name, e.ok, e.value::text as value, e.blob, e.took_ms
@@ -112,19 +110,8 @@ select false, seq, failures, trials, retry_at, header, payload, more from first_
 select tenant, partition, agent, seq from mail_heads($1, $2, $3, $4, $5::int[], $6)
 
 -- name: load_states
--- Also of an agent that has no state yet, and whose first turn is open.
-select k.tenant, k.agent, coalesce(s.version, 0) as version, coalesce(s.schema_version, 0) as schema_version,
-       coalesce(s.lifecycle, 'created') as lifecycle, s.state::text as state,
-       coalesce(s.hash, decode(repeat('00', 32), 'hex')) as hash, t.turn
-from unnest($2::text[], $3::text[]) as k(tenant, agent)
-left join lateral (  -- by key, one by one: as a join, it reads the whole table
-  select * from agents a where a.domain = $1 and a.tenant = k.tenant and a.agent = k.agent offset 0
-) s on true
-left join lateral (
-  select case when o.waiting then 'waiting' else 'open' end as turn
-  from turns o where o.domain = $1 and o.tenant = k.tenant and o.agent = k.agent offset 0
-) t on true
-where s.version is not null or t.turn is not null
+select n, tenant, agent, version, schema_version, lifecycle, state, hash, turn
+from load_states($1, $2::text[], $3::text[], $4)
 
 -- name: fire_timers
 select distinct tenant, partition, agent from fire_timers($1, $2, $3::int[], $4)

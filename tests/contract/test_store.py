@@ -66,7 +66,7 @@ async def test_a_commit_consumes_the_message_writes_state_and_history_and_sends(
     done = turn(seq, sends=(first, second))
     numbers = await rig.store.commit(fence, [done], [])
     assert await rig.mail("order/1") == []
-    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    ([state], _) = await rig.store.load_states(DOMAIN, [("default", "order/1")])
     assert (state.version, state.state, state.lifecycle, state.hash) == (1, '{"n":1}', "running", done.hash)
     assert await rig.history("order/1") == [(1, done.body, done.prev, done.hash)]
     received = await mail_of(rig, "order/2", partition=1)
@@ -83,7 +83,7 @@ async def test_several_turns_of_one_agent_commit_together(rig: Rig) -> None:
     two = turn(b, 2, prev=one.hash)
     three = turn(c, 3, prev=two.hash, state='{"n":3}')
     await rig.store.commit(fence, [one, two, three], [])
-    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    ([state], _) = await rig.store.load_states(DOMAIN, [("default", "order/1")])
     assert (state.version, state.state) == (3, '{"n":3}')
     assert [version for version, *_ in await rig.history("order/1")] == [1, 2, 3]
 
@@ -147,7 +147,7 @@ async def test_a_destroyed_agent_keeps_its_version(rig: Rig) -> None:
     a, b = await given(rig, "order/1", "order/1")
     await rig.store.commit(fence, [turn(a)], [])
     await rig.store.commit(fence, [turn(b, 2, state=None, lifecycle="destroyed")], [])
-    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    ([state], _) = await rig.store.load_states(DOMAIN, [("default", "order/1")])
     assert (state.version, state.state, state.lifecycle) == (2, None, "destroyed")
 
 
@@ -226,7 +226,7 @@ async def test_one_stale_turn_takes_its_whole_batch_with_it(rig: Rig) -> None:
     with pytest.raises(StaleTurn):
         await rig.store.commit(fence, [turn(good), turn(bad, 2, agent="order/2")], [])
     assert len(await rig.mail("order/1")) == 1
-    assert await rig.store.load_states(DOMAIN, [("default", "order/1"), ("default", "order/2")]) == []
+    assert await rig.store.load_states(DOMAIN, [("default", "order/1"), ("default", "order/2")]) == ([], 2)
     assert await rig.history("order/1") == []
 
 
@@ -279,7 +279,7 @@ async def test_a_pausing_turn_leaves_its_message_with_a_mark(rig: Rig) -> None:
         fence, [turn(None, lifecycle="paused", state=None, mark=mark(seq, failed=1, error="why"))], []
     )
     assert await rig.mail("order/1") == [(seq, 1, 0, None, "why")]
-    [state] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    ([state], _) = await rig.store.load_states(DOMAIN, [("default", "order/1")])
     assert state.lifecycle == "paused"
 
 
@@ -497,7 +497,8 @@ async def test_states_are_loaded_of_those_agents_that_have_one(rig: Rig) -> None
     [a], [b] = await given(rig), await given(rig, tenant="acme")
     await rig.store.commit(fence, [turn(a), turn(b, tenant="acme", state='{"n":2}')], [])
     keys = [("acme", "order/1"), ("default", "order/1"), ("default", "order/9")]
-    states = {(s.tenant, s.agent): s.state for s in await rig.store.load_states(DOMAIN, keys)}
+    found, _ = await rig.store.load_states(DOMAIN, keys)
+    states = {(s.tenant, s.agent): s.state for s in found}
     assert states == {("acme", "order/1"): '{"n":2}', ("default", "order/1"): '{"n":1}'}
 
 
@@ -579,7 +580,7 @@ async def test_history_is_stored_to_the_byte(rig: Rig) -> None:
     rows = await rig.history("order/1")
     assert [body for _, body, _, _ in rows] == bodies
     history = [Transition(version=v, body=b, prev=p, hash=h) for v, b, p, h in rows]
-    [newest] = await rig.store.load_states(DOMAIN, [("default", "order/1")])
+    ([newest], _) = await rig.store.load_states(DOMAIN, [("default", "order/1")])
     verify_chain("shop/order/1", history, newest)
 
 
@@ -769,3 +770,20 @@ async def test_a_host_whose_epoch_has_ended_makes_nothing_suspect(rig: Rig) -> N
     await rig.end(giver)
     await rig.store.release(giver, [0])
     assert await rig.suspects() == set()
+
+
+async def test_states_are_read_until_a_page_is_full_and_no_agent_is_left_out(rig: Rig) -> None:
+    fence = await rig.host(0)
+    names = [f"order/{n}" for n in range(4)]
+    keys = [("default", name) for name in ("nobody/1", *names, "nobody/2")]
+    for name in names:
+        seq = await rig.accept(letter(name))
+        await rig.store.commit(fence, [turn(seq, agent=name, state='"' + "x" * 100 + '"')], [])
+    found, looked = await rig.store.load_states(DOMAIN, keys, page_bytes=200)
+    assert ([state.agent for state in found], looked) == (["order/0", "order/1"], 3)
+    assert found[1].state == '"' + "x" * 100 + '"'
+    found, looked = await rig.store.load_states(DOMAIN, keys[looked:], page_bytes=1)
+    assert ([state.agent for state in found], looked) == (["order/2"], 1)
+    found, looked = await rig.store.load_states(DOMAIN, keys[4:])
+    assert ([state.agent for state in found], looked) == (["order/3"], 2)
+    assert await rig.store.load_states(DOMAIN, keys[5:], page_bytes=1) == ([], 1)

@@ -69,7 +69,7 @@ async def page(rig: Rig) -> list[Envelope]:
 
 
 async def turn_of(rig: Rig) -> str | None:
-    [state] = await rig.store.load_states(DOMAIN, [("default", AGENT)])
+    ([state], _) = await rig.store.load_states(DOMAIN, [("default", AGENT)])
     return state.turn
 
 
@@ -82,9 +82,9 @@ async def test_a_turn_that_opens_leaves_the_mailbox_with_its_journal(rig: Rig) -
     assert (found.payload, found.began_at, found.waiting) == ('{"n":1}', 12.25, False)
     assert [e.number for e in found.entries] == [1, 2]
     assert found.entries[1] == entry(2, ok=False, value='{"a":1}')
-    [envelope] = await rig.store.load_turns(DOMAIN, 0)
+    ([envelope], _) = await rig.store.load_turns(DOMAIN, 0)
     assert (envelope.seq, envelope.open, envelope.agent) == (message[0], True, AGENT)
-    [state] = await rig.store.load_states(DOMAIN, [("default", AGENT)])
+    ([state], _) = await rig.store.load_states(DOMAIN, [("default", AGENT)])
     assert (state.turn, state.version, state.state) == ("open", 0, None)
 
 
@@ -166,7 +166,7 @@ async def test_a_turn_that_waits_is_not_loaded_and_its_agent_gets_only_what_pass
     later = await rig.accept(letter(AGENT))
     await rig.store.commit(fence, [flush(message, Does.PARK, entries=(entry(1),))], [])
     assert await turn_of(rig) == "waiting"
-    assert await rig.store.load_turns(DOMAIN, 0) == []
+    assert await rig.store.load_turns(DOMAIN, 0) == ([], None)
     assert await page(rig) == []
     heads, _ = await rig.store.mail_heads(DOMAIN, ("", 0, ""), [0], 10)
     assert heads == []
@@ -177,6 +177,27 @@ async def test_a_turn_that_waits_is_not_loaded_and_its_agent_gets_only_what_pass
     share = Share(messages=10, size=10_000)
     found, _ = await rig.store.load_agent(DOMAIN, 0, "default", AGENT, share)
     assert [(e.seq, e.open) for e in found] == [(message[0], True), (passing, False), (later, False)]
+
+
+@pytest.mark.parametrize(("turns", "size"), [(2, 10_000), (100, 200), (100, 1)])
+async def test_open_turns_are_read_page_by_page(rig: Rig, turns: int, size: int) -> None:
+    fence = await rig.host(0)
+    names = [f"order/{n}" for n in range(5)]
+    for name in reversed(names):
+        message = letter(name, '{"n":1}')
+        seq = await rig.accept(message)
+        assert seq is not None
+        journal = JournalWrite(seq=seq, turn=message.header.id, does=Does.OPEN, began_at=1.0)
+        write = Flush(tenant="default", partition=0, agent=name, journal=journal)
+        await rig.store.commit(fence, [write], [])
+    found, sizes = [], []
+    place: tuple[str, str] | None = ("", "")
+    while place is not None:
+        page, place = await rig.store.load_turns(DOMAIN, 0, after=place, turns=turns, page_bytes=size)
+        found += [(envelope.agent, envelope.payload, envelope.open) for envelope in page]
+        sizes.append(len(page))
+    assert found == [(name, '{"n":1}', True) for name in names]
+    assert max(sizes) == (1 if size == 1 else 2)
 
 
 async def test_a_turn_that_ends_leaves_its_journal_as_history_and_lets_its_promises_go(rig: Rig) -> None:
@@ -192,7 +213,7 @@ async def test_a_turn_that_ends_leaves_its_journal_as_history_and_lets_its_promi
     await rig.store.commit(fence, [ending], [])
     assert await rig.store.load_journal(DOMAIN, "default", AGENT) is None
     assert await rig.promises() == {payment.id: "abandoned"}
-    [state] = await rig.store.load_states(DOMAIN, [("default", AGENT)])
+    ([state], _) = await rig.store.load_states(DOMAIN, [("default", AGENT)])
     assert (state.turn, state.version) == (None, 1)
     with pytest.raises(StaleTurn):
         await rig.store.commit(fence, [turn(None, 2, journal=ending.journal)], [])
@@ -327,7 +348,7 @@ async def test_a_failure_of_an_open_turn_is_marked_on_it(rig: Rig) -> None:
         open=True,
     )  # fmt: skip
     await rig.store.commit(fence, [], [failed])
-    [envelope] = await rig.store.load_turns(DOMAIN, 0)
+    ([envelope], _) = await rig.store.load_turns(DOMAIN, 0)
     assert (envelope.failures, envelope.trials) == (1, 1)
     assert envelope.retry_at == pytest.approx(await rig.now() + 30, abs=5)
     with pytest.raises(StaleTurn):
@@ -382,7 +403,7 @@ async def test_a_failure_marked_in_the_commit_in_which_its_turn_opens_is_marked_
     message = await accepted(rig)
     failed = Mark(tenant="default", partition=0, agent=AGENT, seq=message[0], failed=1, error="no")
     await rig.store.commit(fence, [flush(message, Does.OPEN, entries=(entry(1),))], [failed])
-    [envelope] = await rig.store.load_turns(DOMAIN, 0)
+    ([envelope], _) = await rig.store.load_turns(DOMAIN, 0)
     assert envelope.failures == 1
 
 

@@ -20,7 +20,7 @@ from bus.wire import Item
 from callboard import Agent, Context, RetryPolicy, handler
 from callboard.testing import TestKit
 from storage.memory import MemoryStore
-from storage.records import StoredState
+from storage.records import PAGE_BYTES, StoredState
 from tests.unit.agents import Keeper, Note
 
 
@@ -67,7 +67,9 @@ class _CountingStore(MemoryStore):
         self.read: list[str] = []
         self.away = False
 
-    async def load_states(self, domain: str, agents: Sequence[tuple[str, str]]) -> list[StoredState]:
+    async def load_states(
+        self, domain: str, agents: Sequence[tuple[str, str]], *, page_bytes: int = PAGE_BYTES
+    ) -> tuple[list[StoredState], int]:
         if self.away:
             self.away = False
             raise StorageUnavailable("away")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -41,7 +42,9 @@ class Worker(Agent):
         Worker.begun[work.name] = Worker.begun.get(work.name, 0) + 1
         self.state.done.append(work.name)
         ctx.send("test/keeper/sink", Note(text=work.name))
-        if work.name.startswith("hold"):
+        if work.name.startswith("step"):
+            await ctx.step(str, work.name)
+        if work.name.startswith(("hold", "step")):
             await Worker.hold.wait()
 
 
@@ -335,3 +338,36 @@ async def test_a_stopped_domain_goes_on_where_it_was_on_another_number_of_hosts(
             await new.advance(seconds=60)
             assert new.state("test/keeper/b").notes == ["before", "meanwhile", "x"]
             assert len(new.history("test/keeper/b")) == 3
+
+
+async def test_states_and_open_turns_that_fill_many_pages_are_all_read() -> None:
+    async with TestKit([Keeper, Worker], partitions=1) as kit:
+        load_states, load_turns = kit.store.load_states, kit.store.load_turns
+        pages: list[int] = []
+
+        async def few_states(domain: str, agents: Sequence[tuple[str, str]]) -> Any:
+            found, looked = await load_states(domain, agents, page_bytes=1)
+            pages.append(looked)
+            return found, looked
+
+        async def one_turn(domain: str, partition: int, *, after: tuple[str, str]) -> Any:
+            return await load_turns(domain, partition, after=after, turns=1)
+
+        kit.store.load_states, kit.store.load_turns = few_states, one_turn  # type: ignore[method-assign,assignment]
+        for name in ("a", "b", "c", "d"):
+            await kit.send(f"test/keeper/{name}", Note(text="before"))
+            await kit.send(f"test/worker/{name}", Work(name=f"step {name}"))
+        await until(lambda: len(kit.store.waits.turns) == 4)
+        await until(lambda: all(kit.state(f"test/keeper/{name}").notes for name in "abcd"))
+        Worker.begun.clear()
+        await kit.crash()
+        for name in ("a", "b", "c", "d"):
+            await kit.send(f"test/keeper/{name}", Note(text="after"))
+        pages.clear()
+        Worker.hold.set()
+        await kit.recover()
+        for name in ("a", "b", "c", "d"):
+            assert kit.state(f"test/keeper/{name}").notes == ["before", "after"]
+            assert kit.state(f"test/worker/{name}").done == [f"step {name}"]
+        assert len(pages) >= 4
+        assert set(Worker.begun) == {f"step {name}" for name in ("a", "b", "c", "d")}
