@@ -839,23 +839,24 @@ CREATE FUNCTION callboard.settle_replies(p_numbers bigint[], o_tenant text[], o_
 declare
   settled bigint[];
 begin
-  with first as (
-    select distinct on (domain, tenant, settles)
-           coalesce(o.domain, o_domain[1]) as domain, coalesce(o.tenant, o_tenant[1]) as tenant, o.settles, o.agent,
+  with replies as (
+    select coalesce(o.domain, o_domain[1]) as domain, coalesce(o.tenant, o_tenant[1]) as tenant, o.settles, o.agent,
            o.header, o.payload, o.n
     from unnest(o_tenant, o_domain, o_agent, o_settles, o_header, o_payload)
       with ordinality as o(tenant, domain, agent, settles, header, payload, n)
     where o.settles is not null
     order by domain, tenant, settles, n
-  ), still as (
-    select f.*, (select p.ctid from promises p
-                 where p.domain = f.domain and p.tenant = f.tenant and p.id = f.settles and p.agent = f.agent
+  ), may as (
+    select r.*, (select p.ctid from promises p
+                 where p.domain = r.domain and p.tenant = r.tenant and p.id = r.settles and p.agent = r.agent
                    and p.status = 'pending' and case when p.kind = 'approval'
-                     then may_be_settled(p, f.payload::json ->> 'status', f.header::json ->> 'sender',
-                                         f.payload::json ->> 'digest')
+                     then may_be_settled(p, r.payload::json ->> 'status', r.header::json ->> 'sender',
+                                         r.payload::json ->> 'digest')
                      else p.kind in ('ask', 'promise') end
                  for update) as place
-    from first f offset 0
+    from replies r offset 0
+  ), still as (  -- of several that may, the first
+    select distinct on (place) * from may where place is not null order by place, n
   ), done as (
     update promises p
       set status = s.payload::json ->> 'status', settled_by = s.header::json ->> 'sender', settled_at = now(),

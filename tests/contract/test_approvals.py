@@ -90,6 +90,16 @@ async def test_a_decision_that_may_not_be_changes_nothing(
     assert found.may_decide is ("status" in how or "digest" in how)
 
 
+@pytest.mark.parametrize("first", [(f"{DOMAIN}/x/1", "approved"), (SENDER, "denied"), (CHIEF, "resolved")])
+async def test_what_does_not_count_stands_in_nobodys_way(rig: Rig, first: tuple[str, str]) -> None:
+    fence = await asked(rig, CHIEF, SENDER)
+    sends = (decision(*first), decision(CHIEF, "approved"), decision(CHIEF, "denied"))
+    seq = await rig.accept(letter("chief/1"))
+    numbers = await rig.store.commit(fence, [turn(seq, agent="chief/1", sends=sends)], [])
+    assert [number is not None for number in numbers] == [False, True, False]
+    assert await rig.promises() == {PROMISE: "approved"}
+
+
 async def test_an_agent_is_bound_by_the_time_as_a_person_is(rig: Rig) -> None:
     fence = await asked(rig, CHIEF, due_in=-1)
     assert not await decided(rig, fence)
