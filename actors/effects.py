@@ -226,10 +226,16 @@ class Call:
                 return await self._succeed(returned, max(attempt, 1) + failures, began)
             except Exception as error:
                 failures += 1
-                if not self.tool.retry.allows(error, failures):
+                if not await self._may_go_on(error, failures):
                     return self._fail(error, CallStatus.FAILED, max(attempt, 1) + failures - 1, began)
-                _logger.warning("%s failed (%d): %s", self.tool.name, failures, self._line(error))
-            await self._pause(failures)
+
+    async def _may_go_on(self, error: Exception, failures: int) -> bool:
+        """Whether the call is made once more, after a pause. Not in a turn that is given up."""
+        if not self.tool.retry.allows(error, failures):
+            return False
+        _logger.warning("%s failed (%d): %s", self.tool.name, failures, self._line(error))
+        await self._pause(failures)
+        return not self._journal.must_stop
 
     async def _at_most_once(self, given: dict[str, str], attempt: int) -> JournalEntry | None:
         began = time.perf_counter()
@@ -268,7 +274,15 @@ class Call:
         return given
 
     async def _pause(self, failures: int) -> None:
-        await asyncio.sleep(self.tool.retry.delay_s(failures, self._turn._scope.rng))
+        """Before the next attempt; it ends when the turn is given up."""
+        if self._journal.must_stop:
+            return
+        try:
+            with self._journal.cuttable():
+                await asyncio.sleep(self.tool.retry.delay_s(failures, self._turn._scope.rng))
+        except asyncio.CancelledError:
+            if not self._journal.was_cut():
+                raise
 
     # -- nobody knows --------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ class CallStatus(StrEnum):
 
     STARTED = "started"  # about to be made, or under way; after a crash: unknown
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # it did nothing
+    FAILED = "failed"  # it did nothing; an idempotent one may have, and keeps its key
     UNKNOWN = "unknown"  # it may have acted
     DENIED = "denied"  # a person has refused it, or nobody has allowed it in time
 

@@ -396,7 +396,8 @@ class MemoryTurns:
             call = row.call
             if (of, owner, row.agent, call.message) != (domain, tenant, agent, message):
                 continue
-            if call.effect is Effect.PURE or call.status not in _MAY_HAVE_ACTED:
+            failed_under_a_key = call.effect is Effect.IDEMPOTENT and call.status is CallStatus.FAILED
+            if call.effect is Effect.PURE or not (call.status in _MAY_HAVE_ACTED or failed_under_a_key):
                 continue
             entry = next(
                 (

@@ -1,7 +1,8 @@
 -- Calls of tools.
 
 -- name: earlier_calls
--- Of a message, in the turns before this one: those that may have acted, with their results.
+-- Of a message, in the turns before this one: those that may have acted, with their results. An idempotent one that has
+-- failed is among them: whoever makes it again does so under the same key.
 select l.id::text as id, l.turn::text as turn, l.key, l.tool, l.digest, l.effect, l.status, l.attempts, l.epoch, j.value::text as value, j.blob
 from ledger l
 left join lateral (
@@ -11,7 +12,7 @@ left join lateral (
   order by number desc limit 1  -- an operator may have given it another result
 ) j on true
 where l.domain = $1 and l.tenant = $2 and l.agent = $3 and l.message = $4 and l.effect <> 'pure'
-  and l.status in ('started', 'succeeded', 'unknown')
+  and (l.status in ('started', 'succeeded', 'unknown') or (l.effect = 'idempotent' and l.status = 'failed'))
 order by l.started_at, l.id
 
 -- name: host_is_gone

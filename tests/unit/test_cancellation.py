@@ -271,6 +271,36 @@ async def test_a_call_of_a_tool_is_waited_for_until_it_is_known_and_then_undone(
         assert Worker.log == ["pay 7", "release receipt 7"]
 
 
+@pytest.mark.parametrize("effect", ["pure", "idempotent"])
+async def test_a_call_that_fails_is_not_made_again_once_its_task_is_cancelled(effect: Any) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    @tool(effect=effect, retry=RetryPolicy(attempts=50, first_delay_s=0.0))
+    async def pay(amount: int, idempotency_key: str) -> None:
+        """Pay so much."""
+        Worker.log.append(f"pay {amount}")
+        started.set()
+        await go_on.wait()
+        raise ConnectionError("the bank is away")
+
+    async def pays(self: Worker, ctx: Context) -> None:
+        await ctx.call(pay, 7)
+
+    async with TestKit(KINDS) as kit:
+        task = await kit.give_task(AT, goal=program(pays))
+        await started.wait()
+        await kit.cancel_task(task, "not needed")
+        await until(lambda: kit.task(task).status == "cancelling")
+        kit.clock.move_to(kit.clock.now() + 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        go_on.set()
+        await kit.quiet()
+        await look(kit)
+        assert kit.task(task).status == "cancelled"
+        assert Worker.log == ["pay 7"]
+
+
 async def test_a_handler_without_a_journal_is_cancelled() -> None:
     started = asyncio.Event()
     seen: list[str] = []

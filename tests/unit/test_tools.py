@@ -693,6 +693,32 @@ async def test_a_dead_letter_that_is_retried_repeats_no_effect(world: World) -> 
         assert world.calls == ["192.0.2.1", "192.0.2.2"]
 
 
+async def test_an_idempotent_call_that_has_failed_keeps_its_key_when_the_message_is_tried_again() -> None:
+    acted: set[str] = set()
+    broken = True
+
+    @tool(effect="idempotent", retry=RetryPolicy(attempts=2, first_delay_s=0.0))
+    async def pay(amount: int, idempotency_key: str) -> str:
+        acted.add(idempotency_key)
+        if broken:
+            raise ConnectionError("the answer was lost")
+        return "receipt"
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(await ctx.call(pay, 7))
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        await kit.advance(minutes=5)
+        (letter,) = kit.dead_letters()
+        broken = False
+        await kit.retry_dead_letter(letter.id)
+        await kit.advance(minutes=5)
+        assert kit.state(AT).log == ["receipt"]
+        assert len(acted) == 1
+        assert statuses(kit) == [("pay", "succeeded", 1)]
+
+
 async def test_two_equal_calls_of_one_turn_are_two_calls(world: World) -> None:
     block = blocking(world)
 
