@@ -46,7 +46,7 @@ select count(*) from tasks where domain = $1 and finished_at is null and status 
 -- name: tasks_at_work
 -- Of the open ones, those that wait for no child.
 select count(*) from tasks t
-where domain = $1 and finished_at is null and status not in ('submitted', 'stuck')
+where domain = $1 and finished_at is null and status not in ('submitted', 'stuck', 'paused')
   and not exists (select from tasks c
                   where c.tenant = t.tenant and c.parent = t.domain || '/' || t.id and c.finished_at is null)
 
