@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,10 +32,13 @@ def needs_approval(address: str, hours: int, severity: Severity, verdict: Verdic
 
 def was_blocked(
     address: str, hours: int, severity: Severity, verdict: Verdict, why: str
-) -> Happened | NotHappened:
-    """Look into the file: a call that was cut off has acted if the address stands there."""
+) -> Happened | NotHappened | None:
+    """Look into the file: a call that was cut off has acted if the address stands there. Where its time is over, that may
+    be of an earlier call, so a person decides."""
     found = configured().find(address)
-    return NotHappened() if found is None else Happened(_receipt(found))
+    if found is None:
+        return NotHappened()
+    return Happened(_receipt(found)) if found.until > datetime.now(UTC) else None
 
 
 @tool(

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from secops.nft import read
 from secops.policy import load_policy
 from secops.rulebook import POLICY_NAME
 
-from callboard import Asked
+from callboard import Asked, Happened, NotHappened
 from storage.ledger import CallStatus
 from tests.unit.secops.triage_run import EXAMPLE, SAMPLE, Triage, reference, task_id
 
@@ -197,6 +198,16 @@ async def test_a_host_that_dies_in_the_midst_of_a_block_leaves_it_done_once(
         assert triage.report(ONE)["responses"]["executed"] == 4
         assert blocked() == {*HIGH, *MEDIUM}
         assert calls(triage)[HIGH[0]] == (CallStatus.SUCCEEDED, 1 if acted else 2)
+
+
+def test_a_block_whose_time_is_over_proves_no_call() -> None:
+    call: Any = ("203.0.113.9", 1, "high", "brute_force", "94 failures")
+    assert tools.was_blocked(*call) == NotHappened()
+    now = datetime.now(UTC)
+    configured().add("203.0.113.9", 1, "an earlier one", now=now - timedelta(hours=2))
+    assert tools.was_blocked(*call) is None
+    configured().add("203.0.113.9", 1, "this one", now=now)
+    assert isinstance(tools.was_blocked(*call), Happened)
 
 
 @pytest.fixture
