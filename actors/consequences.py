@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from actors.branch import current
 from actors.ready import OWN
+from actors.task_messages import LEADS
 from bus.address import Address, partition_of
 from bus.envelope import Envelope, Header, Outgoing, header_to_json, new_id
 from bus.errors import HopLimitExceeded, InvalidMessage, PayloadTooLarge
@@ -98,12 +99,12 @@ class Consequences:
             undoes, deadline = True, None  # it outlives what has ended the turn
         elif scope.exhausted and task is not None and not wire_name.startswith(OWN):
             scope.refuse_if_exhausted(self._envelope.tenant, came)
-        if len(self.sends) >= scope.limits.sends_per_turn:
+        if len(self.sends) >= scope.limits.sends_per_turn and not self._leads_a_task:
             raise InvalidMessage(
                 f"One turn may send {scope.limits.sends_per_turn} messages.",
                 fix="Send the rest in further turns, or raise the domain's `limits.sends_per_turn`.",
             )
-        if came.hops >= scope.limits.hops:
+        if came.hops >= scope.limits.hops and not wire_name.startswith(OWN):  # reports, answers: they end
             raise HopLimitExceeded(f"The chain of {came.correlation or came.id} has {came.hops} hops.")
         if blob is None and self.is_large(payload):
             payload, blob = self.check_in(payload)
@@ -145,6 +146,11 @@ class Consequences:
             self._places.append(place)
         return header.id
 
+    @property
+    def _leads_a_task(self) -> bool:
+        """Such an agent sends what the task's end takes, within bounds of its own."""
+        return self._envelope.agent.startswith(LEADS)
+
     def take_sends(self) -> list[tuple[str, Outgoing]]:
         """What has been sent and not committed, each with its place."""
         sends, self.sends = self.sends, []
@@ -172,7 +178,7 @@ class Consequences:
     def count_bytes(self, size: int) -> None:
         """Bounds what one turn puts into the commit; characters are near enough."""
         self._bytes += size
-        if self._bytes > self._scope.limits.turn_bytes:
+        if self._bytes > self._scope.limits.turn_bytes and not self._leads_a_task:
             raise PayloadTooLarge(
                 f"One turn may send and explain {self._scope.limits.turn_bytes} bytes.",
                 fix="Send the rest in further turns, or raise the domain's `limits.turn_bytes`.",

@@ -11,13 +11,12 @@ from typing import Any
 from actors.directory import Directory
 from actors.domain import Domain, LimitSpec
 from actors.secret import GivenSecrets, Secrets
-from actors.task_messages import TASK_KIND
+from actors.task_messages import LEADS
 from bus.envelope import Envelope, Header
 from bus.errors import LimitExceeded, UnknownKind
 from storage.spent import Reached
 
 WHOLE = ("", "")  # a pause of the domain itself
-_LEADS = f"{TASK_KIND}/"
 _SLACK_S = 0.001  # an event loop's clock is coarse; a callback must not come before its time
 
 
@@ -89,7 +88,7 @@ class Scope:
         task = envelope.header.task
         if task is None or envelope.header.undoes or not (self.cancelled or self.exhausted):
             return None
-        if envelope.is_control or envelope.agent.startswith(_LEADS):
+        if envelope.is_control or envelope.agent.startswith(LEADS):
             return None
         why = self.cancelled.get((envelope.tenant, task))
         if why is None and (reached := self._reached(envelope.tenant, envelope.header)) is not None:
@@ -99,7 +98,7 @@ class Scope:
     def is_held(self, envelope: Envelope) -> bool:
         """Whether the message waits because its task is paused, or the domain. The agents that lead tasks go on, so
         that a task can be cancelled, and what was cancelled comes to its end."""
-        if not self.paused or envelope.is_control or envelope.agent.startswith(_LEADS):
+        if not self.paused or envelope.is_control or envelope.agent.startswith(LEADS):
             return False
         if envelope.header.undoes:  # it brings a task to rest
             return False

@@ -12,6 +12,7 @@ from bus.task_limits import figure
 from bus.task_ref import split_task_ref
 
 TASK_KIND = "task"  # the kind of the durable agent that leads a task; its key is the task's id
+LEADS = f"{TASK_KIND}/"  # the name of such an agent (`kind/key`) begins so
 MAX_PARTS = 1_000  # of one task; their results wait in the task agent's state
 MAX_CHILDREN = 1_000  # tasks that one task has started and that have not ended
 MAX_DEPTH = 32  # levels of tasks that start tasks; more is an endless recursion

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from actors.domain import TaskSpec
+from actors.domain import LimitSpec, TaskSpec
 from actors.task_messages import CancelTask, SubmitTask, TaskSubmitted
 from callboard import (
     Agent,
@@ -267,6 +267,39 @@ async def test_a_cancelled_task_is_cancelled_once_all_below_it_is_at_rest(kit: T
     assert log(kit, task)[-2:] == ["child_ended", "cancelled"]
     waits = kit.store.waits
     assert (len(waits.turns), len(waits.promises), len(kit.store.timers)) == (0, 0, 0)
+
+
+async def test_the_limits_of_its_domains_turns_keep_no_task_from_ending() -> None:
+    async def leaves(self: Worker, ctx: Context) -> None:
+        for name in ("a", "b"):
+            ctx.submit_task("test", goal="waits")
+            ctx.submit_task("test", goal="waits")
+            await ctx.step(do, name)
+
+    few = LimitSpec(sends_per_turn=3, turn_bytes=6_000)
+    async with TestKit([Worker], tasks=TaskSpec(to="worker/{task}"), limits=few) as kit:
+        task = await given(kit, leaves)
+        await kit.cancel_task(task, "not needed " * 150)
+        for _ in range(20):
+            await kit.advance(seconds=0.1)
+        assert kit.task(task).status == "cancelled"
+        assert [kit.task(child).status for child in children(kit)] == ["cancelled"] * 4, [
+            kit.task(child).error for child in children(kit)
+        ]
+        assert kit.dead_letters() == []
+
+
+async def test_a_task_hears_of_messages_that_went_too_far() -> None:
+    async def passes_on(self: Worker, ctx: Context) -> None:
+        ctx.send("test/worker/parent", GoOn(program="passes_on"))
+
+    program(passes_on)
+    async with TestKit([Worker], limits=LimitSpec(hops=5)) as kit:
+        task = await given(kit, passes_on)
+        await kit.advance(minutes=1)
+        (letter,) = kit.dead_letters()
+        assert "HopLimitExceeded" in letter.error
+        assert kit.task(task).status == "stuck"
 
 
 async def test_the_deadline_ends_a_task_that_waits_for_its_children(kit: TestKit) -> None:
