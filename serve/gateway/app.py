@@ -54,6 +54,7 @@ class Gateway:
                 for name, spec in self._file.upstreams.items()
             },
             pause_s=retry_pause_s,
+            clock=clock,
         )
         self._cache = ExactCache(self._file.cache, clock)
         self._limits = Limits(self._file.limits, clock)
@@ -92,27 +93,17 @@ class Gateway:
     # -- the endpoints ---------------------------------------------------------------------------------
 
     async def _chat(self, exchange: Exchange) -> None:
-        request = read_chat(await exchange.body())
-        payer, model = _payer(exchange.request.headers), self._model(request.model, "chat")
-
-        async def work() -> None:
-            with self._limits.entered():
-                if request.stream:
-                    await self._stream(exchange, payer, model, request)
-                else:
-                    await self._answer(exchange, payer, model, request)
-
-        await exchange.while_connected(work)
+        with self._limits.entered() as admission:
+            request = read_chat(await exchange.body(admission.take))
+            payer, model = _payer(exchange.request.headers), self._model(request.model, "chat")
+            answer = self._stream if request.stream else self._answer
+            await exchange.while_connected(lambda: answer(exchange, payer, model, request))
 
     async def _embed(self, exchange: Exchange) -> None:
-        request = read_embeddings(await exchange.body())
-        payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
-
-        async def work() -> None:
-            with self._limits.entered():
-                await self._answer(exchange, payer, model, request)
-
-        await exchange.while_connected(work)
+        with self._limits.entered() as admission:
+            request = read_embeddings(await exchange.body(admission.take))
+            payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
+            await exchange.while_connected(lambda: self._answer(exchange, payer, model, request))
 
     async def _list_models(self, exchange: Exchange) -> None:
         data = [_described(name, model) for name, model in self._file.models.items()]

@@ -33,8 +33,8 @@ class Exchange:
         self._send = send
         self._body_limit = body_limit
 
-    async def body(self) -> bytes:
-        """Raises ApiError when it is larger than allowed, as soon as that is known."""
+    async def body(self, take: Callable[[int], None]) -> bytes:
+        """Raises ApiError when it is larger than allowed, as soon as that is known; so may `take`, with each part's size."""
         told = self.request.headers.get("content-length", "")
         if told.isdecimal() and int(told) > self._body_limit:
             raise _too_large(self._body_limit)
@@ -43,6 +43,7 @@ class Exchange:
             size += len(part)
             if size > self._body_limit:
                 raise _too_large(self._body_limit)
+            take(len(part))
             parts.append(part)
         return b"".join(parts)
 

@@ -31,16 +31,30 @@ class Allowance:
         self._left -= amount
 
 
+class Admission:
+    """One request that was let in, and the bytes of its body."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.bytes = 0
+
+    def take(self, size: int) -> None:
+        """Room for so much more of its body. Raises ApiError."""
+        self._limits.take(size)
+        self.bytes += size
+
+
 class Limits:
     def __init__(self, spec: LimitSpec, clock: Callable[[], float] = time.monotonic) -> None:
         self._spec = spec
         self.running = 0
+        self._bytes = 0
         self._requests = _allowance(spec.requests_per_minute, clock)
         self._tokens = _allowance(spec.tokens_per_minute, clock)
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Raises ApiError past a limit."""
+    def entered(self) -> Iterator[Admission]:
+        """For a request, from before its body is read to the end of its answer. Raises ApiError past a limit."""
         if self.running >= self._spec.concurrent:
             raise _too_many(f"{self._spec.concurrent} requests are under way", 1.0)
         if self._tokens is not None and (wait := self._tokens.wait_s(1)) > 0:
@@ -49,11 +63,19 @@ class Limits:
             if (wait := self._requests.wait_s(1)) > 0:
                 raise _too_many(f"{self._spec.requests_per_minute:,} requests a minute are used up", wait)
             self._requests.spend(1)
+        admission = Admission(self)
         self.running += 1
         try:
-            yield
+            yield admission
         finally:
             self.running -= 1
+            self._bytes -= admission.bytes
+
+    def take(self, size: int) -> None:
+        """Room for a part of a body. Raises ApiError past the limit of all of them."""
+        if self._bytes + size > self._spec.bytes:
+            raise _too_many(f"requests of {self._bytes:,} bytes are under way", 1.0)
+        self._bytes += size
 
     def spend(self, tokens: int) -> None:
         """What an answer has cost is known when it is there; who asks next waits for it."""

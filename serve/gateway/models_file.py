@@ -97,9 +97,10 @@ class TargetSpec(_Strict):
 
 
 class ModelSpec(_Strict):
-    """A name that clients ask for. Its targets are tried in order."""
+    """A name that clients ask for. Its targets are tried in order: the file's, the cheapest or the fastest first."""
 
     serves: Literal["chat", "embeddings"] = "chat"
+    strategy: Literal["fixed", "cost", "latency"] = "fixed"
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1, max_length=16)]
 
 
@@ -111,12 +112,13 @@ class CacheSpec(_Strict):
 
 
 class LimitSpec(_Strict):
-    """Past these a client gets a 429 with Retry-After. Unset is without a limit."""
+    """Past these a client gets a 429 with Retry-After, or a 413 for `body_bytes`. Unset is without a limit."""
 
     concurrent: int = Field(default=256, ge=1, le=2048)
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
-    body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)  # of one request
+    bytes: int = Field(default=256 * 1024 * 1024, ge=1024)  # of all requests that are under way
 
 
 class ModelsFile(_Strict):

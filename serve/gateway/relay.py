@@ -8,19 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TypeVar
 
+from serve.gateway.accounts import Usage, cost_of
 from serve.gateway.breaker import Breaker, Ticket
 from serve.gateway.errors import ApiError, malformed, none_has_answered
 from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec
+from serve.gateway.order import Order
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, without
 from serve.gateway.upstream import Json, Upstream, too_slow
 
 T = TypeVar("T")
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
+_TYPICAL = Usage(input=3000, output=1000)  # what targets are compared by, where the cheapest is asked first
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,17 @@ class OpenStream:
 
 
 class Relay:
-    def __init__(self, upstreams: Mapping[str, Reached], *, pause_s: float = _FIRST_PAUSE_S) -> None:
+    def __init__(
+        self,
+        upstreams: Mapping[str, Reached],
+        *,
+        pause_s: float = _FIRST_PAUSE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._upstreams = upstreams
         self._pause_s = pause_s
+        self._clock = clock
+        self._order = Order(self._price, clock)
 
     async def chat(self, name: str, model: ModelSpec, request: ChatRequest) -> Answer:
         return await self._answer(
@@ -106,7 +119,7 @@ class Relay:
     ) -> tuple[TargetSpec, Ticket, T]:
         """The first target that answers. Raises ApiError: at once where no other target could do better."""
         failures: list[tuple[str, ApiError]] = []
-        for target in model.targets:
+        for target in self._order.of(model):
             try:
                 ticket, found = await self._patiently(self._upstreams[target.upstream], target, call)
             except ApiError as error:
@@ -148,11 +161,22 @@ class Relay:
         if ticket is None:
             raise _resting(target.upstream, at.breaker.opens_in_s)
         with ticket.failing():
+            began = self._clock()
             try:
                 async with asyncio.timeout(at.spec.answer_s):
-                    return ticket, await call(at, target)
+                    found = await call(at, target)
             except TimeoutError:
+                self._order.took(target, at.spec.answer_s)
                 raise too_slow(target.upstream) from None
+            except ApiError as error:
+                if error.elsewhere:  # what fails at once is not fast
+                    self._order.took(target, at.spec.answer_s)
+                raise
+            self._order.took(target, self._clock() - began)
+            return ticket, found
+
+    def _price(self, target: TargetSpec) -> Decimal | None:
+        return cost_of(target, self._upstreams[target.upstream].spec, _TYPICAL)
 
 
 def _resting(upstream: str, for_s: float) -> ApiError:

@@ -220,6 +220,34 @@ async def test_a_cut_stream_of_anthropics_is_an_error_too(front: Front) -> None:
         _ = [chunk async for chunk in stream]
 
 
+ORDERED = """
+  cheap: {strategy: cost, targets: [
+    {upstream: openai, model: a, price: {input: 2}}, {upstream: claude, model: b, price: {input: 1}}]}
+  fast: {strategy: latency, targets: [{upstream: openai, model: a}, {upstream: claude, model: b}]}
+"""
+
+
+async def test_the_cheapest_is_asked_first_and_the_others_when_it_fails(stage: Stage) -> None:
+    async with stage.front(times="retries: 0", more=ORDERED) as front:
+        front.openai.put_on(GOOD)
+        front.claude.put_on(reply(message(TEXT)), status(500))
+        for model in ("claude-haiku-4-5", "gpt-5-mini-2025-08-07"):
+            assert (await ask(front, "cheap")).model == model
+        assert (len(front.claude.asked), len(front.openai.asked)) == (2, 1)
+
+
+async def test_the_fastest_is_asked_first_and_what_fails_is_not_fast(stage: Stage) -> None:
+    clock = Clock()
+    async with stage.front(times="retries: 0", more=ORDERED, clock=clock) as front:
+        front.openai.put_on(status(500), GOOD)
+        front.claude.put_on(reply(message(TEXT)))
+        for _ in range(3):  # the first one fails, and is known for it
+            assert (await ask(front, "fast")).model == "claude-haiku-4-5"
+        assert (len(front.openai.asked), len(front.claude.asked)) == (1, 3)
+        clock.now += 60
+        assert (await ask(front, "fast")).model == "gpt-5-mini-2025-08-07"
+
+
 # -- the circuit breaker -------------------------------------------------------------------------------
 
 

@@ -227,6 +227,19 @@ async def test_requests_at_once(stage: Stage) -> None:
         await ask(front, seed=1)
 
 
+async def test_bytes_of_all_bodies_at_once(stage: Stage) -> None:
+    async with stage.front(more="limits: {bytes: 10000}") as front:
+        front.openai.put_on(held(reply(completion())))
+        first = asyncio.create_task(ask(front, user="x" * 6000))
+        await front.openai.arrived.wait()
+        said, wait = await too_many(front, user="y" * 6000)
+        assert said.startswith("requests of 6,")
+        assert wait == "1"
+        front.openai.go_on.set()
+        await first
+        await ask(front, user="y" * 6000)
+
+
 # -- secrets -------------------------------------------------------------------------------------------
 
 
