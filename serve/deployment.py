@@ -14,6 +14,7 @@ from actors.ray_host import configure_logging
 from actors.secret import SecretFolder
 from bus.errors import ServiceUnavailable
 from serve.gateway import ServedGateway, parse_models
+from serve.gateway.environment import forget_sdk_settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -37,6 +38,7 @@ class GatewayReplica:
         # Imported here, because it brings the SDKs along, which who deploys it has no need of.
         from serve.gateway.app import Gateway
 
+        forget_sdk_settings()
         return Gateway(self._served.settings, SecretFolder(Path(self._served.secrets))).app
 
 

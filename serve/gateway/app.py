@@ -32,6 +32,8 @@ from serve.gateway.upstream import Json, Upstream
 _LONGEST_NAME = 256
 # More than there are calls at once, so that none waits for a connection.
 _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
+# A company's proxy cannot reach what listens on this machine.
+_WITHOUT_PROXY = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
 
 
 class Gateway:
@@ -47,7 +49,7 @@ class Gateway:
     ) -> None:
         self._settings = settings
         self._file = parse_models(settings.models, settings.models_path)
-        self._http = httpx2.AsyncClient(limits=_CONNECTIONS)
+        self._http = httpx2.AsyncClient(limits=_CONNECTIONS, mounts=_WITHOUT_PROXY)
         self._relay = Relay(
             {
                 name: Reached(spec, _upstream(name, spec, secrets, self._http), Breaker(clock))

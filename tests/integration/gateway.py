@@ -83,7 +83,7 @@ class Stage:
             serving(stage.openai) as stage.openai_url,
             serving(stage.claude) as stage.claude_url,
             serving(stage) as stage.url,
-            httpx2.AsyncClient() as stage.http,
+            httpx2.AsyncClient(trust_env=False) as stage.http,
         ):
             yield stage
 

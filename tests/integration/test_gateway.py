@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from serve.gateway.environment import forget_sdk_settings
 from tests.integration import upstreams
 from tests.integration.gateway import LOCAL_KEY, Front, Stage
 from tests.integration.upstreams import KEY, chunks, completion, embeddings, openai_stream, reply
@@ -53,6 +54,26 @@ async def test_a_chat_passes_as_it_is_but_for_the_models_name_and_the_key(front:
     assert asked.body == {
         "model": "gpt-5-mini", "messages": ASK, "temperature": 0.5, "seed": 7, "min_p": 0.1
     }  # fmt: skip
+
+
+async def test_nothing_of_the_environment_is_sent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "OPENAI_ORG_ID": "org-of-another",
+        "OPENAI_CUSTOM_HEADERS": "X-Other: secret-of-another",
+        "ANTHROPIC_CUSTOM_HEADERS": "X-Other: secret-of-another",
+        "ANTHROPIC_AUTH_TOKEN": "token-of-another",
+        "HTTP_PROXY": "http://127.0.0.1:1",  # nobody listens there
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    forget_sdk_settings()
+    async with stage.front() as front:
+        front.openai.put_on(reply(completion()))
+        front.claude.put_on(reply(upstreams.message({"type": "text", "text": "Hello"})))
+        for model in ("small", "claude"):
+            await front.client.chat.completions.create(model=model, messages=ASK)
+        [first], [second] = front.openai.asked, front.claude.asked
+        assert "of-another" not in str(first) + str(second)
 
 
 async def test_a_stream_comes_in_pieces_and_ends_with_done(front: Front) -> None:
