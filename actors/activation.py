@@ -28,7 +28,7 @@ class Activation:
     """
 
     __slots__ = (
-        "agent", "alive", "apart", "at_work", "blocked_until", "cancelled", "ended", "hash", "held", "held_size", "held_turn", "instance", "journal", "lacks_turn", "lifecycle", "loaded", "more",
+        "agent", "alive", "apart", "at_work", "blocked_until", "cancelled", "ended", "hash", "held", "held_size", "held_turn", "instance", "journal", "key", "lacks_turn", "lifecycle", "loaded", "more",
         "more_control", "overdue", "parked", "parking", "partition", "queue", "refilling", "running", "scheduled", "schema_version", "size",
         "state_json", "task", "tenant", "type", "uncommitted", "undead", "used_at", "version",
     )  # fmt: skip
@@ -36,6 +36,7 @@ class Activation:
     def __init__(self, tenant: str, agent: str, partition: int, type_: AgentType) -> None:
         self.tenant = tenant
         self.agent = agent
+        self.key = (tenant, agent)
         self.partition = partition
         self.type = type_
         self.queue: deque[Envelope] = deque()
@@ -74,10 +75,6 @@ class Activation:
         self.lifecycle = CREATED
         self.state_json: str | None = None
         self.hash = GENESIS
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.tenant, self.agent
 
     @property
     def is_idle(self) -> bool:

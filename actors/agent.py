@@ -17,7 +17,7 @@ from actors.retry import RetryPolicy
 from actors.supervision import Supervision
 from bus.address import require_word
 from bus.errors import CallboardError, InvalidPayload
-from bus.registry import describe_validation, first_line, refuse_non_finite, wire_name_of
+from bus.registry import describe_validation, first_line, refuse_unfit, wire_name_of
 
 if TYPE_CHECKING:
     from actors.context import Context
@@ -183,7 +183,7 @@ class AgentType:
                 f"The state of {self.cls.__qualname__} does not fit its model: {first_line(error)}.",
                 fix="Assign what the field's type allows; validate_assignment in the model's config finds it early.",
             ) from None
-        refuse_non_finite(state, text)
+        refuse_unfit(state, text)
         return text
 
 

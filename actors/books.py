@@ -34,10 +34,6 @@ class Books:
         """How much of the cache is used: 1 is full."""
         return max(self.cached / self._most, self.bytes / self.most_bytes)
 
-    @property
-    def is_out_of_bytes(self) -> bool:
-        return self.bytes >= self.most_bytes
-
     def has_room(self, activation: Activation) -> bool:
         """Whether there is room for one more message of an agent."""
         return (

@@ -37,18 +37,18 @@ class Entry:
     """About how many bytes the commit will send for it."""
 
     def __post_init__(self) -> None:
-        self.size = self._measured()
-
-    def _measured(self) -> int:
         write = self.outcome
         if isinstance(write, Mark):
-            return 200
-        size = sum(len(s.payload) + len(s.header_json) for s in write.sends)
+            self.size = 200
+            return
+        size = 0
+        for send in write.sends:
+            size += len(send.payload) + len(send.header_json)
         if isinstance(write, TurnRecord):
             size += len(write.body) + len(write.state or "")
         if write.journal is not None:
             size += sum(200 + len(entry.value) for entry in write.journal.entries)
-        return size
+        self.size = size
 
     def settle(self, committed: bool) -> None:
         if self.done is not None and not self.done.done():
@@ -101,10 +101,11 @@ class Committer:
 
     def submit(self, entry: Entry) -> None:
         entry.activation.uncommitted += 1
+        if not self._pending:
+            self._wanted.set()
+            self._idle.clear()
         self._pending.append(entry)
         self._bytes += entry.size
-        self._wanted.set()
-        self._idle.clear()
         if len(self._pending) >= 4 * self._group_limit or self._bytes >= ROOM_BYTES:
             self._room.clear()
 
@@ -115,6 +116,10 @@ class Committer:
             self._pending = deque(entry for entry in self._pending if entry.activation.alive)
             self._bytes -= sum(entry.size for entry in dead)
             self._events.discarded(dead)
+
+    @property
+    def has_room(self) -> bool:
+        return self._room.is_set()
 
     async def room(self) -> None:
         """Wait while more turns are on their way than the next few commits can take."""

@@ -159,8 +159,8 @@ class Consequences:
 
     def is_large(self, text: str) -> bool:
         """Whether it goes into a blob."""
-        limit = self._scope.limits.claim_check_bytes
-        return _size(text, limit) > limit
+        limit = self._scope.limits.claim_check_bytes  # in UTF-8; most are so short that nobody need count
+        return 4 * len(text) > limit and len(text.encode()) > limit
 
     def check_in(self, payload: str) -> tuple[str, str]:
         """Make a blob of it; return what stands in its place, and the digest. Raises PayloadTooLarge."""
@@ -183,8 +183,3 @@ class Consequences:
                 f"One turn may send and explain {self._scope.limits.turn_bytes} bytes.",
                 fix="Send the rest in further turns, or raise the domain's `limits.turn_bytes`.",
             )
-
-
-def _size(text: str, limit: int) -> int:
-    """How many bytes the text has in UTF-8; at most four times its length, so most need no counting."""
-    return len(text) if 4 * len(text) <= limit else len(text.encode())

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -97,7 +98,7 @@ class Host:
         self._slice = Slice()
         self._stopped = asyncio.Event()
         self._closing = False
-        self._running: dict[Activation, float] = {}  # since when, by the event loop's clock
+        self._running: dict[Activation, float] = {}  # since when, by the monotonic clock
         self._workers = 0
         self._aside = 0  # bytes of what others overtake while it waits for its next try
         self._tasks: set[asyncio.Task[None]] = set()
@@ -174,9 +175,14 @@ class Host:
     async def _work(self) -> None:
         """One of several workers: take a ready agent, run one turn, hand it to the commit."""
         task = asyncio.current_task()
-        while self._workers - len(self.waiting) <= self.scope.limits.concurrent_turns and not self._closing:
-            await self.committer.room()
-            activation = await self.ready.take()
+        while self._is_wanted() and not self._closing:
+            if not self.committer.has_room:
+                await self.committer.room()
+            if self._slice.is_over:
+                self._slice.ask()
+                activation = await self.ready.take_later()
+            else:
+                activation = self.ready.take_now() or await self.ready.take()
             if self.scope.paused and self.mailboxes.is_held(activation):
                 continue
             activation.running = True
@@ -185,9 +191,12 @@ class Host:
             if entry is not None:
                 self.committer.submit(entry)
                 self.mailboxes.schedule(activation)
-            while self._slice.is_over:
-                await self._slice.next()
         self._workers -= 1
+
+    def _is_wanted(self) -> bool:
+        """Whether there is not one worker more than turns may run, those that wait not counted."""
+        most = self.scope.limits.concurrent_turns
+        return self._workers <= most or self._workers - len(self.waiting) <= most
 
     def _add_worker(self) -> None:
         self._workers += 1
@@ -332,8 +341,7 @@ class Host:
 
     def _enter(self, activation: Activation) -> None:
         """The activation's handler runs, in the task that began it."""
-        self._running[activation] = asyncio.get_running_loop().time()
-        self._quiet.clear()
+        self._running[activation] = monotonic()
 
     def _leave(self, activation: Activation) -> None:
         self._running.pop(activation, None)
@@ -346,8 +354,9 @@ class Host:
 
     async def quiet(self, timeout_s: float) -> None:
         """Wait until no turn runs, at most so long."""
-        if self._quiet.is_set():
+        if not self._running:
             return
+        self._quiet.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._quiet.wait()
@@ -461,7 +470,7 @@ class Host:
         """Cancel handlers that run longer than the domain allows, so that none holds a worker for ever."""
         while True:
             await asyncio.sleep(_OVERDUE_EVERY_S)
-            since = asyncio.get_running_loop().time() - self.scope.limits.turn_s
+            since = monotonic() - self.scope.limits.turn_s
             for activation, began in list(self._running.items()):
                 if began < since and activation.task is not None:
                     activation.overdue = True

@@ -212,19 +212,20 @@ class Mailboxes:
         for their next try may fill the cache for hours, and the others must go on."""
         if envelope.seq < 0:
             return True
-        if activation.lifecycle == PAUSED or (activation.is_closed and not envelope.open):
+        if activation.is_closed and (activation.lifecycle == PAUSED or not envelope.open):
             return False
         return not activation.queue or self.books.has_room(activation)
 
     def _queue(self, activation: Activation, envelope: Envelope) -> None:
-        if self.books.is_out_of_bytes and not (activation.queue or activation.scheduled):
+        books = self.books
+        if books.bytes >= books.most_bytes and not (activation.queue or activation.scheduled):
             envelope = msgspec.structs.replace(envelope, payload="")
         if envelope.payload:
-            self.books.enter(activation, envelope)
+            books.enter(activation, envelope)
         else:
-            self.books.seen[envelope.seq] = 0
+            books.seen[envelope.seq] = 0
             activation.more = True
-        self.books.cached += 1
+        books.cached += 1
         activation.insert(envelope)
         if activation.loaded:
             self.schedule(activation)
@@ -249,8 +250,9 @@ class Mailboxes:
             self._held[activation] = None
             self._refills.cannot_run_yet(activation)
             return
-        if not head.is_control or head.failures:
-            now, until = self._scope.clock.now(), activation.may_run_at(head)
+        until = activation.may_run_at(head)
+        if until and (head.failures or not head.is_control):
+            now = self._scope.clock.now()
             if until > now:
                 self._scope.clock.call_at(min(until, now + _LONGEST_WAIT_S), self.schedule, activation)
                 self._refills.cannot_run_yet(activation)

@@ -19,7 +19,6 @@ from actors.task_messages import TROUBLE
 from actors.transition import transition_body
 from bus.envelope import Envelope
 from bus.errors import NonDeterministicHandler, PayloadTooLarge
-from bus.registry import refuse_nul
 from storage.journal import Does, Flush
 from storage.records import DeadLetter, Mark, TurnRecord
 
@@ -46,7 +45,8 @@ class Outcomes:
         kind = activation.type
         schema_version = kind.cls.schema_version
         state: str | None = None
-        if ctx.consequences.destroys:
+        puts = ctx.consequences
+        if puts.destroys:
             activation.instance, lifecycle = None, DESTROYED
         elif activation.instance is None:  # obeyed without its class: what is stored stays
             state, schema_version = activation.state_json, activation.schema_version
@@ -58,8 +58,8 @@ class Outcomes:
                     f"{self._scope.limits.state_bytes} is the limit.",
                     fix="Keep large things in blobs or in several agents.",
                 )
-            refuse_nul(state)
-        await self._blobs.store(ctx.consequences.blobs)
+        if puts.blobs:
+            await self._blobs.store(puts.blobs)
         return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
 
     def give_up(

@@ -25,11 +25,16 @@ def is_own(envelope: Envelope) -> bool:
 
 
 class ReadyQueue:
-    """Each agent stands in it at most once. `take` waits; `close_gate` makes everyone wait."""
+    """Each agent stands in it at most once. `take` waits; `close_gate` makes everyone wait.
+
+    One waiter is woken at a time, and wakes the next if it leaves something behind: where no handler waits for
+    anything, one worker runs all turns, and the others cost nothing.
+    """
 
     def __init__(self) -> None:
         self._queues: tuple[deque[Activation], ...] = (deque(), deque(), deque())
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waking = False  # a waiter was woken, and has not looked yet
         self._open = True
         self._taken = 0
 
@@ -43,31 +48,45 @@ class ReadyQueue:
         activation.scheduled = True
         head = activation.queue[0]
         self._queues[2 if is_own(head) else min(2, max(0, head.header.priority))].append(activation)
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     async def take(self) -> Activation:
         """The next agent; its caller runs one turn of it."""
-        while True:
-            if self._open:
-                activation = self._pop()
-                if activation is not None:
-                    return activation
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._wake()
-                raise
+        activation = self.take_now()
+        while activation is None:
+            activation = await self._wait()
+        return activation
+
+    async def take_later(self) -> Activation:
+        """The same, once the event loop has gone round."""
+        while (activation := await self._wait()) is None:
+            pass
+        return activation
+
+    def take_now(self) -> Activation | None:
+        """The next agent, or None when there is none yet."""
+        return self._pop() if self._open else None
+
+    async def _wait(self) -> Activation | None:
+        """Stand in line until woken; then what there is to take."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake()
+        try:
+            await waiter
+            return self.take_now()
+        finally:
+            if not waiter.cancelled():
+                self._waking = False
+                self._wake()
 
     def close_gate(self) -> None:
         self._open = False
 
     def open_gate(self) -> None:
         self._open = True
-        for _ in range(min(len(self), len(self._waiters))):
-            self._wake()
+        self._wake()
 
     def _pop(self) -> Activation | None:
         self._taken += 1
@@ -81,8 +100,11 @@ class ReadyQueue:
         return None
 
     def _wake(self) -> None:
-        while self._open and self._waiters:
+        if self._waking or not self._open or not any(self._queues):
+            return
+        while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+                self._waking = True
                 return

@@ -9,8 +9,9 @@ SLICE_S = 0.01  # of all workers together; more delays what comes in, less costs
 
 
 class Slice:
-    """One share of the event loop's time. Workers that find it over wait for the next, which begins with the next
-    round of the loop. A count of turns would not do: a turn takes from some microseconds to milliseconds."""
+    """One share of the event loop's time. A worker that finds it over asks for the next, which begins with the next
+    round of the loop, and goes on after that. A count of turns would not do: a turn takes from some microseconds to
+    milliseconds."""
 
     def __init__(self) -> None:
         self._ends = 0.0
@@ -20,11 +21,11 @@ class Slice:
     def is_over(self) -> bool:
         return time.perf_counter() >= self._ends
 
-    async def next(self) -> None:
-        if not self._asked:  # called before any of the workers that wait go on
+    def ask(self) -> None:
+        """Whoever is woken from now on finds the next slice begun."""
+        if not self._asked:
             self._asked = True
             asyncio.get_running_loop().call_soon(self._begin)
-        await asyncio.sleep(0)
 
     def _begin(self) -> None:
         self._asked = False

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 from pydantic import BaseModel
 
 from actors.activation import Activation
-from actors.agent import Agent, Handler
+from actors.agent import Handler
 from actors.blobs import Blobs, BlobStore, BlobsUnavailable
 from actors.context import Context
 from actors.control_turn import ControlTurns, DeadLetterReader
@@ -245,7 +245,8 @@ class TurnRunner:
         agent = activation.instance or await activation.activate()
         if activation.state_json is None:
             await agent.on_created(ctx)
-        answer = await _call(agent, handler, message, ctx)
+        function: Callable[..., Any] = getattr(agent, handler.method)
+        answer = await (function(message, ctx) if handler.is_async else in_thread(function, message, ctx))
         if ctx.header.reply_to is not None:
             ctx.answer(answer)
         if message.__class__ is TaskWork and not activation.has_open_turn:
@@ -282,14 +283,6 @@ def _cut_short(activation: Activation, envelope: Envelope) -> Ending | None:
     """Whether the turn's task was cancelled while its handler ran; then it does not matter how that ended."""
     why = activation.cancelled
     return None if why is None else _ending(envelope, CANCELLED, why)
-
-
-async def _call(agent: Agent, handler: Handler, message: BaseModel, ctx: Context) -> Any:
-    function: Callable[..., Any] = getattr(agent, handler.method)
-    if handler.is_async:
-        coroutine: Coroutine[Any, Any, Any] = function(message, ctx)
-        return await coroutine
-    return await in_thread(function, message, ctx)
 
 
 def _is_cancelled() -> bool:

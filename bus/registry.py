@@ -84,8 +84,7 @@ def encode_payload(model: BaseModel) -> str:
             f"{type(model).__qualname__} cannot be written as JSON: {first_line(error)}.",
             fix="Use field types that JSON can carry.",
         ) from error
-    refuse_nul(text)
-    refuse_non_finite(model, text)
+    refuse_unfit(model, text)
     return text
 
 
@@ -115,6 +114,14 @@ def decode_payload(wire_name: str, payload: str) -> BaseModel:
         ) from None
 
 
+def refuse_unfit(model: BaseModel, json_text: str) -> None:
+    """Raise InvalidPayload for what Postgres cannot hold, or JSON cannot carry, in a model's JSON text."""
+    if "\\u0000" in json_text:
+        refuse_nul(json_text)
+    if "null" in json_text:
+        refuse_non_finite(model)
+
+
 def refuse_nul(json_text: str) -> None:
     """Raise InvalidPayload if any text in the JSON holds NUL, which Postgres cannot query or index."""
     if "\\u0000" in json_text and _holds_nul(msgspec.json.decode(json_text)):
@@ -124,9 +131,9 @@ def refuse_nul(json_text: str) -> None:
         )
 
 
-def refuse_non_finite(model: BaseModel, json_text: str) -> None:
+def refuse_non_finite(model: BaseModel) -> None:
     """Raise InvalidPayload if the model holds NaN or infinity, which its JSON text has as null."""
-    if "null" not in json_text or model.model_config.get("ser_json_inf_nan", "null") != "null":
+    if model.model_config.get("ser_json_inf_nan", "null") != "null":
         return
     if _holds_non_finite(model.__pydantic_serializer__.to_python(model)):
         raise InvalidPayload(
