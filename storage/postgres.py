@@ -21,6 +21,7 @@ from storage.connect import connect, create_pool, host_application
 from storage.edges import Agent, Gate, Refusal, WaitEdge
 from storage.journal import CLOCK_SLACK_S, JournalEntry, OpenPromise, StoredJournal
 from storage.ledger import EarlierCall
+from storage.mail_reader import Mailbox, MailReader
 from storage.queries import query
 from storage.records import (
     PAGE_AGENTS,
@@ -61,6 +62,7 @@ class PostgresStore:
         self._application = application
         self._pool = pool
         self.on_limit: Callable[[Reached], None] = lambda reached: None
+        self._mail = MailReader(self._reader)
         self._committer: asyncpg.Connection[Any] | None = None
 
     @classmethod
@@ -72,6 +74,7 @@ class PostgresStore:
     async def close(self) -> None:
         """Close what is open; a connection that does not answer is cut."""
         self._drop_committer()
+        await self._mail.close()
         try:
             await asyncio.wait_for(self._pool.close(), timeout=2.0)
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -202,11 +205,11 @@ class PostgresStore:
         *,
         control_only: bool = False,
     ) -> tuple[list[Envelope], bool]:
-        below = 0 if control_only else _NO_BOUND
-        async with self._reader() as connection:
-            rows = await connection.fetch(
-                query("load_agent_mail"), domain, tenant, partition, agent, below, share.messages, share.size
-            )
+        mailbox = Mailbox(
+            domain=domain, tenant=tenant, partition=partition, agent=agent, below=0 if control_only else _NO_BOUND,
+            messages=share.messages, size=share.size,
+        )  # fmt: skip
+        rows = await self._mail.read(mailbox)
         found = [_envelope(tenant, agent, row, open_=row["open"]) for row in rows]
         return found, bool(rows and rows[-1]["more"])
 

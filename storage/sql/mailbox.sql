@@ -98,13 +98,21 @@ select agent, seq, failures, trials, retry_at, header, payload, more
 from load_mail($1, $2, $3, $4, $5, $6, $7, $8)
 
 -- name: load_agent_mail
--- The turn that is open and has something to do, then the first messages; only control messages where $5 is 0. Paused
--- or not: its owner knows better than the table, which says "paused" until a resumption has committed.
-select true as open, t.seq, t.failures, t.trials, extract(epoch from t.retry_at)::float8 as retry_at,
-       t.header::text as header, t.payload::text as payload, false as more
-from turns t where t.domain = $1 and t.tenant = $2 and t.agent = $4 and not t.waiting and $5::bigint <> 0
-union all
-select false, seq, failures, trials, retry_at, header, payload, more from first_mail($1, $2, $3, $4, $5, $6, $7)
+-- Of each mailbox the turn that is open and has something to do, then the first messages; only control messages where
+-- the bound is 0. Paused or not: its owner knows better than the table, which says "paused" until a resumption has
+-- committed.
+select b.place, m.*
+from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bigint[], $6::int[], $7::bigint[])
+  with ordinality as b(domain, tenant, partition, agent, below, messages, bytes, place),
+lateral (
+  select true as open, t.seq, t.failures, t.trials, extract(epoch from t.retry_at)::float8 as retry_at,
+         t.header::text as header, t.payload::text as payload, false as more
+  from turns t
+  where t.domain = b.domain and t.tenant = b.tenant and t.agent = b.agent and not t.waiting and b.below <> 0
+  union all
+  select false, seq, failures, trials, retry_at, header, payload, more
+  from first_mail(b.domain, b.tenant, b.partition, b.agent, b.below, b.messages, b.bytes)
+) m
 
 -- name: mail_heads
 select tenant, partition, agent, seq from mail_heads($1, $2, $3, $4, $5::int[], $6)

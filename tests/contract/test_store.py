@@ -425,6 +425,23 @@ async def test_a_share_of_bytes_ends_with_the_message_that_fills_it(rig: Rig) ->
     assert ([e.seq for e in found], more) == (numbers, False)
 
 
+async def test_of_mailboxes_read_at_once_each_reader_gets_its_own(rig: Rig) -> None:
+    numbers = {f"order/{n}": await given(rig, *[f"order/{n}"] * n) for n in (1, 2, 3)}
+    control = await rig.accept(letter("order/3", control=True))
+    share = Share(messages=2, size=MUCH)
+    read = [
+        rig.store.load_agent(DOMAIN, 0, "default", agent, share, control_only=only)
+        for agent, only in [("order/1", False), ("order/2", False), ("order/3", False), ("order/3", True)]
+    ]
+    found = [([(e.agent, e.seq) for e in mail], more) for mail, more in await asyncio.gather(*read)]
+    assert found == [
+        ([("order/1", numbers["order/1"][0])], False),
+        ([("order/2", seq) for seq in numbers["order/2"]], True),
+        ([("order/3", control), ("order/3", numbers["order/3"][0])], True),
+        ([("order/3", control)], False),
+    ]
+
+
 async def test_pages_end_by_their_bytes_and_leave_nobody_out(rig: Rig) -> None:
     for agent in range(12):
         for n in range(3):
