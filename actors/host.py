@@ -100,6 +100,7 @@ class Host:
         self._closing = False
         self._running: dict[Activation, float] = {}  # since when, by the monotonic clock
         self._workers = 0
+        self._flushing = 0  # turns of which nothing runs until a commit has ended
         self._aside = 0  # bytes of what others overtake while it waits for its next try
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
@@ -194,9 +195,16 @@ class Host:
         self._workers -= 1
 
     def _is_wanted(self) -> bool:
-        """Whether there is not one worker more than turns may run, those that wait not counted."""
+        """Whether there is not one worker more than turns may run, those not counted that wait or are being flushed.
+
+        Those go on without waiting for a place: for a moment more may run.
+        """
         most = self.scope.limits.concurrent_turns
-        return self._workers <= most or self._workers - len(self.waiting) <= most
+        return self._workers <= most or self._workers - len(self.waiting) - self._flushing <= most
+
+    def _fill_places(self) -> None:
+        if self._workers - len(self.waiting) - self._flushing < self.scope.limits.concurrent_turns:
+            self._add_worker()
 
     def _add_worker(self) -> None:
         self._workers += 1
@@ -310,13 +318,20 @@ class Host:
     def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> asyncio.Future[bool]:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.committer.submit(Entry(activation, envelope, flush, done))
+        if activation.journal is not None and activation.journal.running == 1:
+            # Nothing else of the turn runs: another one may, and what that records goes along with the next commit.
+            self._flushing += 1
+            done.add_done_callback(self._flushed)
+            self._fill_places()
         return done
+
+    def _flushed(self, done: asyncio.Future[bool]) -> None:
+        self._flushing -= 1
 
     def waits(self, activation: Activation) -> None:
         self._leave(activation)
         self.waiting.waits(activation)
-        if self._workers - len(self.waiting) < self.scope.limits.concurrent_turns:
-            self._add_worker()
+        self._fill_places()
 
     def runs(self, activation: Activation) -> None:
         self.waiting.runs(activation)
