@@ -9,6 +9,7 @@ any of these -> cancelling -> cancelled     once nothing runs that is part of th
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ from actors.task_messages import (
     task_agent,
 )
 from actors.task_reports import MAX_TEXT
-from bus.errors import CallboardError, UnknownDomain
+from bus.errors import CallboardError, UnknownDomain, UnknownKind
 from bus.task_limits import WALL
 from bus.task_ref import task_ref
 from coordinators.tasks.auction import Auction
@@ -273,11 +274,14 @@ class Leader(Agent):
         result = _json(end.result) if end.status == "completed" or end.result is not None else None
         self._write(ctx, result, None if end.error is None else _json(end.error))
         me = task_ref(ctx.address.key, ctx.address.domain)
+        gone = contextlib.suppress(UnknownDomain, UnknownKind)  # whoever was to hear of it, with their domain
         if state.parent is not None:
-            ctx.send(task_agent(state.parent), ChildEnded(task=me, status=end.status))
+            with gone:
+                ctx.send(task_agent(state.parent), ChildEnded(task=me, status=end.status))
         if state.waiter is not None:
-            outcome = TaskOutcome(task=me, status=end.status, result=end.result, error=end.error)
-            ctx.resolve(state.waiter, outcome)
+            with gone:
+                outcome = TaskOutcome(task=me, status=end.status, result=end.result, error=end.error)
+                ctx.resolve(state.waiter, outcome)
 
     # -- status --------------------------------------------------------------------------------------
 

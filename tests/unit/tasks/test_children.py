@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from actors.domain import LimitSpec, TaskSpec
 from actors.task_messages import CancelTask, SubmitTask, TaskSubmitted
+from bus.envelope import new_id
 from callboard import (
     Agent,
     Context,
@@ -313,6 +314,20 @@ async def test_the_deadline_ends_a_task_that_waits_for_its_children(kit: TestKit
         await kit.advance(seconds=0.1)
     assert (kit.task(task).error or {})["code"] == "deadline"
     assert kit.task(children(kit)[0]).status == "failed"  # its own deadline is the same
+
+
+@pytest.mark.parametrize("waiter", ["gone/worker/w", "test/gone/w"])
+async def test_a_child_comes_to_its_end_although_its_parent_has_gone_with_its_domain(
+    kit: TestKit, waiter: str
+) -> None:
+    child = new_id()
+    submitted = TaskSubmitted(
+        id=child, goal="answers", parent=f"gone/{new_id()}", root=f"gone/{new_id()}", depth=1, by=waiter,
+        waiter=f"{waiter}#{new_id()}",
+    )  # fmt: skip
+    await kit.send(f"test/task/{child}", submitted)
+    await kit.quiet()
+    assert (kit.task(child).status, kit.dead_letters()) == ("completed", [])
 
 
 async def test_an_operator_fails_a_task_whose_children_do_not_end(kit: TestKit) -> None:
