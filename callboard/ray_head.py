@@ -174,8 +174,13 @@ class RayHead:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self.folder,
-                # Ray would start a spare worker for each core with the first command; ours are actors.
-                env={**os.environ, "RAY_prestart_worker_first_driver": "0"},
+                env={
+                    # Ray's workers would give way to every other process of the machine; ours are services.
+                    "RAY_worker_niceness": "0",
+                    **os.environ,
+                    # Ray would start a spare worker for each core with the first command; ours are actors.
+                    "RAY_prestart_worker_first_driver": "0",
+                },
             )
         self._launched = process.pid
         self._port_file.write_text(str(port))

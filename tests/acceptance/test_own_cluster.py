@@ -240,6 +240,7 @@ def test_a_removed_domain_leaves_the_others_and_ray_as_they_are(alone: Program, 
     assert re.search(r"^Callboard runs already, ready in \d+\.\d s; dashboard", ran.stdout)
     assert ran.stderr == "joining the running Callboard\nwaiting for the hosts of mirror\n"
     before = json.loads(alone("status", "--json").stdout)["hosts"]
+    assert {psutil.Process(host["pid"]).nice() for host in before} == {psutil.Process().nice()}
     done = json.loads(alone("domains", "remove", "mirror", "--yes", "--delete-data", "--json").stdout)
     assert (done["hosts_drained"], done["hosts_fenced"]) == (1, 0)
     assert [d["domain"] for d in json.loads(alone("domains", "--json").stdout)["domains"]] == ["caller"]
