@@ -8,6 +8,8 @@ them. `GET /acted?key=K` and `GET /counts` tell. Nothing of Callboard's is impor
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,11 +17,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 HANGS_S = 0.3
+ADDRESS = "CALLBOARD_FAULTS_JUDGE"
 
 
 class Refused(Exception):
@@ -34,6 +39,9 @@ class _Judge(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.calls: Counter[str] = Counter()  # by key
         self.effects: Counter[str] = Counter()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked may be dead."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,6 +111,29 @@ def _get(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=10) as reply:
         found: dict[str, Any] = json.load(reply)
         return found
+
+
+def note(address: str) -> None:
+    """Called by each process for what in it is not given the address."""
+    os.environ[ADDRESS] = address
+
+
+def noted() -> str:
+    return os.environ[ADDRESS]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """A judge in a process of its own; its address."""
+    file = folder / "judge"
+    process = subprocess.Popen([sys.executable, "-m", "tests.faults.judge", str(file)])
+    try:
+        while process.poll() is None and not (file.exists() and file.read_text()):
+            time.sleep(0.01)
+        yield file.read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""Hosts die around calls of tools, and the world outside is the judge: what may happen once happens once (G5)."""
+"""Hosts die, or freeze and wake up, around calls of tools, and the world outside is the judge: what may happen once happens once (G5)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
+import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -19,45 +19,55 @@ from tests.faults.chaos_run import seed_of
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.feed import accept, outside
 from tests.faults.verify import broken_chains
+from tests.faults.watched import Void
 
 CALLERS = 12
 ROUNDS = 2  # calls of each tool by one message
-POINTS = ("call.before", "call.after", "flush.before", "flush.after", "commit.before", "commit.after")
+KILLS = ("call.before", "call.after", "flush.before", "flush.after", "commit.before", "commit.after")
+STOPS = (
+    "flush.before",
+    "call.before",
+    "call.after",
+)  # before the intent is committed, after that, after the call
+ALL = (*(f"{point}=kill" for point in KILLS), *(f"{point}=stop" for point in STOPS))
+FEW = ("call.after=kill", "call.before=stop", "call.after=stop", "flush.after=kill")
 DONE_WITHIN_S = 120.0
+GOES_ON_WITHIN_S = 4.0  # less than it takes until a person is asked about a frozen host's calls
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[str]:
     """The address of a judge that runs."""
-    file = tmp_path / "judge"
-    process = subprocess.Popen([sys.executable, "-m", "tests.faults.judge", str(file)])
-    try:
-        while process.poll() is None and not (file.exists() and file.read_text()):
-            pass
-        yield file.read_text()
-    finally:
-        process.kill()
-        process.wait()
+    with judge.running(tmp_path) as address:
+        yield address
 
 
 @pytest.mark.timeout(300)
-async def test_whatever_dies_around_a_call_nothing_happens_twice(
-    own_services: Services, tmp_path: Path, world: str
+@pytest.mark.parametrize("blows", [FEW, pytest.param(ALL * 2, marks=pytest.mark.long)], ids=["few", "all"])
+async def test_whatever_dies_or_freezes_around_a_call_nothing_happens_twice(
+    own_services: Services, tmp_path: Path, world: str, blows: tuple[str, ...]
 ) -> None:
-    assert await _run(own_services, tmp_path, world, planted=(), points=POINTS) == []
+    assert await _run(own_services, tmp_path, world, planted=(), blows=blows) == []
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("planted", ["intent_ignored", pytest.param("key_forgotten", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("planted", "blow"),
+    [
+        ("intent_ignored", "call.after=kill"),
+        pytest.param("key_forgotten", "call.after=kill", marks=pytest.mark.long),
+        pytest.param("gone_at_once", "call.before=stop", marks=pytest.mark.long),
+    ],
+)
 async def test_a_planted_fault_makes_something_happen_twice(
-    own_services: Services, tmp_path: Path, world: str, planted: str
+    own_services: Services, tmp_path: Path, world: str, planted: str, blow: str
 ) -> None:
-    found = await _run(own_services, tmp_path, world, planted=(planted,), points=("call.after",) * 12)
+    found = await _run(own_services, tmp_path, world, planted=(planted,), blows=(blow,) * 12)
     assert any("twice" in complaint for complaint in found), found
 
 
 async def _run(
-    services: Services, path: Path, world: str, *, planted: tuple[str, ...], points: tuple[str, ...]
+    services: Services, path: Path, world: str, *, planted: tuple[str, ...], blows: tuple[str, ...]
 ) -> list[str]:
     rng = Random(seed_of(1))
     secrets = path / "secrets"
@@ -66,8 +76,8 @@ async def _run(
     async with running_cluster(
         services, path / "run", hosts=2, planted=planted, secrets_folder=secrets
     ) as cluster:
-        for n, point in enumerate(points):
-            await _feed_and_kill(cluster, rng, n, point)
+        for n, blow in enumerate(blows):
+            await _feed_and_strike(cluster, rng, n, blow)
             if planted and (found := await _twice(world)):
                 return found
 
@@ -75,14 +85,16 @@ async def _run(
             return await cluster.waiting() == 0 and not await cluster.value("select count(*) from turns")
 
         await cluster.until(all_is_handled, "every message to be handled", DONE_WITHIN_S)
-        return await _complaints(cluster, world, len(points))
+        return await _complaints(cluster, world, len(blows))
 
 
-async def _feed_and_kill(cluster: Cluster, rng: Random, number: int, point: str) -> None:
-    """Give each caller a message; a host dies when it passes the point."""
+async def _feed_and_strike(cluster: Cluster, rng: Random, number: int, blow: str) -> None:
+    """Give each caller a message; a host dies when it passes the point, or stands still and wakes up when another has
+    taken its agents over and is at work on them."""
+    point = blow.partition("=")[0]
     host = rng.choice(await cluster.settled())
     before = cluster.folder.fired().count(point)
-    await cluster.order(host.pid, faults=f"{point}=kill@{rng.randint(1, 8)}")
+    await cluster.order(host.pid, faults=f"{blow}@{rng.randint(1, 8)}")
     partitions = int(await cluster.value("select partitions from domains"))
     rows = [
         outside(
@@ -97,8 +109,14 @@ async def _feed_and_kill(cluster: Cluster, rng: Random, number: int, point: str)
     async def has_fired() -> bool:
         return cluster.folder.fired().count(point) > before
 
-    await cluster.until(has_fired, f"a host to die at {point}", 30.0)
+    await cluster.until(has_fired, f"a host to be struck at {point}", 30.0)
     await cluster.ended(host.epoch, 30.0)
+    if blow.endswith("=stop"):
+        await cluster.settled()
+        with suppress(Void):  # perhaps nothing can go on before it wakes
+            await cluster.progress(1, timeout_s=GOES_ON_WITHIN_S)
+        cluster.signal_host(host, signal.SIGCONT)
+        await cluster.gone(host.pid, 30.0)
 
 
 async def _twice(world: str) -> list[str]:
