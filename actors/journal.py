@@ -314,9 +314,22 @@ class Journal:
 
     async def write_down(self) -> None:
         """Make durable what is new of an open turn that is to run again: a wake-up that came during a flush as well,
-        since nothing brings that a second time. Raises TurnGone."""
+        since nothing brings that a second time. Raises TurnGone.
+
+        A promise that no flush has taken along is made again when the turn runs again, together with the message that
+        belongs to it: that has not gone out, and nobody would ever settle the promise.
+        """
+        self._unmake()
         while self.is_open and self.is_dirty:
             await self.flush([])
+            self._unmake()
+
+    def _unmake(self) -> None:
+        for promise in self._made:
+            self._promises.pop(promise.id, None)
+            self._by_place.pop(promise.key, None)
+            self._given_up.pop(promise.id, None)
+        self._made = []
 
     async def park(self) -> bool:
         """Commit that the turn is put away; False when the commit was discarded."""

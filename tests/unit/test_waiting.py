@@ -129,6 +129,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 AT = "test/waiter/w"
+MIB = 1024 * 1024
 KINDS: list[type[Agent]] = [Waiter, Oracle, Keeper]
 
 
@@ -319,6 +320,24 @@ async def test_a_large_result_goes_to_blob_storage_and_a_too_large_one_is_refuse
         assert "PayloadTooLarge" in kit.state(AT).log[0]
         [recorded] = [e for entries in kit.store.waits.journal.values() for e in entries if e.blob]
         assert recorded.value == "null"
+
+
+async def test_a_result_of_20_mib_is_refused_and_one_below_the_limit_comes_back() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.step(lambda: "x" * (20 * MIB))
+        except StepFailed as error:
+            self.state.log.append(error.message)
+        text = await ctx.step(lambda: "x" * (15 * MIB))
+        await ctx.sleep(5)
+        self.state.log.append(f"{len(text)}")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=10)
+        refused, came_back = kit.state(AT).log
+        assert "PayloadTooLarge" in refused
+        assert came_back == f"{15 * MIB}"
 
 
 async def test_a_turn_that_records_without_end_is_refused_its_next_call_and_given_up() -> None:
@@ -798,6 +817,42 @@ async def test_a_turn_that_waits_for_its_blobs_runs_again_after_what_its_other_b
         assert (kit.state(AT).log, Waiter.calls) == (["done"], ["a"])
         (journal,) = kit.store.waits.journal.values()
         assert [entry.number for entry in journal] == list(range(1, len(journal) + 1))
+
+
+async def test_an_ask_that_waits_for_another_branchs_blob_is_sent_when_the_turn_runs_again() -> None:
+    storing: list[str] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "before")
+
+        async def ask() -> Any:
+            await until(lambda: storing)
+            return await ctx.ask("test/oracle/o", Question(text="now"))
+
+        _, answer = await ctx.gather(ctx.step(large), ask())
+        self.state.log.append(answer.text)
+
+    async def large() -> str:
+        return "y" * 5_000
+
+    async with TestKit(KINDS, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        put_blob = kit.store.put_blob
+
+        async def away_for_two(domain: str, tenant: str, digest: str, data: bytes) -> None:
+            storing.append(digest)
+            if len(storing) <= 2:
+                await until(
+                    lambda: len(storing) >= 2
+                )  # the step's, and the ask's, which flushes what is there
+                raise StorageUnavailable("Away.")
+            await put_blob(domain, tenant, digest, data)
+
+        kit.store.put_blob = away_for_two  # type: ignore[method-assign,assignment]
+        await kit.send(AT, Run(program=program(run)))
+        async with asyncio.timeout(10):
+            while not kit.state(AT).log:  # noqa: ASYNC110  (rows that another task writes)
+                await asyncio.sleep(0.01)
+        assert len(storing) >= 3
 
 
 async def test_a_second_run_that_flushes_the_same_is_refused_and_the_turn_goes_on_right(
