@@ -38,7 +38,7 @@ _logger = logging.getLogger("tests.faults")
 
 DOMAIN = "chaos"
 DOMAIN_FOLDER = Path(__file__).parent / "chaos_domain"
-KINDS = ["walker", "clerk", "poisoned", "runner", "errand", "spender", "task"]
+KINDS = ["walker", "clerk", "poisoned", "runner", "errand", "spender", "sailor", "bell", "task"]
 
 
 class Cluster(Watched):
@@ -162,6 +162,7 @@ async def running_cluster(
     full_size: bool = False,
     label: str = "",
     secrets_folder: Path | None = None,
+    schedules: bool = False,
 ) -> AsyncIterator[Cluster]:
     """A cluster on an empty database, with its hosts settled; everything is ended and removed afterwards.
 
@@ -186,7 +187,7 @@ async def running_cluster(
     )
     cluster = Cluster(services, folder, url, label)
     try:
-        await _prepare(url, hosts, planted, full_size)
+        await _prepare(url, hosts, planted, full_size, schedules)
         await _forget_events(services.endpoints.nats_url)
         cluster.start_coordinator()
         await cluster.settled()
@@ -198,12 +199,14 @@ async def running_cluster(
         await db.close()
 
 
-async def _prepare(url: str, hosts: int, planted: tuple[str, ...], full_size: bool) -> None:
+async def _prepare(url: str, hosts: int, planted: tuple[str, ...], full_size: bool, schedules: bool) -> None:
     from tests.faults.planted import PLANTED_SQL
 
     await migrate(url)
     db = await connect(url, application="fault-test")
     spec = read_domain(DOMAIN_FOLDER)
+    if not schedules:  # their messages would be counted with those of a test
+        spec = spec.model_copy(update={"schedules": ()})
     if full_size:
         spec = spec.model_copy(update={"partitions": 64, "limits": LimitSpec(hops=1_000_000_000)})
     row = DomainRow(

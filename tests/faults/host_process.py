@@ -28,7 +28,7 @@ from bus.nats import NatsTransport
 from bus.transport import Receive, Subscription
 from coordinators.equipment import SYSTEM_KINDS, equip_host
 from storage.postgres import PostgresStore
-from tests.faults import executions, planted
+from tests.faults import executions, judge, planted
 from tests.faults.folder import Folder
 
 _logger = logging.getLogger("tests.faults.host")
@@ -131,6 +131,8 @@ async def _main(folder: Folder, name: str) -> None:
     losses.install()
     answers.install()
     listen_for_orders(folder, clocks, losses, answers)
+    if config["secrets"] is not None:
+        judge.note((Path(config["secrets"]) / "JUDGE_URL").read_text())
     settings = HostSettings(
         domain=config["domain"],
         host=name,

@@ -47,7 +47,20 @@ begin
 end $$;
 """
 
+# A decision counts although there is one.
+DECIDED_AGAIN = """
+do $$
+declare
+  source text := pg_get_functiondef('settle_promise'::regproc);
+  without text := replace(source, 'and p.status = ''pending''', '');
+begin
+  if source = without then raise 'settle_promise has changed: plant this fault anew'; end if;
+  execute without;
+end $$;
+"""
+
 PLANTED_SQL = {
+    "decided_again": DECIDED_AGAIN,
     "fence_off": FENCE_OFF,
     "deduplication_off": DEDUPLICATION_OFF,
     "settled_again": CAS_OFF,
@@ -304,6 +317,16 @@ def _wall_clock() -> None:
     Clock.correct = correct  # type: ignore[method-assign]
 
 
+def _undone_never() -> None:
+    """A turn that is given up has nothing to undo."""
+    from actors.journal import Journal
+
+    def compensations(self: Any) -> list[Any]:
+        return []
+
+    Journal.compensations = compensations  # type: ignore[method-assign]
+
+
 def _gone_at_once() -> None:
     """A host whose epoch has ended is taken to be gone, although it may only be frozen."""
     from actors.ledger import Ledger
@@ -318,6 +341,8 @@ PLANTED: dict[str, Callable[[], None]] = {
     "intent_ignored": _intent_ignored,
     "key_forgotten": _key_forgotten,
     "gone_at_once": _gone_at_once,
+    "undone_never": _undone_never,
+    "decided_again": lambda: None,  # in the database
     "wall_clock": _wall_clock,
     "settled_again": lambda: None,  # in the database
     "wake_ups_stay": _wake_ups_stay,

@@ -9,7 +9,8 @@ import pytest
 
 from callboard.services import Services
 from tests.faults import outages, points, processes
-from tests.faults.chaos_run import Fault, hunt, seed_of
+from tests.faults.chaos_run import Fault, chaos_run, hunt, seed_of
+from tests.faults.chronicle import Chronicle
 
 WITHIN_S = 120.0
 DISORDER = "out of order|left out"  # what comes too late is missing until it comes
@@ -59,3 +60,18 @@ async def test_what_a_second_run_of_a_turn_flushes_is_refused_and_nothing_goes_w
         within_s=20.0,
     )  # fmt: skip
     assert found == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("planted", "sign"),
+    [("undone_never", "was done and not undone"), ("decided_again", "could be decided again")],
+)
+async def test_a_fault_in_what_voyages_do_turns_them_red(
+    own_services: Services, tmp_path: Path, planted: str, sign: str
+) -> None:
+    outcome = await chaos_run(
+        own_services, tmp_path / "run", [], seed=seed_of(1), chronicle=Chronicle(), agents=30, planted=(planted,)
+    )  # fmt: skip
+    assert any(re.search(sign, complaint) for complaint in outcome.complaints), outcome.complaints

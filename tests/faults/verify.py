@@ -101,11 +101,11 @@ async def _left_over(cluster: Cluster) -> list[str]:
     return [
         f"{row['count']} rows left in {row['name']}"
         for row in await cluster.sql(
-            "select 'mailbox' as name, count(*) from mailbox union all select 'timers', count(*) from timers"
+            "select 'mailbox' as name, count(*) from mailbox where agent not like 'bell/%' union all select 'timers', count(*) from timers"
             " union all select 'turns', count(*) from turns"
             " union all select 'promises', count(*) from promises where kind in ('ask', 'sleep') or status = 'pending'"
             " union all select 'dead_letters of others', count(*) from dead_letters where agent not like 'walker/%'"
-            "   and not (agent like 'clerk/%' and reason = 'expired')"
+            "   and agent not like 'sailor/%' and not (agent like 'clerk/%' and reason = 'expired')"
         )
         if row["count"]
     ]
@@ -141,7 +141,7 @@ async def _tasks(cluster: Cluster, seed: int, agents: int, roots: int) -> list[s
         "select t.id::text, t.request_key, t.status, t.result::text, a.version as errands,"
         " (select array_agg(e.kind order by e.number) from task_events e where e.task = t.id) as kinds,"
         " (select max(e.number) from task_events e where e.task = t.id) as last"
-        " from tasks t left join agents a on a.agent = 'errand/' || t.id"
+        " from tasks t left join agents a on a.agent = 'errand/' || t.id where t.request_key like 'root-%'"
     )
     for row in rows:
         expected = model.pop(row["request_key"], None)

@@ -58,6 +58,10 @@ class Watched:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(POLL_S)
+            except BaseException:
+                if connection is not None:
+                    connection.terminate()
+                raise
 
     async def until(
         self, condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float, poll_s: float = POLL_S

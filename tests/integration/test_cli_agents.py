@@ -108,6 +108,7 @@ async def test_who_pauses_an_agent_that_no_message_has_reached_is_told(cli: Cli,
     assert "No message has ever reached desk/clerk/nobody: it is created paused." in cli.err
     assert (await cli.json("agent", "desk/clerk/nobody"))["lifecycle"] == "paused"
     assert "is running" in await cli("resume", "desk/clerk/nobody")
+    assert "is running" in await cli("resume", "desk/clerk/nobody")  # again: nothing is left to do
     await cli("pause", "desk/clerk/nobody")
     assert "No message" not in cli.err
 

@@ -84,6 +84,16 @@ async def test_of_two_decisions_at_once_one_wins_and_the_other_is_told(cli: Cli,
     assert wakes == (1,)
 
 
+async def test_an_approval_after_its_time_changes_nothing(cli: Cli, vigil: Deployment) -> None:
+    id_ = await ask_to_open(vigil, "west")
+    await vigil.pool.execute("update promises set due_at = now() where id = $1::uuid", id_)
+    assert "The time for" in await cli.error("approve", id_, "--as", "alice") or "was expired by" in cli.err
+    await has_turn(vigil, GUARD, 1)
+    assert "was expired by clock" in await cli.error("approve", id_, "--as", "alice")
+    assert await log_of(cli) == ["open_gate was refused by nobody: the time was up."]
+    assert [call["status"] for call in (await cli.json("ledger"))["calls"]] == ["denied"]
+
+
 async def test_a_person_says_what_a_call_has_done(cli: Cli, vigil: Deployment) -> None:
     id_ = await ask_to_open(vigil, "broken")
     await cli("approve", id_, "--as", "alice")
@@ -111,6 +121,7 @@ async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Depl
     permit = await waits_for(vigil, "promise")
     assert "Error: The value is no JSON" in await cli.error("promise", "resolve", permit, "yes")
     assert "Resolved: permit" in await cli("promise", "resolve", permit, '{"for": "a day"}')
+    assert "permit was resolved by" in await cli.error("promise", "resolve", permit, '{"for": "a year"}')
     await has_turn(vigil, RUNNER, 1)
 
 

@@ -570,6 +570,27 @@ async def test_what_a_tool_returned_that_cannot_be_kept_does_not_make_it_act_aga
         assert (kit.state(AT).log, len(made)) == (["done"], 2)
 
 
+async def test_a_result_of_20_mib_does_not_make_its_tool_act_again(world: World) -> None:
+    made: list[str] = []
+
+    @tool
+    async def fetch() -> str:
+        made.append("x")
+        return "x" * (20 * 1024 * 1024)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        with pytest.raises(ResultLost, match="fetch has acted, and its result is lost"):
+            await ctx.call(fetch)
+        if ctx.failures < 1:
+            raise ValueError("once more")
+        self.state.log.append("done")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        await kit.advance(minutes=1)
+        assert (kit.state(AT).log, made) == (["done"], ["x"])
+
+
 async def test_a_large_result_goes_into_a_blob_and_comes_back() -> None:
     made: list[int] = []
 

@@ -15,8 +15,10 @@ from actors.context import Context
 from actors.task_messages import TaskWork
 from bus.envelope import Priority
 from bus.registry import message
+from chaos.sailor import Sail
 from chaos.walker import Walk
 from tests.faults.programs import name, parts
+from tests.faults.voyages import sailor, voyage
 
 
 class Errand(Agent):
@@ -26,6 +28,9 @@ class Errand(Agent):
 
     @handler
     async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        if "voyage" in work.input:
+            self._set_out(work, ctx)
+            return
         seed, agents, index = (work.input[key] for key in ("seed", "agents", "index"))
         found = parts(seed, agents, index)
         ctx.split(len(found))
@@ -33,6 +38,13 @@ class Errand(Agent):
             send = Walk(seed=seed, agents=agents, number=child.number, depth=child.depth, nth=0, part=part)
             priority = None if child.priority is None else Priority(child.priority)
             ctx.send(f"chaos/{name(child.agent)}", send, priority=priority)
+
+    def _set_out(self, work: TaskWork, ctx: Context) -> None:
+        seed, index = work.input["seed"], work.input["voyage"]
+        legs = range(len(voyage(seed, index).legs))
+        ctx.split(len(legs))
+        for leg in legs:
+            ctx.send(f"chaos/{sailor(index, leg)}", Sail(seed=seed, index=index, leg=leg))
 
 
 @message("chaos.poison.v1")
