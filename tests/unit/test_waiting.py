@@ -847,7 +847,7 @@ async def test_an_ask_that_waits_for_another_branchs_blob_is_sent_when_the_turn_
                 raise StorageUnavailable("Away.")
             await put_blob(domain, tenant, digest, data)
 
-        kit.store.put_blob = away_for_two  # type: ignore[method-assign,assignment]
+        kit.store.put_blob = away_for_two  # type: ignore[method-assign]
         await kit.send(AT, Run(program=program(run)))
         async with asyncio.timeout(10):
             while not kit.state(AT).log:  # noqa: ASYNC110  (rows that another task writes)
