@@ -38,7 +38,7 @@ from storage.placement import claim_coordinator
 _logger = logging.getLogger("callboard.coordinator")
 
 MASTER = "master"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0  # a busy machine that reads all modules for the first time
 END_TIMEOUT_S = 10.0
 LOOK_WITHIN_S = 5.0  # at a process of another node
 _RESTART_PAUSE_S = 0.5

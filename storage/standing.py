@@ -60,7 +60,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         if not self.may_decide:
             names = ", ".join(asked.approvers)
             return NotEntitled(
-                f"{by} may not decide on {self.name}.", fix=f"One of these may: {names}." if names else ""
+                f"{by} may not decide on {self.name}.",
+                fix=f"One of these may: {names}; `--as NAME` says who decides." if names else "",
             )
         if not asked.digest.startswith(digest or ""):
             return InvalidMessage(

@@ -60,7 +60,7 @@ async def _list(
         emit({"calls": [_as_json(row) for row in page], "more": more})
         return
     if not page:
-        console().print(plain("No tool was called."))
+        console().print(plain("No call's outcome is unknown." if unknown else "No tool was called."))
         return
     console().print(
         table(
@@ -71,6 +71,7 @@ async def _list(
                 for row in page
             ],
             right=("age",),
+            whole=("call",),
         )
     )  # fmt: skip
     if more:

@@ -56,19 +56,20 @@ async def _list(domain: str | None, only_open: bool, only_stuck: bool, limit: in
         emit([_as_json(t) for t in page])
         return
     if not page:
-        console().print(plain("No tasks."))
+        console().print(plain("No open tasks." if only_open else "No tasks."))
         return
     console().print(
         table(
-            ("task", "domain", "status", "done", "priority", "age", "goal"),
+            ("task", "domain", "status", "done", "age", "goal"),
             [
                 (
                     t.id, t.domain, plain(t.status, COLOURS.get(t.status, "cyan")), f"{t.progress:.0%}",
-                    t.priority, ago(t.created_at), _with_parent(t),
+                    ago(t.created_at), _with_parent(t),
                 )
                 for t in page
             ],
-            right=("done", "priority", "age"),
+            right=("done", "age"),
+            whole=("task", "domain", "status"),
         )
     )  # fmt: skip
     if len(found) > limit:

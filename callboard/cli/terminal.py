@@ -89,9 +89,14 @@ def _plain(value: Any) -> Any:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    title: str = "",
 ) -> Any:
-    """A table whose cells are plain text; the columns named in `right` are numbers."""
+    """A table whose cells are plain text; the columns named in `right` are numbers, those in `whole` are to be copied."""
     from rich import box
     from rich.table import Table
 
@@ -109,7 +114,7 @@ def table(
         made.add_column(
             column,
             justify="right" if number else "left",
-            no_wrap=number,
+            no_wrap=number or column in whole,
             overflow="fold",
             header_style="bold",
         )

@@ -104,7 +104,7 @@ async def _gateway_url(cluster: Cluster) -> str | None:
     try:
         return (await cluster.gateway).base_url
     except CallboardError as error:
-        note(f"Warning: {error}")
+        note(f"Warning: {error} Run `callboard up --detach` again to start the model gateway.")
         return None
 
 
