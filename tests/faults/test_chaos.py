@@ -30,7 +30,7 @@ def _shuffled(chosen: Sequence[Fault], seed: int) -> list[Fault]:
     return Random(seed).sample(chosen, len(chosen))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_fault_of_each_kind_while_a_random_program_runs(
     own_services: Services, tmp_path: Path, chronicle: Chronicle
 ) -> None:
@@ -47,7 +47,7 @@ async def test_a_fault_of_each_kind_while_a_random_program_runs(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("which", [0, 1])
 async def test_every_fault_once_while_a_random_program_runs(
     own_services: Services, tmp_path: Path, chronicle: Chronicle, which: int
