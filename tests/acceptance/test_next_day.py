@@ -21,7 +21,7 @@ from tests.acceptance.conftest import DESK
 from tests.acceptance.program import PROGRAM, Program
 from tests.unit.secops.triage_run import EXAMPLE
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 GRAVE = ("198.51.100.77", "2001:db8:77::7")
 
@@ -41,9 +41,9 @@ def test_a_block_that_is_approved_the_day_after_everything_was_killed_is_execute
             decide(program, "approve", ids[GRAVE[1]], "--as", "bob", "--comment", "seen"),
             decide(program, "deny", ids[GRAVE[1]], "--as", "carol", "--reason", "no"),
         ]
-        told = "".join(each.communicate(timeout=60)[1] for each in decided)
+        told = "".join(each.communicate(timeout=180)[1] for each in decided)
         codes = [each.returncode for each in decided]
-        report = json.loads(follow.communicate(timeout=120)[0])
+        report = json.loads(follow.communicate(timeout=240)[0])
     assert sorted(codes) == [0, 1]
     assert ("was approved by bob" if codes[0] == 0 else "was denied by carol") in told
 
