@@ -40,7 +40,8 @@ async def test_a_handler_that_holds_the_interpreter_is_reported_by_name_and_its_
             return await cluster.value("select blocked_by from heartbeats where blocked_by is not null")
 
         by = await cluster.until(reported, "the blocked host to be reported", 15)
-        assert str(by).startswith("hold (agents.py:")
+        # Where the host's own thread ran once more, it has named the function that the handler calls.
+        assert str(by).startswith(("hold (agents.py:", "hold_interpreter (agents.py:"))
 
         async def handled() -> bool:
             return await cluster.turns() == 1
