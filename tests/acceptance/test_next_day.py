@@ -21,7 +21,8 @@ from tests.acceptance.conftest import DESK
 from tests.acceptance.program import PROGRAM, Program
 from tests.unit.secops.triage_run import EXAMPLE
 
-pytestmark = pytest.mark.timeout(600)
+# A whole cluster dies and starts again: 40 s. test_waiting.py and test_approving.py have the short forms.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 GRAVE = ("198.51.100.77", "2001:db8:77::7")
 
