@@ -87,7 +87,9 @@ class Cluster:
     async def ready(
         self, domain: str, *, timeout_s: float = READY_TIMEOUT_S, progress: Progress = quiet
     ) -> None:
-        """Wait until every partition of a domain has an owner that is ready and runs the domain's newest code.
+        """Wait until every partition has an owner that is ready and runs the domain's newest code.
+
+        The partitions are dealt out by then: as many hosts as the domain is to have own some.
 
         Raises UnknownDomain, or ServiceUnavailable when it takes too long.
         """
@@ -98,7 +100,9 @@ class Cluster:
             if row is None:
                 raise UnknownDomain(f"There is no domain {domain!r}.")
             hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
-            if len(hosts) >= row["hosts"] > 0 and sum(len(h.owned) for h in hosts) == row["partitions"]:
+            owned = [len(host.owned) for host in hosts if host.owned]
+            enough = len(owned) >= min(row["hosts"], row["partitions"]) > 0
+            if enough and sum(owned) == row["partitions"]:
                 return
             if not said:
                 progress(f"waiting for the hosts of {domain}")

@@ -63,7 +63,7 @@ async def drive(on: Rig, name: str, askers: int, asks: int) -> Any:
 
     Half of them are on one host and ask agents of the other, and half the other way round.
     """
-    one, other = (frozenset(host.owned) for host in (await on.hosts())[:HOSTS])
+    one, other = [frozenset(host.owned) for host in await on.hosts() if host.owned][:HOSTS]
     partitions = len(one) + len(other)
     half = -(-askers // 2)
     inquire = sys.modules["stepping.agents"].Inquire  # loaded with the domain

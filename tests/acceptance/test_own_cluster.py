@@ -285,7 +285,11 @@ def test_the_signals_tests_would_see_a_process_that_is_left(alone: Program) -> N
     """The fixture's own check can fail."""
     process = subprocess.Popen(["sleep", "60"], env={**os.environ, "CALLBOARD_HOME": str(alone.home)})
     try:
-        assert left_behind(alone) == ["sleep 60"]
+        # The kernel shows a new program's environment a moment after Popen returns.
+        deadline = time.monotonic() + 10
+        while not (found := left_behind(alone)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert found == ["sleep 60"]
     finally:
         process.kill()
         process.wait()

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from bus.address import Address
+from bus.errors import ServiceUnavailable
+from callboard.cluster import Cluster
 from callboard.services import Endpoints
+from callboard.settings import load_settings
 from coordinators import domain
 from coordinators.master import Master
 from storage.code import pack, put_code
@@ -124,3 +127,25 @@ async def test_new_code_of_a_domain_gets_new_hosts_and_nothing_is_lost(
     ended = await slow.fetch("select epoch, ended_why from hosts where ended_at is not null")
     assert {epoch for epoch, _ in ended} == before
     assert {why for _, why in ended} == {"drained"}
+
+
+async def test_a_domain_is_not_ready_while_one_of_its_hosts_owns_nothing(
+    slow: Deployment, services: Endpoints
+) -> None:
+    """Between a second host's start and the dealing out of partitions to it."""
+    cluster = Cluster(load_settings(), services, slow.pool, slow.transport)
+    await slow.coordinate()
+    await cluster.ready("slow")
+    await slow.forsake()
+    await slow.launcher.start("slow", "the-second")
+    await until(lambda: _some_are_ready(slow, 2))
+    await slow.fetch("update domains set hosts = 2")
+    with pytest.raises(ServiceUnavailable, match="not ready within 0 s"):
+        await cluster.ready("slow", timeout_s=0.2)
+    await slow.coordinate(hosts=2)
+    await cluster.ready("slow")
+    assert len(await serving(slow)) == 2
+
+
+async def _some_are_ready(deployment: Deployment, count: int) -> bool:
+    return len([host for host in await live_hosts(deployment.pool, "slow") if host.ready]) == count
