@@ -216,7 +216,8 @@ async def _stop(settings: Settings, progress: Progress) -> bool:
                 async with connected(settings, endpoints) as cluster:
                     await leave_cleanly(cluster)
         if settings.ray_address is None:
-            progress("stopping Ray, NATS and Postgres")
+            if _runs_here(settings) or head.unrecorded() is not None:
+                progress("stopping Ray, NATS and Postgres")
             found = await head.stop() or found  # also one that has no record
     finally:
         found = await stop_instance(settings) or found

@@ -16,6 +16,9 @@ from storage.journal import Kind
 from storage.queries import query
 from storage.standing import OUTSIDE, Standing
 
+PROMISE = "promise"
+_SHOWN = "`callboard agent ADDRESS` shows the ids of what its turn waits for."  # approvals are listed
+
 
 class Owner(NamedTuple):
     """The agent that has been woken."""
@@ -60,18 +63,22 @@ async def waiting_of_task(db: Connection, task: str, *, tenant: str, limit: int 
     return [Waiting(**dict(row)) for row in rows]
 
 
-async def find_promise(db: Connection, id_: str, *, tenant: str) -> Waiting:
-    """The promise with that id, or the only one whose id begins so; raises UnknownPromise."""
+async def find_promise(db: Connection, id_: str, *, tenant: str, called: str = PROMISE) -> Waiting:
+    """The promise with that id, or the only one whose id begins so; `called` is what its seeker takes it for.
+
+    Raises UnknownPromise.
+    """
+    unknown = UnknownPromise(f"There is no {called} {id_!r}.", fix=_SHOWN if called == PROMISE else None)
     digits = id_.rpartition("#")[2].strip().lower().replace("-", "")
     if not re.fullmatch(r"[0-9a-f]{4,32}", digits):
-        raise UnknownPromise(f"{id_!r} is no promise.")
+        raise unknown
     first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
     with translated():
         rows = await db.fetch(query("find_promise"), tenant, first, last)
     if not rows:
-        raise UnknownPromise(f"There is no promise {id_}.")
+        raise unknown
     if len(rows) > 1:
-        raise UnknownPromise(f"Several promises begin with {id_}.", fix="Give more of the id.")
+        raise UnknownPromise(f"Several ids begin with {id_}.", fix="Give more of it.")
     return Waiting(**dict(rows[0]))
 
 

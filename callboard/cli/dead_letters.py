@@ -19,7 +19,7 @@ app = typer.Typer(
     invoke_without_command=True, help="List the dead letters; retry or drop one.", add_completion=False
 )
 
-Number = Annotated[int, typer.Argument(metavar="ID", help="The number in the list.")]
+Number = Annotated[int, typer.Argument(metavar="ID", max=2**63 - 1, help="The number in the list.")]
 
 
 @app.callback()

@@ -85,7 +85,7 @@ async def _decide(
 ) -> None:
     value = json.dumps({"comment": comment})
     async with opened(bus=True) as at:
-        promise = await settled_by_person(at, id_, status, value, by, digest)
+        promise = await settled_by_person(at, id_, status, value, by, digest, called="approval")
     if as_json:
         emit({"id": promise.id, "address": address_of(promise), "status": status, "by": by or login_name()})
         return
@@ -93,7 +93,14 @@ async def _decide(
 
 
 async def settled_by_person(
-    at: Opened, id_: str, status: str, value: str, by: str | None, digest: str | None = None
+    at: Opened,
+    id_: str,
+    status: str,
+    value: str,
+    by: str | None,
+    digest: str | None = None,
+    *,
+    called: str = "promise",
 ) -> Waiting:
     """Settle a promise and wake its owner; raises what `storage.decisions` raises."""
     from bus.registry import refuse_nul
@@ -101,7 +108,7 @@ async def settled_by_person(
     from storage.intake import nudge
 
     refuse_nul(value)
-    promise = await find_promise(at.db, id_, tenant=at.tenant)
+    promise = await find_promise(at.db, id_, tenant=at.tenant, called=called)
     owner = await settle(
         at.db, promise, tenant=at.tenant, status=status, value=value, by=by or login_name(), digest=digest
     )

@@ -101,7 +101,7 @@ async def settle(
         raise InvalidPayload(f"The result is no JSON: {error}.", fix="Quote text twice: '\"yes\"'.") from None
     value = json.dumps({"happened": happened, "result": given, "again": again})
     async with opened(bus=True) as at:
-        found = await settled_by_person(at, id_, "resolved", value, by)
+        found = await settled_by_person(at, id_, "resolved", value, by, called="question about a call")
     if as_json:
         emit({"id": found.id, "address": address_of(found), "happened": happened, "by": by or login_name()})
         return

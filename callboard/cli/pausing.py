@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,11 @@ from callboard.cli.terminal import console, emit, note, plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from bus.address import Address
+    from callboard.cli.connection import Opened
+
+    Check = Callable[[Opened, Address], Awaitable[object]]
 
 Target = Annotated[
     str, typer.Argument(metavar="TARGET", help="An agent (domain/kind/key), a task's id, or a domain.")
@@ -51,10 +57,11 @@ async def resume(target: Target, as_json: Json = False) -> None:
         await resume_agent(target, as_json)
 
 
-async def resume_agent(address: str, as_json: bool) -> None:
+async def resume_agent(address: str, as_json: bool, check: Check | None = None) -> None:
+    """Let an agent go on; `check` raises what stands in the way."""
     from actors.control import Resume
 
-    await _ask(address, Resume(), "running", as_json)
+    await _ask(address, Resume(), "running", as_json, check)
 
 
 def _is_task(target: str) -> bool:
@@ -66,7 +73,9 @@ def _is_task(target: str) -> bool:
     return "/" not in domain
 
 
-async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> None:
+async def _ask(
+    address: str, request: BaseModel, wanted: str, as_json: bool, check: Check | None = None
+) -> None:
     from bus.address import parse_address
     from bus.errors import InvalidAddress
     from storage.inspect import lifecycle_of, view_agent
@@ -78,6 +87,8 @@ async def _ask(address: str, request: BaseModel, wanted: str, as_json: bool) -> 
         untouched = view.is_untouched
         if untouched and wanted == "running":
             raise InvalidAddress(f"{UNTOUCHED} {address}.", fix="There is nothing to resume.")
+        if check is not None:
+            await check(at, place)
         message = Incoming(to=place, message=request, control=True)
         (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
 

@@ -10,11 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
 from callboard.cli.terminal import clean, note
+
+if TYPE_CHECKING:
+    from typer.exceptions import TyperException
 
 P = ParamSpec("P")
 
@@ -83,8 +86,8 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
             note("Terminated.")
         return result if isinstance(result, int) else 0
     except TyperException as error:  # wrong usage; its message names the argument
-        if message := error.format_message():
-            note(f"Error: {message.rstrip('.')}. Try `callboard --help`.")
+        if message := _said(error).rstrip("."):
+            note(f"Error: {message}. Try `{_command(error)} --help`.")
         return error.exit_code
     except (KeyboardInterrupt, Abort):
         note("Interrupted.")
@@ -96,6 +99,23 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
     except Exception as error:
         _report(error, debug)
         return FAILED
+
+
+def _said(error: TyperException) -> str:
+    """What is wrong with the words, pydantic's in plain ones."""
+    from pydantic import ValidationError
+
+    from bus.complaints import in_plain_words
+
+    if isinstance(error.__cause__, ValidationError):
+        error.message = in_plain_words(error.__cause__.errors()[0])
+    return error.format_message()
+
+
+def _command(error: TyperException) -> str:
+    """The command whose help says how it is right."""
+    context = getattr(error, "ctx", None)
+    return "callboard" if context is None else str(context.command_path)
 
 
 def _report(error: Exception, debug: bool) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from callboard.cli.agents import Address, carried_out, still_waits
-from callboard.cli.connection import opened
+from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.pausing import resume_agent
 from callboard.cli.running import asynchronous, needs_command
@@ -16,6 +18,9 @@ from callboard.cli.terminal import console, emit, plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from bus.address import Address as Place
+    from storage.journal import JournalEntry
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -35,7 +40,7 @@ def turn(context: typer.Context) -> None:
 @asynchronous
 async def retry(address: Address, as_json: Json = False) -> None:
     """Run the turn again, once its code is mended: the agent is resumed."""
-    await resume_agent(address, as_json)
+    await resume_agent(address, as_json, _recorded)
 
 
 @app.command()
@@ -80,16 +85,11 @@ async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> No
     from actors.turn_edit import edited
     from bus.address import parse_address
     from bus.errors import InvalidMessage
-    from storage.inspect import read_open_journal
     from storage.intake import Incoming, accept
 
     place = parse_address(address)
     async with opened(bus=True) as at:
-        entries = await read_open_journal(at.db, place, tenant=at.tenant)
-        if entries is None:
-            raise InvalidMessage(
-                f"{address} has no open turn.", fix=f"Look at it: `callboard agent {address}`."
-            )
+        entries = await _recorded(at, place)
         if isinstance(request, EditTurn) and not edited(entries, request.key, request.value):
             raise InvalidMessage(
                 f"The open turn of {address} has no step or call at {request.key!r} that could be {word} so.",
@@ -112,3 +112,16 @@ async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> No
         console().print(
             plain(f"Accepted: the open turn of {address} will be {word} as soon as a host runs it.")
         )
+
+
+async def _recorded(at: Opened, place: Place) -> Sequence[JournalEntry]:
+    """What the open turn has recorded; raises InvalidMessage where there is none."""
+    from bus.errors import InvalidMessage
+    from storage.inspect import read_open_journal
+
+    entries = await read_open_journal(at.db, place, tenant=at.tenant)
+    if entries is None:
+        raise InvalidMessage(
+            f"{place} has no open turn.", fix=f"Look at it: `callboard agent {shlex.quote(str(place))}`."
+        )
+    return entries

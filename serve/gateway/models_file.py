@@ -18,6 +18,8 @@ from bus.errors import InvalidModelsFile
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,100}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
+_FIX = "Correct it, and start Callboard again."
+
 EXAMPLE = """upstreams:
   openai: {type: openai, api_key: OPENAI_API_KEY}
 models:
@@ -166,7 +168,9 @@ def read_models(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise InvalidModelsFile(f"{path} cannot be read: {why}.") from None
+        raise InvalidModelsFile(
+            f"{path} cannot be read: {why}.", fix="Make it a text file that this account may read."
+        ) from None
     parse_models(text, str(path))
     return text
 
@@ -178,9 +182,9 @@ def parse_models(text: str, name: str = "models.yaml") -> ModelsFile:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise InvalidModelsFile(f"{name}, line {line}: {error.problem or 'is not YAML'}.") from None
+        raise InvalidModelsFile(f"{name}, line {line}: {error.problem or 'is not YAML'}.", fix=_FIX) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidModelsFile(f"{name} is not YAML: {' '.join(str(error).split())}.") from None
+        raise InvalidModelsFile(f"{name} is not YAML: {' '.join(str(error).split())}.", fix=_FIX) from None
     if data is None:
         return ModelsFile()
     for line, key in _twice(root):
@@ -197,7 +201,7 @@ def parse_models(text: str, name: str = "models.yaml") -> ModelsFile:
     where = ".".join(str(part) for part in place)
     raise InvalidModelsFile(
         f"{name}, line {_line(root, place)}: {f'{where}: ' if where else ''}{words}.",
-        fix="Correct it, and start Callboard again.",
+        fix=_FIX,
     )
 
 

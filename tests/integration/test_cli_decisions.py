@@ -127,8 +127,12 @@ async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Depl
 
 @pytest.mark.parametrize("id_", ["0000", "no id", "01a1fcb6-e0a5-7242-87af-77dfabd381b6"])
 async def test_an_unknown_promise_is_one_line(cli: Cli, vigil: Deployment, id_: str) -> None:
-    assert "callboard approvals" in await cli.error("approve", id_)
-    assert "callboard approvals" in await cli.error("deny", id_, "--reason", "x")
+    assert f"There is no approval '{id_}'. `callboard approvals`" in await cli.error("approve", id_)
+    assert "There is no approval" in await cli.error("deny", id_, "--reason", "x")
+    assert f"There is no promise '{id_}'. `callboard agent ADDRESS`" in await cli.error(
+        "promise", "resolve", id_
+    )
+    assert "There is no question about a call" in await cli.error("ledger", "settle", id_, "--happened")
 
 
 async def test_a_promise_is_found_by_the_beginning_of_its_id(cli: Cli, vigil: Deployment) -> None:

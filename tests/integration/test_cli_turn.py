@@ -61,3 +61,5 @@ async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> 
         "turn", "edit", RUNNER, "#1", "--value", "{", "--reason", "x"
     )
     assert "has no open turn" in await cli.error("turn", "skip", "vigil/oracle/main", "--reason", "x")
+    assert "has no open turn" in await cli.error("turn", "retry", "vigil/oracle/main")
+    assert (await cli.json("agent", "vigil/oracle/main"))["mailbox"]["size"] == 0

@@ -45,6 +45,9 @@ class World:
             def running(self) -> int | None:
                 return 1 if world.ray_runs else None
 
+            def unrecorded(self) -> int | None:
+                return None
+
             def authenticate(self) -> None: ...
 
             async def start(self) -> str:

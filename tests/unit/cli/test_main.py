@@ -53,25 +53,41 @@ def test_the_version_can_be_asked_for_as_an_option(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "expected"),
     [
-        ["nope"],
-        ["agent"],
-        ["tasks", "--limit", "0"],
-        ["retention"],
-        ["dead-letters", "retry", "seven"],
-        ["status", "--nope"],
-        ["run"],
+        (["nope"], "No such command 'nope'. Try `callboard --help`."),
+        (["agent"], "Missing argument 'ADDRESS'. Try `callboard agent --help`."),
+        (["tasks", "--limit", "0"], "'--limit': must be at least 1. Try `callboard tasks --help`."),
+        (["retention"], "Try `callboard retention --help`."),
+        (
+            ["dead-letters", "retry", "seven"],
+            "Invalid value for 'ID': must be a whole number. Try `callboard dead-letters retry --help`.",
+        ),
+        (["dead-letters", "show", str(2**63)], f"must be at most {2**63 - 1}. Try"),
+        (["status", "--nope"], "No such option: --nope. Try `callboard status --help`."),
+        (
+            ["run", ".", "--approve", "maybe"],
+            "'maybe' is not one of 'ask', 'deny', 'policy'. Try `callboard run --help`.",
+        ),
+        (["run"], "Try `callboard run --help`."),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+def test_wrong_usage_is_one_line_that_names_the_right_help_and_exit_code_2(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.invoke(words) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("Error: ")
+    assert expected in said.err
     assert said.err.count("\n") == 1
+
+
+def test_down_with_nothing_running_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.invoke(["down"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "Nothing was running.\n"
+    assert said.err == ""
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def test_nonsense_is_one_line(text: str) -> None:
     with pytest.raises(InvalidModelsFile) as caught:
         parse_models(text)
     assert "\n" not in str(caught.value)
+    assert "Correct it" in caught.value.fix
 
 
 def test_a_file_that_is_not_there_is_an_empty_one_and_one_that_cannot_be_read_is_not(tmp_path: Path) -> None:
