@@ -38,12 +38,28 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+# What the databases of a whole run take, and as much again.
+_ROOM_IN_MEMORY = 4 * 1024**3
+
+
+def _memory() -> Path | None:
+    """A file system in memory with room for servers, and from which programs may be started."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return None
+    found = os.statvfs(folder)
+    fits = found.f_bavail * found.f_frsize >= _ROOM_IN_MEMORY
+    return folder if fits and not found.f_flag & os.ST_NOEXEC else None
+
+
 def make_home() -> Path:
     """A folder for a CALLBOARD_HOME, which the servers' account can reach when the tests run as root.
 
-    Not pytest's `tmp_path`: its parents are root's alone, and its length is too much for a Unix socket.
+    Not pytest's `tmp_path`: its parents are root's alone, and its length is too much for a Unix socket. In memory
+    where there is room: a database for each test, synced to disk, takes as long as the test. No test pulls the plug of
+    a machine, and the processes that tests kill find everything there again; `tests/faults/` stays on the disk.
     """
-    folder = Path(tempfile.mkdtemp(prefix="callboard-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="callboard-test-", dir=_memory()))
     if os.geteuid() == 0:
         folder.chmod(0o711)
     return folder

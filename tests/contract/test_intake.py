@@ -1,0 +1,70 @@
+"""What comes in from outside: once within its window, and events with their place in the stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from bus.envelope import new_id
+from bus.errors import Fenced, StaleTurn
+from storage.records import DeadEvent, EventBatch, EventCursor
+from tests.contract.rig import DOMAIN, Rig, letter
+
+
+async def test_a_key_is_accepted_once_within_its_window(rig: Rig) -> None:
+    assert await rig.accept(letter(), key="k") is not None
+    assert await rig.accept(letter(), key="k") is None
+    assert await rig.accept(letter(), key="other") is not None
+    assert await rig.accept(letter(tenant="acme"), key="k") is not None
+    assert await rig.accept(letter()) is not None
+    assert await rig.accept(letter()) is not None
+    assert len(await rig.mail("order/1")) == 4
+
+
+async def test_a_key_is_accepted_again_when_its_window_has_passed(rig: Rig) -> None:
+    assert await rig.accept(letter(), key="k", window_s=-60) is not None
+    assert await rig.accept(letter(), key="k", window_s=60) is not None
+    assert await rig.accept(letter(), key="k", window_s=60) is None
+
+
+async def test_events_are_accepted_with_their_place_in_the_stream(rig: Rig) -> None:
+    fence = await rig.host(0, 1)
+    assert await rig.store.event_cursor(DOMAIN) is None
+    a, b, again = letter("order/1"), letter("order/2", partition=1), letter("order/1")
+    dead = DeadEvent(
+        partition=0,
+        agent="events/x",
+        tenant="default",
+        message=new_id(),
+        reason="invalid_event",
+        error="no",
+        header='{"h":1}',
+        payload="{}",
+    )
+    batch = EventBatch(keys=["e1", "e2", "e1"], messages=[a, b, again], dead=[dead])
+    numbers = await rig.store.accept_events(
+        fence, EventCursor(incarnation="monday", seq=3, at_ns=1_795_000_000_123_456_789), batch
+    )
+    assert sorted(numbers) == sorted([a.header.id, b.header.id])
+    assert [m.seq for m in await rig.mail("order/1")] == [numbers[a.header.id]]
+    assert [(agent, reason) for _, agent, reason, _, _ in await rig.dead_letters()] == [
+        ("events/x", "invalid_event")
+    ]
+    assert await rig.store.event_cursor(DOMAIN) == EventCursor(
+        incarnation="monday", seq=3, at_ns=1_795_000_000_123_456_789
+    )
+    with pytest.raises(StaleTurn):
+        await rig.store.accept_events(
+            fence, EventCursor(incarnation="monday", seq=3, at_ns=1_795_000_000_123_456_789), batch
+        )
+    assert len(await rig.dead_letters()) == 1
+    none = EventBatch(keys=[], messages=[], dead=[])
+    assert await rig.store.accept_events(fence, EventCursor(incarnation="tuesday", seq=1), none) == {}
+    assert await rig.store.event_cursor(DOMAIN) == EventCursor(incarnation="tuesday", seq=1)
+
+
+async def test_only_the_owner_of_the_first_partition_accepts_events(rig: Rig) -> None:
+    fence = await rig.host(1)
+    with pytest.raises(Fenced):
+        await rig.store.accept_events(
+            fence, EventCursor(incarnation="monday", seq=1), EventBatch(keys=[], messages=[], dead=[])
+        )

@@ -1,0 +1,148 @@
+"""Promises: resolved once, before, while or after a turn waits for them, or expired for good."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bus.errors import PromiseExpired
+from callboard import Context
+from storage.journal import Does
+from tests.unit.agents import Note
+from tests.unit.waiter import AT, Run, Waiter, open_turns, program, put_away, waiters
+
+
+@pytest.mark.parametrize("when", ["before the wait", "while it lingers", "when it was put away"])
+async def test_a_promise_is_resolved_once_whenever_that_happens(when: str) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        ctx.send("test/keeper/k", Note(text=promise.ref))
+        if when == "before the wait":
+            await ctx.sleep(60)
+        self.state.log.append(await promise)
+        await ctx.sleep(60)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        if when == "when it was put away":
+            await put_away(kit)
+        [ref] = kit.state("test/keeper/k").notes
+        assert await kit.resolve(ref, "paid")
+        assert not await kit.resolve(ref, "paid twice")
+        await kit.advance(seconds=130)
+        assert kit.state(AT).log == ["paid"]
+        assert (open_turns(kit), len(kit.store.waits.promises)) == (0, 1)  # its row stays as history
+
+
+async def test_a_promise_that_nobody_resolves_expires() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment", timeout=60)
+        try:
+            await promise
+        except PromiseExpired:
+            self.state.log.append("expired")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == ["expired"]
+
+
+async def test_a_promise_that_has_expired_stays_expired_however_often_the_turn_is_tried() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        await (await ctx.promise("ok", timeout=10))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=60)
+        [letter] = kit.dead_letters()
+        assert (letter.failures, "PromiseExpired" in letter.error) == (3, True)
+        assert open_turns(kit) == 0
+
+
+async def test_a_ref_with_a_wrong_owner_settles_nothing() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        ctx.send("test/keeper/k", Note(text=promise.ref))
+        self.state.log.append(await promise)
+
+    async def resolve(self: Waiter, ctx: Context) -> None:
+        ref = refs[0]
+        ctx.resolve(ref.replace("waiter/w", "waiter/other"), "wrong")
+        ctx.resolve(ref, "right")
+
+    refs: list[str] = []
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        refs += kit.state("test/keeper/k").notes
+        await kit.send("test/waiter/third", Run(program=program(resolve)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["right"]
+
+
+async def test_a_wake_up_that_comes_while_a_failure_is_written_down_is_there_for_the_next_try() -> None:
+    refs: list[str] = []
+    failed = asyncio.Event()
+
+    async def resolve(ref: str, value: str) -> None:
+        assert await kit.resolve(ref, value)
+        for _ in range(20):  # until the wake-up has reached the host
+            await asyncio.sleep(0)
+
+    async def fails_once() -> str:
+        if not failed.is_set():
+            await resolve(refs[0], "one")  # so there is something to write down when the turn fails
+            failed.set()
+            raise ValueError("not yet")
+        return "done"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        promises = [await ctx.promise("one"), await ctx.promise("two")]
+        refs[:] = [promise.ref for promise in promises]
+        self.state.log.append(await ctx.step(fails_once))
+        self.state.log += [await promise for promise in promises]
+
+    async with waiters() as kit:
+        commit = kit.store.commit
+        resolved = False
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            nonlocal resolved
+            written = await commit(fence, writes, marks)
+            if failed.is_set() and not resolved:
+                resolved = True
+                await resolve(refs[1], "two")
+            return written
+
+        kit.store.commit = slow  # type: ignore[method-assign]
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=30)
+        assert kit.state(AT).log == ["done", "one", "two"]
+        assert open_turns(kit) == 0
+
+
+async def test_a_wake_up_for_a_turn_whose_end_is_on_its_way_does_not_run_it_again() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        Waiter.calls.append(promise.ref)
+
+    async with waiters() as kit:
+        commit = kit.store.commit
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            if any(write.journal is not None and write.journal.does is Does.END for write in writes):
+                assert await kit.resolve(Waiter.calls[0], "paid")
+                for _ in range(20):  # until the wake-up has reached the host
+                    await asyncio.sleep(0)
+            return await commit(fence, writes, marks)
+
+        kit.store.commit = slow  # type: ignore[method-assign]
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=5)
+        assert len(Waiter.starts) == 1
+        assert (open_turns(kit), sum(len(box) for box in kit.store.mail.values())) == (0, 0)

@@ -1,0 +1,284 @@
+"""Steps of a turn that waits: what is recorded is not computed again, and how much may be recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from actors.domain import LimitSpec
+from actors.retry import RetryPolicy
+from bus.errors import InvalidMessage, JournalFull, StepFailed
+from callboard import Context
+from tests.unit.agents import Note
+from tests.unit.waiter import AT, Run, Waiter, call, counted, leftovers, program, put_away, waiters
+
+
+class Place(BaseModel):
+    city: str
+    floor: int = 0
+
+
+MIB = 1024 * 1024
+
+
+async def test_steps_are_computed_once_although_the_handler_runs_again() -> None:
+    crashed = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        for name in ("a", "b"):
+            self.state.log.append(await ctx.step(call, name))
+        if not go_on.is_set():
+            crashed.set()
+            await asyncio.Event().wait()
+        self.state.log.append(await ctx.step(call, "c"))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await crashed.wait()
+        await kit.crash()
+        go_on.set()
+        await kit.recover()
+        assert kit.state(AT).log == ["A", "B", "C"]
+        assert Waiter.calls == ["a", "b", "c"]
+        assert len(Waiter.starts) == 2
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_results_come_back_as_the_annotation_says_and_as_json_without_one() -> None:
+    def find(city: str) -> Place:
+        return Place(city=city, floor=2)
+
+    async def find_all(*cities: str) -> list[Place]:
+        return [Place(city=city) for city in cities]
+
+    def plain() -> Any:
+        return {"place": Place(city="x")}
+
+    seen: list[Any] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        seen.append(await ctx.step(find, "Riga"))
+        seen.append(await ctx.step(find_all, "Bonn", "Oslo"))
+        seen.append(await ctx.step(plain))
+        await ctx.sleep(5)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        once = [
+            Place(city="Riga", floor=2), [Place(city="Bonn"), Place(city="Oslo")],
+            {"place": {"city": "x", "floor": 0}},
+        ]  # fmt: skip
+        assert seen == once * 2  # it was put away while it slept, and ran again
+
+
+async def test_a_step_is_tried_again_as_its_policy_says() -> None:
+    failures = [ValueError("once"), ValueError("twice")]
+
+    def flaky() -> str:
+        Waiter.calls.append("flaky")
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append(await ctx.step(flaky, retry=RetryPolicy(attempts=3, first_delay_s=0.01)))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=10)
+        assert kit.state(AT).log == ["done"]
+        assert Waiter.calls == ["flaky"] * 3
+
+
+async def test_a_failure_that_the_handler_goes_on_from_is_recorded_and_stays() -> None:
+    def broken() -> str:
+        Waiter.calls.append("broken")
+        raise ValueError("no such thing")
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.step(broken)
+        except StepFailed as error:
+            self.state.log.append(error.message)
+        await ctx.sleep(5)
+        self.state.log.append(await ctx.step(call, "after"))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        assert kit.state(AT).log[0].endswith("broken failed: ValueError: no such thing.")
+        assert kit.state(AT).log[1] == "AFTER"
+        assert Waiter.calls == ["broken", "after"]
+        assert len(Waiter.starts) == 2
+
+
+async def test_a_failed_turn_keeps_its_results_and_tries_only_the_failed_step_again() -> None:
+    failures = [ValueError("not yet")]
+
+    def flaky() -> str:
+        Waiter.calls.append("flaky")
+        if failures:
+            raise failures.pop()
+        return "done"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append(await ctx.step(call, "first"))
+        self.state.log.append(await ctx.step(flaky))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=10)
+        assert kit.state(AT).log == ["FIRST", "done"]
+        assert Waiter.calls == ["first", "flaky", "flaky"]
+        assert kit.dead_letters() == []
+
+
+async def test_a_turn_that_keeps_failing_becomes_a_dead_letter_and_leaves_nothing_open() -> None:
+    def broken() -> str:
+        raise ValueError("for good")
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "first")
+        await ctx.step(broken)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.send(AT, Note(text="next"))
+        await kit.advance(seconds=30)
+        [letter] = kit.dead_letters()
+        assert (letter.reason, letter.failures) == ("failed", 3)
+        assert "StepFailed" in letter.error
+        assert kit.state(AT).log == ["note next"]
+        assert Waiter.calls == ["first"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), {1: b"\xff"}, "a\0b"])
+async def test_a_result_that_json_cannot_carry_is_a_failure_of_the_step(value: Any) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.step(lambda: value)
+        except StepFailed as error:
+            self.state.log.append(error.message)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert "InvalidPayload" in kit.state(AT).log[0]
+
+
+async def test_a_large_result_goes_to_blob_storage_and_a_too_large_one_is_refused() -> None:
+    sizes: list[int] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        sizes.append(len(await ctx.step(lambda: "x" * 5_000)))
+        try:
+            await ctx.step(lambda: "x" * 50_000)
+        except StepFailed as error:
+            self.state.log.append(error.message)
+        await ctx.sleep(5)
+
+    async with waiters(limits=LimitSpec(claim_check_bytes=2_000, payload_bytes=20_000)) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        assert sizes == [5_000, 5_000]
+        assert "PayloadTooLarge" in kit.state(AT).log[0]
+        [recorded] = [e for entries in kit.store.waits.journal.values() for e in entries if e.blob]
+        assert recorded.value == "null"
+
+
+async def test_a_result_of_20_mib_is_refused_and_one_below_the_limit_comes_back() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.step(lambda: "x" * (20 * MIB))
+        except StepFailed as error:
+            self.state.log.append(error.message)
+        text = await ctx.step(lambda: "x" * (15 * MIB))
+        await ctx.sleep(5)
+        self.state.log.append(f"{len(text)}")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(seconds=10)
+        refused, came_back = kit.state(AT).log
+        assert "PayloadTooLarge" in refused
+        assert came_back == f"{15 * MIB}"
+
+
+async def test_a_turn_that_records_without_end_is_refused_its_next_call_and_given_up() -> None:
+    errors: list[str] = []
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        n = 0
+        while True:
+            try:
+                await ctx.step(call, f"{n}")
+            except JournalFull as error:
+                errors.append(str(error))
+                raise
+            n += 1
+            if n == 3:  # from here on it runs again, and what is recorded counts
+                await ctx.sleep(5)
+
+    async with waiters(limits=LimitSpec(journal_entries=10)) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=10)
+        assert Waiter.calls == [str(n) for n in range(9)]  # and the sleep is the tenth
+        assert errors == [
+            "The turn has recorded 10 calls, the most that `limits.journal_entries` allows. Split the work into several "
+            "turns, or raise `limits.journal_entries` or `limits.journal_bytes` in domain.yaml."
+        ]
+        [dead] = kit.dead_letters(AT)
+        assert "JournalFull" in dead.error
+        await kit.send(AT, Note(text="goes on"))
+        await kit.quiet()
+        assert kit.state(AT).log == ["note goes on"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_a_turn_may_record_so_many_bytes() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        for n in range(10):
+            await ctx.step(counted("x" * 400), f"{n}")
+
+    async with waiters(limits=LimitSpec(journal_bytes=1_024)) as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert Waiter.calls == ["0", "1", "2"]
+        [dead] = kit.dead_letters(AT)
+        assert "limits.journal_bytes" in dead.error
+
+
+async def test_a_key_used_twice_or_a_call_in_a_task_of_its_own_is_refused() -> None:
+    errors: list[str] = []
+
+    async def twice(self: Waiter, ctx: Context) -> None:
+        await ctx.step(call, "a", key="k")
+        try:
+            await ctx.step(call, "b", key="k")
+        except InvalidMessage as error:
+            errors.append(error.message)
+
+    async def beside(self: Waiter, ctx: Context) -> None:
+        try:
+            await asyncio.create_task(ctx.step(call, "c", key="c"))
+        except InvalidMessage as error:
+            errors.append(error.message)
+        await ctx.gather(ctx.step(call, "d", key="d"), ctx.step(call, "e"))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(twice)))
+        await kit.send(AT, Run(program=program(beside)))
+        await kit.quiet()
+        assert "is used twice" in errors[0]
+        assert "in a task of its own" in errors[1]
+        assert sorted(Waiter.calls) == ["a", "d", "e"]

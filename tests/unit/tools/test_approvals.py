@@ -1,0 +1,132 @@
+"""Calls that need a person: nothing acts before somebody has allowed exactly that."""
+
+from __future__ import annotations
+
+import pytest
+
+from bus.errors import ApprovalDenied
+from callboard import Context
+from callboard.testing import TestKit
+from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, run_once, statuses
+
+
+async def test_a_call_waits_until_a_person_allows_it(world: World) -> None:
+    block = blocking(world, requires_approval=True, approvers=("alice", "bob"))
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+        (decision,) = ctx.decisions
+        self.state.log.append(f"{decision.by}: {decision.comment}")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        assert asked.details["action"] == "call block_address"
+        assert asked.details["details"] == {"address": "192.0.2.1", "minutes": 60}
+        await kit.crash()
+        await kit.recover()
+        await kit.advance(days=30)
+        assert world.calls == []
+        assert not await kit.approve(asked.id, by="mallory")
+        assert await kit.approve(asked.id, by="alice", comment="it is hostile")
+        assert not await kit.deny(asked.id, by="bob")
+        assert kit.state(AT).log == ["alice: it is hostile"]
+        assert world.calls == ["192.0.2.1"]
+        assert kit.ledger()[0].approval == asked.id
+
+
+async def test_a_call_that_is_refused_is_not_made(world: World) -> None:
+    block = blocking(world, requires_approval=True)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        try:
+            await ctx.call(block, "192.0.2.1")
+        except ApprovalDenied as error:
+            self.state.log.append(f"{error.message} {error.decision.by}")
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        assert await kit.deny(asked.id, by="alice", comment="a customer")
+        await kit.advance(minutes=2)
+        assert kit.state(AT).log == ["block_address was refused by alice: a customer. alice"]
+        assert (world.calls, statuses(kit)) == ([], [("block_address", "denied", 0)])
+
+
+async def test_nobody_in_time_counts_as_refused(world: World) -> None:
+    block = blocking(world, requires_approval=True, approval_timeout=3600)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        with pytest.raises(ApprovalDenied, match="refused by nobody"):
+            await ctx.call(block, "192.0.2.1")
+        self.state.log.append("refused")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        await kit.advance(hours=2)
+        assert not await kit.approve(asked.id)
+        assert (kit.state(AT).log, world.calls) == (["refused"], [])
+
+
+async def test_whether_approval_is_needed_is_decided_once(world: World) -> None:
+    strict = True
+    block = blocking(world, requires_approval=lambda address, minutes: strict)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+        await ctx.sleep(60)
+        self.state.log.append("done")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        strict = False
+        await kit.crash()
+        await kit.recover()
+        (asked,) = kit.approvals()
+        assert await kit.approve(asked.id)
+        strict = True
+        await kit.advance(minutes=2)
+        assert kit.state(AT).log == ["done"]
+        strict = False
+        await run_once(kit, run)
+        strict = True
+        await kit.advance(minutes=2)
+        assert kit.state(AT).log == ["done", "done"]
+        assert len(world.calls) == 2
+
+
+async def test_changed_arguments_need_an_approval_of_their_own(world: World) -> None:
+    block = blocking(world, requires_approval=True)
+    address = "192.0.2.1"
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, address)
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        address = "192.0.2.99"
+        await kit.advance(minutes=1)  # the turn is put away, so its handler runs again
+        assert await kit.approve(asked.id)
+        await kit.advance(minutes=1)
+        assert world.calls == []
+        assert kit.lifecycle(AT) == "paused"
+
+
+async def test_an_approval_says_who_when_and_why() -> None:
+    async def run(self: Caller, ctx: Context) -> None:
+        decision = await ctx.approval(
+            "delete the index", {"index": "alerts"}, approvers=["alice"], timeout=600, on_timeout="approve"
+        )
+        self.state.log.append(f"{decision.approved} {decision.by} {decision.comment}")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        assert (asked.details["details"], asked.due_at) == ({"index": "alerts"}, kit.clock.now() + 600)
+        await kit.approve(asked.id, by="alice", comment="go")
+        await run_once(kit, run)
+        await kit.advance(hours=1)
+        assert kit.state(AT).log == ["True alice go", "True None the time was up"]

@@ -1,0 +1,208 @@
+"""Calls whose process has died in them: nobody knows what they did until somebody has looked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from actors import effects
+from bus.errors import EffectUnknown, ToolFailed
+from callboard import Context, Happened, NotHappened, tool
+from callboard.testing import TestKit
+from tests.unit.tools.caller import (
+    AT,
+    KINDS,
+    Caller,
+    Receipt,
+    World,
+    blocking,
+    crashed_in_call,
+    program,
+    statuses,
+)
+
+
+async def test_an_unknown_call_is_not_made_again_and_fails_if_it_is_told_to(world: World) -> None:
+    block = blocking(world, on_unknown="fail")
+
+    async def run(self: Caller, ctx: Context) -> None:
+        try:
+            await ctx.call(block, "192.0.2.1")
+        except EffectUnknown as error:
+            self.state.log.append(error.tool)
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        assert kit.state(AT).log == ["block_address"]
+        assert world.calls == []
+        assert statuses(kit) == [("block_address", "unknown", 1)]
+
+
+async def test_an_effect_that_stays_unknown_stays_so_through_every_try_of_the_turn(world: World) -> None:
+    block = blocking(world, on_unknown="fail")
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        await kit.advance(minutes=5)
+        (letter,) = kit.dead_letters()
+        assert letter.failures == 3
+        assert "Whether block_address has acted is unknown" in letter.error
+        await kit.retry_dead_letter(letter.id)
+        await kit.advance(minutes=5)
+        assert world.calls == []
+
+
+@pytest.mark.parametrize(
+    ("said", "log", "calls"),
+    [
+        ({"happened": True, "result": {"id": 7, "address": "x"}}, ["7"], []),
+        ({"happened": False}, ["1"], ["192.0.2.1"]),
+        ({"happened": False, "again": False}, ["failed"], []),
+    ],
+)
+async def test_a_person_is_asked_what_an_unknown_call_has_done(
+    world: World, said: dict[str, Any], log: list[str], calls: list[str]
+) -> None:
+    block = blocking(world)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        try:
+            receipt = await ctx.call(block, "192.0.2.1")
+            self.state.log.append(f"{receipt.id}")
+        except ToolFailed:
+            self.state.log.append("failed")
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        assert statuses(kit) == [("block_address", "unknown", 1)]
+        (asked,) = kit.approvals()
+        assert (asked.kind, asked.details["tool"]) == ("outcome", "block_address")
+        assert asked.details["arguments"] == {"address": "192.0.2.1", "minutes": 60}
+        await kit.crash()  # it waits for as long as it takes
+        await kit.recover()
+        await kit.advance(days=3)
+        assert world.calls == []
+        assert await kit.say(asked.id, **said)
+        assert not await kit.say(asked.id, happened=True)
+        assert (kit.state(AT).log, world.calls) == (log, calls)
+
+
+async def test_a_verify_function_finds_out_that_it_has_acted(world: World) -> None:
+    async def look(address: str, minutes: int) -> Happened | NotHappened:
+        return Happened(Receipt(id=9, address=address))
+
+    block = blocking(world, on_unknown=look)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(f"{(await ctx.call(block, '192.0.2.1')).id}")
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        assert kit.state(AT).log == ["9"]
+        assert world.calls == []
+        assert statuses(kit) == [("block_address", "succeeded", 1)]
+
+
+async def test_a_call_that_has_not_acted_is_made_again_once_its_process_is_known_to_be_gone(
+    world: World,
+) -> None:
+    block = blocking(world, on_unknown=lambda address, minutes: NotHappened())
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(f"{(await ctx.call(block, '192.0.2.1')).id}")
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        assert (kit.state(AT).log, world.calls) == (["1"], ["192.0.2.1"])
+        assert statuses(kit) == [("block_address", "succeeded", 2)]
+
+
+async def test_while_the_old_process_may_only_be_frozen_a_person_decides(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effects, "GONE_WITHIN_S", 0.0)
+    block = blocking(world, on_unknown=lambda address, minutes: NotHappened())
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(f"{(await ctx.call(block, '192.0.2.1')).id}")
+
+    async with TestKit(KINDS) as kit:
+        kit.processes_are_gone = False
+        await crashed_in_call(kit, world, run)
+        assert world.calls == []
+        (asked,) = kit.approvals()
+        assert await kit.say(asked.id, happened=False)
+        assert world.calls == ["192.0.2.1"]
+
+
+async def test_a_verify_function_that_fails_or_cannot_tell_leaves_it_to_a_person(world: World) -> None:
+    answers: list[Any] = [None, "no verdict"]
+
+    def look(address: str, minutes: int) -> Any:
+        if not answers:
+            raise ConnectionError("no route")
+        return answers.pop()
+
+    block = blocking(world, on_unknown=look)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    for _ in range(3):
+        async with TestKit(KINDS) as kit:
+            world.begun.clear()
+            await crashed_in_call(kit, world, run)
+            assert len(kit.approvals()) == 1
+    assert world.calls == []
+
+
+@pytest.mark.parametrize("crash_at", range(1, 6))
+@pytest.mark.parametrize("point", ["commit.before", "commit.after"])
+async def test_a_crash_on_either_side_of_a_commit_makes_no_call_twice(
+    world: World, point: str, crash_at: int
+) -> None:
+    keys: list[str] = []
+
+    @tool(effect="idempotent")
+    async def charge(cents: int, idempotency_key: str) -> str:
+        keys.append(idempotency_key)
+        return "charged"
+
+    def look(address: str, minutes: int) -> Happened | NotHappened:
+        return Happened(Receipt(id=1, address=address)) if address in world.calls else NotHappened()
+
+    block = blocking(world, on_unknown=look)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        first = await ctx.call(block, "192.0.2.1")
+        self.state.log.append(await ctx.call(charge, 5))
+        second = await ctx.call(block, "192.0.2.2")
+        self.state.log += [first.address, second.address]
+
+    async with TestKit(KINDS) as kit:
+        commits = 0
+        fatal = asyncio.Event()
+
+        def passing(reached: str) -> None:
+            nonlocal commits
+            commits += reached == point
+            if commits == crash_at:
+                kit.store.passing = lambda point: None
+                fatal.set()
+                raise asyncio.CancelledError  # the process is gone: nobody learns of the outcome
+
+        kit.store.passing = passing
+        await kit.send(AT, program(run))
+        async with asyncio.timeout(5):
+            await fatal.wait()
+        await kit.crash()
+        await kit.recover()
+        assert kit.state(AT).log == ["charged", "192.0.2.1", "192.0.2.2"]
+        assert world.calls == ["192.0.2.1", "192.0.2.2"]
+        assert len(set(keys)) == 1
+        assert {status for _, status, _ in statuses(kit)} == {"succeeded"}
