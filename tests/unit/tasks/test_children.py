@@ -3,89 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
-from pydantic import BaseModel
 
 from actors.domain import LimitSpec, TaskSpec
 from actors.task_messages import CancelTask, SubmitTask, TaskSubmitted
 from bus.envelope import new_id
 from callboard import (
-    Agent,
     Context,
     DeadlineExceeded,
     InvalidMessage,
     InvalidTask,
-    RetryPolicy,
     TaskFailed,
-    TaskWork,
     UnknownDomain,
-    handler,
-    message,
 )
 from callboard.testing import TestKit
 from coordinators.tasks import leader
-from tests.unit.agents import Note
+from tests.unit.tasks.worker import Errand, Program, Worker, do, fresh, program, undo
 
 
-@message("children.go_on.v1")
-class GoOn(BaseModel):
-    """Runs a program in a turn of its own."""
-
-    program: str
-
-
-Program = Callable[["Worker", Context], Awaitable[Any]]
-
-
-class Worker(Agent):
-    """Does what the goal of its task names."""
-
-    kind = "worker"
-    retry = RetryPolicy(attempts=2, first_delay_s=1.0, jitter=0.0)
-    programs: dict[str, Program] = {}  # noqa: RUF012  (shared on purpose)
-    log: list[str] = []  # noqa: RUF012
-
-    @handler
-    async def on_task(self, work: TaskWork, ctx: Context) -> None:
-        await Worker.programs[work.goal](self, ctx)
-
-    @handler
-    async def on_go_on(self, order: GoOn, ctx: Context) -> None:
-        await Worker.programs[order.program](self, ctx)
-
-    @handler
-    async def on_note(self, note: Note, ctx: Context) -> None:
-        Worker.log.append(note.text)
-
-
-def program(function: Program) -> str:
-    Worker.programs[function.__name__] = function
-    return function.__name__
-
-
-def undo(name: str) -> None:
-    Worker.log.append(f"undo {name}")
-
-
-def do(name: str) -> str:
-    Worker.log.append(name)
-    return name
-
-
-@program
 async def answers(self: Worker, ctx: Context) -> None:
     ctx.complete({"by": await ctx.step(do, "answered")})
 
 
-@program
 async def fails(self: Worker, ctx: Context) -> None:
     ctx.fail("no paper")
 
 
-@program
 async def waits(self: Worker, ctx: Context) -> None:
     ctx.compensate(undo, await ctx.step(do, "waits"))
     await ctx.sleep(1_000)
@@ -94,7 +39,7 @@ async def waits(self: Worker, ctx: Context) -> None:
 
 @pytest.fixture
 async def kit() -> AsyncIterator[TestKit]:
-    Worker.log = []
+    fresh(answers, fails, waits)
     async with TestKit(
         [Worker], hosts=2, others=["elsewhere"], tasks=TaskSpec(to="worker/{task}")
     ) as running:
@@ -292,7 +237,7 @@ async def test_the_limits_of_its_domains_turns_keep_no_task_from_ending() -> Non
 
 async def test_a_task_hears_of_messages_that_went_too_far() -> None:
     async def passes_on(self: Worker, ctx: Context) -> None:
-        ctx.send("test/worker/parent", GoOn(program="passes_on"))
+        ctx.send("test/worker/parent", Errand(program="passes_on"))
 
     program(passes_on)
     async with TestKit([Worker], limits=LimitSpec(hops=5)) as kit:
@@ -356,7 +301,7 @@ async def test_a_task_that_has_ended_starts_no_more(kit: TestKit) -> None:
 
     async def early(self: Worker, ctx: Context) -> None:
         ctx.complete("done")
-        ctx.send("test/worker/late", GoOn(program=program(late)))
+        ctx.send("test/worker/late", Errand(program=program(late)))
 
     task = await given(kit, early)
     assert Worker.log == ["not_accepted"]
@@ -423,6 +368,6 @@ async def test_what_can_be_no_child_is_refused_at_once(kit: TestKit) -> None:
     task = await given(kit, wrong)
     assert kit.task(task).result == "refused"
     assert kit.sent(type=SubmitTask) == []
-    await kit.send("test/worker/w", GoOn(program=program(taskless)))
+    await kit.send("test/worker/w", Errand(program=program(taskless)))
     await kit.quiet()
     assert Worker.log == ["part of no task"]

@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from actors.domain import TaskSpec
 from bus.errors import InvalidMessage, InvalidTask, LimitExceeded, TaskFailed
 from bus.task_limits import TaskLimits, figure, read_limits
-from callboard import Agent, Context, RetryPolicy, TaskWork, handler, message
+from callboard import Context
 from callboard.testing import TestKit
 from storage.spent import Spent
+from tests.unit.tasks.worker import Errand, Program, Worker, do, fresh, program, undo
 
 
-@message("limits.errand.v1")
-class Errand(BaseModel):
-    program: str
-
-
-Program = Callable[["Worker", Context], Awaitable[Any]]
-
-
-class Worker(Agent):
-    """Does what the goal of its task names."""
-
-    kind = "worker"
-    retry = RetryPolicy(attempts=2, first_delay_s=1.0, jitter=0.0)
-    programs: dict[str, Program] = {}  # noqa: RUF012  (shared on purpose)
-    log: list[str] = []  # noqa: RUF012
-
-    @handler
-    async def on_task(self, work: TaskWork, ctx: Context) -> None:
-        await Worker.programs[work.goal](self, ctx)
-
-    @handler
-    async def on_errand(self, errand: Errand, ctx: Context) -> str:
-        await Worker.programs[errand.program](self, ctx)
-        return errand.program
-
-
-def program(function: Program) -> str:
-    Worker.programs[function.__name__] = function
-    return function.__name__
-
-
-def do(name: str) -> str:
-    Worker.log.append(name)
-    return name
-
-
-def undo(name: str) -> None:
-    Worker.log.append(f"undo {name}")
-
-
-@program
 async def idles(self: Worker, ctx: Context) -> None:
     """Answers, or says nothing."""
 
 
-@program
 async def sleeps(self: Worker, ctx: Context) -> None:
     await ctx.sleep(1_000)
 
 
-@program
 async def never_ends(self: Worker, ctx: Context) -> None:
     """Sends itself the next message, on and on."""
     Worker.log.append("hop")
@@ -75,7 +32,7 @@ async def never_ends(self: Worker, ctx: Context) -> None:
 
 @pytest.fixture
 async def kit() -> AsyncIterator[TestKit]:
-    Worker.log = []
+    fresh(idles, sleeps, never_ends)
     async with TestKit([Worker], hosts=2, tasks=TaskSpec(to="worker/{task}")) as running:
         yield running
 

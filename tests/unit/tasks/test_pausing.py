@@ -4,72 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from actors.domain import LimitSpec, TaskSpec
 from bus.task_limits import TaskLimits
-from callboard import Agent, Context, RetryPolicy, TaskWork, handler, message
+from callboard import Context
 from callboard.testing import TestKit
+from tests.unit.tasks.worker import Errand, Program, Worker, do, fresh, program, undo
 
-
-@message("pausing.errand.v1")
-class Errand(BaseModel):
-    program: str
-
-
-Program = Callable[["Worker", Context], Awaitable[Any]]
-
-
-class Worker(Agent):
-    """Does what the goal of its task names."""
-
-    kind = "worker"
-    retry = RetryPolicy(attempts=2, first_delay_s=1.0, jitter=0.0)
-    programs: dict[str, Program] = {}  # noqa: RUF012  (shared on purpose)
-    log: list[str] = []  # noqa: RUF012
-    gate = threading.Event()
-    at_gate = threading.Event()
-
-    @handler
-    async def on_task(self, work: TaskWork, ctx: Context) -> None:
-        await Worker.programs[work.goal](self, ctx)
-
-    @handler
-    async def on_errand(self, errand: Errand, ctx: Context) -> str:
-        await Worker.programs[errand.program](self, ctx)
-        return errand.program
-
-
-def program(function: Program) -> Program:
-    Worker.programs[function.__name__] = function
-    return function
-
-
-def do(name: str) -> str:
-    Worker.log.append(name)
-    return name
-
-
-def undo(name: str) -> None:
-    Worker.log.append(f"undo {name}")
+# Threads run into the gate.
+gate = threading.Event()
+at_gate = threading.Event()
 
 
 def pass_gate(name: str) -> str:
-    Worker.at_gate.set()
-    Worker.gate.wait(10)
+    at_gate.set()
+    gate.wait(10)
     return do(name)
 
 
-@program
 async def notes(self: Worker, ctx: Context) -> None:
     Worker.log.append(f"noted by {ctx.address.key}")
 
 
-@program
 async def sleeps(self: Worker, ctx: Context) -> None:
     ctx.compensate(undo, await ctx.step(do, "one"))
     await ctx.sleep(100)
@@ -77,7 +37,6 @@ async def sleeps(self: Worker, ctx: Context) -> None:
     ctx.complete("done")
 
 
-@program
 async def works(self: Worker, ctx: Context) -> None:
     """Sends something, and is in the midst of a step when the test goes on."""
     ctx.compensate(undo, "works")
@@ -89,9 +48,9 @@ async def works(self: Worker, ctx: Context) -> None:
 
 @pytest.fixture
 async def kit() -> AsyncIterator[TestKit]:
-    Worker.log = []
-    Worker.gate.clear()
-    Worker.at_gate.clear()
+    fresh(notes, sleeps, works)
+    gate.clear()
+    at_gate.clear()
     async with TestKit(
         [Worker], hosts=2, tasks=TaskSpec(to="worker/{task}"), limits=LimitSpec(linger_s=1.0)
     ) as running:
@@ -99,7 +58,7 @@ async def kit() -> AsyncIterator[TestKit]:
 
 
 async def given(kit: TestKit, goal: Program, **more: Any) -> str:
-    name = program(goal).__name__
+    name = program(goal)
     return await kit.give_task(f"test/worker/{name}", goal=name, **more)
 
 
@@ -121,7 +80,7 @@ async def look(kit: TestKit, times: int = 4) -> None:
 
 
 async def at_the_gate(kit: TestKit) -> None:
-    while not Worker.at_gate.is_set():  # noqa: ASYNC110  (a thread sets it)
+    while not at_gate.is_set():  # noqa: ASYNC110  (a thread sets it)
         await asyncio.sleep(0.001)
 
 
@@ -173,7 +132,7 @@ async def test_what_runs_comes_to_its_next_call_and_no_further(kit: TestKit) -> 
         kit.clock.move_to(kit.clock.now() + 0.25)
         await asyncio.sleep(0.002)
     assert kit.task(task).status == "paused"
-    Worker.gate.set()
+    gate.set()
     await look(kit, 20)  # longer than a turn that waits stays in memory
     assert Worker.log == ["gate"]
     await resumed(kit, task)
@@ -198,7 +157,7 @@ async def test_a_turn_that_waits_does_not_go_on_when_its_time_has_come(kit: Test
 async def test_a_pause_outlives_the_hosts(kit: TestKit) -> None:
     task, other = await given(kit, sleeps), await given(kit, works)
     await at_the_gate(kit)
-    Worker.gate.set()
+    gate.set()
     await kit.quiet()
     await paused(kit, task)
     await kit.send("test/worker/a", Errand(program="notes"), task=task)
@@ -224,7 +183,7 @@ async def test_a_paused_task_is_cancelled_all_the_same(kit: TestKit, stage: str)
         for _ in range(50):
             kit.clock.move_to(kit.clock.now() + 0.25)
             await asyncio.sleep(0.002)
-        Worker.gate.set()
+        gate.set()
     else:
         await kit.advance(seconds=5 if stage == "put away" else 0)
         await paused(kit, task)
@@ -286,7 +245,7 @@ async def test_a_child_that_a_running_turn_starts_is_paused_too(kit: TestKit) ->
     for _ in range(50):
         kit.clock.move_to(kit.clock.now() + 0.25)
         await asyncio.sleep(0.002)
-    Worker.gate.set()
+    gate.set()
     await look(kit, 8)
     [child] = [id_ for _, _, id_ in kit.store.children]
     assert (kit.task(task).status, kit.task(child).status, Worker.log) == ("paused", "paused", ["gate"])
