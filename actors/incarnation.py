@@ -76,7 +76,7 @@ async def run_incarnation(
             )  # fmt: skip
         assert registered is not None
         fence = Fence(domain=settings.domain, epoch=registered["epoch"])
-        store = await PostgresStore.open(settings.postgres_url, fence)
+        store = await PostgresStore.open(settings.postgres_url, fence, row.code)
         transport = await NatsTransport.connect(
             settings.nats_url, name=f"callboard host {settings.domain} {fence.epoch}"
         )

@@ -15,16 +15,18 @@ from callboard.cli.options import Json
 from callboard.cli.pausing import resume_agent
 from callboard.cli.running import asynchronous, needs_command
 from callboard.cli.terminal import console, emit, plain
+from callboard.cli.waits import turn_lines
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from bus.address import Address as Place
+    from bus.errors import CallboardError
     from storage.journal import JournalEntry
 
 app = typer.Typer(
     invoke_without_command=True,
-    help="Let an open turn go on that cannot by itself: run it again, end it, or change what it has recorded.",
+    help="Look at an open turn, and let one go on that cannot by itself: run it again, end it, or change its record.",
     add_completion=False,
 )
 
@@ -34,6 +36,25 @@ Reason = Annotated[str, typer.Option(help="Stands in the agent's history.")]
 @app.callback()
 def turn(context: typer.Context) -> None:
     needs_command(context)
+
+
+@app.command()
+@asynchronous
+async def show(address: Address, as_json: Json = False) -> None:
+    """Show the open turn: its message, the code that it began with, what it waits for, and how it failed."""
+    from bus.address import parse_address
+    from storage.inspect import find_open_turn
+
+    place = parse_address(address)
+    async with opened() as at:
+        found = await find_open_turn(at.db, place, tenant=at.tenant)
+    if found is None:
+        raise _no_turn(place)
+    if as_json:
+        emit(found)
+        return
+    for line in turn_lines(found):
+        console().print(line)
 
 
 @app.command()
@@ -116,12 +137,17 @@ async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> No
 
 async def _recorded(at: Opened, place: Place) -> Sequence[JournalEntry]:
     """What the open turn has recorded; raises InvalidMessage where there is none."""
-    from bus.errors import InvalidMessage
     from storage.inspect import read_open_journal
 
     entries = await read_open_journal(at.db, place, tenant=at.tenant)
     if entries is None:
-        raise InvalidMessage(
-            f"{place} has no open turn.", fix=f"Look at it: `callboard agent {shlex.quote(str(place))}`."
-        )
+        raise _no_turn(place)
     return entries
+
+
+def _no_turn(place: Place) -> CallboardError:
+    from bus.errors import InvalidMessage
+
+    return InvalidMessage(
+        f"{place} has no open turn.", fix=f"Look at it: `callboard agent {shlex.quote(str(place))}`."
+    )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from storage.inspect import AgentRow, OpenTurn, PromiseView
 
+_DIGEST = 12  # of its characters, as `callboard domains` shows it
 _PROMISES = 10  # that are named; JSON has all
 
 
@@ -49,7 +50,7 @@ def turn_lines(turn: OpenTurn) -> list[Text]:
     began = datetime.fromtimestamp(turn.began_at, UTC)
     first.append(f", begun {ago(began)} ago ({moment(began)} UTC)", "dim")
     where = "put away, and holds no memory" if turn.put_away else "in memory, or about to be"
-    lines = [first, plain(f"  {where}; {count(turn.recorded, 'call')} recorded", "dim")]
+    lines = [first, plain(f"  {where}; {count(turn.recorded, 'call')} recorded", "dim"), *_code(turn)]
     lines += [_promise_line(promise) for promise in turn.pending[:_PROMISES]]
     if len(turn.pending) > _PROMISES:
         lines.append(plain(f"  and {len(turn.pending) - _PROMISES:,} more (--json has them)", "dim"))
@@ -63,6 +64,16 @@ def turn_lines(turn: OpenTurn) -> list[Text]:
     if turn.trials:
         lines.append(plain(f"  its host has died {turn.trials}× while it ran", "red"))
     return lines
+
+
+def _code(turn: OpenTurn) -> list[Text]:
+    """Which of the domain's code it began with; that of a domain in tests has no digest."""
+    if not turn.code:
+        return []
+    begun = f"  begun with code {turn.code[:_DIGEST]}"
+    if turn.code == turn.code_now:
+        return [plain(f"{begun}, which the domain has now", "dim")]
+    return [plain(f"{begun}; the domain has {turn.code_now[:_DIGEST]} now", "yellow")]
 
 
 def promise_text(promise: PromiseView) -> str:

@@ -48,7 +48,7 @@ from storage.inspect.tasks import (
     usage_of,
 )
 from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
-from storage.inspect.turns import OpenTurn, PromiseView, read_open_journal
+from storage.inspect.turns import OpenTurn, PromiseView, find_open_turn, read_open_journal
 from storage.inspect.verify import BrokenLink, Verdict, count_agents, verify_all
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "count_agents",
     "find_dead_letter",
     "find_event_cursor",
+    "find_open_turn",
     "find_task",
     "history_months",
     "lifecycle_of",

@@ -40,12 +40,14 @@ class PromiseView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn that has not ended. `put_away` tells that it holds no memory; `recorded` counts its journal's entries."""
+    """A turn that has not ended. `code` is the digest of the domain's code that it began with, `code_now` of the one
+    that is registered; `put_away` tells that it holds no memory; `recorded` counts its journal's entries."""
 
     turn: str
     seq: int
     header: Header
     code: str
+    code_now: str
     began_at: float
     put_away: bool
     failures: int

@@ -86,7 +86,9 @@ class Deployment:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, folder: Path, postgres_url: str, nats_url: str, **tasks: Any) -> AsyncIterator[Self]:
+    async def open(
+        cls, folder: Path, postgres_url: str, nats_url: str, *, code: str = "", **tasks: Any
+    ) -> AsyncIterator[Self]:
         """The domain in `folder`, with settings of its `tasks` replaced, without coordinator and hosts."""
         await migrate(postgres_url)
         pool = await create_pool(postgres_url, application="callboard-test")
@@ -102,7 +104,7 @@ class Deployment:
                 spec=domain.registered().to_json(),
                 kinds=sorted(domain.kinds),
                 home=str(folder),
-                code="",
+                code=code,
             ),
         )
         launcher = LoopLauncher(postgres_url, nats_url)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from callboard.services import Endpoints
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
-from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, vigil_at_work, waits_for
+from tests.integration.vigil_at_work import ORACLE, RUNNER, VIGIL, has_turn, send, vigil_at_work, waits_for
 
 
 @pytest.fixture
@@ -63,3 +64,29 @@ async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> 
     assert "has no open turn" in await cli.error("turn", "skip", "vigil/oracle/main", "--reason", "x")
     assert "has no open turn" in await cli.error("turn", "retry", "vigil/oracle/main")
     assert (await cli.json("agent", "vigil/oracle/main"))["mailbox"]["size"] == 0
+
+
+async def test_a_turn_says_which_code_it_began_with(
+    cli: Cli, services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actors import incarnation
+
+    async def unpacked(*_: object) -> Path:
+        return VIGIL
+
+    monkeypatch.setattr(incarnation, "fetch_code", unpacked)
+    begun, newer = "1f" * 32, "2e" * 32
+    async with vigil_at_work(services, database, monkeypatch, code=begun) as vigil:
+        from vigil.agents import Errand
+
+        await send(vigil, RUNNER, Errand())
+        await waits_for(vigil, "ask")
+        shown = await cli.json("turn", "show", RUNNER)
+        assert (shown["code"], shown["code_now"]) == (begun, begun)
+        assert "begun with code 1f1f1f1f1f1f, which the domain has now" in await cli("turn", "show", RUNNER)
+        await vigil.forsake()  # nobody replaces the host
+        await vigil.pool.execute("update domains set code = $1", newer)
+        said = "begun with code 1f1f1f1f1f1f; the domain has 2e2e2e2e2e2e now"
+        assert said in await cli("turn", "show", RUNNER)
+        assert said in await cli("agent", RUNNER)
+    assert "has no open turn" in await cli.error("turn", "show", ORACLE)

@@ -23,12 +23,12 @@ ORACLE = "vigil/oracle/main"
 
 @asynccontextmanager
 async def vigil_at_work(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch, *, code: str = ""
 ) -> AsyncIterator[Deployment]:
     """The vigil with a host that owns all of it, which the commands take for external services."""
     monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
     monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
-    async with Deployment.open(VIGIL, database, services.nats_url) as vigil:
+    async with Deployment.open(VIGIL, database, services.nats_url, code=code) as vigil:
         await vigil.coordinate()
         yield vigil
 
