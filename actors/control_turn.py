@@ -90,9 +90,9 @@ class ControlTurns:
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
                     ctx.consequences.undead.append(message.id)
-                    ctx.consequences.sends.append(self._again(activation, *found))
-                    ctx.report_mended(header_from_json(found[0]), "retried")
-                ctx.explain("retry_dead_letter", id=message.id, found=found is not None)
+                    ctx.consequences.sends.append(self._again(activation, message.id, *found))
+                    ctx.report_mended(header_from_json(found[0]), message.id, "retried")
+                ctx.explain("retry_dead_letter", id=message.id, found=found is not None, **_named(found))
                 return await self._outcomes.succeed(
                     activation, envelope, ctx, "dead_letter_retried", activation.lifecycle
                 )
@@ -100,7 +100,7 @@ class ControlTurns:
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
                     ctx.consequences.undead.append(message.id)
-                    ctx.report_mended(header_from_json(found[0]), "dropped", message.reason)
+                    ctx.report_mended(header_from_json(found[0]), message.id, "dropped", message.reason)
                 ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
                 return await self._outcomes.succeed(
                     activation, envelope, ctx, "dead_letter_dropped", activation.lifecycle
@@ -159,8 +159,8 @@ class ControlTurns:
             self._scope.domain, activation.tenant, activation.agent, number
         )
 
-    def _again(self, activation: Activation, header_json: str, payload: str) -> Outgoing:
-        header = msgspec.structs.replace(header_from_json(header_json), deadline=None)
+    def _again(self, activation: Activation, number: int, header_json: str, payload: str) -> Outgoing:
+        header = msgspec.structs.replace(header_from_json(header_json), deadline=None, letter=number)
         return Outgoing(
             domain=self._scope.domain,
             tenant=activation.tenant,
@@ -170,6 +170,14 @@ class ControlTurns:
             header_json=header_to_json(header),
             payload=payload,
         )
+
+
+def _named(letter: tuple[str, str] | None) -> dict[str, str]:
+    """The message that goes back into the mailbox, which keeps its id."""
+    if letter is None:
+        return {}
+    header = header_from_json(letter[0])
+    return {"message": header.id, "type": header.type}
 
 
 def _without_turn(

@@ -210,3 +210,4 @@ class TaskMended(BaseModel):
     id: str
     how: Literal["retried", "dropped"]
     reason: str = ""
+    letter: int | None = None  # its number

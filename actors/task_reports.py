@@ -110,13 +110,14 @@ class TaskReports(ABC):
             with contextlib.suppress(CallboardError):
                 self._report(TaskTrouble(type=wire_name, id=message_id, reason=reason, error=_cut(error)))
 
-    def report_mended(self, letter: Header, how: Literal["retried", "dropped"], reason: str = "") -> None:
+    def report_mended(
+        self, header: Header, letter: int, how: Literal["retried", "dropped"], reason: str = ""
+    ) -> None:
         """A dead letter was taken back. Never raises: that stands on its own."""
-        if letter.task is not None:
+        if header.task is not None:
+            mended = TaskMended(type=header.type, id=header.id, how=how, reason=_cut(reason), letter=letter)
             with contextlib.suppress(CallboardError):
-                self._report(
-                    TaskMended(type=letter.type, id=letter.id, how=how, reason=_cut(reason)), letter.task
-                )
+                self._report(mended, header.task)
 
     def _report(self, message: BaseModel, task: str | None = None) -> None:
         meant = task if task is not None else self.task

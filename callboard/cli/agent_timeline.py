@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from callboard.cli.bars import Scale, clock, facts, made_of, outcome, took
 from callboard.cli.terminal import clean, console, count, note, plain
-from callboard.cli.waits import promise_text
+from callboard.cli.waits import named, promise_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -62,7 +62,7 @@ def _head(turn: Turn, now: float) -> Text:
     line.append(f"{clock(turn.began)}  ", "dim")
     style = _STYLES.get(turn.decision, "cyan")
     line.append(f"{_MARKS.get(turn.decision, '✓')} {clean(turn.decision)}", style)
-    line.append(f"  {clean(turn.header.type)}", "bold")
+    line.append(f"  {clean(named(turn.header))}", "bold")
     line.append(f"  {took((turn.ended or now) - turn.began)}")
     queued = turn.began - turn.header.sent_at
     if queued >= _QUEUED_S:

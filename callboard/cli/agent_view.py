@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.terminal import ago, clean, console, is_terminal, plain, table
-from callboard.cli.waits import show_pause, turn_lines
+from callboard.cli.waits import again, named, show_pause, turn_lines
 
 if TYPE_CHECKING:
     from storage.inspect import AgentView, ChainVerdict, PastState, Transition
@@ -48,7 +48,7 @@ def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict
                 ("number", "type", "from", "waits for", "failures", "last error"),
                 [
                     (
-                        "control" if m.seq < 0 else m.seq, m.header.type, m.header.sender,
+                        "control" if m.seq < 0 else m.seq, named(m.header), m.header.sender,
                         _span_since(m.header.sent_at), m.failures or "", m.last_error,
                     )
                     for m in view.mailbox
@@ -117,6 +117,8 @@ def _print_transition(out: Any, transition: Transition) -> None:
     decision = str(body["decision"])
     line.append(clean(decision), "red" if "dead" in decision else "green")
     line.append(f"  {clean(header['type'])}")
+    if "letter" in header:
+        line.append(f" {again(header['letter'])}", "yellow")
     line.append(f" from {clean(header['sender'])}", "dim")
     out.print(line)
     for note_ in body["notes"]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from callboard.cli.agents import carried_out
-from callboard.cli.connection import opened
+from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
+from callboard.cli.task_view import was
 from callboard.cli.terminal import ago, console, emit, note, plain, table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from storage.inspect import DeadLetterView
 
 app = typer.Typer(
     invoke_without_command=True, help="List the dead letters; retry or drop one.", add_completion=False
@@ -51,7 +56,7 @@ async def _list(domain: str | None, after: int, limit: int, as_json: bool) -> No
     console().print(
         table(
             ("id", "age", "recipient", "message", "reason", "error"),
-            [(x.id, ago(x.at), x.address, x.type, x.reason, x.error) for x in page],
+            [(x.id, ago(x.at), x.address, x.type, f"{x.reason}{was(x)}", x.error) for x in page],
             right=("id", "age"),
         )
     )
@@ -80,17 +85,26 @@ async def show(number: Number, as_json: Json = False) -> None:
     )
     of_task = f", part of the task {letter.task}" if letter.task is not None else ""
     out.print(plain(f"from {letter.sender}, message {letter.message}{of_task}", "dim"))
+    if letter.was is not None:
+        out.print(plain(f"It was dead letter {letter.was} before, and was retried.", "dim"))
     for line in json.dumps(payload, indent=2, ensure_ascii=False).splitlines():
         out.print(plain(line))
 
 
 @app.command()
 @asynchronous
-async def retry(number: Number, as_json: Json = False) -> None:
-    """Put a dead letter back at the end of its agent's mailbox."""
+async def retry(
+    number: Number,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also one whose task has ended: what it does is done all the same."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a dead letter back at the end of its agent's mailbox. The message keeps its id, and says which one it was."""
     from actors.control import RetryDeadLetter
 
-    await _ask(number, RetryDeadLetter(id=number), "retried", as_json)
+    await _ask(number, RetryDeadLetter(id=number), "retried", as_json, lambda at, x: _check(at, x, force))
 
 
 @app.command()
@@ -106,7 +120,43 @@ async def drop(
     await _ask(number, DropDeadLetter(id=number, reason=reason), "dropped", as_json)
 
 
-async def _ask(number: int, request: BaseModel, word: str, as_json: bool) -> None:
+async def _check(at: Opened, letter: DeadLetterView, force: bool) -> None:
+    """Raise InvalidMessage for a message that nobody waits for any more, since its task has ended."""
+    from bus.errors import InvalidMessage, UnknownTask
+    from storage.inspect import find_task
+
+    if letter.task is None:
+        return
+    drop = f"`callboard dead-letters drop {letter.id}` puts it away"
+    try:
+        task = await find_task(at.db, letter.task, tenant=at.tenant)
+    except UnknownTask:
+        ended = "is no longer on record"
+    else:
+        if task.status in ("cancelling", "cancelled"):
+            raise InvalidMessage(
+                f"Dead letter {letter.id} is part of the task {letter.task}, which is {task.status}: no host handles it.",
+                fix=f"{drop}.",
+            )
+        if task.finished_at is None:
+            return
+        ended = f"has {task.status} {ago(task.finished_at)} ago"
+    if not force:
+        raise InvalidMessage(
+            f"Dead letter {letter.id} is part of the task {letter.task}, which {ended}: a retry would do all that "
+            f"{letter.type} does, and count for nothing.",
+            fix=f"{drop}; --force retries it all the same.",
+        )
+    note(f"Its task {letter.task} {ended}: what the message does is done, and does not count for it.")
+
+
+async def _ask(
+    number: int,
+    request: BaseModel,
+    word: str,
+    as_json: bool,
+    check: Callable[[Opened, DeadLetterView], Awaitable[None]] | None = None,
+) -> None:
     from bus.address import parse_address
     from bus.errors import UnknownDeadLetter
     from storage.inspect import find_dead_letter
@@ -114,6 +164,8 @@ async def _ask(number: int, request: BaseModel, word: str, as_json: bool) -> Non
 
     async with opened(bus=True) as at:
         letter = await find_dead_letter(at.db, number, tenant=at.tenant)
+        if check is not None:
+            await check(at, letter)
         to = parse_address(letter.address)
         message = Incoming(to=to, message=request, control=True, any_kind=word == "dropped")
         (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
@@ -127,9 +179,21 @@ async def _ask(number: int, request: BaseModel, word: str, as_json: bool) -> Non
 
         done = await carried_out(at, is_gone)
     if as_json:
-        emit({"id": number, "address": letter.address, "message": accepted.id, "wanted": word, "done": done})
+        emit(
+            {
+                "id": number,
+                "address": letter.address,
+                "message": accepted.id,
+                "letter": letter.message,
+                "wanted": word,
+                "done": done,
+            }
+        )
     elif done:
         console().print(plain(f"Dead letter {number} for {letter.address} is {word}."))
+        if word == "retried":
+            where = f"`callboard agent {shlex.quote(letter.address)}`"
+            note(f"It is message {letter.message} again; {where} shows what becomes of it.")
     else:
         console().print(
             plain(f"Accepted: dead letter {number} will be {word} as soon as a host runs {letter.address}.")

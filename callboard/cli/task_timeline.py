@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from callboard.cli.bars import QUEUE, WORK, Scale, clock, facts, made_of, outcome, took
 from callboard.cli.terminal import clean, console, count, note, plain
-from callboard.cli.waits import promise_text
+from callboard.cli.waits import named, promise_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -116,7 +116,7 @@ class Drawing:
         if turn.header.sent_at >= turn.began:
             pieces = pieces[1:]
         who = self._short(turn.address)
-        what = clean(turn.header.type)
+        what = clean(named(turn.header))
         if turn.decision != "handled":
             what += f" ({clean(turn.decision.replace('_', ' '))})"
         return self._line(lead, who, what, pieces, ended - turn.began, _STYLES.get(turn.decision, ""))

@@ -148,7 +148,7 @@ def paused_line(address: str) -> str:
 
 def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
     """The dead letters of a task, and while it is open the commands that mend it."""
-    found = [f"dead letter {x.id} for {x.address}: {x.type}: {x.error}" for x in letters[:_LETTERS]]
+    found = [f"dead letter {x.id}{was(x)} for {x.address}: {x.type}: {x.error}" for x in letters[:_LETTERS]]
     if len(letters) > _LETTERS:
         found.append(f"and {len(letters) - _LETTERS} more: `callboard dead-letters`")
     if task.finished_at is not None or not letters:
@@ -162,3 +162,8 @@ def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
     if first.agent.startswith("events/"):  # no agent could be given it
         del mends[0]
     return found + [f"  {command}    {what}" for command, what in mends]
+
+
+def was(letter: DeadLetterView) -> str:
+    """That a dead letter was one before, and has failed again."""
+    return "" if letter.was is None else f" (retried, before it was {letter.was})"

@@ -155,9 +155,12 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
             {"number": e.number, "at": e.at, "kind": e.kind, "body": json.loads(e.body)} for e in events
         ]
         shown["dead_letters"] = [
-            {"id": x.id, "address": x.address, "type": x.type, "reason": x.reason, "error": x.error}
+            {
+                "id": x.id, "address": x.address, "message": x.message, "type": x.type, "reason": x.reason,
+                "error": x.error, "was": x.was,
+            }
             for x in letters
-        ]
+        ]  # fmt: skip
         shown["paused"] = paused
         shown["used"], shown["limits"] = usage.used, usage.allowed
         shown["children"] = [_as_json(child) for child in children]

@@ -11,6 +11,7 @@ from callboard.cli.terminal import ago, clean, count, plain, span
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from bus.envelope import Header
     from storage.inspect import AgentRow, OpenTurn, PromiseView
 
 _DIGEST = 12  # of its characters, as `callboard domains` shows it
@@ -43,9 +44,19 @@ def moment(at: datetime) -> str:
     return f"{at:%H:%M:%S}" if at.date() == datetime.now(UTC).date() else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
+def named(header: Header) -> str:
+    """A message by its type, and what it was before."""
+    return header.type if header.letter is None else f"{header.type} {again(header.letter)}"
+
+
+def again(letter: int) -> str:
+    """That a message is a dead letter which was retried."""
+    return f"(dead letter {letter} again)"
+
+
 def turn_lines(turn: OpenTurn) -> list[Text]:
     """An open turn: its message, since when, where it is, what it has recorded, what it waits for, how it failed."""
-    first = plain(turn.header.type, "bold")
+    first = plain(named(turn.header), "bold")
     first.append(f" from {clean(turn.header.sender)}")
     began = datetime.fromtimestamp(turn.began_at, UTC)
     first.append(f", begun {ago(began)} ago ({moment(began)} UTC)", "dim")

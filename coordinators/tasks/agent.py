@@ -253,10 +253,12 @@ class TaskAgent(Leader):
     @handler
     async def on_mended(self, mended: TaskMended, ctx: Context) -> None:
         state = self.state
+        words = f"dead letter {mended.letter} of {ctx.sender} is {mended.how}: {mended.type}"
+        facts = {"message": words, "by": ctx.sender, **mended.model_dump()}
         if self._has_ended or not state.dead.remove(mended.id):
-            self._log_aside(ctx, "late", by=ctx.sender, **mended.model_dump())
+            self._log_aside(ctx, "late", **facts)
             return
-        self._log_aside(ctx, "mended", by=ctx.sender, **mended.model_dump())
+        self._log_aside(ctx, "mended", **facts)
         if state.status == "stuck" and not state.dead:
             state.status = "running"
             self._log(ctx, "running", by=ctx.sender)

@@ -12,7 +12,8 @@ from storage.inspect.rows import domain_names, fetch_all
 
 
 class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was given up. `header` and `payload` are set when one is looked at alone."""
+    """A message that was given up. `was` is its number as a dead letter before it was tried again; `header` and
+    `payload` are set when one is looked at alone."""
 
     domain: str
     tenant: str
@@ -26,6 +27,7 @@ class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     sender: str
     task: str | None
+    was: int | None
     header: str | None = None
     payload: str | None = None
 
@@ -54,5 +56,8 @@ async def find_dead_letter(db: Connection, number: int, *, tenant: str) -> DeadL
     names = await domain_names(db, None)
     found = await fetch_all(db, DeadLetterView, "inspect_dead_letter", names, tenant, number)
     if not found:
-        raise UnknownDeadLetter(f"There is no dead letter {number}.")
+        raise UnknownDeadLetter(
+            f"There is no dead letter {number}.",
+            fix="`callboard dead-letters` lists them; one that was retried or dropped is in its agent's history.",
+        )
     return found[0]

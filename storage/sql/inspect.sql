@@ -96,13 +96,15 @@ order by version desc limit $5
 
 -- name: inspect_dead_letters
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
-       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task
+       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
+       (header ->> 'letter')::bigint as was
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id > $3
 order by id limit $4
 
 -- name: inspect_dead_letters_of_task
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
-       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task
+       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
+       (header ->> 'letter')::bigint as was
 from dead_letters
 where header ->> 'task' = $2 and tenant = $1
   and reason <> 'expired' and header ->> 'type' <> 'callboard.call_for_bids.v1'  -- nobody waits for these
@@ -111,7 +113,7 @@ order by id limit $3
 -- name: inspect_dead_letter
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
-       header::text as header, payload::text as payload
+       (header ->> 'letter')::bigint as was, header::text as header, payload::text as payload
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id = $3
 
 -- name: inspect_hosts

@@ -151,3 +151,44 @@ async def test_what_cannot_be_failed_is_refused(cli: Cli, desk: Deployment) -> N
     assert "is not the id of a task" in await cli.error("tasks", "fail", "nonsense", "--reason", "x")
     assert "There is no task" in await cli.error("task", "desk/0190aaaa-0000-7000-8000-000000000001")
     assert "--reason" in await cli.error("tasks", "fail", "0190aaaa-0000-7000-8000-000000000001", code=2)
+
+
+async def test_a_dead_letter_of_a_task_that_has_ended_is_retried_only_by_force(
+    cli: Cli, desk: Deployment
+) -> None:
+    task = await stuck_task(desk)
+    [letter] = (await cli.json("task", task))["dead_letters"]
+    number = str(letter["id"])
+    await cli("tasks", "fail", task, "--reason", "nobody wants it")
+    refused = await cli.error("dead-letters", "retry", number)
+    assert f"is part of the task desk/{task}, which has failed" in refused
+    assert "count for nothing" in refused
+    assert f"`callboard dead-letters drop {number}`" in refused
+    assert "--force" in refused
+    assert "which has failed" in await cli.error("dead-letters", "retry", number, "--json")
+    assert (await cli.json("agent", f"desk/clerk/{task}"))["history"][0]["body"]["decision"] == "dead_letter"
+
+    retried = await cli.json("dead-letters", "retry", number, "--force")
+    assert (retried["done"], retried["letter"]) == (True, letter["message"])
+    assert "what the message does is done, and does not count for it" in cli.err
+
+    async def has_died_again() -> Any:
+        return (await cli.json("task", task, code=1))["dead_letters"]
+
+    [again] = await until(has_died_again)
+    assert again["was"] == letter["id"]
+    text = await cli("task", task, code=1)
+    assert f"late  dead letter {number} of clerk/… is retried: desk.note.v1" in text
+    assert f"dead letter {again['id']} (retried, before it was {number}) for desk/clerk/{task}" in text
+
+
+async def test_a_dead_letter_of_a_cancelled_task_is_not_retried_for_no_host_would_handle_it(
+    cli: Cli, desk: Deployment
+) -> None:
+    task = await stuck_task(desk)
+    [letter] = (await cli.json("task", task))["dead_letters"]
+    await cli("cancel", task, "--reason", "enough")
+    await status(desk, task, "cancelled")
+    refused = await cli.error("dead-letters", "retry", str(letter["id"]), "--force")
+    assert "which is cancelled: no host handles it. `callboard dead-letters drop" in refused
+    await cli("dead-letters", "drop", str(letter["id"]))
