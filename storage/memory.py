@@ -131,8 +131,9 @@ class MemoryStore(MemoryHosts):
         return any(t.version == write.version and t.hash == write.hash for t in history)
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
-        self._require_fence(fence, partitions)
         due = [t for t in self._timers_of(fence.domain, partitions) if t.due_at <= self.now()][:limit]
+        if due:
+            self._require_fence(fence, partitions)
         for timer in due:
             self.timers.remove(timer)
         for timer in due:
@@ -373,7 +374,9 @@ class MemoryStore(MemoryHosts):
         return self.hosts[(domain, epoch)].gone
 
     async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
-        self._require_fence(fence, partitions)
+        due_at = self.waits.next_due(fence.domain, partitions)
+        if due_at is not None and due_at <= self.now():
+            self._require_fence(fence, partitions)
         return self.waits.settle_due(fence.domain, partitions, limit)
 
     async def find_mail(

@@ -50,11 +50,11 @@ class TurnStore(Protocol):
         ...
 
     async def fire_timers(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
-        """Move due timers into mailboxes; return where to."""
+        """Move due timers into mailboxes; return where to. The fence counts where any is due."""
         ...
 
     async def settle_due(self, fence: Fence, partitions: Sequence[int], limit: int) -> list[MailPlace]:
-        """Settle promises whose time has come; return where their wake-ups are."""
+        """Settle promises whose time has come; return where their wake-ups are. The fence counts where any is due."""
         ...
 
 

@@ -61,17 +61,19 @@ class Rig:
 
         Raises ServiceUnavailable when they make no progress.
         """
-        rows, progressed, looked = -1, time.monotonic(), 0.0
+        rows, had, progressed, looked = -1, -1, time.monotonic(), 0.0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            # The hosts' own counts are cheap and say when it is worth while to count the rows.
-            ended = sum(host.turns for host in await self.hosts()) >= turns
-            if ended or time.monotonic() - looked > _COUNT_EVERY_S:
-                looked = time.monotonic()
-                before, rows = rows, await self.count(counted)
+            # The hosts' own counts are cheap. To count the rows of a long history takes a share of the machine.
+            before, had = had, sum(host.turns for host in await self.hosts())
+            if had > before:
+                progressed = time.monotonic()
+            if had >= turns or time.monotonic() - max(progressed, looked) > _COUNT_EVERY_S:
+                looked, counted_before = time.monotonic(), rows
+                rows = await self.count(counted)
                 if rows >= expected:
                     return
-                if rows != before:
+                if rows > counted_before:
                     progressed = looked
             if time.monotonic() - progressed > STALLED_S:
                 raise ServiceUnavailable(

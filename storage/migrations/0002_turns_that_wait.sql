@@ -310,6 +310,10 @@ returns setof mailbox language plpgsql as $$
 declare
   settled promises[];
 begin
+  if not exists (select from promises where domain = p_domain and partition = any (p_partitions)
+                 and status = 'pending' and due_at <= now()) then
+    return;  -- as fire_timers does
+  end if;
   perform require_fence(p_domain, p_epoch, p_partitions);
   with due as (
     select tenant, id from promises

@@ -7,12 +7,14 @@ import pytest
 from bus.errors import Fenced
 from storage.records import Fence
 from tests.contract.mail import given, mark
-from tests.contract.rig import DOMAIN, Rig, turn
+from tests.contract.rig import DOMAIN, Rig, letter, turn
 
 
 async def test_an_ended_epoch_writes_nothing(rig: Rig) -> None:
     fence = await rig.host(0)
-    [seq] = await given(rig)
+    first, seq = await given(rig, "order/2", "order/1")
+    timer = letter("x/1", due=await rig.now() - 1)
+    await rig.store.commit(fence, [turn(first, agent="order/2", sends=(timer,))], [])
     await rig.end(fence)
     with pytest.raises(Fenced):
         await rig.store.commit(fence, [turn(seq)], [])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import pytest
 
 from bus.errors import Fenced
 from storage.records import MailPlace
 from tests.contract.mail import given, mail_of
 from tests.contract.rig import Rig, letter, turn
+
+NEXT_TRANSACTION = "select pg_snapshot_xmax(pg_current_snapshot())"
 
 
 async def test_due_timers_become_messages_once_in_the_order_of_their_times(rig: Rig) -> None:
@@ -49,3 +52,21 @@ async def test_only_the_owner_of_a_partition_fires_its_timers(rig: Rig) -> None:
     with pytest.raises(Fenced):
         await rig.store.fire_timers(mine, [0, 1], 10)
     assert len(await rig.store.fire_timers(other, [1], 10)) == 1
+
+
+async def test_to_look_for_what_is_due_writes_nothing(rig: Rig, database_url: str | None) -> None:
+    """Every host looks ten times a second; a commit that waits for the disk each time would hold the turns up."""
+    if database_url is None:
+        pytest.skip("memory has no disk")
+    fence = await rig.host(0)
+    connection = await asyncpg.connect(database_url)
+    try:
+        for _ in range(5):  # the server's own upkeep may write meanwhile
+            before = await connection.fetchval(NEXT_TRANSACTION)
+            assert await rig.store.fire_timers(fence, [0], 10) == []
+            assert await rig.store.settle_due(fence, [0], 10) == []
+            if await connection.fetchval(NEXT_TRANSACTION) == before:
+                return
+        pytest.fail("to look for timers and promises takes a transaction id")
+    finally:
+        await connection.close()
