@@ -83,6 +83,7 @@ class Consequences:
         settles: str | None = None,
         blob: str | None = None,
         task: str | None = None,
+        shared: bool = False,
     ) -> str:
         """Add a message, part of the same task unless another is named, and return its id.
 
@@ -91,12 +92,15 @@ class Consequences:
         scope = self._scope
         partitions = scope.directory.partitions(to.domain, to.kind)
         came = self._envelope.header
-        task, undoes = task or came.task, came.undoes
+        # What is shared ends where it serves a task by name, and where Callboard itself has the word.
+        shared = shared or (came.shared and task is None and not wire_name.startswith(OWN))
+        undoes = shared or (came.undoes and not came.shared)
+        task = task or came.task
         if self.journal is not None and self.journal.is_ending:
             if self.journal.must_stop:
                 self.journal.refuse_send()
                 return new_id()
-            undoes, deadline = True, None  # it outlives what has ended the turn
+            undoes, shared, deadline = True, False, None  # it outlives what has ended the turn
         elif scope.exhausted and task is not None and not wire_name.startswith(OWN):
             scope.refuse_if_exhausted(self._envelope.tenant, came)
         if len(self.sends) >= scope.limits.sends_per_turn and not self._leads_a_task:
@@ -124,6 +128,7 @@ class Consequences:
             blob=blob,
             reply_to=reply_to,
             undoes=undoes,
+            shared=shared,
         )
         header_json = header_to_json(header)
         self.count_bytes(len(header_json) + len(payload))

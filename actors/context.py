@@ -143,18 +143,21 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
         priority: Priority | None = None,
         deadline: float | None = None,
         task: str | None = None,
+        shared: bool = False,
     ) -> str:
         """Send a message when this turn commits; return its id.
 
         Priority, deadline, task and correlation are handed on from the message being handled. A deadline of `math.inf`
         is none. An agent that works for several tasks at once says which `task` the message is part of, as its reports
-        do. Raises InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload, PayloadTooLarge, HopLimitExceeded.
+        do. `shared` work is for other tasks, too: it stays part of this one, but neither its end, nor a pause, nor a limit
+        of it stops the message, nor what follows from that until a task is named.
+        Raises InvalidAddress, UnknownDomain, UnknownKind, InvalidPayload, PayloadTooLarge, HopLimitExceeded.
         """
         if deadline is None:
             deadline = self.deadline
         elif deadline == math.inf:
             deadline = None
-        return self._send(address, message, priority, deadline, None, task=task)
+        return self._send(address, message, priority, deadline, None, task=task, shared=shared)
 
     def send_later(
         self,
@@ -298,6 +301,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
         due: float | None,
         reply_to: str | None = None,
         task: str | None = None,
+        shared: bool = False,
     ) -> str:
         if self._closed:
             self._must_be_open()
@@ -316,8 +320,8 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
         if task is not None:
             task = task_ref(task, self.address.domain)
         return self._puts.post(
-            to, wire_name, encode_payload(message), place, rank, deadline, due, reply_to=reply_to, task=task
-        )
+            to, wire_name, encode_payload(message), place, rank, deadline, due, reply_to=reply_to, task=task, shared=shared
+        )  # fmt: skip
 
     # -- the journal ---------------------------------------------------------------------------------
 

@@ -69,11 +69,15 @@ class KindSpec(_Strict):
 
 
 class EventSpec(_Strict):
-    """Which agent gets an event: `to` is `kind/key`, in which `{field}` stands for a field of the payload."""
+    """Which agent gets an event: `to` is `kind/key`, in which `{field}` stands for a field of the payload.
+
+    With `shared` it begins work for whichever tasks want it: no end or pause of the one that has fed it stops that.
+    """
 
     name: str
     type: str
     to: str
+    shared: bool = False
 
     @field_validator("name")
     @classmethod

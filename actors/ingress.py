@@ -216,6 +216,8 @@ class Ingress:
             priority=_priority(event),
             traceparent=_word(event, TRACE_HEADER),
             blob=blob,
+            undoes=spec.shared,
+            shared=spec.shared,
         )
         return Outgoing(
             domain=host.fence.domain,

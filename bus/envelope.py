@@ -39,7 +39,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     blob: str | None = None  # the payload is in blob storage under this digest
     reply_to: str | None = None  # the promise of the sender that an answer settles
     letter: int | None = None  # the dead letter that it was before an operator had it tried again
-    undoes: bool = False  # it comes from a compensation: no cancellation or limit of its task stops it
+    undoes: bool = False  # no cancellation, limit or pause of its task stops it: it comes from a compensation
+    shared: bool = False  # or, with this, it is work that other tasks may wait for as well
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -208,8 +208,10 @@ class TestKit:
         """Put any payload under any wire name into a mailbox, as a sender of another release might."""
         return self._post.json(parsed(address), wire_name, payload)
 
-    async def publish_event(self, name: str, message: BaseModel, *, key: str | None = None) -> str | None:
-        """Publish an event as a NATS publisher would: domain.yaml's `events` say who gets it.
+    async def publish_event(
+        self, name: str, message: BaseModel, *, key: str | None = None, task: str | None = None
+    ) -> str | None:
+        """Publish an event as a NATS publisher would: domain.yaml's `events` say who gets it. `task` feeds it.
 
         Raises InvalidMessage when the domain does not subscribe to it.
         """
@@ -221,7 +223,10 @@ class TestKit:
             )
         target = event.target(message.model_dump(mode="json"))
         address = f"{self.domain.name}/{target}"
-        return await self.send(address, message, key=key, sender=f"external/events/{name}")
+        sender = f"external/events/{name}"
+        return await self._post.message(
+            parsed(address), message, key=key, sender=sender, task=task, shared=event.shared
+        )
 
     async def pause(self, address: str | Address, reason: str = "") -> None:
         await self._post.control(parsed(address), control.Pause(reason=reason))

@@ -39,6 +39,7 @@ class Post:
         deadline: float | None = None,
         task: str | None = None,
         root: str | None = None,
+        shared: bool = False,
     ) -> str | None:
         """Accept it; return its id, or None when its `key` was seen before."""
         payload, blob = await self._checked_in(to, message)
@@ -46,6 +47,7 @@ class Post:
             id=new_id(), type=wire_name_of(type(message)), sender=sender, sent_at=self._scope.clock.now(),
             priority=int(priority), deadline=deadline, blob=blob,
             task=task if task is None else task_ref(task, to.domain), root=root,
+            undoes=shared, shared=shared,
         )  # fmt: skip
         return self._accept(self._outgoing(to, header, payload), key)
 

@@ -121,10 +121,14 @@ async def test_odd_events_end_as_dead_letters_and_the_next_one_is_handled(
         await stream.publish("desk", "note", data, headers=headers)
     await stream.publish("desk", "note", note(f"id{key}"), message_id=long)
     await stream.publish("desk", "note", note(f"id{key}"), headers={MSG_ID_HEADER: f"{key}\0"})
+    await stream.publish("desk", "notice", note(f"all{key}"), headers={TASK_HEADER: key})
     await stream.publish("desk", "note", note(f"last{key}"))
     mine = "select state ->> 'notes' from agents where agent = $1"
     assert await until(lambda: desk.fetch(mine, f"clerk/last{key}")) == [('["x"]',)]
     assert await until(lambda: desk.fetch(mine, f"clerk/id{key}")) == [('["x","x"]',)]
+    header = "select body::jsonb #> '{message,header}' from transitions where agent = $1"
+    [(of_all,)] = await until(lambda: desk.fetch(header, f"clerk/all{key}"))
+    assert json.loads(of_all).items() >= {"task": f"desk/{key}", "undoes": True, "shared": True}.items()
     assert [row[0] for row in await desk.fetch("select count(*) from hosts")] == [1]
     assert (await desk.fetch("select count(*) from dead_letters"))[0][0] >= len(odd)
 

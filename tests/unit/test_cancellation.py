@@ -196,6 +196,26 @@ async def test_messages_of_a_cancelled_task_are_dropped_when_their_turn_comes() 
         assert kit.dead_letters() == []
 
 
+async def test_shared_work_of_a_cancelled_task_goes_on_until_it_serves_a_task_by_name() -> None:
+    async def shares(self: Worker, ctx: Context) -> None:
+        ctx.send("test/worker/busy", Errand(program="passes_on"), shared=True)
+
+    async def passes_on(self: Worker, ctx: Context) -> None:
+        ctx.send("test/keeper/k", Note(text="for all"))
+        ctx.send("test/keeper/k", Note(text="for this one"), task=ctx.task)
+
+    program(passes_on)
+    async with TestKit(KINDS) as kit:
+        await kit.pause("test/worker/busy")
+        task = await kit.give_task(AT, goal=program(shares))
+        await kit.quiet()
+        await cancelled(kit, task)
+        await kit.resume("test/worker/busy")
+        await kit.quiet()
+        assert kit.state("test/keeper/k").notes == ["for all"]
+        assert [turn.decision for turn in kit.history("test/keeper/k")] == ["handled", "cancelled"]
+
+
 async def test_an_async_step_is_cut_short_and_a_thread_is_waited_for() -> None:
     started = threading.Event()
     go_on = threading.Event()

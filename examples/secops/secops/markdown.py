@@ -134,7 +134,10 @@ def _story(response: Response) -> str:
             done = "**timed out**: nobody decided in time"
         case Outcome.DENIED:
             done = "**not executed**"
-    return "; ".join(part for part in (decision, done) if part)
+    earlier = ""
+    if response.outcome is not Outcome.EXECUTED and response.blocked_until is not None:
+        earlier = f"**blocked by an earlier task** until {_time(response.blocked_until, True)}"
+    return "; ".join(part for part in (decision, done, earlier) if part)
 
 
 def _outcome(each: Finding) -> str:

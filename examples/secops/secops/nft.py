@@ -20,6 +20,8 @@ _HEAD = f"""\
 # Addresses that Callboard's secops example has blocked. A dry run: nothing loads this file, and a set alone drops
 # nothing. `nft -c -f` checks it, `nft -f` loads it, and a chain of yours uses it:
 #   ip saddr @{SETS[4]} drop    ip6 saddr @{SETS[6]} drop
+# A timeout counts from the moment of loading. Loaded later than it was written, an address stays blocked for longer than
+# the `until` of its comment, which is when it was meant to end.
 # Written whole each time; what is written into it by hand keeps it from being written again.
 """
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}

@@ -27,7 +27,8 @@ class Response(BaseModel):
 
     `proposed` is left to people: only blocks are carried out. `decided_by`, `decided_at` and `comment` are those of the
     approval, None and empty where none was needed or nobody decided in time. `blocked_at`, `blocked_until` and `place`
-    (a file) are those of the block that is in force, `error` is why there is none. Times are in UTC.
+    (a file) are those of the block that is in force, which is an earlier task's where the outcome is not `executed`; `error` is
+    why this one was not carried out. Times are in UTC.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -41,6 +41,15 @@ def was_blocked(
     return Happened(_receipt(found)) if found.until > datetime.now(UTC) else None
 
 
+def standing_block(address: str) -> Receipt | None:
+    """The block of an address that is in force, whoever has asked for it; None where there is none or nobody can tell."""
+    try:
+        found = configured().find(address)
+    except NotBlocked:
+        return None
+    return _receipt(found) if found is not None and found.until > datetime.now(UTC) else None
+
+
 @tool(
     effect="at_most_once",
     timeout=30,

@@ -281,3 +281,30 @@ def test_the_readme_lists_what_each_agent_hears() -> None:
     told = {kind: sorted(re.findall(r"`([\w.]+)`", hears)) for kind, hears in rows if ".v1`" in hears}
     kinds = Triage().kit.domain.kinds
     assert told == {name: sorted(kind.handlers) for name, kind in kinds.items() if name != "task"}
+
+
+@pytest.mark.parametrize("held", ["reader", "watchman"], ids=["while_it_is_read", "while_it_is_judged"])
+async def test_a_cancelled_task_takes_nothing_from_another_that_waits_for_the_same_log(held: str) -> None:
+    async with Triage() as triage:
+        kit, log = triage.kit, log_digest(SAMPLE)
+        busy = f"secops/{held}/{log if held == 'reader' else '203.0.113.45'}"
+        await kit.pause(busy)
+        for task in (ONE, TWO):
+            kit.store.add_task("secops", "default", task)
+            given = await triage.feed(SAMPLE, task)
+            await kit.quiet(timeout_s=60)
+            await triage.submit(task, given)
+        await kit.quiet(timeout_s=60)
+        assert kit.mailbox(busy)
+        await kit.cancel_task(ONE)
+        for _ in range(10):
+            await kit.advance(seconds=0.1)
+        await kit.resume(busy)
+        await triage.decided()
+        assert triage.report(TWO) == reference(SAMPLE)
+        assert (kit.task(ONE).status, triage.completions(ONE)) == ("cancelled", [])
+
+
+def log_digest(path: Path) -> str:
+    with open_log(str(path)) as log:
+        return log.digest

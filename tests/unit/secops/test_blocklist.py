@@ -46,6 +46,7 @@ def test_the_script_is_one_that_nft_takes() -> None:
         "\t\t}\n\t}\n"
         "}\n"
     )
+    assert "# A timeout counts from the moment of loading." in script
     assert all(line.startswith("#") for line in script[: script.index("table")].splitlines())
     assert "elements" not in render([])  # nft has no empty list
 

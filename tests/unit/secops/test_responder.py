@@ -51,6 +51,13 @@ def responses(triage: Triage, task: str = ONE) -> dict[str, Any]:
     return {each["address"]: each["response"] for each in triage.report(task)["addresses"]}
 
 
+def response_to(triage: Triage, address: str, task: str) -> dict[str, Any]:
+    """The response whole, with times."""
+    [report] = triage.completions(task)
+    [found] = [each["response"] for each in report["addresses"] if each["address"] == address]
+    return dict(found)
+
+
 def blocked() -> set[str]:
     try:
         return {each.address for each in read(configured().path.read_text()) or ()}
@@ -97,6 +104,22 @@ async def test_the_report_says_who_has_decided_what() -> None:
         assert "`our own test`; **not executed**" in page
         assert calls(triage)[HIGH[1]] == (CallStatus.DENIED, 0)
         assert calls(triage)[HIGH[0]] == (CallStatus.SUCCEEDED, 1)
+
+
+async def test_a_refused_block_of_an_address_that_an_earlier_task_blocks_is_said_to_stand() -> None:
+    async with asked() as triage:
+        await triage.decided()
+        until = response_to(triage, HIGH[0], ONE)["blocked_until"]
+        await triage.submit(TWO, await triage.feed(SAMPLE, TWO))
+        await triage.kit.quiet()
+        ids = questions(triage, TWO)
+        assert await triage.kit.deny(ids[HIGH[0]], by="bob")
+        assert await triage.kit.deny(ids[HIGH[1]], by="bob")
+        found = response_to(triage, HIGH[0], TWO)
+        assert (found["outcome"], found["blocked_until"]) == ("denied", until)
+        page = triage.completions(TWO)[0]["markdown"]
+        when = datetime.fromisoformat(until).strftime("%Y-%m-%d %H:%M:%SZ")
+        assert f"**not executed**; **blocked by an earlier task** until {when}" in page
 
 
 async def test_of_two_decisions_at_once_one_counts() -> None:

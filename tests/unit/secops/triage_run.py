@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -43,13 +44,15 @@ class Triage:
     async def __aexit__(self, *error: Any) -> None:
         await self.kit.__aexit__(*error)
 
-    async def publish(self, name: str, payload: BaseModel, *, key: str | None = None) -> None:
-        await self.kit.publish_event(name, payload, key=key)
+    async def publish(
+        self, name: str, payload: BaseModel, *, key: str | None = None, task: str | None = None
+    ) -> None:
+        await self.kit.publish_event(name, payload, key=key, task=task)
 
     async def feed(self, path: Path, task: str) -> dict[str, Any]:
         from secops.feed import feed
 
-        return await feed(str(path), self.publish, task)
+        return await feed(str(path), partial(self.publish, task=task), task)
 
     async def submit(self, task: str, given: Any, *, deadline: float | None = None) -> None:
         """What the coordinator of the domain does with a submitted task."""

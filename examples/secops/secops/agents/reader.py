@@ -131,7 +131,8 @@ class Reader(Agent):
         tasks = tuple(state.followers)
         for number in state.rosters:
             peers = clerks[clerk_number(number)]
-            ctx.send(roster(log, number), Wanted(log=log, tasks=tasks, peers=peers))
+            # Whichever task has asked the last: the log is judged for all of them, and for later ones.
+            ctx.send(roster(log, number), Wanted(log=log, tasks=tasks, peers=peers), shared=True)
         facts = state.survey.facts("", log)
         for task in state.followers:
             ctx.send(desk(task), LogRead(facts=facts, clerks=len(clerks)), task=task)

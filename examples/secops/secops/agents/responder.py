@@ -23,7 +23,7 @@ from secops.places import roster, roster_number
 from secops.progress import ALL_JUDGED
 from secops.response import Outcome, Response
 from secops.rulebook import LIMITS, POLICY
-from secops.tools import Receipt, block_address
+from secops.tools import Receipt, block_address, standing_block
 
 _TOO_LATE = "Nobody decided in time."
 
@@ -75,18 +75,22 @@ class Responder(Agent):
                 why=finding.why,
             )
         except ApprovalDenied as refused:
-            return _refused(refused.decision)
+            return await self._beside(_refused(refused.decision), finding, ctx)
         except DeadlineExceeded:
             return Response(outcome=Outcome.TIMED_OUT, needed_approval=True, error=_TOO_LATE)
         except (ToolFailed, ResultLost) as failed:
-            return Response(outcome=Outcome.FAILED, error=failed.message, **_decided(ctx))
-        return Response(
-            outcome=Outcome.EXECUTED,
-            blocked_at=receipt.since,
-            blocked_until=receipt.until,
-            place=receipt.file,
-            **_decided(ctx),
-        )
+            response = Response(outcome=Outcome.FAILED, error=failed.message, **_decided(ctx))
+            return await self._beside(response, finding, ctx)
+        return Response(outcome=Outcome.EXECUTED, **_in_force(receipt), **_decided(ctx))
+
+    async def _beside(self, response: Response, finding: Finding, ctx: Context) -> Response:
+        """What was not carried out may stand all the same: an earlier task's block is in force until its time is over."""
+        earlier: Receipt | None = await ctx.step(standing_block, finding.address)
+        return response if earlier is None else response.model_copy(update=_in_force(earlier))
+
+
+def _in_force(receipt: Receipt) -> dict[str, Any]:
+    return {"blocked_at": receipt.since, "blocked_until": receipt.until, "place": receipt.file}
 
 
 def _refused(decision: Decision) -> Response:
