@@ -105,7 +105,7 @@ async def test_a_child_that_fails_tells_its_parent(office: Deployment) -> None:
         await office.client.result(task, timeout_s=SOON_S)
     children = await office.fetch("select status from tasks where parent is not null")
     assert children == [("failed",)] * len(children)
-    assert len(children) == 5  # one for each try of the clerk's
+    assert len(children) == 3  # one for each try of the clerk's
 
 
 async def test_a_task_whose_child_spends_too_much_fails_and_says_so(cli: Cli, office: Deployment) -> None:

@@ -151,7 +151,8 @@ async def test_events_wait_in_the_stream_while_a_mailbox_is_full_and_a_full_stre
         except Overloaded:
             refused = True
     assert taken > 60
-    assert 0 < await waiting(alone) <= 5
+    await until(lambda: waiting(alone))
+    assert await waiting(alone) <= 5
     await accept(alone.pool, alone.transport, [Incoming(to=clerk, message=Resume(), control=True)])
     have = "select from agents where agent = $1 and json_array_length(state -> 'notes') = $2"
     await until(lambda: alone.fetch(have, f"clerk/{key}", taken), timeout_s=60)

@@ -46,10 +46,10 @@ async def test_a_host_whose_commit_lasts_delays_nobody_elses_partitions(
                 rows = await puppets.rows()
                 return dies.epoch not in rows and len(rows[heir.epoch].owned) == 6
 
-            await until(inherited, timeout_s=5)
+            await until(inherited)
             assert len((await puppets.rows())[slow.epoch].owned) == 4
         await committing.close()
-        await until(lambda: all_owned(puppets), timeout_s=5)
+        await until(lambda: all_owned(puppets))
 
 
 @pytest.mark.parametrize("obeys", [True, False])
@@ -65,7 +65,7 @@ async def test_a_partition_that_moves_before_its_trial_is_suspect_where_it_arriv
         async def moved() -> bool:
             return len((await puppets.rows())[gains.epoch].owned) == 6
 
-        await until(moved, timeout_s=5)
+        await until(moved)
         rows = await puppets.rows()
         assert (rows[tries.epoch].suspect, rows[gains.epoch].suspect) == (frozenset({1}), frozenset({7}))
         assert await puppets._pool.fetchval("select suspect from domains") == []
@@ -107,14 +107,14 @@ async def test_a_host_that_stops_beating_is_taken_over(puppets: Puppets) -> None
         await until(lambda: all_owned(puppets))
         await puppets.rounds_pass(SETTLED_ROUNDS)
         frozen.beats = False
-        began = asyncio.get_running_loop().time()
+        before = puppets.rounds
 
         async def taken_over() -> bool:
             rows = await puppets.rows()
             return frozen.epoch not in rows and len(rows[other.epoch].owned) == PARTITIONS
 
-        await until(taken_over, timeout_s=5)
-        assert asyncio.get_running_loop().time() - began < 2.0
+        await until(taken_over)
+        assert puppets.rounds - before <= 8
         assert "silent" in await puppets._pool.fetchval(
             "select ended_why from hosts where epoch = $1", frozen.epoch
         )
@@ -130,7 +130,7 @@ async def test_a_host_that_beats_and_is_never_ready_is_replaced_with_a_reason(
         async def ended() -> bool:
             return slow.epoch not in await puppets.rows()
 
-        await until(ended, timeout_s=5)
+        await until(ended)
         why = await puppets._pool.fetchval("select ended_why from hosts where epoch = $1", slow.epoch)
         assert why == "it beats, but was not ready within 0.5 s"
         await puppets.rounds_pass(1)
@@ -155,7 +155,7 @@ async def test_a_schema_that_does_not_fit_is_said_once_and_again_when_it_changes
 
     monkeypatch.setattr(domain.DomainCoordinator, "_round", fail)
     async with puppets.led(hosts=0):
-        await asyncio.wait_for(over.wait(), 5)
+        await asyncio.wait_for(over.wait(), 30)
     words = [r.getMessage().split()[3] for r in caplog.records if r.levelname == "ERROR"]
     assert words == ["old", "new", "new"]
 
@@ -169,7 +169,7 @@ async def test_hosts_of_another_release_keep_their_partitions_until_others_are_r
         async def starts_another() -> bool:
             return puppets.starts == 1 and await all_owned(puppets)
 
-        await until(starts_another, timeout_s=5)
+        await until(starts_another)
         assert len((await puppets.rows())[old.epoch].owned) == PARTITIONS
         new = await puppets.register("new")
 
@@ -177,6 +177,6 @@ async def test_hosts_of_another_release_keep_their_partitions_until_others_are_r
             rows = await puppets.rows()
             return old.epoch not in rows and len(rows[new.epoch].owned) == PARTITIONS
 
-        await until(replaced, timeout_s=5)
+        await until(replaced)
         why = await puppets._pool.fetchval("select ended_why from hosts where epoch = $1", old.epoch)
         assert why == "drained"

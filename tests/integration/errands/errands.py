@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from callboard import NO_RETRY, Agent, Context, TaskWork, handler, message
+from callboard import NO_RETRY, Agent, Context, RetryPolicy, TaskWork, handler, message
 
 broken: set[str] = set()
 """Items that the depot cannot fetch at the moment; tests put them in and take them out."""
@@ -28,6 +28,7 @@ class Clerk(Agent):
     """Sends one errand for each item of the task's input to the depot."""
 
     kind = "clerk"
+    retry = RetryPolicy(attempts=3, first_delay_s=0.02)
 
     @handler
     async def on_task(self, work: TaskWork, ctx: Context) -> None:
