@@ -79,7 +79,7 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
     ("word", "after_s", "how"),
     [
         ("starting Postgres", 0.0, signal.SIGINT),
-        ("starting Postgres", 0.0, signal.SIGTERM),
+        pytest.param("starting Postgres", 0.0, signal.SIGTERM, marks=pytest.mark.long),
         pytest.param("starting Postgres", 1.5, signal.SIGINT, marks=pytest.mark.long),
         ("starting Postgres", 1.5, signal.SIGTERM),
         ("starting the coord", 0.0, signal.SIGINT),
@@ -102,7 +102,7 @@ def test_a_signal_while_it_starts_leaves_nothing_behind(
         ("start.checks_postgres", signal.SIGINT),
         pytest.param("start.checks_postgres", signal.SIGTERM, marks=pytest.mark.long),
         pytest.param("start.migrates", signal.SIGINT, marks=pytest.mark.long),
-        ("start.migrates", signal.SIGTERM),
+        pytest.param("start.migrates", signal.SIGTERM, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_in_the_middle_of_a_statement_of_its_start_leaves_nothing_behind(
@@ -145,18 +145,19 @@ def test_a_second_ctrl_c_does_not_keep_it_from_stopping_what_it_has_started(alon
     assert "It is being stopped. Once more leaves it as it is.\n" in rest
 
 
+@pytest.mark.parametrize("beside", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_runs_that_start_at_once_share_one_callboard_until_the_last_of_them_ends(
-    alone: Program, tmp_path: Path
+    alone: Program, tmp_path: Path, beside: int
 ) -> None:
     policy = ("--approve", "policy", "--json")
-    first, second = (started(alone, "run", EXAMPLE, "--input", SAMPLE, *policy) for _ in range(2))
+    others = [started(alone, "run", EXAMPLE, "--input", SAMPLE, *policy) for _ in range(beside)]
     log = [*SAMPLE.read_text("utf-8").splitlines(keepends=True), "a line that the others have not fed\n"]
     last = started(alone, "run", EXAMPLE, "--input", "-", *policy, stdin=subprocess.PIPE)
     assert last.stdin is not None
     last.stdin.write("".join(log[:100]))
     last.stdin.flush()
-    ended = [each.communicate(timeout=120) for each in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], ended
+    ended = [each.communicate(timeout=120) for each in others]
+    assert [each.returncode for each in others] == [0] * beside, ended
     last.stdin.write("".join(log[100:]))
     ended.append(last.communicate(timeout=60))
     assert last.returncode == 0, ended
@@ -164,12 +165,12 @@ def test_runs_that_start_at_once_share_one_callboard_until_the_last_of_them_ends
     wanted = reference(tmp_path / "log")
     wanted["log"]["name"] = "standard input"
     reports = [comparable(json.loads(out)) for out, _ in ended]
-    assert reports == [reference(SAMPLE), reference(SAMPLE), wanted]
+    assert reports == [reference(SAMPLE)] * beside + [wanted]
     said = [rest.splitlines() for _, rest in ended]
     for line in ("starting Postgres, NATS and Ray", "starting the coordinators", "stopping"):
         assert [lines.count(line) for lines in said].count(1) == 1, said
     left = "Another command uses this Callboard: the last one stops it, or `callboard down` at once."
-    assert [lines[-1] for lines in said] == [left, left, "stopping"]
+    assert [lines[-1] for lines in said] == [left] * beside + ["stopping"]
 
 
 def domain(folder: Path, name: str, code: str) -> Path:

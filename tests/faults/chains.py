@@ -7,9 +7,8 @@ import time
 from bisect import bisect_left
 from typing import Any, Protocol
 
-from bus.nats import NatsTransport
 from tests.faults.cluster import Cluster
-from tests.faults.feed import accept, nudge, outside
+from tests.faults.feed import accept, outside
 
 
 async def start_chains(cluster: Cluster, chains: int, agents: int) -> None:
@@ -22,10 +21,6 @@ async def start_chains(cluster: Cluster, chains: int, agents: int) -> None:
             outside(f"chain-{chain}", f"runner/{chain % agents}", "chaos.hop.v1", payload, partitions)
         )
     await accept(cluster, rows)
-    transport = await NatsTransport.connect(cluster.nats_url, name="chains")
-    nudge(transport, range(partitions))
-    await transport.flush()
-    await transport.close()
 
 
 class Countable(Protocol):

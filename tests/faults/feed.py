@@ -90,8 +90,8 @@ class Feeder:
             if await self._cluster.value(_BACKLOG) < self._backlog:
                 rows = self._next(partitions)
                 for _ in range(self._times()):
-                    await accept(self._cluster, rows)
-                nudge(transport, {row[3] for row in rows})
+                    await _accept(self._cluster, rows)
+                _nudge(transport, {row[3] for row in rows})
             await asyncio.sleep(PACE_S)
 
     def _next(self, partitions: int) -> list[tuple[object, ...]]:
@@ -192,12 +192,20 @@ def outside(
 
 
 async def accept(cluster: Cluster, rows: list[tuple[object, ...]]) -> None:
-    """Put messages into mailboxes, each key once."""
+    """Put messages into mailboxes, each key once, and tell their owners."""
+    await _accept(cluster, rows)
+    transport = await NatsTransport.connect(cluster.nats_url, name="sender")
+    _nudge(transport, {row[3] for row in rows})
+    await transport.flush()
+    await transport.close()
+
+
+async def _accept(cluster: Cluster, rows: list[tuple[object, ...]]) -> None:
     keys, *columns = (list(column) for column in zip(*rows, strict=True))
     await cluster.retried(lambda db: db.fetch(query("accept_messages"), keys, timedelta(days=1), *columns))
 
 
-def nudge(transport: NatsTransport, partitions: Iterable[Any]) -> None:
+def _nudge(transport: NatsTransport, partitions: Iterable[Any]) -> None:
     """Tell the owners that there is something in their mailboxes."""
     for partition in partitions:
         parcel = Parcel(NUDGE_SOURCE, partition, 0, [])

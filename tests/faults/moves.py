@@ -8,12 +8,11 @@ from typing import Any
 import asyncpg
 
 from bus.envelope import new_id
-from bus.nats import NatsTransport
 from storage.placement import HostRow
 from storage.queries import query
 from tests.faults import outages, processes
 from tests.faults.cluster import DOMAIN, Cluster
-from tests.faults.feed import accept, nudge, outside
+from tests.faults.feed import accept, outside
 
 
 async def hand_back_and_forth(cluster: Cluster, rng: Random) -> None:
@@ -70,10 +69,6 @@ async def _control(cluster: Cluster, agents: list[str], type_: str, payload: dic
     rows = [outside(new_id(), agent, type_, payload, partitions, control=True) for agent in agents]
     await accept(cluster, rows)
     cluster.extra_turns.update(agents)
-    transport = await NatsTransport.connect(cluster.nats_url, name="operator")
-    nudge(transport, {row[3] for row in rows})
-    await transport.flush()
-    await transport.close()
 
 
 async def _lifecycle(cluster: Cluster, agents: list[str], lifecycle: str) -> bool:

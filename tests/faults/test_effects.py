@@ -30,9 +30,9 @@ STOPS = (
     "call.after",
 )  # before the intent is committed, after that, after the call
 ALL = (*(f"{point}=kill" for point in KILLS), *(f"{point}=stop" for point in STOPS))
-FEW = ("call.after=kill", "call.before=stop", "call.after=stop", "flush.after=kill")
+FEW = ("call.after=kill", "call.before=stop")
 DONE_WITHIN_S = 120.0
-GOES_ON_WITHIN_S = 4.0  # less than it takes until a person is asked about a frozen host's calls
+GOES_ON_WITHIN_S = 2.5  # less than it takes until a person is asked about a frozen host's calls
 
 
 @pytest.fixture

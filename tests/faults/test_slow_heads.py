@@ -14,7 +14,7 @@ from tests.faults.feed import accept, outside
 
 SLOW = 12
 SLOW_S = 3.0
-NEIGHBOURS_WITHIN_S = 4.5
+NEIGHBOURS_WITHIN_S = SLOW * SLOW_S / 3  # one slow one after the other would take three times as long
 
 
 @pytest.mark.timeout(180)
