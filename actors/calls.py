@@ -268,7 +268,7 @@ class DurableCalls(Approvals):
         """Run calls beside each other; return their results in order.
 
         With `first`, wait for so many of them only, and return the results of those, in the order of the arguments;
-        the others are given up. The first error ends all and is raised.
+        the others are given up, and the tasks that they wait for cancelled. The first error ends all and is raised.
         """
         if first is not None and not 1 <= first <= len(calls):
             raise InvalidMessage(f"The first {first} of {len(calls)} calls cannot be waited for.")
@@ -309,6 +309,10 @@ class DurableCalls(Approvals):
                 journal.forgive(branches[n])
         if first is not None and chosen is None:
             journal.record(place, CHOICE, name, msgspec.json.encode(done).decode())
+        for n in sorted(set(range(len(calls))) - set(done)):
+            # Also when the turn runs again: what has gone out is not sent twice.
+            for promise in journal.asks_below(f"{place}.{n}/"):
+                self._let_child_go(promise.id)
         return [tasks[n].result() for n in done]
 
     async def _begin_wait(self, journal: Journal) -> None:
@@ -382,6 +386,11 @@ class DurableCalls(Approvals):
 
     @abstractmethod
     def _count_bytes(self, size: int) -> None: ...
+
+    @abstractmethod
+    def _let_child_go(self, promise: str) -> None:
+        """Have the task cancelled that was started with this promise, if that is what it waits for."""
+        ...
 
     @abstractmethod
     def _send_ask(

@@ -57,8 +57,8 @@ class ChildTasks(ABC):
     ) -> Any:
         """Start a task, as `submit_task` does, and wait for its result; holds nothing while it waits.
 
-        Raises TaskFailed when it has failed or was cancelled (`code` says which, `task` names it), DeadlineExceeded when
-        it was not done by its deadline, NoBid when nobody wanted it.
+        Raises TaskFailed when it has failed, WasCancelled, which is one, when it was cancelled (`task` names it),
+        DeadlineExceeded when it was not done by its deadline, NoBid when nobody wanted it.
         """
         leader, order = self._submission(domain, goal, input, priority, deadline, policy)
         place, outcome = await self._ask_leader(leader, order, f"task in {domain}", key)

@@ -156,6 +156,15 @@ class Consequences:
         """Such an agent sends what the task's end takes, within bounds of its own."""
         return self._envelope.agent.startswith(LEADS)
 
+    def sent_at(self, place: str) -> tuple[str, str, str] | None:
+        """The type, id and recipient of the message that went out at a place, or is about to, in a turn with a journal."""
+        assert self.journal is not None
+        for at, send in zip(self._places, self.sends, strict=True):
+            if at == place:
+                return send.header.type, send.header.id, f"{send.domain}/{send.agent}"
+        gone = (sent for sent in self.journal.sent if sent.place == place)
+        return next(((sent.type, sent.id, sent.to) for sent in gone), None)
+
     def take_sends(self) -> list[tuple[str, Outgoing]]:
         """What has been sent and not committed, each with its place."""
         sends, self.sends = self.sends, []

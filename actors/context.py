@@ -18,7 +18,7 @@ from actors.child_tasks import ChildTasks
 from actors.consequences import Consequences
 from actors.journal import Journal
 from actors.ledger import EarlierCalls, Ledger
-from actors.task_messages import TASK_WORK, SubmitTask, TaskOutcome
+from actors.task_messages import SUBMIT, TASK_WORK, CancelChild, SubmitTask, TaskOutcome
 from actors.task_reports import TaskReports
 from actors.values import Error, encode_answer
 from actors.wake import WAKE
@@ -399,6 +399,12 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
     ) -> str:
         with self.apart(promise):
             return self._send(address, message, priority, deadline, None, reply_to=promise)
+
+    def _let_child_go(self, promise: str) -> None:
+        kind, child, leader = self._puts.sent_at(f">{promise}") or ("", "", "")
+        if kind == SUBMIT:
+            order = CancelChild(id=child, reason=f"{self.address} had enough results without it")
+            self._send_apart(parse_address(leader), order, None, f"{promise}.cancel")
 
     def _count_bytes(self, size: int) -> None:
         self._puts.count_bytes(size)

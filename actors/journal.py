@@ -238,6 +238,10 @@ class Journal:
             if promise.kind == Kind.ASK and promise.key.startswith(prefixes):
                 self._give_up(promise, True)
 
+    def asks_below(self, prefix: str) -> list[OpenPromise]:
+        """The asks of a branch that are not answered."""
+        return [p for p in self._promises.values() if p.kind == Kind.ASK and p.key.startswith(prefix)]
+
     def _give_up(self, promise: OpenPromise, given_up: bool) -> None:
         if promise.given_up is not given_up:
             self._promises[promise.id] = msgspec.structs.replace(promise, given_up=given_up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from bus.errors import AskCycle, InvalidMessage
+from bus.errors import AskCycle, InvalidMessage, WasCancelled
 
 MOST_ATTEMPTS = 32_000  # a mailbox counts failures in 16 bits
 
@@ -24,7 +24,7 @@ class RetryPolicy:
     max_delay_s: float = 60.0
     jitter: float = 0.2
     retry_on: tuple[type[Exception], ...] = (Exception,)
-    give_up_on: tuple[type[Exception], ...] = (InvalidMessage, AskCycle)
+    give_up_on: tuple[type[Exception], ...] = (InvalidMessage, AskCycle, WasCancelled)
 
     def allows(self, error: Exception, failures: int) -> bool:
         """Whether a message that has now failed `failures` times is tried again."""

@@ -133,7 +133,10 @@ class TaskStopped(BaseModel):
 # -- tasks that tasks start --------------------------------------------------------------------------
 
 
-@message("callboard.submit_task.v1")
+SUBMIT = "callboard.submit_task.v1"
+
+
+@message(SUBMIT)
 class SubmitTask(BaseModel):
     """Start a task as a child of the one that this is sent to; its id is that of this message."""
 
@@ -144,6 +147,14 @@ class SubmitTask(BaseModel):
     """None is that of the parent."""
     deadline: float | None = None
     policy: str | None = None
+
+
+@message("callboard.cancel_child.v1")
+class CancelChild(BaseModel):
+    """To the parent: nobody waits any more for the child that was submitted with this id."""
+
+    id: str
+    reason: str
 
 
 @message("callboard.task_submitted.v1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bus.errors import DeadlineExceeded, NoBid, TaskFailed
+from bus.errors import DeadlineExceeded, NoBid, TaskFailed, WasCancelled
 
 
 def failure(
@@ -13,6 +13,6 @@ def failure(
     """The error of a task that failed or was cancelled; its `code` says why."""
     code, reason = error.get("code", "failed"), error.get("message", "no reason was given")
     if status == "cancelled":
-        return TaskFailed(f"Task {task} was cancelled: {reason}", task=task, code=code, **fields)
+        return WasCancelled(f"Task {task} was cancelled: {reason}", task=task, code=code, **fields)
     kind = NoBid if code == "no_bid" else DeadlineExceeded if code == "deadline" else TaskFailed
     return kind(f"Task {task} failed: {reason}", task=task, code=code, **fields)

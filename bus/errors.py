@@ -55,6 +55,7 @@ CallboardError
 │   ├── InvalidTask           its goal, input, priority, deadline or request key cannot be accepted
 │   ├── NoBid                 nobody bid for the task before the bid deadline
 │   └── TaskFailed            the task ended in failure
+│       └── WasCancelled      somebody has cancelled it
 ├── (TaskCancelled            a BaseException beside this tree, like asyncio.CancelledError)
 └── Overloaded                a limit of the edge was reached; try again later
 
@@ -360,6 +361,10 @@ class NoBid(TaskError):
 
 class TaskFailed(TaskError):
     """The task ended in failure."""
+
+
+class WasCancelled(TaskFailed):
+    """Somebody has cancelled the task that is awaited: who waits for it is not to start it anew."""
 
 
 class TaskCancelled(BaseException):

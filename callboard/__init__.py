@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         UnknownPromise,
         UnknownTask,
         UnknownVersion,
+        WasCancelled,
     )
     from bus.registry import message
 
@@ -154,6 +155,7 @@ __all__ = [
     "UnknownPromise",
     "UnknownTask",
     "UnknownVersion",
+    "WasCancelled",
     "handler",
     "message",
     "query",

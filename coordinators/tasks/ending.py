@@ -61,6 +61,10 @@ class Children(BaseModel):
         self.running.append(child)
         self.started += 1
 
+    def find(self, id_: str) -> str | None:
+        """The reference of a child by its id."""
+        return next((child for child in self.running if child.endswith(f"/{id_}")), None)
+
     def remove(self, child: str) -> bool:
         """False when there is no such child."""
         if child not in self.running:

@@ -21,6 +21,7 @@ from actors.domain import OnDeadLetter
 from actors.task_messages import (
     MAX_CHILDREN,
     MAX_DEPTH,
+    CancelChild,
     CancelTask,
     ChildEnded,
     LimitReached,
@@ -138,6 +139,14 @@ class Leader(Agent):
         self._log(ctx, "child", task=child, goal=order.goal[:200], by=ctx.sender)
 
     @handler
+    async def on_cancel_child(self, order: CancelChild, ctx: Context) -> None:
+        child = self.state.children.find(order.id)
+        if child is None:
+            ctx.explain("no_such_child", task=order.id)
+            return
+        self._tell_child(ctx, child, CancelTask(reason=order.reason))
+
+    @handler
     async def on_child_ended(self, report: ChildEnded, ctx: Context) -> None:
         if not self.state.children.remove(report.task):
             ctx.explain("no_such_child", task=report.task)
@@ -245,10 +254,13 @@ class Leader(Agent):
 
     def _tell_children(self, ctx: Context, message: BaseModel) -> None:
         for child in list(self.state.children.running):
-            try:
-                ctx.send(task_agent(child), message)
-            except UnknownDomain:  # it has gone with its domain
-                self.state.children.remove(child)
+            self._tell_child(ctx, child, message)
+
+    def _tell_child(self, ctx: Context, child: str, message: BaseModel) -> None:
+        try:
+            ctx.send(task_agent(child), message)
+        except UnknownDomain:  # it has gone with its domain
+            self.state.children.remove(child)
 
     def _whom_it_waits_for(self) -> dict[str, Any]:
         return {"children": len(self.state.children.running)} if self.state.children else {}

@@ -85,6 +85,7 @@ EXPORTED = [
     "UnknownPromise",
     "UnknownTask",
     "UnknownVersion",
+    "WasCancelled",
     "handler",
     "message",
     "query",

@@ -128,6 +128,54 @@ async def test_a_failed_child_that_nobody_catches_is_started_anew_with_the_next_
     assert "no paper" in (kit.task(task).error or {})["message"]
 
 
+async def test_a_child_that_somebody_has_cancelled_is_not_started_anew(kit: TestKit) -> None:
+    async def insists(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal="waits"))
+
+    task = await given(kit, insists)
+    [child] = children(kit)
+    await kit.cancel_task(child, "not needed")
+    await kit.advance(seconds=0.1)
+    await kit.advance(seconds=0.1)
+    await kit.advance(seconds=60)
+    assert children(kit) == [child]
+    assert kit.task(task).status == "failed"
+    assert (
+        f"WasCancelled: Task test/{child} was cancelled: not needed"
+        in (kit.task(task).error or {})["message"]
+    )
+
+
+@pytest.mark.parametrize("crashes", [False, True], ids=["", "with_a_crash"])
+async def test_the_children_that_were_not_among_the_first_are_cancelled(kit: TestKit, crashes: bool) -> None:
+    async def takes_the_first(self: Worker, ctx: Context) -> None:
+        goals = ("waits", "answers", "waits")
+        first = await ctx.gather(*(ctx.run_task("test", goal=goal) for goal in goals), first=1)
+        await ctx.sleep(10)
+        ctx.complete(first)
+
+    task = await given(kit, takes_the_first)
+    if crashes:
+        for host in (0, 1):
+            await kit.crash(host)
+        await kit.recover()
+    for _ in range(20):
+        await kit.advance(seconds=0.1)
+    assert sorted(kit.task(child).status for child in children(kit)) == [
+        "cancelled",
+        "cancelled",
+        "completed",
+    ]
+    assert sorted(Worker.log) == ["answered", "undo waits", "undo waits", "waits", "waits"]
+    assert {(kit.task(child).error or {}).get("message") for child in children(kit)} == {
+        None, "test/worker/parent had enough results without it",
+    }  # fmt: skip
+    assert kit.task(task).status == "running"
+    await kit.advance(seconds=10)
+    assert kit.task(task).result == [{"by": "answered"}]
+    assert kit.dead_letters() == []
+
+
 # -- once, whatever dies -----------------------------------------------------------------------------
 
 
