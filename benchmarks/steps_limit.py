@@ -58,8 +58,8 @@ async def run(
         nonlocal start
         start = await connection.fetchval("SELECT clock_timestamp()")
         await connection.execute(
-            "INSERT INTO mailbox (domain, tenant, partition, agent, id, priority, header, payload)"
-            " SELECT $1, $2, m.partition, m.agent, m.id, 1, '{}', $6"
+            "INSERT INTO mailbox (domain, tenant, partition, agent, id, header, payload)"
+            " SELECT $1, $2, m.partition, m.agent, m.id, '{}', $6"
             " FROM unnest($3::int[], $4::text[], $5::uuid[]) AS m (partition, agent, id)",
             DOMAIN, TENANT, [partition_of(turn % agents) for turn in range(turns)],
             [address(turn % agents) for turn in range(turns)], [uuid7() for _ in range(turns)], json.dumps({"steps": steps}),

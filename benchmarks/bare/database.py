@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import asyncpg
-import msgspec
 from uuid_utils.compat import uuid7
 
 from benchmarks.bare.records import (
-    CHARACTERS,
     DOMAIN,
     EPOCH,
     PARTITIONS,
@@ -15,8 +13,9 @@ from benchmarks.bare.records import (
     SCHEMA,
     SQL,
     TENANT,
-    Text,
+    TEXT_CHARACTERS,
     address,
+    message,
     partition_of,
 )
 
@@ -38,15 +37,15 @@ async def prepare(
         owned = [partition for partition in range(PARTITIONS) if partition % PROCESSES == process]
         await connection.execute("INSERT INTO hosts VALUES ($1, $2, $3, $4)", DOMAIN, process, EPOCH, owned)
     await connection.execute(
-        "INSERT INTO agents (domain, tenant, agent, version, state, hash)"
-        " SELECT $1, $2, agent, 0, '{}', '' FROM unnest($3::text[]) AS agent",
-        DOMAIN, TENANT, [address(agent) for agent in range(agents)],
+        "INSERT INTO agents (domain, tenant, agent, partition, version, state, hash)"
+        " SELECT $1, $2, agent, partition, 0, '{}', '' FROM unnest($3::text[], $4::int[]) AS a(agent, partition)",
+        DOMAIN, TENANT, [address(agent) for agent in range(agents)], [partition_of(agent) for agent in range(agents)],
     )  # fmt: skip
-    payload = msgspec.json.encode(Text("x" * CHARACTERS, 0)).decode()
+    payload = message(0, "x" * TEXT_CHARACTERS).decode()
     first = [chain * 7 % agents for chain in range(chains)]
     await connection.executemany(
-        "INSERT INTO mailbox (domain, tenant, partition, agent, id, priority, header, payload)"
-        " VALUES ($1, $2, $3, $4, $5, 1, '{}', $6)",
+        "INSERT INTO mailbox (domain, tenant, partition, agent, id, header, payload)"
+        " VALUES ($1, $2, $3, $4, $5, '{}', $6)",
         [(DOMAIN, TENANT, partition_of(agent), address(agent), uuid7(), payload) for agent in first],
     )
 

@@ -110,12 +110,21 @@ async def load(
     """Load the process's agents; returns the messages that wait in their mailboxes."""
     for row in await connection.fetch("SELECT agent, version, hash FROM agents WHERE domain = $1", DOMAIN):
         if owner_of(_number(row)) == process:
-            agents.activations[_number(row)] = Activation(row["version"], row["hash"], Tally(0, ""))
+            agents.activations[_number(row)] = Activation(row["version"], row["hash"], Tally(0))
     rows = await connection.fetch(
         "SELECT agent, seq, id, payload::text FROM mailbox WHERE domain = $1 ORDER BY seq", DOMAIN
     )
     return [
-        Delivery(row["seq"], row["id"].bytes, _number(row), "", row["payload"].encode(), 0)
+        Delivery(
+            row["seq"],
+            _number(row),
+            str(row["id"]),
+            str(row["id"]),
+            0,
+            b"{}",
+            row["payload"].encode(),
+            0,
+        )
         for row in rows
         if owner_of(_number(row)) == process
     ]

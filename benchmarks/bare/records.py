@@ -14,13 +14,13 @@ PARTITIONS: Final = 64
 BUCKETS: Final = 50  # of a histogram, for each factor of e
 PROCESSES: Final = 2
 EPOCH: Final = 1
-CHARACTERS: Final = 200  # of one message, as in DESIGN's table
+TEXT_CHARACTERS: Final = 180  # so that a message has 200 characters, as in DESIGN's table
 SQL: Final = Path(__file__).parent / "sql"
 
 
 def address(agent: int) -> str:
-    """The agent's key in every table."""
-    return f"{DOMAIN}/ring/{agent:06d}"
+    """The agent in every table; within a text its domain stands before it."""
+    return f"ring/{agent}"
 
 
 def partition_of(agent: int) -> int:
@@ -80,34 +80,45 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class Text(msgspec.Struct, frozen=True):
     """The payload of a message."""
 
-    text: str
     hops: int
+    text: str
 
 
 class Tally(msgspec.Struct):
     """The agent's state."""
 
-    handled: int
-    last: str
+    hops: int
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
     """One committed message on its way to its recipient's owner; `sent_ns` is when its turn began."""
 
     seq: int
-    id: bytes
     agent: int
-    sender: str
+    id: str
+    correlation: str
+    hops: int
+    header: bytes
     payload: bytes
     sent_ns: int
+
+
+class Header(msgspec.Struct, frozen=True):
+    """A message's envelope, with the fields that the product's has."""
+
+    id: str
+    type: str
+    sender: str
+    sent_at: float
+    correlation: str
+    causation: str
+    hops: int
 
 
 class Received(msgspec.Struct, frozen=True):
     """The consumed message, as a transition explains it."""
 
-    id: str
-    type: str
-    sender: str
+    header: msgspec.Raw
     payload: msgspec.Raw
 
 
@@ -115,15 +126,27 @@ class Sent(msgspec.Struct, frozen=True):
     """A consequence, as a transition explains it."""
 
     id: str
+    to: str
     type: str
-    recipient: str
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A transition's canonical content."""
+    """A transition's canonical content: what the product's says."""
 
     version: int
-    message: Received
+    at: float
     decision: str
+    lifecycle: str
+    message: Received
+    notes: list[str]
     sends: list[Sent]
+    state_hash: str
     state: msgspec.Raw
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def message(hops: int, text: str) -> bytes:
+    """A message's payload, 200 characters of JSON."""
+    return _encode(Text(hops, text))

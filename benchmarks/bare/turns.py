@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import msgspec
-from uuid_utils import UUID, uuid7
+from uuid_utils import uuid7
 
 from benchmarks.bare.records import (
     DOMAIN,
@@ -17,12 +17,14 @@ from benchmarks.bare.records import (
     TYPE,
     Body,
     Delivery,
+    Header,
     Histogram,
     Received,
     Sent,
     Tally,
     Text,
     address,
+    message,
     partition_of,
 )
 
@@ -51,7 +53,10 @@ class Turn:
     hash: bytes
     state: str
     recipient: int
-    id: UUID
+    id: str
+    correlation: str
+    hops: int
+    header: bytes
     payload: bytes
     began_ns: int
 
@@ -64,6 +69,7 @@ class Agents:
         self.latencies = Histogram()
         self._process = process
         self._names = [address(agent) for agent in range(count)]
+        self._addresses = [f"{DOMAIN}/{name}" for name in self._names]
         self._partitions = [partition_of(agent) for agent in range(count)]
         self._random = Random(process)
 
@@ -75,27 +81,37 @@ class Agents:
         now = time.monotonic_ns()
         if delivery.sent_ns:
             self.latencies.add(now - delivery.sent_ns)
+        at = time.time()
         agent = self.activations[delivery.agent]
         text = _text(delivery.payload)
         agent.version += 1
-        agent.state.handled += 1
-        agent.state.last = text.text[:40]
+        agent.state.hops += 1
         state = _json(agent.state)
         recipient = self._random.randrange(len(self._names))
-        identity = uuid7()
+        identity = str(uuid7())
+        hops = delivery.hops + 1
+        header = _json(
+            Header(
+                identity, TYPE, self._addresses[delivery.agent], at, delivery.correlation, delivery.id, hops
+            )
+        )
         body = _json(
             Body(
                 agent.version,
-                Received(delivery.id.hex(), TYPE, delivery.sender, msgspec.Raw(delivery.payload)),
+                at,
                 "handled",
-                [Sent(identity.hex, TYPE, self._names[recipient])],
+                "running",
+                Received(msgspec.Raw(delivery.header), msgspec.Raw(delivery.payload)),
+                [],
+                [Sent(identity, self._addresses[recipient], TYPE)],
+                sha256(state).hexdigest(),
                 msgspec.Raw(state),
             )
         )
         prev, agent.hash = agent.hash, sha256(agent.hash + body).digest()
         return Turn(
             delivery.agent, delivery.seq, agent.version, body.decode(), prev, agent.hash, state.decode(),
-            recipient, identity, _json(Text(text.text, text.hops + 1)), now,
+            recipient, identity, delivery.correlation, hops, header, message(text.hops + 1, text.text), now,
         )  # fmt: skip
 
     def arguments(self, turns: Sequence[Turn]) -> list[Any]:
@@ -113,14 +129,12 @@ class Agents:
             tenants[: len(last)], [names[agent] for agent in last], list(first.values()),
             [t.version for t in last.values()], [t.state for t in last.values()], [t.hash for t in last.values()],
             tenants, [partitions[t.recipient] for t in turns], [names[t.recipient] for t in turns],
-            [t.id for t in turns], [self._header(t) for t in turns], [t.payload.decode() for t in turns],
+            [t.id for t in turns], [t.header.decode() for t in turns], [t.payload.decode() for t in turns],
         ]  # fmt: skip
 
     def delivery(self, turn: Turn, seq: int) -> Delivery:
         """The turn's outgoing message, committed as number `seq`."""
         return Delivery(
-            seq, turn.id.bytes, turn.recipient, self._names[turn.agent], turn.payload, turn.began_ns
-        )
-
-    def _header(self, turn: Turn) -> str:
-        return f'{{"type":"{TYPE}","sender":"{self._names[turn.agent]}","correlation":"{turn.id}"}}'
+            seq, turn.recipient, turn.id, turn.correlation, turn.hops, turn.header, turn.payload,
+            turn.began_ns,
+        )  # fmt: skip

@@ -49,8 +49,8 @@ BEGIN
           AS t (tenant, agent, version, body, prev, hash);
 
     WITH sent AS (
-        INSERT INTO mailbox (domain, tenant, partition, agent, id, priority, header, payload)
-          SELECT p_domain, m.tenant, m.partition, m.agent, m.id, 1, m.header::json, m.payload::json
+        INSERT INTO mailbox (domain, tenant, partition, agent, id, header, payload)
+          SELECT p_domain, m.tenant, m.partition, m.agent, m.id, m.header::json, m.payload::json
             FROM unnest(m_tenant, m_partition, m_agent, m_id, m_header, m_payload)
               AS m (tenant, partition, agent, id, header, payload)
           RETURNING seq

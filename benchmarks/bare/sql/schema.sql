@@ -1,4 +1,4 @@
--- The product's hot tables, equivalent in what they make durable.
+-- The product's hot tables, with the same columns.
 CREATE TABLE hosts (
     domain text NOT NULL,
     host   int NOT NULL,
@@ -15,7 +15,10 @@ CREATE TABLE mailbox (
     agent     text NOT NULL,
     seq       bigint NOT NULL DEFAULT nextval('mailbox_seq'),
     id        uuid NOT NULL,
-    priority  smallint NOT NULL,
+    failures  smallint NOT NULL DEFAULT 0,
+    trials    smallint NOT NULL DEFAULT 0,
+    retry_at  timestamptz,
+    last_error text,
     header    json NOT NULL,
     payload   json NOT NULL,
     PRIMARY KEY (domain, tenant, partition, agent, seq)
@@ -25,7 +28,10 @@ CREATE TABLE agents (
     domain     text NOT NULL,
     tenant     text NOT NULL,
     agent      text NOT NULL,
+    partition  int NOT NULL,
     version    bigint NOT NULL,
+    schema_version int NOT NULL DEFAULT 1,
+    lifecycle  text NOT NULL DEFAULT 'running',
     state      json NOT NULL,
     hash       bytea NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -40,7 +46,9 @@ CREATE TABLE transitions (
     at      timestamptz NOT NULL DEFAULT now(),
     body    json NOT NULL,
     prev    bytea NOT NULL,
-    hash    bytea NOT NULL
+    hash    bytea NOT NULL,
+    task    text
 ) PARTITION BY RANGE (at);
 CREATE TABLE transitions_default PARTITION OF transitions DEFAULT;
 CREATE INDEX ON transitions (domain, tenant, agent, version);
+CREATE INDEX ON transitions (tenant, task, at) WHERE task IS NOT NULL;
