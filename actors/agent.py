@@ -183,7 +183,8 @@ class AgentType:
                 f"The state of {self.cls.__qualname__} does not fit its model: {first_line(error)}.",
                 fix="Assign what the field's type allows; validate_assignment in the model's config finds it early.",
             ) from None
-        refuse_unfit(state, text)
+        if "null" in text or "\\u0000" in text:
+            refuse_unfit(state, text)
         return text
 
 

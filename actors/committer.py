@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from actors.activation import Activation
@@ -25,30 +24,24 @@ GATHER_PASSES = 2  # of the event loop before a commit: turns that the last one 
 _RETRY_S = (0.02, 0.1, 0.25, 0.5, 1.0)
 
 
-@dataclass(slots=True)
 class Entry:
     """One turn (or the mark of a failed one) on its way to the commit."""
 
-    activation: Activation
-    envelope: Envelope
-    outcome: TurnRecord | Mark | Flush
-    done: asyncio.Future[bool] | None = field(default=None)
-    size: int = field(init=False)
-    """About how many bytes the commit will send for it."""
+    __slots__ = ("activation", "done", "envelope", "outcome", "size")
 
-    def __post_init__(self) -> None:
-        write = self.outcome
-        if isinstance(write, Mark):
-            self.size = 200
-            return
-        size = 0
-        for send in write.sends:
-            size += len(send.payload) + len(send.header_json)
-        if isinstance(write, TurnRecord):
-            size += len(write.body) + len(write.state or "")
-        if write.journal is not None:
-            size += sum(200 + len(entry.value) for entry in write.journal.entries)
-        self.size = size
+    def __init__(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        outcome: TurnRecord | Mark | Flush,
+        done: asyncio.Future[bool] | None = None,
+    ) -> None:
+        self.activation = activation
+        self.envelope = envelope
+        self.outcome = outcome
+        self.done = done
+        self.size = _size_of(outcome)
+        """About how many bytes the commit will send for it."""
 
     def settle(self, committed: bool) -> None:
         if self.done is not None and not self.done.done():
@@ -92,6 +85,7 @@ class Committer:
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.has_room = True
         self._room = asyncio.Event()
         self._room.set()
         self._is_stale = False  # whether anything in the group that was committed last was out of date
@@ -107,6 +101,7 @@ class Committer:
         self._pending.append(entry)
         self._bytes += entry.size
         if len(self._pending) >= 4 * self._group_limit or self._bytes >= ROOM_BYTES:
+            self.has_room = False
             self._room.clear()
 
     def drop_dead(self) -> None:
@@ -116,10 +111,6 @@ class Committer:
             self._pending = deque(entry for entry in self._pending if entry.activation.alive)
             self._bytes -= sum(entry.size for entry in dead)
             self._events.discarded(dead)
-
-    @property
-    def has_room(self) -> bool:
-        return self._room.is_set()
 
     async def room(self) -> None:
         """Wait while more turns are on their way than the next few commits can take."""
@@ -150,6 +141,7 @@ class Committer:
                 self._wanted.clear()
                 self._idle.set()
             if len(self._pending) < 2 * self._group_limit and self._bytes < ROOM_BYTES // 2:
+                self.has_room = True
                 self._room.set()
 
     def _take(self) -> list[Entry]:
@@ -170,8 +162,13 @@ class Committer:
         been done before."""
         failures = 0
         while group:
-            writes = [e.outcome for e in group if not isinstance(e.outcome, Mark)]
-            marks = [e.outcome for e in group if isinstance(e.outcome, Mark)]
+            outcomes = [entry.outcome for entry in group]
+            writes = [outcome for outcome in outcomes if not isinstance(outcome, Mark)]
+            marks = (
+                [outcome for outcome in outcomes if isinstance(outcome, Mark)]
+                if len(writes) < len(outcomes)
+                else []
+            )
             try:
                 numbers: list[int | None] | None = await self._store.commit(self._fence, writes, marks)
             except Fenced:
@@ -249,6 +246,19 @@ class Committer:
         if dead:
             self._events.discarded(dead, perhaps_committed=perhaps_committed)
         return [e for e in group if e.activation.alive]
+
+
+def _size_of(write: TurnRecord | Mark | Flush) -> int:
+    if isinstance(write, Mark):
+        return 200
+    size = 0
+    for send in write.sends:
+        size += len(send.payload) + len(send.header_json)
+    if isinstance(write, TurnRecord):
+        size += len(write.body) + len(write.state or "")
+    if write.journal is not None:
+        size += sum(200 + len(entry.value) for entry in write.journal.entries)
+    return size
 
 
 def _proof(group: Sequence[Entry], lost: set[int]) -> TurnRecord | Flush | None:

@@ -41,12 +41,13 @@ class Consequences:
         self.sends: list[Outgoing] = []
         self.blobs: list[tuple[str, str, bytes]] = []  # tenant, digest, data; not stored yet
         self.notes: list[str] = []
-        self.tasks: list[TaskWrite] = []
-        self.task_events: list[TaskEvent] = []
-        self.cancels: list[CancelWrite] = []
-        self.new_tasks: list[NewTask] = []
-        self.pauses: list[PauseWrite] = []
-        self.undead: list[int] = []  # dead letters that are taken back
+        # Seldom used, and a turn is a matter of microseconds: tuples, so that most turns make none of them.
+        self.tasks: tuple[TaskWrite, ...] = ()
+        self.task_events: tuple[TaskEvent, ...] = ()
+        self.cancels: tuple[CancelWrite, ...] = ()
+        self.new_tasks: tuple[NewTask, ...] = ()
+        self.pauses: tuple[PauseWrite, ...] = ()
+        self.undead: tuple[int, ...] = ()  # dead letters that are taken back
         self.destroys = False  # the agent's state goes
 
     def begin(self, journal: Journal) -> None:

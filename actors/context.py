@@ -264,22 +264,22 @@ class Context(TaskReports, ChildTasks, DurableCalls, Charges):
 
     def record_cancellation(self, why: str) -> None:
         """Have every host end what is part of this task: for the task's own agent only."""
-        self._puts.cancels.append(CancelWrite(task=self.address.key, why=why))
+        self._puts.cancels += (CancelWrite(task=self.address.key, why=why),)
 
     def record_pause(self, pause: PauseWrite) -> None:
         """Have every host begin nothing more of this task, or go on: for the task's own agent only."""
-        self._puts.pauses.append(pause)
+        self._puts.pauses += (pause,)
 
     def record_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
         """Write a task's row and lines of its log when the turn commits: for the task's own agent only."""
         if row is not None:
-            self._puts.tasks.append(row)
-        self._puts.task_events.extend(events)
+            self._puts.tasks += (row,)
+        self._puts.task_events += tuple(events)
 
     def record_new_task(self, task: NewTask, event: TaskEvent) -> None:
         """Write the row of a task that another one has started: for the task's own agent only."""
-        self._puts.new_tasks.append(task)
-        self._puts.task_events.append(event)
+        self._puts.new_tasks += (task,)
+        self._puts.task_events += (event,)
 
     def _send_report(self, to: Address, message: BaseModel) -> None:
         self._send(to, message, None, None, None)

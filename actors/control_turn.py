@@ -89,7 +89,7 @@ class ControlTurns:
             case control.RetryDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
-                    ctx.consequences.undead.append(message.id)
+                    ctx.consequences.undead += (message.id,)
                     ctx.consequences.sends.append(self._again(activation, message.id, *found))
                     ctx.report_mended(header_from_json(found[0]), message.id, "retried")
                 ctx.explain("retry_dead_letter", id=message.id, found=found is not None, **_named(found))
@@ -99,7 +99,7 @@ class ControlTurns:
             case control.DropDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
-                    ctx.consequences.undead.append(message.id)
+                    ctx.consequences.undead += (message.id,)
                     ctx.report_mended(header_from_json(found[0]), message.id, "dropped", message.reason)
                 ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
                 return await self._outcomes.succeed(

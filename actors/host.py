@@ -103,8 +103,8 @@ class Host:
         self._flushing = 0  # turns of which nothing runs until a commit has ended
         self._aside = 0  # bytes of what others overtake while it waits for its next try
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_quiet_awaited = False
         self._quiet = asyncio.Event()
-        self._quiet.set()
 
     async def run(self) -> str:
         """Work until this incarnation ends; return why it ended."""
@@ -176,7 +176,7 @@ class Host:
     async def _work(self) -> None:
         """One of several workers: take a ready agent, run one turn, hand it to the commit."""
         task = asyncio.current_task()
-        while self._is_wanted() and not self._closing:
+        while not self._closing and self._is_wanted():
             if not self.committer.has_room:
                 await self.committer.room()
             if self._slice.is_over:
@@ -191,7 +191,8 @@ class Host:
             entry = await self._run_turn(activation, self.mailboxes.take_head(activation))
             if entry is not None:
                 self.committer.submit(entry)
-                self.mailboxes.schedule(activation)
+                if activation.queue:
+                    self.mailboxes.schedule(activation)
         self._workers -= 1
 
     def _is_wanted(self) -> bool:
@@ -360,7 +361,8 @@ class Host:
 
     def _leave(self, activation: Activation) -> None:
         self._running.pop(activation, None)
-        if not self._running:
+        if self._is_quiet_awaited and not self._running:
+            self._is_quiet_awaited = False
             self._quiet.set()
 
     def in_memory(self) -> list[Activation]:
@@ -372,6 +374,7 @@ class Host:
         if not self._running:
             return
         self._quiet.clear()
+        self._is_quiet_awaited = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._quiet.wait()
@@ -384,22 +387,23 @@ class Host:
             activation = entry.activation
             activation.uncommitted -= 1
             outcome = entry.outcome
-            if isinstance(outcome, TurnRecord | Flush):
-                sends.extend(send for send in outcome.sends if send.visible_at is None)
+            if not isinstance(outcome, Mark):
+                for send in outcome.sends:
+                    if send.visible_at is None:
+                        sends.append(send)  # noqa: PERF401  # a comprehension is one more call
                 if outcome.journal is not None:
                     self._journaled(activation, outcome.journal)
-            if isinstance(outcome, TurnRecord):
-                if outcome.seq is not None:
-                    self.mailboxes.handled(activation, outcome.seq)
-                if outcome.tasks or outcome.task_events:
-                    self.on_task_events(outcome)
-            entry.settle(True)
+                if isinstance(outcome, TurnRecord):
+                    if outcome.seq is not None:
+                        self.mailboxes.handled(activation, outcome.seq)
+                    if outcome.tasks or outcome.task_events:
+                        self.on_task_events(outcome)
+            if entry.done is not None:
+                entry.settle(True)
         if numbers is None:
             self.outbound.skip({(send.domain, send.partition) for send in sends})
         elif sends:
-            self.outbound.publish(
-                (send, number) for send, number in zip(sends, numbers, strict=True) if number is not None
-            )
+            self.outbound.publish(zip(sends, numbers, strict=True))
 
     def _journaled(self, activation: Activation, journal: JournalWrite) -> None:
         if journal.promises or journal.given_up:

@@ -25,10 +25,12 @@ class Outbound:
         self._local = local
         self._numbers: dict[Destination, int] = {}
 
-    def publish(self, sends: Iterable[tuple[Outgoing, int]]) -> None:
-        """Publish committed messages with their mailbox numbers, in commit order."""
+    def publish(self, sends: Iterable[tuple[Outgoing, int | None]]) -> None:
+        """Publish committed messages with their mailbox numbers, in commit order; what has none is in no mailbox."""
         parcels: dict[Destination, list[Item]] = {}
         for send, seq in sends:
+            if seq is None:
+                continue
             item = Item(seq, send.tenant, send.agent, send.header_json, send.payload)
             destination = (send.domain, send.partition)
             items = parcels.get(destination)

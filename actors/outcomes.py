@@ -187,19 +187,20 @@ class Outcomes:
             message_id=envelope.header.id,
             header_json=envelope.header_json,
             payload=envelope.payload,
-            undead=tuple(puts.undead),
-            tasks=tuple(puts.tasks),
-            task_events=tuple(puts.task_events),
-            cancels=tuple(puts.cancels),
-            new_tasks=tuple(puts.new_tasks),
-            pauses=tuple(puts.pauses),
+            undead=puts.undead,
+            tasks=puts.tasks,
+            task_events=puts.task_events,
+            cancels=puts.cancels,
+            new_tasks=puts.new_tasks,
+            pauses=puts.pauses,
             journal=journal,
             task=envelope.header.task,
             spent=None
             if envelope.header.task is None
             else spent(self._scope, envelope.tenant, envelope.header, puts.sends, journal),
         )
-        activation.undead.update(puts.undead)
+        if puts.undead:
+            activation.undead.update(puts.undead)
         activation.version = version
         activation.hash = record.hash
         activation.state_json = state

@@ -46,8 +46,8 @@ class ReadyQueue:
         if activation.scheduled or activation.running or not activation.queue:
             return
         activation.scheduled = True
-        head = activation.queue[0]
-        self._queues[2 if is_own(head) else min(2, max(0, head.header.priority))].append(activation)
+        header = activation.queue[0].header
+        self._queues[2 if header.type.startswith(OWN) else min(2, max(0, header.priority))].append(activation)
         if self._waiters:
             self._wake()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from json.encoder import JSONEncoder
+from json.encoder import encode_basestring as _quote
 
 from actors.consequences import Consequences
 from actors.journal import Journal
@@ -26,10 +26,10 @@ def transition_body(
     journal: Journal | None,
 ) -> str:
     """The canonical text of a transition: one JSON object, its keys in this order, no spaces."""
-    sends = ",".join(
-        f'{{"id":"{s.header.id}","to":{_quote(s.domain + "/" + s.agent)},"type":"{s.header.type}"}}'
-        for s in puts.sends
-    )
+    sends = ""
+    for send in puts.sends:
+        to = _quote(f"{send.domain}/{send.agent}")
+        sends += f'{"," if sends else ""}{{"id":"{send.header.id}","to":{to},"type":"{send.header.type}"}}'
     calls = ""
     if journal is not None:
         sends = ",".join(filter(None, (journal.sent_body(), sends)))
@@ -53,6 +53,3 @@ def _state_part(version: int, old: str | None, new: str | None) -> str:
     if delta is None:
         return f'"state_hash":"{digest}","state":{new}'
     return f'"state_hash":"{digest}","delta":{delta}'
-
-
-_quote = JSONEncoder(ensure_ascii=False).encode

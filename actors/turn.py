@@ -171,8 +171,9 @@ class TurnRunner:
             if await self._scope.is_outdated():
                 return self._outcomes.hold_back(activation, envelope, unreadable)
             raise
-        await self._handle(activation, handler, message, ctx)
-        doomed = doomed or _cut_short(activation, envelope)
+        await self._handle(activation, envelope, handler, message, ctx)
+        if activation.cancelled is not None:
+            doomed = doomed or _cut_short(activation, envelope)
         if doomed is not None:
             return doomed
         if activation.journal is not None:
@@ -185,13 +186,18 @@ class TurnRunner:
         journal = activation.journal
         if journal is not None and journal.ending is not None:
             return journal.ending
-        if self._is_late(envelope) and (journal is None or envelope.failures):
+        if (
+            envelope.header.deadline is not None
+            and self._is_late(envelope)
+            and (journal is None or envelope.failures)
+        ):
             return _ending(
                 envelope, EXPIRED, f"its deadline passed before its {'next try' if journal else 'turn'}"
             )
-        why = self._scope.why_cancelled(envelope)
-        if why is not None:
-            return _ending(envelope, CANCELLED, why)
+        if envelope.header.task is not None:
+            why = self._scope.why_cancelled(envelope)
+            if why is not None:
+                return _ending(envelope, CANCELLED, why)
         if envelope.trials > self._scope.limits.crash_trials:
             return _ending(envelope, "crash_loop", f"its host died {envelope.trials} times while it ran")
         if envelope.seq in self.condemned:
@@ -240,14 +246,14 @@ class TurnRunner:
         return _ending(envelope, reason_of(error), describe(error))
 
     async def _handle(
-        self, activation: Activation, handler: Handler, message: BaseModel, ctx: Context
+        self, activation: Activation, envelope: Envelope, handler: Handler, message: BaseModel, ctx: Context
     ) -> None:
         agent = activation.instance or await activation.activate()
         if activation.state_json is None:
             await agent.on_created(ctx)
         function: Callable[..., Any] = getattr(agent, handler.method)
         answer = await (function(message, ctx) if handler.is_async else in_thread(function, message, ctx))
-        if ctx.header.reply_to is not None:
+        if envelope.header.reply_to is not None:
             ctx.answer(answer)
         if message.__class__ is TaskWork and not activation.has_open_turn:
             ctx.report_started()
