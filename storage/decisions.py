@@ -17,6 +17,8 @@ from storage.queries import query
 from storage.standing import OUTSIDE, Standing
 
 PROMISE = "promise"
+ASKED = Kind.APPROVAL, Kind.OUTCOME  # of people
+OPEN = (*ASKED, Kind.PROMISE)  # to whoever knows the id
 _SHOWN = "`callboard agent ADDRESS` shows the ids of what its turn waits for."  # approvals are listed
 
 
@@ -56,10 +58,12 @@ async def waiting(
     return [Waiting(**dict(row)) for row in rows]
 
 
-async def waiting_of_task(db: Connection, task: str, *, tenant: str, limit: int = 500) -> list[Waiting]:
+async def waiting_of_task(
+    db: Connection, task: str, *, tenant: str, kinds: tuple[Kind, ...] = ASKED, limit: int = 500
+) -> list[Waiting]:
     """What people are asked by a task (`domain/id`) and by those that it has started, the oldest first."""
     with translated():
-        rows = await db.fetch(query("promises_of_task"), tenant, task, limit)
+        rows = await db.fetch(query("promises_of_task"), tenant, task, [kind.value for kind in kinds], limit)
     return [Waiting(**dict(row)) for row in rows]
 
 

@@ -6,11 +6,12 @@ import importlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from callboard.cli.terminal import clean, note
+from callboard.cli.asked import is_for_people, login_name
+from callboard.cli.terminal import note
 
 if TYPE_CHECKING:
     from actors.approval import Asked, Ruling
@@ -63,7 +64,7 @@ class Approving:
 
     async def __call__(self, waiting: Sequence[Waiting]) -> list[Waiting]:
         """Decide what can be decided; return what waits for people."""
-        for promise in filter(_is_for_people, waiting):
+        for promise in filter(is_for_people, waiting):
             if promise.id not in self._left and not await self._decide(promise):
                 self._left.add(promise.id)
         return [promise for promise in waiting if promise.id in self._left]
@@ -99,7 +100,7 @@ Decider = Callable[[Sequence["Waiting"]], Awaitable[list["Waiting"]]]
 
 async def by_people(waiting: Sequence[Waiting]) -> list[Waiting]:
     """The decider of `ask`: it leaves everything."""
-    return [promise for promise in waiting if _is_for_people(promise)]
+    return [promise for promise in waiting if is_for_people(promise)]
 
 
 def decider(mode: Mode, spec: DomainSpec, cluster: Cluster, task: str) -> Decider:
@@ -116,7 +117,6 @@ def decider(mode: Mode, spec: DomainSpec, cluster: Cluster, task: str) -> Decide
 
 def _deny(asked: Asked) -> Ruling:
     from actors.approval import Ruling
-    from callboard.cli.decisions import login_name
 
     return Ruling(approved=False, by="callboard run --approve deny", comment=f"started so by {login_name()}")
 
@@ -148,12 +148,6 @@ def _written_policy(domain: str, path: str) -> Rule:
     return rule
 
 
-def _is_for_people(promise: Waiting) -> bool:
-    """Whether anybody but an agent may decide: agents stand among the approvers by their addresses."""
-    approvers = json.loads(promise.details or "{}").get("approvers", [])
-    return not approvers or any("/" not in name for name in approvers)
-
-
 def _asked(promise: Waiting, task: str) -> Asked:
     from actors.approval import Asked
 
@@ -165,31 +159,4 @@ def _asked(promise: Waiting, task: str) -> Asked:
         action=question["action"],
         details=question["details"],
         approvers=tuple(question["approvers"]),
-    )
-
-
-# -- what people are told ----------------------------------------------------------------------------
-
-
-def question_text(promise: Waiting) -> str:
-    """What is asked, on one line."""
-    asked: dict[str, Any] = json.loads(promise.details or "{}")
-    if promise.kind == "outcome":
-        return clean(f"has the call of {asked['tool']} acted? Nobody knows: {_words(asked['arguments'])}")
-    return clean(f"{asked['action']}: {_words(asked['details'])}")
-
-
-def command_lines(promise: Waiting) -> list[str]:
-    """The commands that answer it, to be typed as they stand."""
-    if promise.kind == "outcome":
-        return [f"callboard ledger settle {promise.id} --happened", "  or --not-happened"]
-    return [f"callboard approve {promise.id}", f"callboard deny {promise.id} --reason WHY"]
-
-
-def _words(details: Any) -> str:
-    if not isinstance(details, dict):
-        return json.dumps(details, ensure_ascii=False)
-    return ", ".join(
-        f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-        for name, value in details.items()
     )

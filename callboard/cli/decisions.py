@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from callboard.cli.asked import login_name
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
@@ -116,13 +116,6 @@ async def settled_by_person(
     nudge(at.transport, [owner])
     await at.transport.flush()
     return promise
-
-
-def login_name() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # an account without a name, as in a container
-        return "operator"
 
 
 def address_of(promise: Waiting) -> str:

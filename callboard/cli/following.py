@@ -76,13 +76,19 @@ async def _follow(cluster: Cluster, domain: str, task_id: str, decide: Decider, 
 
 
 async def _say_what_it_waits_for(cluster: Cluster, task: TaskView) -> None:
+    from callboard.cli.asked import asked_lines
     from callboard.cli.task_view import trouble_lines
+    from storage.decisions import OPEN, waiting_of_task
     from storage.inspect import list_dead_letters_of_task
 
-    letters = await list_dead_letters_of_task(cluster.postgres, task.ref, tenant=cluster.settings.tenant)
+    tenant = cluster.settings.tenant
+    letters = await list_dead_letters_of_task(cluster.postgres, task.ref, tenant=tenant)
+    asked = await waiting_of_task(cluster.postgres, task.ref, tenant=tenant, kinds=OPEN)
     note(f"Error: the task is stuck: {len(letters)} of its messages could not be handled.")
     for line in trouble_lines(task, letters):
         note(line)
+    for text in asked_lines(asked):
+        note(text.plain)
     note(f"It stays open, and goes on once that is done: `callboard task {task.id} --follow`.")
 
 
@@ -127,12 +133,12 @@ class _Lines:
             note(plain_line(snapshot))
 
     def _say_asked(self, snapshot: Snapshot) -> None:
-        from callboard.cli.approving import command_lines, question_text
+        from callboard.cli.asked import command_lines, waits_text
 
         again = time.monotonic() - self._said_asked >= _SAY_ASKED_EVERY_S
         for promise in snapshot.asked:
             if again or promise.id not in self._asked:
-                note(f"It waits for a person: {question_text(promise)}")
+                note(f"It {waits_text(promise)}")
                 for command in command_lines(promise):
                     note(f"    {command}")
                 self._said_asked = time.monotonic()

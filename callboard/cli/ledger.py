@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from callboard.cli.asked import login_name
 from callboard.cli.connection import opened
-from callboard.cli.decisions import As, Id, address_of, login_name, settled_by_person
+from callboard.cli.decisions import As, Id, address_of, settled_by_person
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.terminal import ago, console, emit, note, plain, table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from callboard.cli.approving import command_lines, question_text
+from callboard.cli.asked import asked_lines
 from callboard.cli.status import host_state
 from callboard.cli.task_view import COLOURS, event_line, paused_line
 from callboard.cli.terminal import clean, count, plain, size
@@ -49,12 +49,7 @@ def view(snapshot: Snapshot, height: int) -> Any:
 
 def _asked(snapshot: Snapshot) -> list[Any]:
     """What waits for a person, with the command that decides it."""
-    lines = []
-    for promise in snapshot.asked[:_MOST_ASKED]:
-        lines.append(plain(f"waits for a person: {question_text(promise)}", "yellow"))
-        lines += [plain(f"  {command}") for command in command_lines(promise)]
-    if (more := len(snapshot.asked) - _MOST_ASKED) > 0:
-        lines.append(plain(f"and {count(more, 'more question')}: `callboard approvals`", "yellow"))
+    lines = asked_lines(snapshot.asked, _MOST_ASKED)
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
     return lines

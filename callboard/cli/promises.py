@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from callboard.cli.asked import login_name
 from callboard.cli.connection import opened
-from callboard.cli.decisions import As, Id, address_of, login_name, settled_by_person
+from callboard.cli.decisions import As, Id, address_of, settled_by_person
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous, needs_command
 from callboard.cli.terminal import console, emit, plain

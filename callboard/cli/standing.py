@@ -14,12 +14,16 @@ from callboard.gateway import LocalGateway
 from callboard.ray_head import RayHead
 from callboard.services import find_instance, redacted, running_endpoints
 from storage import inspect
+from storage.decisions import OPEN, Waiting, waiting
 from storage.domains import ACTIVE, ASLEEP
 from storage.inspect import CoordinatorView, DomainView, HostView, TableSize
 
 if TYPE_CHECKING:
     from callboard.services import Endpoints, Instance
     from callboard.settings import Settings
+
+
+_MOST_ASKED = 100
 
 
 class ServicePlaces(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +46,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """The document of `status --json`. Its keys are always these; what only a database can tell is null without one.
 
     `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
-    are the addresses of agents that tasks wait for; `domains` has those that are active or asleep.
+    are the addresses of agents that tasks wait for; `asked` what waits for somebody's word, the oldest 100;
+    `domains` has those that are active or asleep.
     """
 
     running: bool
@@ -52,6 +57,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     coordinators: list[CoordinatorView] | None = None
     domains: list[DomainStanding] | None = None
     paused: list[str] | None = None
+    asked: list[Waiting] | None = None
     hosts: list[HostView] | None = None
     tables: list[TableSize] | None = None
 
@@ -82,6 +88,7 @@ async def look(settings: Settings) -> Standing:
                 for domain in domains
                 for address in await inspect.paused_at_work(at.db, domain.domain, tenant=at.tenant)
             ],
+            asked=await waiting(at.db, tenant=at.tenant, kinds=OPEN, limit=_MOST_ASKED),
             hosts=await inspect.list_hosts(at.db),
             tables=await inspect.list_tables(at.db),
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from callboard.cli.asked import asked_lines
+from callboard.cli.decisions import promise_json
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.task_view import paused_line
@@ -13,6 +15,9 @@ from callboard.cli.terminal import ago, clean, console, emit, plain, size, span,
 if TYPE_CHECKING:
     from callboard.cli.standing import DomainStanding, Standing
     from storage.inspect import DomainView, HostView
+
+
+_MOST_ASKED = 3  # questions; the list has all
 
 
 @asynchronous
@@ -26,7 +31,8 @@ async def status(as_json: Json = False) -> int:
 
     standing = await look(load_settings())
     if as_json:
-        emit(standing)
+        asked = None if standing.asked is None else [promise_json(promise) for promise in standing.asked]
+        emit({**{name: getattr(standing, name) for name in standing.__struct_fields__}, "asked": asked})
     else:
         _show(standing)
     return int(not standing.running)
@@ -95,6 +101,8 @@ def _show_domains(standing: Standing) -> None:
         for address in standing.paused or []:
             if address.startswith(f"{domain.domain}/"):
                 out.print(plain(f"{domain.domain}: a task waits: {paused_line(address)}.", "yellow"))
+    for line in asked_lines(standing.asked or [], _MOST_ASKED):
+        out.print(line, soft_wrap=True)
     if standing.coordinators:
         names = ", ".join(
             f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in standing.coordinators

@@ -6,9 +6,11 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from callboard.cli.asked import asked_lines
 from callboard.cli.terminal import ago, clean, console, plain
 
 if TYPE_CHECKING:
+    from storage.decisions import Waiting
     from storage.inspect import DeadLetterView, TaskEventView, TaskView, Usage
 
 COLOURS = {
@@ -30,6 +32,7 @@ def show_task(
     events: list[TaskEventView],
     letters: list[DeadLetterView],
     paused: list[str],
+    asked: list[Waiting],
     children: list[TaskView],
     usage: Usage,
 ) -> None:
@@ -59,6 +62,8 @@ def show_task(
         out.print(plain(f"and {len(children) - _CHILDREN:,} more children (--json)", "dim"))
     for address in paused:
         out.print(plain(paused_line(address), "yellow"))
+    for line in asked_lines(asked):
+        out.print(line, soft_wrap=True)
     if letters:
         out.print()
         for text in trouble_lines(found, letters):

@@ -10,6 +10,7 @@ import typer
 from callboard.cli.agents import carried_out
 from callboard.cli.approving import Approve, Mode
 from callboard.cli.connection import opened
+from callboard.cli.decisions import promise_json
 from callboard.cli.follow_task import follow_task
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
@@ -125,6 +126,7 @@ def task(
 
 @asynchronous
 async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int:
+    from storage.decisions import OPEN, waiting_of_task
     from storage.inspect import (
         children_of,
         find_task,
@@ -146,6 +148,9 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         usage = await usage_of(at.db, found)
         children = await children_of(at.db, found.ref, tenant=at.tenant)
         paused = [] if found.finished_at else await paused_of(at.db, found.workers, tenant=at.tenant)
+        asked = (
+            [] if found.finished_at else await waiting_of_task(at.db, found.ref, tenant=at.tenant, kinds=OPEN)
+        )
     if as_json:
         shown = _as_json(found)
         for name in ("input", "result", "error"):
@@ -162,11 +167,12 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
             for x in letters
         ]  # fmt: skip
         shown["paused"] = paused
+        shown["asked"] = [promise_json(promise) for promise in asked]
         shown["used"], shown["limits"] = usage.used, usage.allowed
         shown["children"] = [_as_json(child) for child in children]
         emit(shown)
     else:
-        show_task(found, events, letters, paused, children, usage)
+        show_task(found, events, letters, paused, asked, children, usage)
     return 1 if found.status in ("failed", "cancelled") else 0
 
 

@@ -49,8 +49,8 @@ select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as d
 from tree
 join turns t on t.tenant = $1 and t.header ->> 'task' = tree.ref
 join promises p on p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
-where p.kind in ('approval', 'outcome') and p.status = 'pending'
-order by p.created_at, p.id limit $3
+where p.kind = any ($3::text[]) and p.status = 'pending'
+order by p.created_at, p.id limit $4
 
 -- name: promises_settled
 select id::text as id, domain, agent, kind, name, details::text as details,

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from bus.address import parse_address
+from storage.intake import Incoming, accept
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, waits_for
@@ -53,6 +55,33 @@ async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deploy
     (call,) = (await cli.json("ledger", "--agent", GUARD))["calls"]
     assert (call["tool"], call["status"], call["approval"]) == ("open_gate", "succeeded", id_)
     assert call["arguments"] == {"gate": "north", "minutes": 5}
+
+
+async def test_a_task_and_the_status_show_what_is_asked_with_the_commands_that_answer_it(
+    cli: Cli, vigil: Deployment
+) -> None:
+    from vigil.agents import Errand, Opening, Speak
+
+    task = await vigil.submit(Errand(permit=True).model_dump())
+    gate = Incoming(to=parse_address(GUARD), message=Opening(gate="north"), task=task)
+    await accept(vigil.pool, vigil.transport, [gate])
+    id_ = await waits_for(vigil, "approval", agent="guard/a")
+    [(runner,)] = await until(lambda: vigil.fetch("select agent from turns where agent like 'runner/%'"))
+    await waits_for(vigil, "ask", agent=runner)
+    await send(vigil, ORACLE, Speak())
+    permit = await waits_for(vigil, "promise", agent=runner)
+    for words in (("task", task), ("status",)):
+        shown = await cli(*words)
+        assert "waits for alice or bob: call open_gate: gate north, minutes 5\n" in shown
+        assert f"  callboard approve {id_} --as alice\n" in shown
+        assert f"waits for the promise permit, of vigil/{runner}\n" in shown
+        assert f"  callboard promise resolve {permit} JSON\n" in shown
+        asked = (await cli.json(*words))["asked"]
+        assert [(each["id"], each["kind"]) for each in asked] == [(id_, "approval"), (permit, "promise")]
+    await cli("promise", "resolve", permit, '"go"')
+    await cli("deny", id_, "--as", "bob", "--reason", "no")
+    assert await vigil.client.result(task, timeout_s=20)
+    assert (await cli.json("task", task))["asked"] == (await cli.json("status"))["asked"] == []
 
 
 async def test_a_person_refuses_and_it_is_not_done(cli: Cli, vigil: Deployment) -> None:
