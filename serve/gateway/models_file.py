@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bus.complaints import in_plain_words
 from bus.errors import InvalidModelsFile
+from serve.embedding.settings import DEFAULT_MODEL, EmbeddingSpec
 
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,100}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
@@ -25,6 +26,14 @@ EXAMPLE = """upstreams:
 models:
   small: {targets: [{upstream: openai, model: gpt-5-mini}]}
 """
+# Where there is no models.yaml.
+DEFAULT = f"""upstreams:
+  local: {{type: local}}
+models:
+  {DEFAULT_MODEL.rsplit("/", maxsplit=1)[-1]}:
+    serves: embeddings
+    targets: [{{upstream: local, model: {DEFAULT_MODEL}}}]
+"""
 
 
 class _Strict(BaseModel):
@@ -32,9 +41,9 @@ class _Strict(BaseModel):
 
 
 class UpstreamSpec(_Strict):
-    """A server that answers. `api_key` is the name of a secret, never the key itself; times are seconds."""
+    """A server that answers, or what runs here. `api_key` is the name of a secret, never the key itself; times are seconds."""
 
-    type: Literal["openai", "anthropic", "openai_compatible"]
+    type: Literal["local", "openai", "anthropic", "openai_compatible"]
     base_url: str | None = Field(default=None, repr=False)
     api_key: str | None = None
     connect_s: float = Field(default=5.0, gt=0, le=60)
@@ -42,6 +51,7 @@ class UpstreamSpec(_Strict):
     silence_s: float = Field(default=60.0, gt=0, le=3600)  # between two events of a stream
     retries: int = Field(default=2, ge=0, le=10)
     retry_after_s: float = Field(default=10.0, ge=0, le=300)  # a longer Retry-After is not waited for
+    embedding: EmbeddingSpec | None = None  # how models that run here do
 
     @field_validator("api_key")
     @classmethod
@@ -64,6 +74,12 @@ class UpstreamSpec(_Strict):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> UpstreamSpec:
+        if self.embedding is not None and self.type != "local":
+            raise ValueError("embedding is for an upstream of type local")
+        if self.type == "local":
+            if self.base_url is not None or self.api_key is not None:
+                raise ValueError("an upstream of type local has no base_url and no api_key")
+            return self
         if self.type == "openai_compatible" and self.base_url is None:
             raise ValueError("an upstream of type openai_compatible needs a base_url")
         if self.type != "openai_compatible" and self.api_key is None:
@@ -129,6 +145,15 @@ class ModelsFile(_Strict):
     cache: CacheSpec = CacheSpec()
     limits: LimitSpec = LimitSpec()
 
+    def local_models(self) -> Iterator[tuple[str, str]]:
+        """Upstream and model of each target that runs here, once."""
+        targets = {
+            (target.upstream, target.model): None
+            for model in self.models.values()
+            for target in model.targets
+        }
+        return (one for one in targets if self.upstreams[one[0]].type == "local")
+
     def complaint(self) -> tuple[tuple[str | int, ...], str] | None:
         """What no single field shows: the place and the words of the first thing that is wrong."""
         for section, names in (("upstreams", self.upstreams), ("models", self.models)):
@@ -145,6 +170,8 @@ class ModelsFile(_Strict):
                     )
                 if model.serves == "embeddings" and upstream.type == "anthropic":
                     return place, "Anthropic has no embeddings"
+                if model.serves == "chat" and upstream.type == "local":
+                    return place, "what runs here makes embeddings only; say `serves: embeddings`"
         return None
 
 
@@ -152,6 +179,7 @@ _Place = tuple[str | int, ...]
 _MODELS: dict[_Place, type[BaseModel]] = {
     (): ModelsFile,
     ("upstreams", "*"): UpstreamSpec,
+    ("upstreams", "*", "embedding"): EmbeddingSpec,
     ("models", "*"): ModelSpec,
     ("models", "*", "targets", "*"): TargetSpec,
     ("models", "*", "targets", "*", "price"): PriceSpec,
@@ -161,11 +189,11 @@ _MODELS: dict[_Place, type[BaseModel]] = {
 
 
 def read_models(path: Path) -> str:
-    """The text of a models.yaml that is right, or "" where there is none. Raises InvalidModelsFile."""
+    """The text of a models.yaml that is right, or DEFAULT where there is none. Raises InvalidModelsFile."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return ""
+        return DEFAULT
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise InvalidModelsFile(

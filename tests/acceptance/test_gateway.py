@@ -33,10 +33,15 @@ ASK: Any = [{"role": "user", "content": "Hello"}]
 MODELS = """\
 upstreams:
   house: {{type: openai_compatible, base_url: "{url}/v1", api_key: HOUSE_KEY, silence_s: 60}}
+  here: {{type: local}}
 models:
+  vectors: {{serves: embeddings, targets: [{{upstream: here, model: sentence-transformers/all-MiniLM-L6-v2}}]}}
   small: {{targets: [{{upstream: house, model: qwen3, price: {{input: 0.25, output: 2}}}}]}}
 limits: {{concurrent: 4}}
 """
+TEXTS = ["A host that stops answering is not a host that has died.", "Ein Wort."]
+# The first numbers of what `encode` gives, of sentence-transformers 6.2 on a CPU.
+VECTORS = [[0.04328, -0.02595, 0.05411, -0.00946], [0.02322, 0.14172, -0.00835, 0.02043]]
 
 
 class Served:
@@ -92,11 +97,30 @@ async def test_a_model_of_models_yaml_answers_through_ray_serve(served: Served) 
         await floods(gateway, served.played)
 
 
+async def test_a_model_that_runs_here_starts_when_it_is_asked_and_gives_what_its_library_gives(
+    served: Served,
+) -> None:
+    async with served.client() as gateway:
+        found = await gateway.with_options(timeout=110).embeddings.create(model="vectors", input=TEXTS)
+        assert [one.embedding[:4] for one in found.data] == [pytest.approx(one, abs=1e-4) for one in VECTORS]
+        assert (len(found.data[0].embedding), found.usage.total_tokens) == (384, 21)
+        with pytest.raises(openai.BadRequestError, match=r"input\[1\] has more than 256 tokens"):
+            await gateway.embeddings.create(model="vectors", input=["short", "long " * 300])
+    names: dict[str, Any] = {
+        "client": openai.OpenAI(base_url=served.base_url, api_key=served.key, timeout=30)
+    }
+    await asyncio.to_thread(exec, compile(block("python", "vectors ="), "README.md", "exec"), names)
+    names["client"].close()
+    assert [
+        pytest.approx(1, abs=1e-4) == sum(x * x for x in one.embedding) for one in names["vectors"].data
+    ] == [True, True]
+
+
 def test_the_command_line_knows_where_it_is_and_how_it_does(served: Served) -> None:
     program = served.program
     assert json.loads(program("status", "--json").stdout)["services"]["models"] == served.base_url
     state = json.loads(program("gateway", "--json").stdout)
-    assert (state["upstreams"], state["running"]) == ({"house": "closed"}, 0)
+    assert (state["upstreams"], state["running"]) == ({"house": "closed", "here": "closed"}, 0)
     [account] = [one for one in state["accounts"] if one["task"] == "desk/1"]
     assert (account["requests"], account["cost_usd"]) == (1, "0.00045")
     assert "house: qwen3" in program("gateway").stdout
@@ -136,8 +160,10 @@ async def test_another_models_yaml_replaces_it_at_the_same_place_and_the_same_do
         assert state["accounts"] != []  # it has not been started anew
         configure(served.program, served.models_file.read_text().replace("small:", "tiny:"))
         await asyncio.to_thread(served.program, "up", "--detach")
-        assert [model.id async for model in gateway.models.list()] == ["tiny"]
-        with pytest.raises(openai.NotFoundError, match="There is no model 'small' here; there are tiny"):
+        assert [model.id async for model in gateway.models.list()] == ["vectors", "tiny"]
+        with pytest.raises(
+            openai.NotFoundError, match="There is no model 'small' here; there are tiny, vectors"
+        ):
             await gateway.chat.completions.create(model="small", messages=ASK)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx2
@@ -12,6 +12,7 @@ import openai
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.secret import GivenSecrets
+from serve.embedding.embedder import Embedder
 from serve.gateway import GatewaySettings
 from serve.gateway.app import Gateway
 from tests.integration.upstreams import KEY, Played, serving
@@ -101,6 +102,7 @@ class Stage:
         upstreams: str = "upstreams:",
         clock: Callable[[], float] = time.monotonic,
         without_models: bool = False,
+        embedders: Mapping[tuple[str, str], Embedder] = {},
     ) -> AsyncIterator[Front]:
         """A gateway of a test's own, with upstreams that were asked nothing yet."""
         self.openai.fresh()
@@ -111,7 +113,8 @@ class Stage:
         settings = GatewaySettings(
             key=LOCAL_KEY, models="" if without_models else text, models_path="/home/models.yaml"
         )
-        app = Gateway(settings, GivenSecrets({"UPSTREAM": KEY}), retry_pause_s=0.01, clock=clock).app
+        secrets = GivenSecrets({"UPSTREAM": KEY})
+        app = Gateway(settings, secrets, embedders=embedders, retry_pause_s=0.01, clock=clock).app
         async with app.router.lifespan_context(app):
             self.gateway = app
             yield Front(self.url, self.openai, self.claude, self.http)

@@ -171,9 +171,13 @@ async def test_without_any_model_it_says_what_to_configure(stage: Stage) -> None
             await front.client.chat.completions.create(model="gpt-5-mini", messages=ASK)
         assert caught.value.body is not None
         assert (
-            "There is no model 'gpt-5-mini' here, since none is configured. "
-            "Add it to /home/models.yaml and run `callboard up` again."
+            "No model for chats is configured here. Add one to /home/models.yaml, with the upstream that answers for it, "
+            "and run `callboard up` again."
         ) in caught.value.message
+        with pytest.raises(
+            openai.NotFoundError, match="There is no model 'm' here, since none is configured"
+        ):
+            await front.client.embeddings.create(model="m", input="a")
 
 
 async def test_without_the_key_nothing_is_told(front: Front) -> None:

@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 
 from bus.errors import InvalidModelsFile
-from serve.gateway.models_file import EXAMPLE, ModelsFile, parse_models, read_models
+from serve.gateway.models_file import DEFAULT, EXAMPLE, ModelsFile, parse_models, read_models
 
 GOOD = """
     upstreams:
@@ -58,7 +58,12 @@ def test_an_empty_file_offers_nothing(text: str) -> None:
         ("output: 2", "out: 2", 12, "models.small.targets.1.price.out: is not known; did you mean output"),
         ("answer_s: 30", "answer_s: soon", 7, "upstreams.house.answer_s: must be a number"),
         ("answer_s: 30", "answer_s: 0", 7, "upstreams.house.answer_s: must be above 0"),
-        ("type: openai,", "type: opneai,", 3, "upstreams.openai.type: must be 'openai', 'anthropic' or"),
+        (
+            "type: openai,",
+            "type: opneai,",
+            3,
+            "upstreams.openai.type: must be 'local', 'openai', 'anthropic' or",
+        ),
         (", api_key: OPENAI_API_KEY", "", 3, "upstreams.openai: an upstream of type openai needs an api_key"),
         ("base_url: http://10.0.0.7:8000/v1", "answer_s: 1", 4, "answer_s stands there twice"),
         ("http://10", "http://me:pass@10", 6, "upstreams.house.base_url: must not hold a password"),
@@ -112,8 +117,39 @@ def test_nonsense_is_one_line(text: str) -> None:
     assert "Correct it" in caught.value.fix
 
 
-def test_a_file_that_is_not_there_is_an_empty_one_and_one_that_cannot_be_read_is_not(tmp_path: Path) -> None:
-    assert read_models(tmp_path / "models.yaml") == ""
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "{type: local}",
+            "{type: local, embedding: {devise: cpu}}",
+            "local.embedding.devise: is not known; did you mean device",
+        ),
+        ("{type: local}", "{type: local, api_key: KEY}", "has no base_url and no api_key"),
+        (
+            "{type: local}",
+            "{type: openai, api_key: KEY, embedding: {}}",
+            "embedding is for an upstream of type local",
+        ),
+        ("serves: embeddings", "serves: chat", "what runs here makes embeddings only"),
+        ("{type: local}", "{type: local, embedding: {gpus: 2}}", "local.embedding.gpus: must be"),
+    ],
+)
+def test_what_is_wrong_with_a_local_upstream(old: str, new: str, words: str) -> None:
+    assert old in DEFAULT
+    with pytest.raises(InvalidModelsFile) as caught:
+        parse_models(DEFAULT.replace(old, new))
+    assert words in caught.value.message
+
+
+def test_without_a_file_the_packaged_model_is_served(tmp_path: Path) -> None:
+    text = read_models(tmp_path / "models.yaml")
+    assert list(parse_models(text).models) == ["all-MiniLM-L6-v2"]
+    assert list(parse_models(text).local_models()) == [("local", "sentence-transformers/all-MiniLM-L6-v2")]
+    assert list(parse_models(dedent(GOOD)).local_models()) == []
+
+
+def test_one_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelsFile, match="cannot be read"):
         read_models(tmp_path)
     broken = tmp_path / "broken.yaml"

@@ -1,0 +1,41 @@
+"""How the embedding models of a `local` upstream run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+# Tokens of a batch, padding included. On a CPU a larger one is no faster, and keeps the others waiting longer; a GPU
+# needs many tokens at once to be busy.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 32_768
+_WAITING_BATCHES = 256
+
+
+class EmbeddingSpec(BaseModel):
+    """`gpus` (of a GPU, may be a fraction) and `cpus` are what Ray reserves for a replica; `truncate` holds for requests
+    that do not say it themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where Ray has one to give
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: half on a GPU, float32 on a CPU
+    gpus: float = Field(default=1.0, gt=0, le=1)
+    cpus: float = Field(default=0.0, ge=0)
+    threads: int | None = Field(
+        default=None, ge=1
+    )  # of torch on a CPU; unset: as many as the machine has cores
+    truncate: bool = False
+    batch_tokens: int | None = Field(default=None, ge=1)
+    waiting_tokens: int | None = Field(default=None, ge=1)  # past it a request gets a 429
+    replicas: int = Field(default=1, ge=1, le=64)  # at most; they come as requests do
+    always: int = Field(default=0, ge=0, le=64)  # so many also when nobody asks
+    idle_s: float = Field(default=1800.0, ge=1)  # how long the last one stays when nobody asks
+
+    def batch_limit(self, device: str) -> int:
+        return self.batch_tokens or (GPU_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS)
+
+    def waiting_limit(self, device: str) -> int:
+        return self.waiting_tokens or _WAITING_BATCHES * self.batch_limit(device)

@@ -1,0 +1,117 @@
+"""Models as sentence-transformers has them, in this process. Its import takes seconds: the acceptance test of the gateway
+asks one that runs in Ray, in every run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve.embedding.embedder import Embedded, EmbedRequest
+from serve.embedding.encoder_protocol import Encoder
+from serve.embedding.model_folder import model_folder
+from serve.embedding.service import EmbeddingService
+from serve.embedding.settings import DEFAULT_MODEL, EmbeddingSpec
+from serve.gateway.errors import ApiError
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+README = (Path(__file__).parents[2] / "README.md").read_text()
+# Of one word to more than the model reads.
+TEXTS = tuple(README[at : at + 1 + at % 1900] for at in range(0, 12_000, 311))
+
+
+def service_of(model: str, **spec: Any) -> EmbeddingService:
+    def load() -> Encoder:
+        from serve.embedding.encoder import SentenceEncoder
+
+        return SentenceEncoder(model, EmbeddingSpec(**spec), "cpu")
+
+    return EmbeddingService(model, EmbeddingSpec(**spec), load)
+
+
+def table(found: Embedded) -> Any:
+    return np.frombuffer(found.vectors, "<f4").reshape(-1, found.dimensions)
+
+
+@pytest.fixture(scope="module")
+async def minilm() -> AsyncIterator[EmbeddingService]:
+    service = service_of(DEFAULT_MODEL, batch_tokens=1000, truncate=True)
+    yield service
+    await service.close()
+
+
+@pytest.fixture(scope="module")
+def bare() -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(model_folder(DEFAULT_MODEL)), device="cpu")
+
+
+@pytest.fixture
+def prompted(bare: Any, tmp_path: Path) -> Path:
+    """The same model, with prompts that it leaves out of the mean."""
+    folder = tmp_path / "prompted"
+    bare.save(str(folder))
+    said = folder / "config_sentence_transformers.json"
+    config = json.loads(said.read_text())
+    config["prompts"] = {"query": "search for this: ", "passage": "text: "}
+    said.write_text(json.dumps(config))
+    [pooling] = folder.glob("*Pooling/config.json")
+    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
+    return folder
+
+
+async def test_the_numbers_are_those_of_encode(minilm: EmbeddingService, bare: Any) -> None:
+    found = await minilm.embed(EmbedRequest(texts=TEXTS))
+    np.testing.assert_allclose(table(found), bare.encode(list(TEXTS)), atol=1e-5)
+    assert found.tokens == sum(len(ids) for ids in bare.tokenizer(list(TEXTS), truncation=True)["input_ids"])
+    cut = await minilm.embed(EmbedRequest(texts=TEXTS, dimensions=100))
+    wanted = bare.encode(list(TEXTS), truncate_dim=100, normalize_embeddings=True)
+    np.testing.assert_allclose(table(cut), wanted, atol=1e-5)
+
+
+async def test_queries_and_documents_are_encoded_as_the_library_does(prompted: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    library = SentenceTransformer(str(prompted), device="cpu")
+    service = service_of(str(prompted))
+    texts = ("short", "a longer one, with more words in it")
+    ways: Any = {None: library.encode, "query": library.encode_query, "document": library.encode_document}
+    seen = []
+    for kind, encode in ways.items():
+        found = table(await service.embed(EmbedRequest(texts=texts, input_type=kind)))
+        np.testing.assert_allclose(found, encode(list(texts)), atol=1e-5)
+        seen.append(found)
+    assert np.abs(seen[0] - seen[1]).max() > 0.01
+    assert np.abs(seen[1] - seen[2]).max() > 0.01
+    await service.close()
+
+
+@pytest.mark.parametrize("harm", ["cut weights", "no weights", "no tokenizer", "nonsense"])
+async def test_a_broken_folder_is_said_in_a_line(harm: str, tmp_path: Path) -> None:
+    whole = model_folder(DEFAULT_MODEL)
+    assert whole is not None
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    weights = folder / "model.safetensors"
+    if harm == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif harm == "no weights":
+        weights.unlink()
+    elif harm == "no tokenizer":
+        for name in ("tokenizer.json", "vocab.txt"):
+            (folder / name).unlink()
+    else:
+        (folder / "config.json").write_text("{")
+    service = service_of(str(folder))
+    with pytest.raises(ApiError) as caught:
+        await service.embed(EmbedRequest(texts=("a",)))
+    assert (caught.value.status, caught.value.code) == (503, "model_not_loaded")
+    assert caught.value.message.startswith(f"{folder} cannot be loaded: ")
+    assert "\n" not in str(caught.value)
+    await service.close()
