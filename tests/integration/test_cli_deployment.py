@@ -87,6 +87,7 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
         "coordinators",
         "domains",
         "paused",
+        "asked",
         "hosts",
         "tables",
     ]
@@ -98,7 +99,7 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
     )
     assert (resting["running"], resting["home"]) == (False, running["home"])
     assert not any(resting["services"].values())
-    assert [resting[key] for key in keys[3:]] == [None] * 6
+    assert [resting[key] for key in keys[3:]] == [None] * 7
     assert [key for key in keys[4:] if running[key] is None] == []
 
 
