@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -9,7 +10,7 @@ import typer
 
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous, needs_command
-from callboard.cli.terminal import console, emit, note, plain
+from callboard.cli.terminal import console, emit, note, plain, table
 
 app = typer.Typer(invoke_without_command=True, help="Measure this machine.", add_completion=False)
 
@@ -73,6 +74,45 @@ async def asks(
     from callboard.bench.asks import Load, measure
 
     _show(await measure(Load(askers=askers, asks=count), note), as_json)
+
+
+@app.command()
+@asynchronous
+async def embed(
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU that Ray finds.")] = "cpu",
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with a corpus.jsonl, or a file with a text in each line; else made-up ones."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=32, help="Texts in all.")] = 400,
+    each: Annotated[int, typer.Option(min=1, max=2048, help="Texts in a request.")] = 1,
+    model: Annotated[
+        str | None, typer.Option(help="A model folder, or a name of the hub; else the packaged model.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Embeddings a second over HTTP, from 1, 8 and 32 clients, beside sentence-transformers alone."""
+    from callboard.bench.embed import Load, measure
+    from callboard.bench.texts import made_up, read_texts
+    from serve.embedding.settings import DEFAULT_MODEL
+
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter("must be cpu or cuda", param_hint="--device")
+    given = made_up(count) if texts is None else read_texts(texts)[:count]
+    report = await measure(Load(texts=given, model=model or DEFAULT_MODEL, device=device, each=each), note)
+    if as_json:
+        emit(report)
+        return
+    figures = msgspec.structs.asdict(report)
+    runs = figures.pop("runs")
+    out = console()
+    for name, figure in figures.items():
+        out.print(plain(f"{name:<20} {figure if isinstance(figure, str) else f'{figure:,}':>12}"))
+    names = ("concurrency", "texts_per_s", "ratio", "p50_ms", "p99_ms")
+    rows = [tuple(f"{getattr(run, name):,}" for name in names) for run in runs]
+    out.print(table(names, rows, right=names))
 
 
 def _show(report: msgspec.Struct, as_json: bool) -> None:
