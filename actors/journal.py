@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import chain
 from json.encoder import JSONEncoder
 from typing import Any
 
@@ -112,7 +113,7 @@ class Journal:
         self._sent_at: dict[str, Sent] = {}
         self._promises: dict[str, OpenPromise] = {}
         self._by_place: dict[str, OpenPromise] = {}
-        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._outcomes: dict[str, Wake] = {}
         self._used: set[str] = set()
         self._entries: list[JournalEntry] = []
@@ -337,7 +338,7 @@ class Journal:
 
     async def park(self) -> bool:
         """Commit that the turn is put away; False when the commit was discarded."""
-        self._does = Does.RESUME
+        self._does, self._was_put_away = Does.RESUME, True
         self._parking = asyncio.ensure_future(self._commit(Does.PARK, ()))
         try:
             return await asyncio.shield(self._parking)
@@ -540,7 +541,7 @@ class Journal:
         self._told = True
         if stalled is not None:
             stalled.set_result(None)
-        for waiter in waiters.values():
+        for waiter in chain.from_iterable(waiters.values()):
             if not waiter.done():
                 waiter.set_exception(self._why_ending())
                 waiter.exception()  # whoever waited may be gone
@@ -618,9 +619,10 @@ class Journal:
         self.record(promise.key, promise.kind, promise.name, "null" if blob else payload, blob=blob)
         self._done.append(promise.id)
         self._asks_done += promise.kind == Kind.ASK
-        waiter = self._waiters.pop(promise.id, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        for waiter in self._waiters.pop(promise.id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+                self.enter()  # now: were the turn put away before the branch goes on, nothing would wake it again
 
     def waits_for(self, promise: str) -> bool:
         """Whether it is open, as far as this journal knows."""
@@ -638,15 +640,23 @@ class Journal:
             id_ = self._by_place[place].id
             if id_ in self._promises:
                 self._give_up(self._promises[id_], False)
-            waiter = self._waiters.setdefault(id_, asyncio.get_running_loop().create_future())
-            with self._waiting():
-                await asyncio.shield(waiter)
+            await self._until_settled(id_)
         outcome = self._outcomes.get(place)
         if outcome is None:
             entry = self._recorded[place]
             text = entry.value if entry.blob is None else await self._fetch(entry.blob)
             outcome = self._outcomes[place] = _decode_wake(text)
         return outcome
+
+    async def _until_settled(self, id_: str) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(id_, []).append(waiter)
+        self.leave()
+        try:
+            await waiter
+        finally:
+            if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
+                self.enter()  # otherwise `settle` has done so
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

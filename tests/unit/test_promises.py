@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from actors.activation import Activation
 from bus.errors import PromiseExpired
 from callboard import Context
 from storage.journal import Does
@@ -146,3 +147,37 @@ async def test_a_wake_up_for_a_turn_whose_end_is_on_its_way_does_not_run_it_agai
         await kit.advance(seconds=5)
         assert len(Waiter.starts) == 1
         assert (open_turns(kit), sum(len(box) for box in kit.store.mail.values())) == (0, 0)
+
+
+async def test_a_wake_up_that_comes_when_its_turn_is_being_put_away_is_not_lost_with_the_host() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        Waiter.calls.append(promise.ref)
+        self.state.log.append(await promise)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        host, fatal = kit._running[0].host, asyncio.Event()
+
+        def mail_and_park(activation: Activation) -> None:
+            """The time to put the turn away has come just before its wake-up."""
+            parking.append(asyncio.create_task(host.waiting._park(activation)))
+            host.waiting.mail(activation)
+
+        def passing(reached: str) -> None:
+            if reached == "commit.after":
+                kit.store.passing = lambda point: None
+                fatal.set()
+                raise asyncio.CancelledError  # the process is gone
+
+        parking: list[asyncio.Task[None]] = []
+        host.mailboxes.on_mail = mail_and_park
+        kit.store.passing = passing
+        ref = Waiter.calls[0]
+        assert await kit.resolve(ref, "paid")
+        async with asyncio.timeout(5):
+            await fatal.wait()
+        await kit.crash()
+        await kit.recover()
+        assert kit.state(AT).log == ["paid"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from actors.retry import RetryPolicy
-from callboard import Context, tool
+from callboard import Context, NotHappened, tool
 from callboard.testing import TestKit
+from storage.journal import Does
 from storage.ledger import CallStatus
 from tests.unit.tools.caller import AT, KINDS, Caller, Receipt, World, blocking, program, run_once, statuses
 
@@ -117,3 +119,41 @@ async def test_two_equal_calls_of_one_turn_are_two_calls(world: World) -> None:
         await run_once(kit, run)
         assert world.calls == ["192.0.2.1"] * 2
         assert len(kit.ledger()) == 2
+
+
+async def test_a_turn_that_was_woken_while_it_was_put_away_goes_on_although_its_host_dies_in_its_call(
+    world: World,
+) -> None:
+    """The wake-up leaves the mailbox with the intent of the call: from there on the turn is one that runs."""
+    block, refs = blocking(world, on_unknown=lambda address, minutes: NotHappened()), list[str]()
+
+    async def run(self: Caller, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        refs.append(promise.ref)
+        await promise
+        self.state.log.append(f"{(await ctx.call(block, '192.0.2.1')).id}")
+
+    async with TestKit(KINDS) as kit:
+        commit = kit.store.commit
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            written = await commit(fence, writes, marks)
+            if any(write.journal is not None and write.journal.does is Does.PARK for write in writes):
+                assert await kit.resolve(refs[0], "paid")
+                for _ in range(20):  # until the wake-up has reached the host
+                    await asyncio.sleep(0)
+            return written
+
+        kit.store.commit = slow  # type: ignore[method-assign]
+        world.gate = asyncio.Event()
+        await kit.send(AT, program(run))
+        await kit.quiet()
+        moving = asyncio.create_task(kit.advance(seconds=2))
+        async with asyncio.timeout(5):
+            await world.begun.wait()
+        moving.cancel()
+        await asyncio.wait([moving])
+        await kit.crash()
+        world.gate = None
+        await kit.recover()
+        assert (kit.state(AT).log, world.calls) == (["1"], ["192.0.2.1"])
