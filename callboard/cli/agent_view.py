@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from callboard.cli.terminal import ago, clean, console, is_terminal, plain, table
+from callboard.cli.table import Beside, table
+from callboard.cli.terminal import ago, clean, console, is_terminal, plain
 from callboard.cli.waits import again, named, show_pause, turn_lines
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict
                     for m in view.mailbox
                 ],
                 right=("number", "failures"),
+                whole=("type", "from"),
             )
         )  # fmt: skip
     if view.timers:
@@ -65,6 +67,7 @@ def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict
                     (t.due_at.strftime("%Y-%m-%d %H:%M:%S UTC"), t.header.type, t.header.sender)
                     for t in view.timers
                 ],
+                whole=("due", "type", "from"),
             )
         )
     _heading(out, "History, newest first")
@@ -112,21 +115,21 @@ def _heading(out: Any, text: str) -> None:
 def _print_transition(out: Any, transition: Transition) -> None:
     body = json.loads(transition.body)
     header = body["message"]["header"]
-    line = plain(f"{transition.version:>6,}  ", "bold")
-    line.append(transition.at.strftime("%Y-%m-%d %H:%M:%S "), "dim")
+    head = plain(f"{transition.version:>6,}  ", "bold")
+    head.append(transition.at.strftime("%Y-%m-%d %H:%M:%S "), "dim")
     decision = str(body["decision"])
-    line.append(clean(decision), "red" if "dead" in decision else "green")
+    line = plain(clean(decision), "red" if "dead" in decision else "green")
     line.append(f"  {clean(header['type'])}")
     if "letter" in header:
         line.append(f" {again(header['letter'])}", "yellow")
     line.append(f" from {clean(header['sender'])}", "dim")
-    out.print(line)
+    out.print(Beside(head, line))
     for note_ in body["notes"]:
         facts = {name: value for name, value in note_.items() if name != "decision"}
         text = f"{note_.get('decision', '')} {json.dumps(facts, ensure_ascii=False) if facts else ''}"
-        out.print(plain(f"        why: {text}", "cyan"))
+        out.print(Beside(plain("        why: ", "cyan"), plain(text, "cyan")))
     for sent in body["sends"]:
-        out.print(plain(f"        sent {sent['type']} to {sent['to']}", "dim"))
+        out.print(Beside(plain("        sent ", "dim"), plain(f"{sent['type']} to {sent['to']}", "dim")))
 
 
 def _print_json(out: Any, text: str) -> None:

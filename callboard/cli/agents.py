@@ -18,7 +18,8 @@ from callboard.cli.agent_view import (
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import ago, console, emit, note, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import ago, console, emit, note, plain
 from callboard.cli.waits import row_waits_for
 
 if TYPE_CHECKING:
@@ -159,4 +160,4 @@ def _listed(rows: list[AgentRow]) -> Any:
     else:
         made["partition"] = [r.partition for r in rows]
     numbers = ("version", "waiting", "partition", "changed")
-    return table(list(made), zip(*made.values(), strict=True), right=numbers)
+    return table(list(made), zip(*made.values(), strict=True), right=numbers, whole=("address", "lifecycle"))

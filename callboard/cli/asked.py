@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from storage.decisions import Waiting
 
 MOST = 5  # questions that are named; the list has all
+_INDENT = "  "
 _WHO = 3  # of those who may answer
 
 
@@ -31,10 +32,16 @@ def asked_lines(promises: Sequence[Waiting], most: int = MOST) -> list[Text]:
     lines = []
     for promise in promises[:most]:
         lines.append(plain(waits_text(promise), "yellow"))
-        lines += [plain(f"  {command}") for command in command_lines(promise)]
+        lines += [plain(f"{_INDENT}{command}") for command in command_lines(promise)]
     if (more := len(promises) - most) > 0:
         lines.append(plain(f"and {count(more, 'more question')}: `callboard approvals`", "yellow"))
     return lines
+
+
+def show_asked(out: Any, promises: Sequence[Waiting], most: int = MOST) -> None:
+    """Print them; a command stays one line, so that it can be copied."""
+    for line in asked_lines(promises, most):
+        out.print(line, soft_wrap=line.plain.startswith(_INDENT))
 
 
 def waits_text(promise: Waiting) -> str:

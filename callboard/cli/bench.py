@@ -10,7 +10,8 @@ import typer
 
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous, needs_command
-from callboard.cli.terminal import console, emit, note, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import console, emit, note, plain
 
 app = typer.Typer(invoke_without_command=True, help="Measure this machine.", add_completion=False)
 

@@ -12,8 +12,9 @@ from callboard.cli.agents import carried_out
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
+from callboard.cli.table import table
 from callboard.cli.task_view import was
-from callboard.cli.terminal import ago, console, emit, note, plain, table
+from callboard.cli.terminal import ago, console, emit, note, plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -58,6 +59,7 @@ async def _list(domain: str | None, after: int, limit: int, as_json: bool) -> No
             ("id", "age", "recipient", "message", "reason", "error"),
             [(x.id, ago(x.at), x.address, x.type, f"{x.reason}{was(x)}", x.error) for x in page],
             right=("id", "age"),
+            whole=("recipient", "message"),
         )
     )
     if more:

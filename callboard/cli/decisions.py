@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from callboard.cli.asked import login_name
+from callboard.cli.asked import command_lines, login_name
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import ago, console, emit, note, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import ago, console, emit, note, plain
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,12 +49,12 @@ async def approvals(
     if not page:
         console().print(plain("Nothing waits for a decision." if not settled else "Nothing was decided yet."))
         return
-    for promise in page:
+    for number, promise in enumerate(page):
+        if number:
+            console().print()
         _show(promise)
     if more:
         note(f"There are more: --limit {2 * limit}")
-    if not settled:
-        note("Decide with `callboard approve ID` or `callboard deny ID --reason WHY`.")
 
 
 @asynchronous
@@ -148,8 +149,8 @@ def _show(promise: Waiting) -> None:
     out = console()
     if promise.kind == "outcome":
         title = f"Has the call of {asked['tool']} acted? Nobody knows."
-        details: dict[str, Any] = {**asked["arguments"], "call": asked["call"]}
-        how = f"callboard ledger settle {promise.id} --happened | --not-happened"
+        details: dict[str, Any] = dict(asked["arguments"])
+        how = f"call {asked['call']}"
     else:
         title = asked["action"]
         given = asked["details"]
@@ -172,6 +173,9 @@ def _show(promise: Waiting) -> None:
     ]
     out.print(table(("", ""), rows))
     out.print(plain(how, "dim"))
+    if promise.settled_at is None:
+        for command in command_lines(promise):
+            out.print(plain(command), soft_wrap=True)
 
 
 def _moment(at: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
+from callboard.cli.table import Beside
 from callboard.cli.terminal import console, emit, plain
 
 _MARKS = {"good": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
@@ -42,12 +43,11 @@ async def doctor(as_json: Json = False) -> int:
     width = max(len(finding.check) for finding in found)
     for finding in found:
         mark, style = _MARKS[finding.status]
-        line = plain(f"{mark} ", style)
-        line.append(f"{finding.check:<{width}}  ", "bold")
-        line.append_text(plain(finding.detail))
-        out.print(line)
+        head = plain(f"{mark} ", style)
+        head.append(f"{finding.check:<{width}}  ", "bold")
+        out.print(Beside(head, plain(finding.detail)))
         if finding.mend:
-            out.print(plain(f"  {'':<{width}}  → {finding.mend}", style))
+            out.print(Beside(plain(f"  {'':<{width}}  → ", style), plain(finding.mend, style)))
     verdict = (
         "Everything is in order." if not failed and not warned else f"{failed} failed, {warned} to look at."
     )

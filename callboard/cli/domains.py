@@ -9,7 +9,8 @@ import typer
 from callboard.cli.connection import opened
 from callboard.cli.options import Json
 from callboard.cli.running import FAILED, asynchronous
-from callboard.cli.terminal import console, count, emit, note, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import console, count, emit, note, plain
 
 if TYPE_CHECKING:
     from storage.inspect import DomainView
@@ -50,6 +51,7 @@ async def _list(as_json: bool) -> None:
                 for d in found
             ],
             right=("partitions", "hosts", "agents"),
+            whole=("domain", "state", "code"),
         )
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ import typer
 
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import console, emit, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import console, emit, plain
 
 if TYPE_CHECKING:
     from callboard.gateway import GatewayAddress
@@ -85,6 +86,7 @@ def _show(found: dict[str, Any]) -> None:
             [(one["model"], one["serves"], ", else ".join(one["targets"])) for one in found["models"]],
         )
     )
+    out.print()
     states = found["upstreams"].items()
     out.print(
         table(

@@ -12,7 +12,8 @@ from callboard.cli.connection import opened
 from callboard.cli.decisions import As, Id, address_of, settled_by_person
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import ago, console, emit, note, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import ago, console, emit, note, plain
 
 if TYPE_CHECKING:
     from storage.inspect.ledger import CallView
@@ -72,7 +73,7 @@ async def _list(
                 for row in page
             ],
             right=("age",),
-            whole=("call",),
+            whole=("call", "agent", "tool"),
         )
     )  # fmt: skip
     if more:

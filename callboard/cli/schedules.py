@@ -9,7 +9,8 @@ import typer
 
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import ago, console, emit, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import ago, console, emit, plain
 
 if TYPE_CHECKING:
     from storage.inspect.schedules import ScheduleView
@@ -32,7 +33,8 @@ async def schedules(
         console().print(plain("No schedules."))
     else:
         header = ("domain", "name", "cron", "recipient", "missed ones", "next", "last sent")
-        console().print(table(header, [_row(schedule) for schedule in found]))
+        whole = ("domain", "name", "cron", "recipient")
+        console().print(table(header, [_row(schedule) for schedule in found], whole=whole))
 
 
 def _row(schedule: ScheduleView) -> tuple[str, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from callboard.cli.asked import asked_lines
+from callboard.cli.asked import show_asked
 from callboard.cli.decisions import promise_json
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
+from callboard.cli.table import Beside, table
 from callboard.cli.task_view import paused_line
-from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans, table
+from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans
 
 if TYPE_CHECKING:
     from callboard.cli.standing import DomainStanding, Standing
@@ -63,9 +64,7 @@ def _show(standing: Standing) -> None:
 
 
 def _say(name: str, text: str) -> None:
-    line = plain(name, "bold")
-    line.append(text)
-    console().print(line)
+    console().print(Beside(plain(name, "bold"), plain(text)))
 
 
 def _show_domains(standing: Standing) -> None:
@@ -101,13 +100,12 @@ def _show_domains(standing: Standing) -> None:
         for address in standing.paused or []:
             if address.startswith(f"{domain.domain}/"):
                 out.print(plain(f"{domain.domain}: a task waits: {paused_line(address)}.", "yellow"))
-    for line in asked_lines(standing.asked or [], _MOST_ASKED):
-        out.print(line, soft_wrap=True)
+    show_asked(out, standing.asked or [], _MOST_ASKED)
     if standing.coordinators:
         names = ", ".join(
             f"{c.name} (process {c.pid}, since {ago(c.started_at)})" for c in standing.coordinators
         )
-        out.print(plain(f"coordinators: {names}", "dim"))
+        out.print(Beside(plain("coordinators: ", "dim"), plain(names, "dim")))
     for c in standing.coordinators or []:
         if c.rival is not None:
             what = f"another Ray, on its node {c.rival}, would lead it too, and waits: `callboard doctor`"

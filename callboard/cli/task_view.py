@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from callboard.cli.asked import asked_lines
+from callboard.cli.asked import show_asked
 from callboard.cli.terminal import ago, clean, console, plain
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def show_task(
         out.print(plain(f"and {len(children) - _CHILDREN:,} more children (--json)", "dim"))
     for address in paused:
         out.print(plain(paused_line(address), "yellow"))
-    for line in asked_lines(asked):
-        out.print(line, soft_wrap=True)
+    show_asked(out, asked)
     if letters:
         out.print()
         for text in trouble_lines(found, letters):

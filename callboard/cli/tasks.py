@@ -14,9 +14,10 @@ from callboard.cli.decisions import promise_json
 from callboard.cli.follow_task import follow_task
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
+from callboard.cli.table import table
 from callboard.cli.task_timeline import show_task_timeline
 from callboard.cli.task_view import COLOURS, short, show_task
-from callboard.cli.terminal import ago, console, emit, note, plain, table
+from callboard.cli.terminal import ago, console, emit, note, plain
 
 if TYPE_CHECKING:
     from storage.inspect import TaskView

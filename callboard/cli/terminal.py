@@ -1,4 +1,4 @@
-"""What goes to the terminal: text that cannot play tricks with it, tables, and JSON for scripts.
+"""What goes to the terminal: text that cannot play tricks with it, and JSON for scripts.
 
 Standard output is the answer; everything else is on standard error.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -88,52 +88,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__qualname__} is not for JSON")
 
 
-def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    right: Sequence[str] = (),
-    whole: Sequence[str] = (),
-    title: str = "",
-) -> Any:
-    """A table whose cells are plain text; the columns named in `right` are numbers, those in `whole` are to be copied."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(
-        box=box.SIMPLE_HEAD,
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
-    for column in columns:
-        number = column in right
-        made.add_column(
-            column,
-            justify="right" if number else "left",
-            no_wrap=number or column in whole,
-            overflow="fold",
-            header_style="bold",
-        )
-    for row in rows:
-        made.add_row(*(cell if _is_text(cell) else plain(cell) for cell in row))  # type: ignore[arg-type]
-    return made
-
-
 def plain(value: object, style: str = "") -> Text:
     """A cell or line without markup."""
     from rich.text import Text
 
     return Text("" if value is None else clean(value), style=style)
-
-
-def _is_text(cell: object) -> bool:
-    from rich.text import Text
-
-    return isinstance(cell, Text)
 
 
 # -- figures -----------------------------------------------------------------------------------------

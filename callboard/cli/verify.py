@@ -13,7 +13,8 @@ import typer
 from callboard.cli.connection import opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import console, count, emit, note, plain, table
+from callboard.cli.table import table
+from callboard.cli.terminal import console, count, emit, note, plain
 
 if TYPE_CHECKING:
     from storage.inspect import Verdict
@@ -58,7 +59,9 @@ def _show(verdict: Verdict, took: float) -> None:
     out = console()
     if verdict.broken:
         rows = [(b.address, f"{b.version:,}", b.what, b.detail) for b in verdict.broken[:_NAMED]]
-        out.print(table(("agent", "version", "differs", "that version"), rows, right=("version",)))
+        out.print(
+            table(("agent", "version", "differs", "that version"), rows, right=("version",), whole=("agent",))
+        )
         if verdict.broken_agents > _NAMED:
             out.print(plain(f"and {verdict.broken_agents - _NAMED:,} more agents (--json names them)", "dim"))
     for digest in verdict.broken_blobs[:_NAMED]:

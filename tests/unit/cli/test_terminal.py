@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from callboard.cli import terminal
+from callboard.cli.table import table
 
 
 @pytest.mark.parametrize(
@@ -49,9 +50,7 @@ def test_json_keeps_its_values_and_holds_no_control_character(capsys: pytest.Cap
 
 
 def test_a_table_shows_markup_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.console().print(
-        terminal.table(("name", "count"), [("[red]x[/red]\x1b[1m", 3)], right=("count",))
-    )
+    terminal.console().print(table(("name", "count"), [("[red]x[/red]\x1b[1m", 3)], right=("count",)))
     assert "[red]x[/red]\\x1b[1m" in capsys.readouterr().out
 
 
