@@ -87,30 +87,49 @@ class DurableCalls(Approvals):
         JSON values without one. Raises StepFailed with the function's error once `retry` allows no further try, and
         InvalidPayload or PayloadTooLarge for a result that cannot be recorded.
         """
-        journal = self._journal()
         name = _name_of(function)
         place = self._branch().place(key)
-        entry = journal.recorded(place, STEP, name)
-        if entry is None:
-            await journal.proceed()
-            began = time.perf_counter()
-            try:
-                text = values.encode(await self._attempt(function, arguments, named, retry))
-                blob = await self._check_in_value(text)
-                ok = True
-            except Exception as error:
-                ok, text, blob = False, values.encode_error(error), None
-            took_ms = (time.perf_counter() - began) * 1000
-            entry = journal.record(
-                place, STEP, name, "null" if blob else text, ok=ok, took_ms=took_ms, blob=blob
-            )
-            if ok:  # a failure is on record once the handler has gone on from it
-                await self._flush()
-        else:
-            text = entry.value if entry.blob is None else await self._fetch_value(entry.blob)
-        if not entry.ok:
+        ok, text = await self._once(
+            place, STEP, name, lambda: self._attempt(function, arguments, named, retry)
+        )
+        if not ok:
             raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
         return values.decode(text, function)
+
+    async def _once(
+        self,
+        place: str,
+        kind: str,
+        name: str,
+        make: Callable[[], Awaitable[Any]],
+        *,
+        value_of: Callable[[Any], Any] = lambda made: made,
+        beside: Callable[[Any], None] = lambda made: None,
+    ) -> tuple[bool, str]:
+        """What is recorded at a place, made first if there is nothing: whether that succeeded, and its value or its error.
+
+        `beside` records what goes with it, whether or not its value can be kept.
+        """
+        journal = self._journal()
+        entry = journal.recorded(place, kind, name)
+        if entry is not None:
+            return entry.ok, entry.value if entry.blob is None else await self._fetch_value(entry.blob)
+        await journal.proceed()
+        began = time.perf_counter()
+        blob = None
+        try:
+            made = await make()
+            beside(made)
+            text = values.encode(value_of(made))
+            blob = await self._check_in_value(text)
+            ok = True
+        except Exception as error:
+            ok, text = False, values.encode_error(error)
+        took_ms = (time.perf_counter() - began) * 1000
+        journal.record(place, kind, name, "null" if blob else text, ok=ok, took_ms=took_ms, blob=blob)
+        if ok:  # a failure is on record once the handler has gone on from it
+            await self._flush()
+        return ok, text
 
     def compensate(
         self,
@@ -343,6 +362,7 @@ class DurableCalls(Approvals):
         arguments: tuple[Any, ...],
         named: dict[str, Any],
         retry: RetryPolicy,
+        name: str | None = None,
     ) -> Any:
         """Call it until it succeeds or may not be tried again. A turn that is given up waits for a thread, and cuts an
         `async` function short, which then leaves no record."""
@@ -359,7 +379,9 @@ class DurableCalls(Approvals):
                     failures += 1
                     if not retry.allows(error, failures):
                         raise
-                    self._say_retry(function, error, failures)
+                    self.logger.warning(
+                        "%s failed (%d): %s", name or _name_of(function), failures, first_line(error)
+                    )
                 if journal.must_stop:
                     await journal.proceed()
                 with journal.cuttable():
@@ -369,9 +391,6 @@ class DurableCalls(Approvals):
                 raise
             await journal.proceed()
             raise
-
-    def _say_retry(self, function: Callable[..., Any], error: Exception, failures: int) -> None:
-        self.logger.warning("%s failed (%d): %s", _name_of(function), failures, first_line(error))
 
     def _branch(self) -> Branch:
         return branch.current.get() or self._journal().root

@@ -18,6 +18,7 @@ from actors.child_tasks import ChildTasks
 from actors.consequences import Consequences
 from actors.journal import Journal
 from actors.ledger import EarlierCalls, Ledger
+from actors.model_calls import ModelCalls
 from actors.task_messages import SUBMIT, TASK_WORK, CancelChild, SubmitTask, TaskOutcome
 from actors.task_reports import TaskReports
 from actors.values import Error, encode_answer
@@ -64,7 +65,7 @@ class TurnKeeper(Protocol):
     async def standing(self, tenant: str, domain: str, promise: str, by: str) -> Standing | None: ...
 
 
-class Context(TaskReports, ChildTasks, DurableCalls, Charges):
+class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
     """One turn's window on the world. What a handler sends is sent when its turn commits, or before it waits."""
 
     __slots__ = (

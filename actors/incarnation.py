@@ -17,6 +17,7 @@ from actors.directory import Directory, DomainEntry
 from actors.domain import DomainSpec, load_domain
 from actors.heartbeat import Heartbeat
 from actors.host import Host
+from actors.model_gateway import GatewayClient
 from actors.pulse import Vitals
 from actors.scope import Clock, Scope
 from actors.secret import SecretFolder
@@ -48,6 +49,7 @@ class HostSettings:
     nats_url: str = field(repr=False)
     node: str = "local"
     secrets: str | None = None  # a folder
+    models: str | None = None  # the data folder, in which stands where the model gateway answers
 
 
 async def run_incarnation(
@@ -85,6 +87,8 @@ async def run_incarnation(
         scope.clock.correct(registered["now"])
         if settings.secrets is not None:
             scope.secrets = SecretFolder(Path(settings.secrets))
+        if settings.models is not None:
+            scope.models = GatewayClient(Path(settings.models))
         scope.is_outdated = partial(_is_outdated, control, row.domain, row.code)
         await _refresh(control, directory)
         host = Host(scope, fence, row.partitions, store, transport)
@@ -118,6 +122,7 @@ async def run_incarnation(
             return await host.run()
         finally:
             heartbeat.stop()
+            await scope.models.close()
             await transport.close()
             await store.close()
     finally:

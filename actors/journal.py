@@ -20,6 +20,7 @@ from bus.errors import (
     DeadlineExceeded,
     InvalidMessage,
     JournalFull,
+    ModelFailed,
     NoBid,
     NonDeterministicHandler,
     StepFailed,
@@ -54,6 +55,7 @@ class Wake(msgspec.Struct, frozen=True, kw_only=True):
 
 _FAILED_CALLS = (
     StepFailed,
+    ModelFailed,
     AskFailed,
     ToolFailed,
     TaskFailed,

@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.directory import Directory
 from actors.domain import Domain, LimitSpec
+from actors.models import ModelClient, NoModels
 from actors.secret import GivenSecrets, Secrets
 from actors.task_messages import LEADS
 from bus.envelope import Envelope, Header
@@ -73,6 +74,7 @@ class Scope:
         self.clock = clock
         self.rng = rng or random.Random()
         self.secrets: Secrets = GivenSecrets()
+        self.models: ModelClient = NoModels()
         self.is_outdated: Callable[[], Awaitable[bool]] = _never
         self.cancelled: dict[tuple[str, str], str] = {}
         """Why tasks were cancelled, by tenant and reference, as far as this host knows."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STEP = "step"
 CHARGE = "charge"
+MODEL = "model"
 _KNOWN = 10_000  # tasks above a limit; an older one is learnt anew with the next commit of it
 
 
@@ -53,7 +54,7 @@ def spent(
     if journal is not None:
         asks = sum(promise.kind == Kind.ASK for promise in journal.promises) - journal.asks_done
         for entry in journal.entries:
-            if entry.kind in (STEP, CALL):
+            if entry.kind in (STEP, CALL, MODEL):
                 steps += 1
             elif entry.kind == CHARGE:
                 charge = _decode(entry.value)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from actors.calls import STEP
 from actors.effects import CALL
 from actors.journal import VOID
+from actors.spending import MODEL
 from storage.journal import JournalEntry
 
 
@@ -17,7 +18,7 @@ def edited(entries: Sequence[JournalEntry], key: str, value: str | None) -> tupl
     that could be edited.
     """
     found = current(entries).get(key)
-    if found is None or found.kind not in (STEP, CALL) or (value is None and found.kind != STEP):
+    if found is None or found.kind not in (STEP, CALL, MODEL) or (value is None and found.kind == CALL):
         return ()
     number = entries[-1].number + 1
     void = JournalEntry(

@@ -35,6 +35,9 @@ CallboardError
 ├── TurnError                 a turn cannot go on as its handler would have it
 │   ├── NonDeterministicHandler  it does something else than when it ran before
 │   ├── StepFailed            a step's function failed, and is not tried again
+│   ├── ModelFailed           a model has not answered
+│   │   ├── ModelUnavailable     the gateway is away or full; it may go better later
+│   │   └── InvalidModelAnswer   what it says does not fit what was asked for
 │   ├── LimitExceeded         its task has used up one of its limits
 │   ├── TurnTimeout           a handler ran longer than its domain allows
 │   ├── AskFailed             the agent asked has given the message up, or not answered in time
@@ -261,6 +264,18 @@ class NonDeterministicHandler(TurnError):
 
 class StepFailed(TurnError):
     """A step's function failed, and its retry policy allows no further try; `place` is its key in the journal."""
+
+
+class ModelFailed(TurnError):
+    """A model has not answered, and is not asked again; `place` is the request's key in the journal."""
+
+
+class ModelUnavailable(ModelFailed):
+    """The gateway is away or full; it may go better later."""
+
+
+class InvalidModelAnswer(ModelFailed):
+    """What the model says does not fit what was asked for; `answer` is its text."""
 
 
 class LimitExceeded(TurnError):

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from actors.approval import ApprovalRequested, Asked, Decision, Ruling
     from actors.calls import Promise
     from actors.context import Context
+    from actors.model_calls import ChatAnswer, Model, Ranked, ToolRequest
     from actors.retry import NO_RETRY, RetryPolicy
     from actors.secret import Secret
     from actors.supervision import Directive, Supervision
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         InvalidData,
         InvalidDomainFile,
         InvalidMessage,
+        InvalidModelAnswer,
         InvalidModelsFile,
         InvalidPayload,
         InvalidTask,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
         JournalFull,
         LimitExceeded,
         MissingSecret,
+        ModelFailed,
+        ModelUnavailable,
         NoBid,
         NoHandler,
         NonDeterministicHandler,
@@ -91,6 +95,7 @@ __all__ = [
     "BrokenChain",
     "CallForBids",
     "CallboardError",
+    "ChatAnswer",
     "Context",
     "DataFolderError",
     "DeadlineExceeded",
@@ -106,6 +111,7 @@ __all__ = [
     "InvalidData",
     "InvalidDomainFile",
     "InvalidMessage",
+    "InvalidModelAnswer",
     "InvalidModelsFile",
     "InvalidPayload",
     "InvalidTask",
@@ -113,6 +119,9 @@ __all__ = [
     "JournalFull",
     "LimitExceeded",
     "MissingSecret",
+    "Model",
+    "ModelFailed",
+    "ModelUnavailable",
     "NoBid",
     "NoHandler",
     "NonDeterministicHandler",
@@ -125,6 +134,7 @@ __all__ = [
     "Promise",
     "PromiseExpired",
     "QueryFailed",
+    "Ranked",
     "ResultLost",
     "RetryPolicy",
     "RowLocked",
@@ -146,6 +156,7 @@ __all__ = [
     "TaskWork",
     "Tool",
     "ToolFailed",
+    "ToolRequest",
     "TurnError",
     "TurnTimeout",
     "UnknownDeadLetter",
@@ -168,6 +179,7 @@ _ROOMS = (
     "actors.agent",
     "actors.approval",
     "actors.context",
+    "actors.model_calls",
     "actors.retry",
     "actors.secret",
     "actors.supervision",

@@ -12,10 +12,10 @@ from typing import Any
 import asyncpg
 
 from actors.domain import Domain, DomainSpec, load_domain, read_domain
+from actors.model_gateway import GatewayAddress
 from bus.errors import ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
-from callboard.gateway import GatewayAddress
 from callboard.services import Endpoints
 from callboard.settings import Settings
 from storage.boundary import translated

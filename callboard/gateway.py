@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import socket
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from actors.model_gateway import KEY, RECORD, GatewayAddress, base_url, read_key, read_record
 from bus.errors import ServiceUnavailable
 from callboard.ray_head import RayHead
 from callboard.services import lock
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT_S = 120.0  # another command is serving it
 _LOOK_TIMEOUT_S = 2.0
 FIRST_PORT = 8417  # while it is free, also of another Callboard on this machine
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatewayAddress:
-    """Where a gateway answers."""
-
-    port: int
-    key: str = field(repr=False)
-
-    @property
-    def base_url(self) -> str:
-        """For an OpenAI client."""
-        return _base_url(self.port)
 
 
 @dataclass(frozen=True)
@@ -55,9 +43,7 @@ class LocalGateway:
 
     def address(self) -> GatewayAddress:
         """Of the one that was served last, whether it runs or not. Raises ServiceUnavailable, DataFolderError."""
-        from serve.gateway.key import read_key
-
-        record = self._record()
+        record = read_record(self.settings.home)
         if not record:
             raise ServiceUnavailable(
                 "No model gateway was started here.", fix="Start one with `callboard up --detach`."
@@ -66,10 +52,10 @@ class LocalGateway:
 
     def base_url(self) -> str | None:
         """Where the gateway answers that was served in the Ray that runs here; None where none was."""
-        record = self._record()
+        record = read_record(self.settings.home)
         head = self._head.running()
         return (
-            _base_url(record["port"]) if record and head is not None and record.get("head") == head else None
+            base_url(record["port"]) if record and head is not None and record.get("head") == head else None
         )
 
     async def serve(self, ray: RayProcess) -> GatewayAddress:
@@ -87,7 +73,7 @@ class LocalGateway:
     async def _serve(self, ray: RayProcess, key: str, models: str) -> GatewayAddress:
         from serve.gateway import GatewaySettings, ServedGateway
 
-        record = self._record()
+        record = read_record(self.settings.home)
         served = ServedGateway(
             settings=GatewaySettings(key=key, models=models, models_path=str(self.settings.models_path)),
             secrets=str(self.settings.secrets_folder),
@@ -105,7 +91,7 @@ class LocalGateway:
 
     @property
     def key_path(self) -> Path:
-        return self.settings.home / "gateway.key"
+        return self.settings.home / KEY
 
     @property
     def _head(self) -> RayHead:
@@ -113,18 +99,7 @@ class LocalGateway:
 
     @property
     def _record_path(self) -> Path:
-        return self.settings.home / "gateway.json"
-
-    def _record(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self._record_path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) and isinstance(found.get("port"), int) else {}
-
-
-def _base_url(port: int) -> str:
-    return f"http://127.0.0.1:{port}/v1"
+        return self.settings.home / RECORD
 
 
 def _digest(served: ServedGateway) -> str:

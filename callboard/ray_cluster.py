@@ -82,6 +82,7 @@ async def start_in_ray(
         namespace=namespace,
         log_level=settings.log_level,
         secrets=str(settings.secrets_folder),
+        models=str(settings.home),
     )
     return started and not replaced
 

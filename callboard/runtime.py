@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+from actors.model_gateway import GatewayAddress
 from bus.errors import CallboardError, ServiceUnavailable, StorageError
 from callboard.cluster import Cluster, Progress, connected, leave_cleanly, quiet
-from callboard.gateway import GatewayAddress, LocalGateway
+from callboard.gateway import LocalGateway
 from callboard.ray_cluster import check_ray, end_in_ray, start_in_ray
 from callboard.ray_head import RayHead
 from callboard.ray_process import RayProcess

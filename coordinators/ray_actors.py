@@ -57,6 +57,7 @@ class ClusterSettings:
     namespace: str
     log_level: str = "info"
     secrets: str | None = None  # a folder, on every node
+    models: str | None = None  # the data folder, in which stands where the model gateway answers
 
 
 class _Lead(ABC):
@@ -165,6 +166,7 @@ class RayLauncher:
             nats_url=self._settings.nats_url,
             node=_node(),
             secrets=self._settings.secrets,
+            models=self._settings.models,
         )
         actor = await asyncio.to_thread(
             remote_host(_host_name(host), cpus=self._cpus).remote,

@@ -21,8 +21,9 @@ import httpx2
 import msgspec
 import psutil
 
+from actors.model_gateway import GatewayAddress
 from bus.errors import ServiceUnavailable
-from callboard.gateway import GatewayAddress, LocalGateway
+from callboard.gateway import LocalGateway
 from callboard.runtime import running_cluster
 from callboard.settings import load_settings
 

@@ -13,7 +13,7 @@ from callboard.cli.table import table
 from callboard.cli.terminal import console, emit, plain
 
 if TYPE_CHECKING:
-    from callboard.gateway import GatewayAddress
+    from actors.model_gateway import GatewayAddress
 
 _ANSWERS_WITHIN_S = 5.0
 _COLOURS = {"closed": "green", "open": "red", "half_open": "yellow"}

@@ -14,8 +14,9 @@ Run it under anyio's pytest plugin, or from a plain test with `asyncio.run(...)`
 `kit.advance` moves it, so nothing is slow and nothing is late.
 """
 
+from actors.models import GivenModels
 from callboard.testing.clock import VirtualClock
 from callboard.testing.kit import TestKit
 from callboard.testing.views import DeadMessage, Step, TaskState, WaitingMessage
 
-__all__ = ["DeadMessage", "Step", "TaskState", "TestKit", "VirtualClock", "WaitingMessage"]
+__all__ = ["DeadMessage", "GivenModels", "Step", "TaskState", "TestKit", "VirtualClock", "WaitingMessage"]

@@ -24,6 +24,7 @@ from actors.domain import (
     load_domain,
     read_domain,
 )
+from actors.models import ModelClient, NoModels
 from actors.queries import run_query
 from actors.schedule import ScheduleSpec, check_schedules
 from actors.scope import WHOLE, Scope
@@ -82,6 +83,7 @@ class TestKit:
         tasks: TaskSpec | None = None,
         limits: LimitSpec | None = None,
         secrets: Mapping[str, str] | None = None,
+        models: ModelClient | None = None,
         start: float = START,
         system_kinds: tuple[type[Agent], ...] = SYSTEM_KINDS,
     ) -> None:
@@ -115,6 +117,7 @@ class TestKit:
         )
         self._scope = Scope(loaded, directory, self.clock, random.Random(0))
         self._scope.secrets = GivenSecrets(secrets or {})
+        self._scope.models = models or NoModels()
         self._wanted_hosts = hosts
         self.processes_are_gone = True
         self._hosts = Hosts(self._scope, loaded.spec.partitions, self.store, self.transport, self.clock)

@@ -1,6 +1,6 @@
 """The model gateway: what commands need of it. `app.Gateway` is the application, which brings the SDKs along."""
 
-from .key import make_key, read_key
+from .key import make_key
 from .models_file import ModelsFile, parse_models, read_models
 from .settings import GatewaySettings, ServedGateway
 
@@ -10,6 +10,5 @@ __all__ = [
     "ServedGateway",
     "make_key",
     "parse_models",
-    "read_key",
     "read_models",
 ]

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 from starlette.applications import Starlette
@@ -15,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from actors.model_gateway import MAX_NAME
 from actors.secret import Secrets
 from serve.embedding.embedder import Embedder
 from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
 from serve.gateway.breaker import Breaker
-from serve.gateway.cache import ExactCache, cache_key
+from serve.gateway.cache import ExactCache, cache_key, repeat_key
 from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Endpoint, Exchange
 from serve.gateway.key import same
@@ -31,7 +33,6 @@ from serve.gateway.requests import ChatRequest, EmbeddingsRequest, read_chat, re
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.upstream import Json, Upstream
 
-_LONGEST_NAME = 256
 # More than there are calls at once, so that none waits for a connection.
 _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
 # A company's proxy cannot reach what listens on this machine.
@@ -147,15 +148,19 @@ class Gateway:
         async def make() -> Answer:
             return await self._paid(payer, model, request)
 
+        by = _idempotency_key(exchange.request.headers)
         key = cache_key(payer.tenant, request)
+        if key is None and by is not None:
+            key = repeat_key(payer.tenant, request, by)
         if key is None:
             answer, how = await make(), "miss"
         else:
-            answer, how = await self._cache.get(key, make)
-        if how != "miss":
+            answer, how = await self._cache.get(key, make, by)
+        is_paid = how in ("miss", "again")
+        if not is_paid:
             self._accounts.free(payer, request.model)
         headers = self._headers(answer.target) | {"x-callboard-cache": how}
-        cost = self._cost(answer.target, usage_of(answer.body)) if how == "miss" else Decimal(0)
+        cost = self._cost(answer.target, usage_of(answer.body)) if is_paid else Decimal(0)
         if cost is not None:
             headers["x-callboard-cost-usd"] = f"{cost:f}"
         await exchange.answer(answer.body, headers=headers)
@@ -271,10 +276,22 @@ def _payer(headers: Mapping[str, str]) -> Payer:
     for name in ("tenant", "task", "agent"):
         value = headers.get(f"x-callboard-{name}")
         if value is not None:
-            if not value or len(value) > _LONGEST_NAME or not value.isprintable():
+            if not value or len(value) > MAX_NAME or not value.isprintable():
                 raise ApiError(f"The header X-Callboard-{name.capitalize()} is no name.", param=name)
-            found[name] = value
+            found[name] = unquote(value)
     return Payer(**{"tenant": "default", **found})
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """Of a request whose client may make it again when it has not heard the answer."""
+    key = headers.get("idempotency-key")
+    if key is not None and (not key or len(key) > MAX_NAME):
+        raise ApiError(
+            "The header Idempotency-Key is no key.",
+            fix=f"Send 1 to {MAX_NAME} characters.",
+            param="idempotency-key",
+        )
+    return key
 
 
 def _unauthorized(what: str) -> ApiError:

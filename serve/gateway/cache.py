@@ -16,8 +16,9 @@ from serve.gateway.models_file import CacheSpec
 from serve.gateway.relay import Answer
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest
 
-How = Literal["miss", "hit", "shared"]
+How = Literal["miss", "again", "hit", "shared"]
 _OVERHEAD_BYTES = 512  # of an entry, beside its answer
+_MOST_ADRIFT = 64  # calls that nobody waits for any more
 
 
 def cache_key(tenant: str, request: ChatRequest | EmbeddingsRequest) -> str | None:
@@ -31,16 +32,24 @@ def cache_key(tenant: str, request: ChatRequest | EmbeddingsRequest) -> str | No
     return sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
 
 
+def repeat_key(tenant: str, request: ChatRequest | EmbeddingsRequest, key: str) -> str:
+    """Of a request that may be made again with the same `Idempotency-Key`."""
+    asked = [tenant, key, type(request).__name__, request.body]
+    return sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
+
+
 @dataclass
 class _Entry:
     answer: Answer
     size: int
     until: float
+    by: str | None  # the `Idempotency-Key` of whom it was made for
 
 
 @dataclass
 class _Flight:
     task: asyncio.Task[Answer]
+    by: str | None
     passengers: int = field(default=0)
 
 
@@ -54,46 +63,61 @@ class ExactCache:
         self._flights: dict[str, _Flight] = {}
         self.bytes = 0
 
-    async def get(self, key: str, make: Callable[[], Awaitable[Answer]]) -> tuple[Answer, How]:
-        """From the cache, from a call that is under way for somebody else, or from one of its own."""
+    async def get(
+        self, key: str, make: Callable[[], Awaitable[Answer]], by: str | None = None
+    ) -> tuple[Answer, How]:
+        """From the cache, from a call that is under way for somebody else, or from one of its own.
+
+        A call made with an `Idempotency-Key` (`by`) goes on when its client goes away: whoever comes back with that key
+        gets what was made for it, "again".
+        """
         entry = self._entries.get(key)
         if entry is not None and entry.until > self._clock():
             self._entries.move_to_end(key)
-            return entry.answer, "hit"
+            return entry.answer, "again" if by is not None and entry.by == by else "hit"
         flight = self._flights.get(key)
-        how: How = "shared"
-        if flight is None:
+        if flight is not None:
+            how: How = "again" if by is not None and flight.by == by else "shared"
+        else:
             how = "miss"
-            flight = self._flights[key] = _Flight(asyncio.ensure_future(self._fly(key, make)))
+            flight = self._flights[key] = _Flight(asyncio.ensure_future(self._fly(key, make, by)), by)
         return await self._aboard(key, flight), how
 
     async def _aboard(self, key: str, flight: _Flight) -> Answer:
-        """Wait with the others; the last who goes away ends the call."""
+        """Wait with the others; the last who goes away ends the call, unless they may come back for it."""
         flight.passengers += 1
         try:
             return await asyncio.shield(flight.task)
         finally:
             flight.passengers -= 1
-            if flight.passengers == 0 and not flight.task.done():
+            if flight.passengers == 0 and not flight.task.done() and not self._drifts(flight):
                 if self._flights.get(key) is flight:
                     del self._flights[key]
                 flight.task.cancel()
                 await asyncio.wait([flight.task])  # the upstream's call has ended, not only been told to
 
-    async def _fly(self, key: str, make: Callable[[], Awaitable[Answer]]) -> Answer:
+    def _drifts(self, flight: _Flight) -> bool:
+        if flight.by is None or sum(not other.passengers for other in self._flights.values()) > _MOST_ADRIFT:
+            return False
+        flight.task.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # nobody may ask for it
+        return True
+
+    async def _fly(self, key: str, make: Callable[[], Awaitable[Answer]], by: str | None) -> Answer:
         try:
             answer = await make()
         finally:
             self._flights.pop(key, None)
-        self._keep(key, answer)
+        self._keep(key, answer, by)
         return answer
 
-    def _keep(self, key: str, answer: Answer) -> None:
+    def _keep(self, key: str, answer: Answer, by: str | None) -> None:
         size = len(msgspec.json.encode(answer.body)) + _OVERHEAD_BYTES
         if size > self._spec.bytes:
             return
         self._drop(key)
-        self._entries[key] = _Entry(answer, size, self._clock() + self._spec.ttl_s)
+        self._entries[key] = _Entry(answer, size, self._clock() + self._spec.ttl_s, by)
         self.bytes += size
         while self.bytes > self._spec.bytes:
             self._drop(next(iter(self._entries)))

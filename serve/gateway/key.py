@@ -8,6 +8,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from actors.model_gateway import read_key
 from bus.errors import DataFolderError
 
 PREFIX = "cb-"
@@ -26,29 +27,6 @@ def make_key(path: Path) -> str:
     except OSError as error:
         raise DataFolderError(f"The gateway's key {path} cannot be made: {error.strerror}.") from error
     return read_key(path)
-
-
-def read_key(path: Path) -> str:
-    """Raises DataFolderError when there is none, or others than its owner could read it."""
-    try:
-        mode = path.stat().st_mode
-        key = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no ASCII"
-        raise DataFolderError(
-            f"The gateway's key {path} cannot be read: {why}.", fix="`callboard up` makes one."
-        ) from None
-    if mode & 0o077:
-        raise DataFolderError(
-            f"The gateway's key {path} can be read by others than its owner.",
-            fix=f"Remove {path}; the next `callboard up` makes another.",
-        )
-    if len(key) < 16:
-        raise DataFolderError(
-            f"The gateway's key {path} is too short.",
-            fix=f"Remove {path}; the next `callboard up` makes another.",
-        )
-    return key
 
 
 def same(given: str, key: str) -> bool:

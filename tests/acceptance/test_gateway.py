@@ -154,7 +154,10 @@ def test_a_wrong_models_yaml_is_said_and_what_runs_goes_on(served: Served) -> No
 async def test_another_models_yaml_replaces_it_at_the_same_place_and_the_same_does_not(
     served: Served,
 ) -> None:
+    served.played.fresh()
+    served.played.put_on(reply(completion()))
     async with served.client() as gateway:
+        await gateway.chat.completions.create(model="small", messages=ASK)
         await asyncio.to_thread(served.program, "up", "--detach")
         state = json.loads((await asyncio.to_thread(served.program, "gateway", "--json")).stdout)
         assert state["accounts"] != []  # it has not been started anew

@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from callboard.cli.main import app
+from callboard.testing import GivenModels, TestKit
 from serve.gateway import parse_models
 from tests.acceptance.program import Program
 
@@ -72,6 +73,27 @@ def test_the_first_agent_runs_and_keeps_its_count(program: Program, hello: Path)
 def test_the_models_yaml_is_read() -> None:
     found = parse_models(block("yaml", "upstreams:"))
     assert [target.upstream for target in found.models["small"].targets] == ["openai", "claude"]
+
+
+def test_the_agent_that_asks_models_has_its_answers() -> None:
+    names: dict[str, Any] = {"__name__": "triage"}
+    exec(compile(block("python", "class Triage"), "README.md", "exec", dont_inherit=True), names)  # noqa: S102  # as above
+
+    def answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if path == "embeddings":
+            return {"data": [{"index": 0, "embedding": [0.0, 1.0]}]}
+        said = '{"hostile": true, "why": "x"}' if "response_format" in body else "Five failures."
+        return {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
+
+    async def judge() -> list[Any]:
+        async with TestKit([names["Triage"]], domain="soc", models=GivenModels(answer)) as kit:
+            await kit.send("soc/triage/a", names["Alert"](text="Failed password for root"))
+            await kit.quiet()
+            return [step.notes for step in kit.history("soc/triage/a")]
+
+    assert asyncio.run(judge()) == [
+        [{"decision": "judged", "hostile": True, "said": "Five failures.", "length": 2}]
+    ]
 
 
 def test_every_command_of_the_readme_exists() -> None:

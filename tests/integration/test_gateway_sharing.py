@@ -128,6 +128,40 @@ async def test_a_call_that_is_shared_goes_on_until_the_last_client_has_gone(fron
     await asyncio.gather(first, second, return_exceptions=True)
 
 
+async def test_who_comes_back_with_its_key_has_what_was_made_for_it(front: Front) -> None:
+    """Also what may have another answer each time; whose key it is not pays for itself, or not at all."""
+    mine, other = {"Idempotency-Key": "1"}, {"Idempotency-Key": "2"}
+    free = {"temperature": 0.7}
+    assert await ask(front, extra_headers=mine, **free) == ("miss", COST)
+    assert await ask(front, extra_headers=mine, **free) == ("again", COST)
+    assert await ask(front, extra_headers=other, **free) == ("miss", COST)
+    assert await ask(front, extra_headers=mine, **free, seed=3) == ("miss", COST)
+    assert (await ask(front, extra_headers=mine, **free, model="either"))[0] == "miss"
+    assert await ask(front, extra_headers=mine) == ("miss", COST)
+    assert await ask(front, extra_headers=mine) == ("again", COST)
+    assert await ask(front, extra_headers=other) == ("hit", "0")
+    assert len(front.openai.asked) == 5
+    with pytest.raises(openai.BadRequestError, match="Idempotency-Key is no key"):
+        await ask(front, extra_headers={"Idempotency-Key": "x" * 257})
+
+
+async def test_a_call_with_a_key_goes_on_when_its_client_has_gone(front: Front) -> None:
+    """What it costs is paid all the same; the client may have died, and comes back for the answer."""
+    front.openai.put_on(held(reply(completion())))
+    headers = {"Idempotency-Key": "1", "X-Callboard-Task": "desk/1"}
+    asking = asyncio.create_task(ask(front, temperature=0.7, extra_headers=headers))
+    await front.openai.arrived.wait()
+    asking.cancel()
+    await until_running(front, 0)
+    back = asyncio.create_task(ask(front, temperature=0.7, extra_headers=headers))
+    await until_running(front, 1)
+    front.openai.go_on.set()
+    assert await back == ("again", COST)
+    assert len(front.openai.asked) == 1
+    [account] = (await front.state())["accounts"]
+    assert (account["requests"], account["cached"], account["cost_usd"]) == (1, 0, COST)
+
+
 # -- the accounts --------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from actors.model_gateway import read_key
 from bus.errors import DataFolderError
 from serve.gateway import GatewaySettings
-from serve.gateway.key import make_key, read_key, same
+from serve.gateway.key import make_key, same
 
 
 def test_it_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
