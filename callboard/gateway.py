@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.model_gateway import KEY, RECORD, GatewayAddress, base_url, read_key, read_record
-from bus.errors import ServiceUnavailable
+from bus.errors import CallboardError, ServiceUnavailable
 from callboard.ray_head import RayHead
 from callboard.services import lock
 from callboard.services.home import write_private
@@ -31,7 +31,7 @@ FIRST_PORT = 8417  # while it is free, also of another Callboard on this machine
 @dataclass(frozen=True)
 class LocalGateway:
     """Files in the data folder: `gateway.key`, and `gateway.json` with the port, the head of Ray that it was served in, and
-    the digest of what it was started with."""
+    the digest of what it was started with; `gateway.failed.json` while it is wanted and does not run."""
 
     settings: Settings
 
@@ -68,7 +68,35 @@ class LocalGateway:
         path = self.settings.models_path
         key = make_key(self.key_path)
         async with lock.exclusive(self.settings.home / "gateway.lock", timeout_s=LOCK_TIMEOUT_S):
-            return await self._serve(ray, key, read_models(path))
+            self._fail("its start has not come to an end")
+            try:
+                address = await self._serve(ray, key, read_models(path))
+            except CallboardError as error:
+                self._fail(str(error))
+                raise
+            self.do_without()
+            return address
+
+    def failure(self) -> str | None:
+        """Why the gateway that was to be served in the Ray that runs here is not; None where it is, or none was wanted."""
+        try:
+            found = json.loads(self._failure_path.read_text())
+        except (OSError, ValueError):
+            return None
+        head = self._head.running()
+        return str(found["why"]) if head is not None and found["head"] == head else None
+
+    def do_without(self) -> None:
+        """No gateway is missing."""
+        self._failure_path.unlink(missing_ok=True)
+
+    async def answers(self) -> bool:
+        """Whether anything listens where the gateway was served last."""
+        record = read_record(self.settings.home)
+        return bool(record) and await _listens(record["port"])
+
+    def _fail(self, why: str) -> None:
+        write_private(self._failure_path, json.dumps({"head": self._head.running(), "why": why}))
 
     async def _serve(self, ray: RayProcess, key: str, models: str) -> GatewayAddress:
         from serve.gateway import GatewaySettings, ServedGateway
@@ -100,6 +128,10 @@ class LocalGateway:
     @property
     def _record_path(self) -> Path:
         return self.settings.home / RECORD
+
+    @property
+    def _failure_path(self) -> Path:
+        return self.settings.home / "gateway.failed.json"
 
 
 def _digest(served: ServedGateway) -> str:

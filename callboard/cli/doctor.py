@@ -16,7 +16,7 @@ async def doctor(as_json: Json = False) -> int:
 
     The exit code is 1 when a check fails; warnings leave it 0.
     """
-    from callboard.doctor import FAIL, WARN, examine_deployment, examine_machine, examine_ray
+    from callboard.doctor import FAIL, WARN, examine_deployment, examine_gateway, examine_machine, examine_ray
     from callboard.doctor.finding import warn
     from callboard.ray_head import RayHead
     from callboard.services import find_instance, running_endpoints
@@ -34,6 +34,8 @@ async def doctor(as_json: Json = False) -> int:
             settings.ray_address is not None or RayHead(folder=settings.home / "ray").running() is not None
         )
         found += await examine_deployment(endpoints, expects_hosts=ray_runs)
+    if settings.ray_address is None:
+        found += await examine_gateway(settings)
     failed = sum(finding.status == FAIL for finding in found)
     warned = sum(finding.status == WARN for finding in found)
     if as_json:

@@ -54,6 +54,8 @@ async def up(
     gateway = None if without_gateway or settings.ray_address is not None else LocalGateway(settings)
     if gateway is not None:
         gateway.check()
+    elif without_gateway:
+        LocalGateway(settings).do_without()
     began = time.monotonic()
     async with running_cluster(settings, detach=detach, gateway=gateway, progress=note) as cluster:
         for name, folder in zip(names, folders, strict=True):

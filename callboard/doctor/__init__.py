@@ -2,6 +2,16 @@
 
 from .deployment import examine_deployment, examine_ray
 from .finding import FAIL, GOOD, WARN, Finding
+from .gateway import examine_gateway
 from .machine import examine_machine
 
-__all__ = ["FAIL", "GOOD", "WARN", "Finding", "examine_deployment", "examine_machine", "examine_ray"]
+__all__ = [
+    "FAIL",
+    "GOOD",
+    "WARN",
+    "Finding",
+    "examine_deployment",
+    "examine_gateway",
+    "examine_machine",
+    "examine_ray",
+]

@@ -11,6 +11,7 @@ import pytest
 
 from bus.errors import InvalidModelsFile, ServiceUnavailable
 from callboard import gateway
+from callboard.doctor import examine_gateway
 from callboard.gateway import FIRST_PORT, LocalGateway
 from callboard.ray_head import RayHead
 from callboard.settings import Settings
@@ -142,3 +143,29 @@ def test_it_is_shown_only_while_the_head_runs_that_it_was_served_in(rig: Rig) ->
     assert LocalGateway(rig.settings).base_url() == f"http://127.0.0.1:{FIRST_PORT}/v1"
     rig.head = None
     assert LocalGateway(rig.settings).base_url() is None
+
+
+async def test_the_doctor_says_of_one_that_was_wanted_and_did_not_start_why_and_how_to_mend_it(
+    rig: Rig,
+) -> None:
+    assert await examine_gateway(rig.settings) == []  # none was wanted
+    rig.ray.fails = True
+    with pytest.raises(ServiceUnavailable):
+        await rig.serve()
+    [found] = await examine_gateway(rig.settings)
+    assert (found.status, found.detail) == ("warn", "it was to be served, and is not: It does not start.")
+    assert "`callboard up --detach` again" in found.mend
+    LocalGateway(rig.settings).do_without()
+    assert await examine_gateway(rig.settings) == []
+
+    with pytest.raises(ServiceUnavailable):
+        await rig.serve()
+    rig.ray.fails = False
+    await rig.serve()
+    [found] = await examine_gateway(rig.settings)
+    assert (found.status, found.detail.partition(" ")[2]) == ("good", "answers")
+    rig.listens = False
+    [found] = await examine_gateway(rig.settings)
+    assert (found.status, found.mend) == ("fail", "`callboard up --detach` starts it again.")
+    rig.head = None  # with Ray it has gone as well, and is said to be by others
+    assert await examine_gateway(rig.settings) == []

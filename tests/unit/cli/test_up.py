@@ -133,3 +133,14 @@ def test_what_a_run_has_started_is_held_until_ctrl_c(
     monkeypatch.setattr("callboard.cli.up.note", press)
     assert invoke(["up"]) == 0
     assert cluster.left
+
+
+def test_whoever_wants_no_gateway_misses_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, Cluster(kept=True))
+    monkeypatch.setenv("CALLBOARD_HOME", str(tmp_path))
+    missed = tmp_path / "gateway.failed.json"
+    missed.write_text("{}")
+    assert invoke(["up"]) == 0
+    assert missed.exists()
+    assert invoke(["up", "--without-gateway"]) == 0
+    assert not missed.exists()
