@@ -70,6 +70,39 @@ def test_the_first_agent_runs_and_keeps_its_count(program: Program, hello: Path)
     assert json.loads(program("verify", "--json").stdout)["intact"] is True
 
 
+async def test_the_book_is_written_in_tasks_of_its_own_and_waits_for_its_proofs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "domain.yaml").write_text(block("yaml", "domain: book"))
+    (tmp_path / "author.py").write_text(block("python", "class Author"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "author", raising=False)
+    async with TestKit(tmp_path) as kit:
+        task = await kit.give_task("book/author/main", input=["a fox", "an owl"])
+        await kit.quiet()
+        assert [row.parent for row in kit.store.children.values()] == [f"book/{task}"] * 2
+        [promise] = [row.made.id for row in kit.store.waits.promises.values() if row.made.name == "proofs"]
+        assert await kit.resolve(f"book/author/main#{promise}", "well written")
+        await kit.quiet()
+        assert kit.task(task).result == {
+            "chapters": [f"Once upon a time there was {title}." for title in ("a fox", "an owl")],
+            "remark": "well written",
+        }
+
+
+async def test_the_tool_waits_for_alice() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(block("python", "@tool("), "README.md", "exec"), names)  # noqa: S102  # our own README
+    async with TestKit([names["Responder"]], secrets={"FIREWALL": "hush"}) as kit:
+        task = await kit.give_task("test/responder/r", input={"address": "203.0.113.99"})
+        await kit.quiet()
+        [asked] = kit.approvals()
+        assert not await kit.approve(asked.id, by="bob")
+        assert await kit.approve(asked.id, by="alice")
+        await kit.quiet()
+        assert kit.task(task).result == {"receipt": "203.0.113.99 is blocked for 60 minutes"}
+
+
 def test_the_models_yaml_is_read() -> None:
     found = parse_models(block("yaml", "upstreams:"))
     assert [target.upstream for target in found.models["small"].targets] == ["openai", "claude"]
