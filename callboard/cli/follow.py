@@ -25,6 +25,7 @@ _KEPT = 1_000  # lines of the log that stay in memory
 GIVEN_UP_S = (
     10.0  # a restart of the database, with its recovery, is followed through while an instance is there
 )
+PROMISED_S = 5.0
 STUCK_S = 15.0  # a stuck task may still have work elsewhere; without a line for so long it has none
 
 
@@ -41,11 +42,17 @@ class Snapshot:
     quiet_s: float = 0.0  # since the log grew last
     paused: list[str] = field(default_factory=list)  # of the agents that it waits for
     asked: list[Waiting] = field(default_factory=list)  # what people are to decide
+    promises: list[Waiting] = field(default_factory=list)  # of its turns, open for whoever knows the id
     events_waiting: int | None = None  # in the stream, published and not read; None is not known
 
     @property
     def has_ended(self) -> bool:
         return self.task.finished_at is not None
+
+    @property
+    def waits_for(self) -> list[Waiting]:
+        """Whose word it waits for. Agents give most promises theirs at once: one is named when nothing goes on."""
+        return self.asked + (self.promises if self.quiet_s >= PROMISED_S else [])
 
     @property
     def is_stuck(self) -> bool:
@@ -89,7 +96,7 @@ async def snapshots(
     away for ten seconds, and by `runs` for good.
     """
     from bus.errors import ServiceUnavailable, StorageUnavailable
-    from storage.decisions import waiting_of_task
+    from storage.decisions import ASKED, OPEN, waiting_of_task
     from storage.inspect import find_task, list_hosts, list_task_events, paused_of
 
     news = asyncio.Event()
@@ -108,7 +115,9 @@ async def snapshots(
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
                 events_waiting = await waiting(domain)
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
-                asked = [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant)
+                asked = (
+                    [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant, kinds=OPEN)
+                )
             except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
                 if time.monotonic() - answered >= GIVEN_UP_S and not runs():
                     raise ServiceUnavailable(
@@ -130,7 +139,8 @@ async def snapshots(
                 elapsed_s=now - began,
                 quiet_s=now - grew,
                 paused=paused,
-                asked=asked,
+                asked=[each for each in asked if each.kind in ASKED],
+                promises=[each for each in asked if each.kind not in ASKED],
                 events_waiting=events_waiting,
             )
             yield snapshot

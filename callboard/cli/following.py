@@ -127,7 +127,7 @@ class _Lines:
         self._paused = snapshot.paused
         self._say_asked(snapshot)
         # What waits for people alone is said rarely: nothing changes, perhaps for days.
-        waits = snapshot.asked and snapshot.quiet_s >= _SAY_EVERY_S
+        waits = snapshot.waits_for and snapshot.quiet_s >= _SAY_EVERY_S
         if (time.monotonic() - self._said >= _SAY_EVERY_S and not waits) or snapshot.has_ended:
             self._said = time.monotonic()
             note(plain_line(snapshot))
@@ -136,13 +136,13 @@ class _Lines:
         from callboard.cli.asked import command_lines, waits_text
 
         again = time.monotonic() - self._said_asked >= _SAY_ASKED_EVERY_S
-        for promise in snapshot.asked:
+        for promise in snapshot.waits_for:
             if again or promise.id not in self._asked:
                 note(f"It {waits_text(promise)}")
                 for command in command_lines(promise):
                     note(f"    {command}")
                 self._said_asked = time.monotonic()
-        self._asked = {promise.id for promise in snapshot.asked}
+        self._asked = {promise.id for promise in snapshot.waits_for}
 
 
 def _show(result: Any, as_json: bool) -> None:

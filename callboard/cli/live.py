@@ -49,7 +49,7 @@ def view(snapshot: Snapshot, height: int) -> Any:
 
 def _asked(snapshot: Snapshot) -> list[Any]:
     """What waits for a person, with the command that decides it."""
-    lines = asked_lines(snapshot.asked, _MOST_ASKED)
+    lines = asked_lines(snapshot.waits_for, _MOST_ASKED)
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
     return lines

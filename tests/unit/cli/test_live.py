@@ -98,6 +98,20 @@ def test_what_waits_is_said_once_and_again_after_a_while(
     assert capsys.readouterr().err.count(command) == 1
 
 
+def test_a_promise_is_named_once_nothing_else_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = snapshot([HOST], 0)
+    shown.promises = [msgspec.structs.replace(question(0), kind="promise", details=None)]
+    assert not any("promise" in line for line in lines(shown, 80, 30))
+    say = _Lines()
+    say(shown)
+    assert capsys.readouterr().err == ""
+    shown.quiet_s = 5.0
+    command = f"callboard promise resolve {question(0).id} JSON"
+    assert f"  {command}" in [line.rstrip() for line in lines(shown, 80, 30)]
+    say(shown)
+    assert capsys.readouterr().err == f"It waits for the promise x, of desk/responder/x\n    {command}\n"
+
+
 def question(number: int) -> Waiting:
     details = {
         "action": "call block_address",
