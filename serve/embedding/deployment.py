@@ -14,6 +14,7 @@ from ray.serve.schema import LoggingConfig
 
 from actors.ray_host import configure_logging
 from serve.embedding.embedder import Embedded, EmbedRequest
+from serve.embedding.environment import prepare
 from serve.embedding.settings import EmbeddingSpec
 from serve.gateway.errors import ApiError
 
@@ -30,10 +31,7 @@ class EmbeddingReplica:
 
     def __init__(self, model: str, spec: EmbeddingSpec, device: str, log_level: str) -> None:
         configure_logging(log_level)
-        # Before the libraries are imported, which happens in the service's thread.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        prepare(os.environ)
         from serve.embedding.service import EmbeddingService
 
         def load() -> Encoder:

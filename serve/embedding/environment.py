@@ -1,0 +1,19 @@
+"""What the libraries of a model read from the environment, as they are imported."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+_WANTED = {
+    "TOKENIZERS_PARALLELISM": "false",  # a thread of our own calls them
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # Torch's threads wait for each other; left alone they spin for milliseconds, on cores that others would use.
+    "GOMP_SPINCOUNT": "1000",
+}
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """What somebody has set stays as it is."""
+    for name, value in _WANTED.items():
+        environment.setdefault(name, value)
