@@ -115,4 +115,5 @@ def _account_table(accounts: list[dict[str, Any]]) -> Any:
             for one in accounts
         ],
         right=figures,
+        whole=("model", "task", "agent"),
     )
