@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.program import Program
+from tests.conftest import make_home
 
 DESK = Path(__file__).parents[1] / "integration" / "desk"
 
 
 @pytest.fixture(scope="session")
 def program() -> Iterator[Program]:
-    folder = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
-    folder.chmod(0o711)
+    folder = make_home()
     program = Program(folder / "home")
     program("up", "--detach", "--without-gateway", DESK)
     yield program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,23 @@ class Program:
         assert ran.returncode == code, ran.stderr
         return ran
 
+    def start(
+        self, *words: str | Path, stdin: int = subprocess.DEVNULL, **environment: str
+    ) -> subprocess.Popen[str]:
+        """One that goes on while the test does other things, in a session of its own."""
+        return subprocess.Popen(
+            [PROGRAM, *words],
+            env=self.environment | environment,
+            cwd=self.cwd,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # A test run that was started in a shell's background ignores SIGINT, and its children would, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
     def survivors(self) -> list[str]:
         """Processes that were started for this home and still run."""
         return [
@@ -39,3 +57,14 @@ class Program:
             for process in psutil.process_iter(["cmdline"])
             if str(self.home) in " ".join(process.info["cmdline"] or ())
         ]
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    """What it has said on standard error, up to the line with this word."""
+    assert process.stderr is not None
+    said = ""
+    while word not in said:
+        line = process.stderr.readline()
+        assert line, f"it has ended without {word!r}: {said}"
+        said += line
+    return said

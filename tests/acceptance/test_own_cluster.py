@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 
 from callboard.runtime import ray_head
 from callboard.settings import Settings
-from tests.acceptance.program import PROGRAM, Program
+from tests.acceptance.program import Program, read_until
+from tests.conftest import make_home
 from tests.unit.secops.triage_run import EXAMPLE, SAMPLE, comparable, reference
 
 pytestmark = pytest.mark.timeout(300)
@@ -27,8 +27,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture
 def alone() -> Iterator[Program]:
     """A home in which nothing runs, before and after."""
-    folder = Path(tempfile.mkdtemp(prefix="cb-", dir="/tmp"))
-    folder.chmod(0o711)
+    folder = make_home()
     program = Program(folder / "home")
     yield program
     found = left_behind(program)
@@ -49,32 +48,6 @@ def left_behind(program: Program) -> list[str]:
     return found + program.survivors()
 
 
-def started(
-    program: Program, *words: str | Path, stdin: int = subprocess.DEVNULL, **environment: str
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [PROGRAM, *words],
-        env=program.environment | environment,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A test run that was started in a shell's background ignores SIGINT, and its children would, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def read_until(process: subprocess.Popen[str], word: str) -> str:
-    assert process.stderr is not None
-    said = ""
-    while word not in said:
-        line = process.stderr.readline()
-        assert line, said
-        said += line
-    return said
-
-
 @pytest.mark.parametrize(
     ("word", "after_s", "how"),
     [
@@ -89,7 +62,7 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
 def test_a_signal_while_it_starts_leaves_nothing_behind(
     alone: Program, word: str, after_s: float, how: signal.Signals
 ) -> None:
-    process = started(alone, "up")
+    process = alone.start("up")
     read_until(process, word)
     time.sleep(after_s)  # anywhere in what follows, and in Ray's own start above all
     process.send_signal(how)
@@ -108,7 +81,7 @@ def test_a_signal_while_it_starts_leaves_nothing_behind(
 def test_a_signal_in_the_middle_of_a_statement_of_its_start_leaves_nothing_behind(
     alone: Program, point: str, how: signal.Signals
 ) -> None:
-    process = started(alone, "up", CALLBOARD_FAULTS=f"{point}=stop")
+    process = alone.start("up", CALLBOARD_FAULTS=f"{point}=stop")
     read_until(process, f"fault fired: {point}")
     wait_until_it_stands_still(process.pid)  # it says so before it is
     process.send_signal(how)
@@ -135,7 +108,7 @@ def assert_stopped_whole(alone: Program, process: subprocess.Popen[str], how: si
 
 @pytest.mark.long
 def test_a_second_ctrl_c_does_not_keep_it_from_stopping_what_it_has_started(alone: Program) -> None:
-    process = started(alone, "up")
+    process = alone.start("up")
     read_until(process, "starting the coordinators")
     for _ in range(2):
         process.send_signal(signal.SIGINT)
@@ -150,9 +123,9 @@ def test_runs_that_start_at_once_share_one_callboard_until_the_last_of_them_ends
     alone: Program, tmp_path: Path, beside: int
 ) -> None:
     policy = ("--approve", "policy", "--json")
-    others = [started(alone, "run", EXAMPLE, "--input", SAMPLE, *policy) for _ in range(beside)]
+    others = [alone.start("run", EXAMPLE, "--input", SAMPLE, *policy) for _ in range(beside)]
     log = [*SAMPLE.read_text("utf-8").splitlines(keepends=True), "a line that the others have not fed\n"]
-    last = started(alone, "run", EXAMPLE, "--input", "-", *policy, stdin=subprocess.PIPE)
+    last = alone.start("run", EXAMPLE, "--input", "-", *policy, stdin=subprocess.PIPE)
     assert last.stdin is not None
     last.stdin.write("".join(log[:100]))
     last.stdin.flush()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.program import PROGRAM, Program
+from tests.acceptance.program import Program, read_until
 
 DESK = Path(__file__).parents[1] / "integration" / "desk"
 
@@ -58,11 +57,6 @@ def test_doctor_speaks_of_rays_ports_and_token(program: Program) -> None:
     assert found["partitions"]["status"] == "good"
 
 
-def _heed_ctrl_c() -> None:
-    """A test run that was started in a shell's background ignores SIGINT, and its children would, too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     ("word", "how", "code", "last"),
     [
@@ -76,19 +70,8 @@ def test_a_signal_ends_a_run_cleanly_and_the_task_goes_on(
 ) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("wait\n")
-    process = subprocess.Popen(
-        [PROGRAM, "run", DESK, "--input", file],
-        env=program.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_heed_ctrl_c,
-    )
-    assert process.stderr is not None
-    said = ""
-    while word not in said:
-        said += process.stderr.readline()
+    process = program.start("run", DESK, "--input", file)
+    said = read_until(process, word)
     process.send_signal(how)
     out, rest = process.communicate(timeout=60)
     assert process.returncode == code

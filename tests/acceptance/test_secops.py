@@ -136,15 +136,7 @@ def test_what_is_no_log_is_one_clear_line(
 
 @contextmanager
 def started(program: Program, path: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [PROGRAM, "run", EXAMPLE, "--input", path, "--approve", "policy", "--json"],
-        env=program.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with program.start("run", EXAMPLE, "--input", path, "--approve", "policy", "--json") as process:
         yield process
         process.kill()
 
