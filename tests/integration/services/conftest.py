@@ -21,7 +21,7 @@ async def settings(home: Path) -> AsyncIterator[Settings]:
     await stop_instance(settings)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 async def running() -> AsyncIterator[Settings]:
     """Settings for services that run, and that tests leave as they are."""
     folder = make_home()
