@@ -59,6 +59,7 @@ class Refills:
         self._waiting_for_room: asyncio.TimerHandle | None = None
         self._reading: dict[Activation, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     @property
     def is_at_rest(self) -> bool:
@@ -105,7 +106,7 @@ class Refills:
     def feed(self, *, anyway: bool = False) -> None:
         """Begin to read again, in the order they asked, as many agents as there is room for."""
         books = self._books
-        while self._hungry:
+        while self._hungry and not self._is_closed:
             activation, control_only = next(iter(self._hungry.items()))
             if activation.refilling or not activation.alive:
                 del self._hungry[activation]
@@ -125,7 +126,8 @@ class Refills:
             self._start(activation, control_only, size)
 
     def close(self) -> None:
-        """The incarnation has ended: stop what still reads."""
+        """The incarnation has ended: stop what still reads, and begin nothing more, whatever still comes in."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
         if self._waiting_for_room is not None:

@@ -304,4 +304,4 @@ async def test_the_command_says_what_it_would_drop(
     assert "would be dropped" in await cli("retention", "--months", "3", "--dry-run")
     assert (await cli.json("retention", "--months", "3"))["dry_run"] is False
     assert (await cli.json("retention", "--months", "3", "--dry-run"))["months"] == []
-    assert "range" in await cli.error("retention", "--months", "0", code=2) or "greater" in cli.err
+    assert "must be at least 1" in await cli.error("retention", "--months", "0", code=2)

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from bus import subjects
-from bus.address import parse_address
+from bus.address import parse_address, partition_of
 from bus.errors import CallboardError, StorageUnavailable
 from bus.wire import Parcel
 from callboard import Agent, Context, handler, message
@@ -371,3 +371,16 @@ async def test_states_and_open_turns_that_fill_many_pages_are_all_read() -> None
             assert kit.state(f"test/worker/{name}").done == [f"step {name}"]
         assert len(pages) >= 4
         assert set(Worker.begun) == {f"step {name}" for name in ("a", "b", "c", "d")}
+
+
+async def test_a_host_that_has_ended_reads_no_mailbox_again() -> None:
+    """Whatever still reaches it over the bus: the reads would be tried for ever, of a Postgres that it has left."""
+    async with TestKit([Keeper]) as kit:
+        await kit.send("test/keeper/k", Note(text="1"))
+        await kit.quiet()
+        mailboxes = kit._running[0].host.mailboxes
+        mailboxes.close()
+        mailboxes.read_agent(
+            "default", "keeper/k", partition_of("default", "keeper/k", kit._hosts._partitions)
+        )
+        assert not mailboxes._refills._tasks
