@@ -8,8 +8,6 @@ _WANTED = {
     "TOKENIZERS_PARALLELISM": "false",  # a thread of our own calls them
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    # Torch's threads wait for each other; left alone they spin for milliseconds, on cores that others would use.
-    "GOMP_SPINCOUNT": "1000",
 }
 
 
