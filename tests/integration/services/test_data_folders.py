@@ -39,6 +39,7 @@ async def test_a_data_folder_held_by_a_postgres_started_by_hand_is_refused(setti
     foreign = await asyncio.create_subprocess_exec(
         *(client_program("postgres"), "-D", data),
         *("-c", f"unix_socket_directories={settings.home}/run"),
+        *("-c", "listen_addresses="),  # the port of its own choice may be another one's
         stderr=asyncio.subprocess.PIPE,
         **options,
     )
