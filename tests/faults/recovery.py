@@ -143,7 +143,9 @@ async def run(kills: int, chains: int, seed: int, *, on_ray: bool) -> dict[str, 
                 else:
                     services = await ensure_services(Settings(home=folder / how.name))
                     await stack.enter_async_context(services)
-                    cluster = await stack.enter_async_context(plain_hosts(services, folder / "run", chains))
+                    cluster = await stack.enter_async_context(
+                        plain_hosts(services, folder / how.name / "run", chains)
+                    )
                 seen[how.name.lower()] = await measure(
                     cluster, kills=kills, chains=chains, how=how, seed=seed
                 )
