@@ -128,7 +128,7 @@ class Activation:
     @property
     def is_busy(self) -> bool:
         """Whether its handler runs, and not merely waits."""
-        return self.running and (self.journal is None or self.journal.running > 0)
+        return self.running and (self.journal is None or self.journal.branches.running > 0)
 
     @property
     def is_closed(self) -> bool:

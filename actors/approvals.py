@@ -26,7 +26,8 @@ from storage.journal import Kind
 
 if TYPE_CHECKING:
     from actors.branch import Branch
-    from actors.journal import Journal, Wake
+    from actors.journal import Journal
+    from actors.wake import Wake
     from storage.journal import JournalEntry
     from storage.standing import Standing
 
@@ -69,7 +70,7 @@ class Approvals(ABC):
         journal = self._journal()
         asked = question(action, details, approvers)
         name = f"{action} {asked.digest[:16]}"
-        if journal.recorded(place, Kind.APPROVAL, name) is None and journal.open_promise(place) is None:
+        if journal.recorded(place, Kind.APPROVAL, name) is None and journal.promises.at(place) is None:
             await self._begin_wait(journal)
             due_at, promise = self._due_at(timeout), new_id()
             request = ApprovalRequested(
@@ -78,7 +79,9 @@ class Approvals(ABC):
             )  # fmt: skip
             for number, agent in enumerate(asked.agents(self._asks_for())):
                 self._send_apart(agent, request, due_at, f"{promise}.{number}")
-            journal.promise(place, Kind.APPROVAL, name, id_=promise, due_at=due_at, details=asked.to_json())
+            journal.promises.make(
+                place, Kind.APPROVAL, name, id_=promise, due_at=due_at, details=asked.to_json()
+            )
             await self._flush()
         outcome = await self._outcome(place)
         decided = decision(action, outcome.status, bytes(outcome.value), outcome.by, outcome.at, on_timeout)
@@ -108,7 +111,7 @@ class Approvals(ABC):
         name = f"{verdict.status} {ref}"
         entry = journal.recorded(place, DECIDE, name)
         if entry is None:
-            await journal.proceed()
+            await journal.branches.proceed()
             refused = await self._decided(ref, verdict, digest, place)
             entry = _recorded(journal, place, name, refused)
         if not entry.ok:

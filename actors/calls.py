@@ -17,13 +17,15 @@ from actors import branch, values
 from actors.approvals import Approvals
 from actors.branch import Branch
 from actors.effects import Call
+from actors.entries import CHOICE
 from actors.failure import EXPIRED
-from actors.journal import CHOICE, Journal, Wake
+from actors.journal import Journal
 from actors.ledger import Ledger
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arguments
 from actors.threads import in_thread
 from actors.tool import Tool
+from actors.wake import Wake
 from bus.address import Address, parse_address
 from bus.envelope import Priority, new_id
 from bus.errors import (
@@ -114,7 +116,7 @@ class DurableCalls(Approvals):
         entry = journal.recorded(place, kind, name)
         if entry is not None:
             return entry.ok, entry.value if entry.blob is None else await self._fetch_value(entry.blob)
-        await journal.proceed()
+        await journal.branches.proceed()
         began = time.perf_counter()
         blob = None
         try:
@@ -162,8 +164,8 @@ class DurableCalls(Approvals):
             text = encode_arguments(arguments, named)
             self._count_bytes(len(text))
             entry = journal.record(place, COMPENSATE, name, text)
-        journal.saga[place] = Compensation(
-            place=place, name=name, function=function, recorded=entry.value, retry=retry
+        journal.saga.register(
+            Compensation(place=place, name=name, function=function, recorded=entry.value, retry=retry)
         )
 
     async def ask(
@@ -198,11 +200,11 @@ class DurableCalls(Approvals):
         journal = self._journal()
         branch_ = self._branch()
         place = branch_.place(key)
-        if journal.recorded(place, Kind.ASK, name) is None and journal.open_promise(place) is None:
+        if journal.recorded(place, Kind.ASK, name) is None and journal.promises.at(place) is None:
             await self._begin_wait(journal)
             promise = new_id()
             sent = self._send_ask(address, message, priority, deadline, promise)  # first: it may be refused
-            journal.promise(
+            journal.promises.make(
                 place, Kind.ASK, name, id_=promise, target=str(parse_address(str(address))), message=sent,
                 gates=branch_.gates, due_at=due_at,
             )  # fmt: skip
@@ -232,11 +234,11 @@ class DurableCalls(Approvals):
             )
         journal = self._journal()
         place = self._branch().place(key)
-        if journal.recorded(place, Kind.SLEEP, "sleep") is None and journal.open_promise(place) is None:
+        if journal.recorded(place, Kind.SLEEP, "sleep") is None and journal.promises.at(place) is None:
             await self._begin_wait(journal)
             until = self._scope.clock.now() + seconds
             due_at = until if self.deadline is None else min(until, self.deadline)
-            journal.promise(place, Kind.SLEEP, "sleep", due_at=due_at)
+            journal.promises.make(place, Kind.SLEEP, "sleep", due_at=due_at)
             await self._flush()
         await self._outcome(place)
 
@@ -253,14 +255,14 @@ class DurableCalls(Approvals):
         """
         journal = self._journal()
         place = self._branch().place(key)
-        made = journal.open_promise(place)
+        made = journal.promises.at(place)
         if journal.recorded(place, Kind.PROMISE, name) is not None:
             id_ = (await journal.outcome(place)).promise
         elif made is not None:
             id_ = made.id
         else:
             await self._begin_wait(journal)
-            id_ = journal.promise(place, Kind.PROMISE, name, due_at=self._due_at(timeout))
+            id_ = journal.promises.make(place, Kind.PROMISE, name, due_at=self._due_at(timeout))
             await self._flush()
         return Promise(self, self._ref(id_), place, name)
 
@@ -310,10 +312,10 @@ class DurableCalls(Approvals):
             may_be_dropped = first is not None and first < len(calls)
             gates = (*outer, Gate(place, first or 0, len(calls), n)) if may_be_dropped else outer
             tasks[n] = asyncio.create_task(_run_branch(prefix, gates, calls[n]))
-        journal.enter(len(tasks))
+        journal.branches.enter(len(tasks))
         for task in tasks.values():
-            task.add_done_callback(lambda _: journal.leave())
-        journal.leave()  # this branch waits for those
+            task.add_done_callback(lambda _: journal.branches.leave())
+        journal.branches.leave()  # this branch waits for those
         try:
             done = await _done(tasks, len(tasks) if wanted is not None else first or len(tasks))
         except BaseException:
@@ -323,20 +325,20 @@ class DurableCalls(Approvals):
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-            journal.enter()
+            journal.branches.enter()
             for n in branches.keys() - set(done):
                 journal.forgive(branches[n])
         if first is not None and chosen is None:
             journal.record(place, CHOICE, name, msgspec.json.encode(done).decode())
         for n in sorted(set(range(len(calls))) - set(done)):
             # Also when the turn runs again: what has gone out is not sent twice.
-            for promise in journal.asks_below(f"{place}.{n}/"):
+            for promise in journal.promises.asks_below(f"{place}.{n}/"):
                 self._let_child_go(promise.id)
         return [tasks[n].result() for n in done]
 
     async def _begin_wait(self, journal: Journal) -> None:
         """To be passed before a promise is made; raises DeadlineExceeded once there is no time left to wait."""
-        await journal.proceed()
+        await journal.branches.proceed()
         if self.deadline is not None and self.deadline <= self._scope.clock.now():
             raise DeadlineExceeded(
                 "The message's deadline has passed: its turn waits for nothing more.", deadline=self.deadline
@@ -346,7 +348,7 @@ class DurableCalls(Approvals):
         """How what was made at a place has ended. Raises DeadlineExceeded when the message's deadline has ended it: when
         it was settled by the clock, or its failure told, only then."""
         journal = self._journal()
-        if not journal.has(place) and not journal.is_ending:
+        if place not in journal.entries and not journal.branches.is_ending:
             await self._flush_sends()  # whoever is to settle it may need them
         outcome = await journal.outcome(place)
         is_late = self.deadline is not None and outcome.at >= self.deadline - TIME_UNIT_S
@@ -372,7 +374,7 @@ class DurableCalls(Approvals):
             while True:
                 try:
                     if inspect.iscoroutinefunction(function):
-                        with journal.cuttable():
+                        with journal.branches.cuttable():
                             return await function(*arguments, **named)
                     return await in_thread(_named(function, named), *arguments)
                 except Exception as error:
@@ -382,18 +384,18 @@ class DurableCalls(Approvals):
                     self.logger.warning(
                         "%s failed (%d): %s", name or _name_of(function), failures, first_line(error)
                     )
-                if journal.must_stop:
-                    await journal.proceed()
-                with journal.cuttable():
+                if journal.branches.must_stop:
+                    await journal.branches.proceed()
+                with journal.branches.cuttable():
                     await asyncio.sleep(retry.delay_s(failures, self._scope.rng))
         except asyncio.CancelledError:
-            if not journal.was_cut():
+            if not journal.branches.was_cut():
                 raise
-            await journal.proceed()
+            await journal.branches.proceed()
             raise
 
     def _branch(self) -> Branch:
-        return branch.current.get() or self._journal().root
+        return branch.current.get() or self._journal().branches.root
 
     # -- what Context brings -------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Consequences:
     def begin(self, journal: Journal) -> None:
         """The turn records something for the first time: what it has sent gets its places."""
         self.journal = journal
-        self._places = [journal.root.send_place() for _ in self.sends]
+        self._places = [journal.branches.root.send_place() for _ in self.sends]
 
     def clock_now(self) -> float:
         """Database time now; in a turn that has not waited, that of its start."""
@@ -67,8 +67,8 @@ class Consequences:
         """The place of the next message, and its id if it went out when the turn ran before."""
         if self.journal is None:
             return "", None
-        place = self.apart or (current.get() or self.journal.root).send_place()
-        return place, self.journal.replayed_send(place, to, wire_name)
+        place = self.apart or (current.get() or self.journal.branches.root).send_place()
+        return place, self.journal.entries.replayed_send(place, to, wire_name)
 
     def post(
         self,
@@ -97,9 +97,9 @@ class Consequences:
         shared = shared or (came.shared and task is None and not wire_name.startswith(OWN))
         undoes = shared or (came.undoes and not came.shared)
         task = task or came.task
-        if self.journal is not None and self.journal.is_ending:
-            if self.journal.must_stop:
-                self.journal.refuse_send()
+        if self.journal is not None and self.journal.branches.is_ending:
+            if self.journal.branches.must_stop:
+                self.journal.branches.refuse_send()
                 return new_id()
             undoes, shared, deadline = True, False, None  # it outlives what has ended the turn
         elif scope.exhausted and task is not None and not wire_name.startswith(OWN):
@@ -163,7 +163,7 @@ class Consequences:
         for at, send in zip(self._places, self.sends, strict=True):
             if at == place:
                 return send.header.type, send.header.id, f"{send.domain}/{send.agent}"
-        gone = (sent for sent in self.journal.sent if sent.place == place)
+        gone = (sent for sent in self.journal.entries.sent if sent.place == place)
         return next(((sent.type, sent.id, sent.to) for sent in gone), None)
 
     def take_sends(self) -> list[tuple[str, Outgoing]]:

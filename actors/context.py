@@ -328,7 +328,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
 
     @property
     def _is_ending(self) -> bool:
-        return self._puts.journal is not None and self._puts.journal.is_ending
+        return self._puts.journal is not None and self._puts.journal.branches.is_ending
 
     @contextlib.contextmanager
     def apart(self, place: str) -> Iterator[None]:

@@ -118,7 +118,7 @@ class CycleWatch:
 
 def _still_waits(journal: Journal | None, promise: str) -> bool:
     """A turn that is not in memory may wait."""
-    return journal is None or journal.is_closed or journal.waits_for(promise)
+    return journal is None or journal.is_closed or promise in journal.promises
 
 
 def _say(found: AskDeadlock, addresses: Sequence[str]) -> None:

@@ -124,16 +124,16 @@ class Call:
         Whether there must be one is decided once: what that depends on may change while the turn waits.
         """
         journal, tool, place = self._journal, self.tool, f"{self._place}?"
-        if not (journal.has(place) or journal.open_promise(place)):
-            begun = begun or journal.has(f"{self._place}!1")
+        if not (place in journal.entries or journal.promises.at(place)):
+            begun = begun or f"{self._place}!1" in journal.entries
             if begun or not tool.needs_approval(self.bound):
                 return None
         self._decision = decision = await self._turn._approval(
             place, f"call {tool.name}", msgspec.Raw(self.bound.text.encode()), tool.approvers,
             tool.approval_timeout_s, "deny",
         )  # fmt: skip
-        self._approval = journal.promise_at(place)
-        if decision.approved or journal.has(self._place):
+        self._approval = journal.promises.outcomes[place].promise
+        if decision.approved or self._place in journal.entries:
             return None
         why = f": {decision.comment}" if decision.comment else ""
         refused = ApprovalDenied(f"{tool.name} was refused by {decision.by or 'nobody'}{why}.")
@@ -143,7 +143,7 @@ class Call:
 
     async def _make_freely(self) -> JournalEntry:
         """A call that changes nothing outside is a step with a row in the ledger."""
-        await self._journal.proceed()
+        await self._journal.branches.proceed()
         entry = await self._until_done(self._given(self.tool.injected), 0)
         return await self._written(entry) if entry.ok else entry
 
@@ -154,10 +154,10 @@ class Call:
         attempt = 1
         while True:
             entry = None
-            if journal.has(f"{place}!{attempt}"):
+            if f"{place}!{attempt}" in journal.entries:
                 intent = self._recorded_intent(attempt)
             else:
-                await journal.proceed()
+                await journal.branches.proceed()
                 earlier = None
                 if attempt == 1:
                     earlier = await self._turn._earlier_call(self.tool.name, self.bound.digest, place)
@@ -202,7 +202,7 @@ class Call:
         """
         make = self._until_done if self.tool.effect is Effect.IDEMPOTENT else self._at_most_once
         task = asyncio.create_task(make(given, attempt))
-        self._journal.enter()
+        self._journal.branches.enter()
         self._journal.in_flight.add(task)
         task.add_done_callback(self._made)
         entry = await asyncio.shield(task)
@@ -212,7 +212,7 @@ class Call:
 
     def _made(self, task: asyncio.Task[Any]) -> None:
         self._journal.in_flight.discard(task)
-        self._journal.leave()
+        self._journal.branches.leave()
         if not task.cancelled():
             task.exception()  # whoever was to be told may have been given up
 
@@ -235,7 +235,7 @@ class Call:
             return False
         _logger.warning("%s failed (%d): %s", self.tool.name, failures, self._line(error))
         await self._pause(failures)
-        return not self._journal.must_stop
+        return not self._journal.branches.must_stop
 
     async def _at_most_once(self, given: dict[str, str], attempt: int) -> JournalEntry | None:
         began = time.perf_counter()
@@ -275,13 +275,13 @@ class Call:
 
     async def _pause(self, failures: int) -> None:
         """Before the next attempt; it ends when the turn is given up."""
-        if self._journal.must_stop:
+        if self._journal.branches.must_stop:
             return
         try:
-            with self._journal.cuttable():
+            with self._journal.branches.cuttable():
                 await asyncio.sleep(self.tool.retry.delay_s(failures, self._turn._scope.rng))
         except asyncio.CancelledError:
-            if not self._journal.was_cut():
+            if not self._journal.branches.was_cut():
                 raise
 
     # -- nobody knows --------------------------------------------------------------------------------
@@ -289,10 +289,10 @@ class Call:
     async def _find_out(self, attempt: int, intent: Intent) -> JournalEntry | None:
         """What attempt n has done; None when it has not acted and is to be made again."""
         journal, place = self._journal, self._place
-        if journal.has(f"{place}~{attempt}"):
+        if f"{place}~{attempt}" in journal.entries:
             return None
         question = f"{place}?{attempt}"
-        if not (journal.has(question) or journal.open_promise(question)):
+        if not (question in journal.entries or journal.promises.at(question)):
             if self.tool.on_unknown == "fail":
                 error = EffectUnknown(f"Whether {self.tool.name} has acted is unknown.")
                 return await self._written(self._fail(error, CallStatus.UNKNOWN, attempt))
@@ -342,12 +342,12 @@ class Call:
         journal = self._journal
         if (
             journal.recorded(place, Kind.OUTCOME, self.name, inner=True) is None
-            and journal.open_promise(place) is None
+            and journal.promises.at(place) is None
         ):
             details = {
                 "tool": self.tool.name, "arguments": msgspec.Raw(self.bound.text.encode()), "call": self._id,
             }  # fmt: skip
-            journal.promise(
+            journal.promises.make(
                 place, Kind.OUTCOME, self.name, details=msgspec.json.encode(details).decode(),
                 due_at=self._turn.deadline,
             )  # fmt: skip

@@ -319,7 +319,7 @@ class Host:
     def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> asyncio.Future[bool]:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.committer.submit(Entry(activation, envelope, flush, done))
-        if activation.journal is not None and activation.journal.running == 1:
+        if activation.journal is not None and activation.journal.branches.running == 1:
             # Nothing else of the turn runs: another one may, and what that records goes along with the next commit.
             self._flushing += 1
             done.add_done_callback(self._flushed)

@@ -74,7 +74,7 @@ class OpenTurns:
         activation.journal = self._journal(activation, envelope, ctx.now)
         why = activation.cancelled
         if why is not None:
-            activation.journal.end_early(lambda: TaskCancelled(why))
+            activation.journal.branches.end_early(lambda: TaskCancelled(why))
         return activation.journal
 
     async def reopen(self, activation: Activation, wake: Envelope) -> Envelope | None:
@@ -140,9 +140,11 @@ class OpenTurns:
             most_entries=self._limits.journal_entries, most_bytes=self._limits.journal_bytes,
         )  # fmt: skip
         if envelope.header.task is not None:
-            journal.on_new = partial(self._scope.refuse_if_exhausted, activation.tenant, envelope.header)
+            journal.branches.on_new = partial(
+                self._scope.refuse_if_exhausted, activation.tenant, envelope.header
+            )
         if self._scope.is_held(envelope):  # its task was paused since it began
-            journal.hold()
-        journal.on_waiting = partial(self._host.waits, activation)
-        journal.on_running = partial(self._host.runs, activation)
+            journal.branches.hold()
+        journal.branches.on_waiting = partial(self._host.waits, activation)
+        journal.branches.on_running = partial(self._host.runs, activation)
         return journal

@@ -56,7 +56,7 @@ class Pausing:
         if found - before:
             for activation in host.in_memory():
                 if activation.journal is not None and host.scope.is_at_held_work(activation.at_work):
-                    activation.journal.hold()
+                    activation.journal.branches.hold()
         if before - found:
             self.let_go()
 
@@ -64,5 +64,5 @@ class Pausing:
         """Whatever is held is looked at once more: it may go on, or have to end."""
         for activation in self._host.in_memory():
             if activation.journal is not None and not self._host.scope.is_at_held_work(activation.at_work):
-                activation.journal.let_go()
+                activation.journal.branches.let_go()
         self._host.mailboxes.let_go()

@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +15,10 @@ from actors import values
 from actors.retry import RetryPolicy
 from bus.errors import InvalidPayload
 from bus.registry import describe_validation
+from storage.journal import JournalEntry
+
+if TYPE_CHECKING:
+    from actors.entries import Entries
 
 COMPENSATE = "compensate"  # an entry: this will undo what was done before it
 UNDO = "undo"  # an entry: a compensation has run
@@ -65,6 +69,38 @@ class Compensation:
                 f"The recorded arguments do not fit {self.name}: {describe_validation(error)}.",
                 fix="Give what the annotations say.",
             ) from None
+
+
+class Saga:
+    """The compensations of one turn: those on record, and those that its handler has registered in this run."""
+
+    __slots__ = ("_entries", "_registered")
+
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+        self._registered: dict[str, Compensation] = {}  # by their places
+
+    def register(self, compensation: Compensation) -> None:
+        self._registered[compensation.place] = compensation
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._registered or self.lost())
+
+    def lost(self) -> list[JournalEntry]:
+        """Those on record that the handler has not registered when it ran again."""
+        return [e for e in self._entries if e.kind == COMPENSATE and e.key not in self._registered]
+
+    def in_order(self) -> list[Compensation]:
+        """As they run: the last registered first."""
+        numbers = {entry.key: entry.number for entry in self._entries}
+        return sorted(self._registered.values(), key=lambda c: numbers[c.place], reverse=True)
+
+    @property
+    def ending(self) -> Ending | None:
+        """What is on record of the turn's having been given up."""
+        entry = self._entries.get(UNWIND_AT)
+        return None if entry is None else msgspec.json.decode(entry.value, type=Ending)
 
 
 def encode_arguments(arguments: tuple[Any, ...], named: dict[str, Any]) -> str:

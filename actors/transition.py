@@ -32,8 +32,8 @@ def transition_body(
         sends += f'{"," if sends else ""}{{"id":"{send.header.id}","to":{to},"type":"{send.header.type}"}}'
     calls = ""
     if journal is not None:
-        sends = ",".join(filter(None, (journal.sent_body(), sends)))
-        calls = f'"turn":"{journal.turn}","began":{journal.now:.6f},"calls":[{journal.calls_body()}],'
+        sends = ",".join(filter(None, (journal.entries.sent_body(), sends)))
+        calls = f'"turn":"{journal.turn}","began":{journal.now:.6f},"calls":[{journal.entries.calls_body()}],'
     failures = f'"failures":{envelope.failures},' if envelope.failures else ""
     return (
         f'{{"version":{version},"at":{at:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'

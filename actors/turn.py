@@ -154,10 +154,10 @@ class TurnRunner:
         if doomed is not None:
             journal, words = activation.journal, doomed.error
             is_cancelled = doomed.reason == CANCELLED
-            if journal is None or self._kills(envelope) or not (is_cancelled or journal.has_results):
+            if journal is None or self._kills(envelope) or not (is_cancelled or journal.entries.has_results):
                 return doomed
             # The handler only says again what undoes its results.
-            journal.end_early((lambda: TaskCancelled(words)) if is_cancelled else TurnGone)
+            journal.branches.end_early((lambda: TaskCancelled(words)) if is_cancelled else TurnGone)
         if envelope.is_control:
             return await self._control.run(activation, envelope, ctx)
         if handler is None:  # no further try would find one
@@ -178,14 +178,14 @@ class TurnRunner:
             return doomed
         if activation.journal is not None:
             await activation.journal.settled()
-            activation.journal.check_complete()
+            activation.journal.entries.check_complete()
         return await self._outcomes.succeed(activation, envelope, ctx, "handled")
 
     def _why_doomed(self, activation: Activation, envelope: Envelope, ctx: Context) -> Ending | None:
         """Why the message is not to be handled at all, or what its handler has begun not to be ended."""
         journal = activation.journal
-        if journal is not None and journal.ending is not None:
-            return journal.ending
+        if journal is not None and journal.saga.ending is not None:
+            return journal.saga.ending
         if (
             envelope.header.deadline is not None
             and self._is_late(envelope)
@@ -221,7 +221,7 @@ class TurnRunner:
         journal = activation.journal
         if journal is not None:
             await journal.settled()
-            if journal.saga or journal.lost_compensations():
+            if not journal.saga.is_empty:
                 try:
                     ending = await undo(activation, ctx, ending, for_good=self._kills(envelope))
                 except NonDeterministicHandler as error:

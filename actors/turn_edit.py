@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from actors.calls import STEP
 from actors.effects import CALL
-from actors.journal import VOID
+from actors.entries import VOID
 from actors.spending import MODEL
 from storage.journal import JournalEntry
 

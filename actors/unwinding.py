@@ -30,7 +30,7 @@ async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good
         await ctx._flush()
     faultpoints.reached("undo.before")
     failed: list[str] = []
-    for lost in journal.lost_compensations():
+    for lost in journal.saga.lost():
         if not for_good:
             raise NonDeterministicHandler(
                 f"{lost.name} is to undo what was done before {lost.key}, and the handler has not come there again.",
@@ -39,8 +39,8 @@ async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good
                 recorded=f"{lost.kind} {lost.name}",
             )
         failed.append(f"{lost.name} (it was not reached)")
-    for compensation in journal.compensations():
-        entry = journal.entry(compensation.undo_at)
+    for compensation in journal.saga.in_order():
+        entry = journal.entries.get(compensation.undo_at)
         if entry is None:
             entry = await _run(activation, ctx, journal, compensation)
         if not entry.ok:
@@ -54,7 +54,7 @@ async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good
 async def _run(
     activation: Activation, ctx: Context, journal: Journal, compensation: Compensation
 ) -> JournalEntry:
-    journal.begin_compensation()
+    journal.branches.on_running()  # it has as much time as a turn
     began = time.perf_counter()
     try:
         with ctx.apart(compensation.undo_at):

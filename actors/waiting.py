@@ -118,7 +118,12 @@ class WaitingTurns:
 
     async def _park(self, activation: Activation) -> None:
         journal = activation.journal
-        if journal is None or journal.is_closed or activation not in self._since or journal.is_stopped:
+        if (
+            journal is None
+            or journal.is_closed
+            or activation not in self._since
+            or journal.branches.is_stopped
+        ):
             return
         committed = await journal.park()
         if committed and activation in self._since and not journal.is_dirty:

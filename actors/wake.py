@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from bus.envelope import Envelope
 
 WAKE = "callboard.wake.v1"
+
+
+class Wake(msgspec.Struct, frozen=True, kw_only=True):
+    """How a promise was settled: the payload of a wake-up, which the journal keeps."""
+
+    promise: str
+    status: str
+    value: msgspec.Raw = msgspec.Raw(b"null")
+    by: str | None = None
+    at: float = 0.0
+
+
+decode_wake = msgspec.json.Decoder(Wake).decode
 
 
 def is_wake(envelope: Envelope) -> bool:

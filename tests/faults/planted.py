@@ -214,21 +214,21 @@ def _wake_ups_stay() -> None:
     """What a wake-up has brought is committed, and it stays in the mailbox."""
     import msgspec
 
-    from actors.journal import Journal
+    from actors.draft import Draft
 
-    write = Journal._write
+    take = Draft.take
 
     def without(self: Any, does: Any) -> Any:
-        return msgspec.structs.replace(write(self, does), consumed=())
+        return msgspec.structs.replace(take(self, does), consumed=())
 
-    Journal._write = without  # type: ignore[method-assign]
+    Draft.take = without  # type: ignore[method-assign]
 
 
 def _sent_again() -> None:
     """A turn that runs again sends what it has sent already."""
-    from actors.journal import Journal
+    from actors.entries import Entries
 
-    Journal.replayed_send = lambda self, place, to, wire_name: None  # type: ignore[method-assign]
+    Entries.replayed_send = lambda self, place, to, wire_name: None  # type: ignore[method-assign]
 
 
 def _steps_computed_again() -> None:
@@ -278,7 +278,7 @@ def _intent_ignored() -> None:
     find_out = Call._find_out
 
     async def ruled_out(self: Any, attempt: int, intent: Any) -> Any:
-        if intent.epoch == self._turn._ledger.epoch or self._journal.has(f"{self._place}~{attempt}"):
+        if intent.epoch == self._turn._ledger.epoch or f"{self._place}~{attempt}" in self._journal.entries:
             return await find_out(self, attempt, intent)
         self._rule_out(attempt, "null")
         return None
@@ -319,12 +319,12 @@ def _wall_clock() -> None:
 
 def _undone_never() -> None:
     """A turn that is given up has nothing to undo."""
-    from actors.journal import Journal
+    from actors.saga import Saga
 
     def compensations(self: Any) -> list[Any]:
         return []
 
-    Journal.compensations = compensations  # type: ignore[method-assign]
+    Saga.in_order = compensations  # type: ignore[method-assign]
 
 
 def _gone_at_once() -> None:

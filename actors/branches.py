@@ -1,0 +1,196 @@
+"""The branches of a turn's handler: how many of them run, what the others wait for, and whether they may go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+from actors.branch import Branch
+from bus.errors import InvalidMessage
+
+
+class Branches:
+    """`running` counts those that do not wait for a promise: at zero the turn may be put away.
+
+    A handler is held when its task or domain is paused, and told to end when its turn is given up; both at its calls.
+    """
+
+    __slots__ = (
+        "_cuttable", "_held", "_stalled", "_stopped", "_told", "_undoing", "_waiters", "_why_ending", "on_new", "on_running", "on_waiting",
+        "root", "running",
+    )  # fmt: skip
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        self.root = Branch("", task)
+        self.running = 1
+        self.on_waiting: Callable[[], None] = lambda: None
+        self.on_running: Callable[[], None] = lambda: None
+        self.on_new: Callable[[], None] = lambda: None
+        """Called before anything new happens; may raise."""
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}  # by the promise that they wait for
+        self._held: asyncio.Future[None] | None = None
+        self._stopped = 0  # branches that wait until they are let go
+        self._why_ending: Callable[[], BaseException] | None = None
+        self._stalled: asyncio.Future[None] | None = None
+        self._told = False
+        self._undoing = False
+        self._cuttable: set[asyncio.Task[Any]] = set()
+
+    async def proceed(self) -> None:
+        """To be passed before anything new happens; raises in a turn that is given up."""
+        self.refuse_in_compensation()
+        while self._held is not None and self._why_ending is None:
+            await self._until_let_go(self._held)
+        if self._why_ending is None:
+            self.on_new()
+            return
+        if self._stalled is None:
+            self._stalled = asyncio.get_running_loop().create_future()
+        stalled = self._stalled
+        with self._waiting():
+            await asyncio.shield(stalled)
+        raise self._why_ending()
+
+    # -- who runs, and who waits ---------------------------------------------------------------------
+
+    def enter(self, branches: int = 1) -> None:
+        if self.running == 0:
+            self.on_running()
+        self.running += branches
+
+    def leave(self) -> None:
+        """A branch of the handler waits, or has ended."""
+        self.running -= 1
+        if self.running == 0:
+            if self._why_ending is not None:
+                self._tell()
+            else:
+                self.on_waiting()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.leave()
+        try:
+            yield
+        finally:
+            self.enter()
+
+    async def wait_for(self, promise: str) -> None:
+        """Wait until it is settled; may never return if the turn is put away."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(promise, []).append(waiter)
+        self.leave()
+        try:
+            await waiter
+        finally:
+            if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
+                self.enter()  # otherwise `wake` has done so
+
+    def wake(self, promise: str) -> None:
+        for waiter in self._waiters.pop(promise, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+                self.enter()  # now: were the turn put away before the branch goes on, nothing would wake it again
+
+    # -- a turn of what is paused --------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Let the handler begin nothing new until `let_go`."""
+        if self._held is None:
+            self._held = asyncio.get_running_loop().create_future()
+
+    def let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and not held.done():
+            held.set_result(None)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a branch has come to where it is held. Such a turn is not put away: nothing would wake it."""
+        return self._stopped > 0
+
+    async def _until_let_go(self, held: asyncio.Future[None]) -> None:
+        self._stopped += 1
+        try:
+            with self._waiting():
+                await asyncio.shield(held)
+        finally:
+            self._stopped -= 1
+
+    # -- a turn that is given up ---------------------------------------------------------------------
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the turn is given up: its handler can do nothing new, or has ended and is being undone."""
+        return self._why_ending is not None or self._undoing
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether its handler still runs, and can do nothing new."""
+        return self._why_ending is not None and not self._undoing
+
+    def end_early(self, why: Callable[[], BaseException]) -> None:
+        """Let the handler do nothing new. A branch that comes to a call that is not on record waits there until all
+        have come so far, lest what another one is about to finish goes unrecorded; then each gets what `why` makes.
+        Functions that are marked as `cuttable` are cancelled; whatever else runs is waited for.
+        """
+        if self.is_ending:
+            return
+        self._why_ending = why
+        for task in self._cuttable:
+            task.cancel()
+        if self.running == 0:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Every branch waits, and none will be woken but by this."""
+        assert self._why_ending is not None
+        stalled, self._stalled = self._stalled, None
+        waiters, self._waiters = self._waiters, {}
+        if stalled is None and not waiters:
+            return
+        self._told = True
+        if stalled is not None:
+            stalled.set_result(None)
+        for waiter in chain.from_iterable(waiters.values()):
+            if not waiter.done():
+                waiter.set_exception(self._why_ending())
+                waiter.exception()  # whoever waited may be gone
+
+    def refuse_send(self) -> None:
+        """A message sent in a turn that is given up goes nowhere; once the handler has been told, it hears of it."""
+        if self._told and self._why_ending is not None:
+            raise self._why_ending()
+
+    @contextmanager
+    def cuttable(self) -> Iterator[None]:
+        """What is awaited within may be cancelled when the turn is given up; then `was_cut` tells so."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._cuttable.add(task)
+        try:
+            yield
+        finally:
+            self._cuttable.discard(task)
+
+    def was_cut(self) -> bool:
+        """Whether the cancellation that has just come was `end_early`'s; it is then taken back."""
+        task = asyncio.current_task()
+        if self._why_ending is None or self._undoing or task is None or not task.cancelling():
+            return False
+        task.uncancel()
+        return True
+
+    def undo(self) -> None:
+        """The handler has ended: from here on nothing but its compensations runs."""
+        self._undoing = True
+
+    def refuse_in_compensation(self) -> None:
+        if self._undoing:
+            raise InvalidMessage(
+                "A compensation records nothing and waits for nothing.",
+                fix="Do its work in the function itself; it may send messages.",
+            )
