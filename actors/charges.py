@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-
-import msgspec
+from decimal import Decimal
 
 from actors.branch import Branch
 from actors.journal import Journal
 from actors.spending import CHARGE, Charge
+from bus.amount import exact
 from bus.errors import InvalidMessage
 
 
@@ -18,20 +17,24 @@ class Charges(ABC):
 
     __slots__ = ()
 
-    def charge(self, *, tokens: int = 0, cost: float = 0.0, key: str | None = None) -> None:
+    def charge(self, *, tokens: int = 0, cost: Decimal | float = 0, key: str | None = None) -> None:
         """Charge the task with what was spent for it. It is recorded, so that a turn that runs again charges nothing
         twice, and commits with the next step, wait or the turn's end.
 
         It never refuses, for the money is gone: what would spend more is refused once the task is above its limit.
-        Raises InvalidMessage for what is below zero or not finite.
+        A cost is rounded to 12 places after the point, and its sums are exact. Raises InvalidMessage for what is below
+        zero, not finite, or 10^15 and more.
         """
-        if tokens < 0 or not (cost >= 0 and math.isfinite(cost)):
+        try:
+            spent = exact(cost)
+        except ValueError:
+            spent = Decimal(-1)
+        if tokens < 0 or spent < 0:
             raise InvalidMessage(f"Nobody can spend {tokens} tokens and {cost}.", fix="Give what was used.")
         journal = self._journal()
         place = self._branch().place(key)
         if journal.recorded(place, CHARGE, CHARGE, inner=True) is None:
-            value = msgspec.json.encode(Charge(tokens=tokens, cost=float(cost))).decode()
-            journal.record(place, CHARGE, CHARGE, value)
+            journal.record(place, CHARGE, CHARGE, Charge(tokens=tokens, cost=spent).to_json())
 
     # -- what Context brings -------------------------------------------------------------------------
 

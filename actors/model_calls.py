@@ -194,7 +194,7 @@ class ModelCalls(ABC):
             """On record together with the answer, or neither."""
             if reply.tokens or reply.cost:
                 charge = Charge(tokens=reply.tokens, cost=reply.cost)
-                journal.record(bill, CHARGE, CHARGE, msgspec.json.encode(charge).decode())
+                journal.record(bill, CHARGE, CHARGE, charge.to_json())
 
         async def made() -> ModelReply:
             reply: ModelReply = await self._attempt(self._scope.models.make, (request,), {}, RETRY, name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from actors.models import Json, ModelReply, ModelRequest, tokens_of
+from bus.amount import exact
 from bus.errors import DataFolderError, ModelFailed, ModelUnavailable
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _read(answer: httpx2.Response) -> ModelReply:
     except ValueError:
         body = None
     if answer.is_success and isinstance(body, dict):
-        cost = float(answer.headers.get("x-callboard-cost-usd", 0))
+        cost = exact(answer.headers.get("x-callboard-cost-usd", "0"))
         return ModelReply(body=body, tokens=0 if _is_free(answer) else tokens_of(body), cost=cost)
     said = body.get("error") if isinstance(body, dict) else None
     if isinstance(said, dict) and isinstance(said.get("message"), str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
 from typing import Any, Protocol
 
 import msgspec
@@ -34,7 +35,7 @@ class ModelReply(msgspec.Struct, frozen=True, kw_only=True):
 
     body: Json
     tokens: int = 0
-    cost: float = 0.0
+    cost: Decimal = Decimal(0)
 
 
 class ModelClient(Protocol):

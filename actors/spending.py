@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,6 +12,7 @@ from actors.effects import CALL
 from actors.ready import OWN
 from actors.task_messages import TASK_KIND
 from bus.address import partition_of
+from bus.amount import encode_numbers
 from bus.envelope import Header, Outgoing
 from bus.errors import CallboardError
 from bus.task_ref import split_task_ref
@@ -30,7 +32,10 @@ class Charge(msgspec.Struct, frozen=True):
     """What an entry of that kind says."""
 
     tokens: int
-    cost: float
+    cost: Decimal
+
+    def to_json(self) -> str:
+        return encode_numbers(self).decode()
 
 
 _decode = msgspec.json.Decoder(Charge).decode
@@ -50,7 +55,7 @@ def spent(
         for send in sends
     )
     asks = steps = tokens = 0
-    cost = 0.0
+    cost = Decimal(0)
     if journal is not None:
         asks = sum(promise.kind == Kind.ASK for promise in journal.promises) - journal.asks_done
         for entry in journal.entries:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from bus.address import Address
+from bus.amount import Amount, figure
 from bus.registry import message
-from bus.task_limits import figure
+from bus.task_limits import WALL
 from bus.task_ref import split_task_ref
 
 TASK_KIND = "task"  # the kind of the durable agent that leads a task; its key is the task's id
@@ -174,8 +175,13 @@ class LimitReached(BaseModel):
     """The task, with all that it has started, is above one of its limits."""
 
     limit: str
-    used: float
-    allowed: float
+    used: Amount
+    allowed: Amount
+
+    @classmethod
+    def of_time(cls, wall_s: float) -> Self:
+        """All of its time is over."""
+        return cls.model_validate({"limit": WALL, "used": wall_s, "allowed": wall_s})
 
     @property
     def words(self) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bus.amount import Amount
 from bus.errors import InvalidTask
 from bus.registry import describe_validation
 
@@ -27,12 +29,12 @@ class TaskLimits(BaseModel):
     """Seconds from its assignment to its end."""
     tokens: int | None = Field(default=None, ge=1)
     """What is charged with `ctx.charge`."""
-    cost: float | None = Field(default=None, gt=0)
+    cost: Amount | None = Field(default=None, gt=0, max_digits=15)
     """The same, in whatever currency the domain charges."""
 
-    def to_dict(self) -> dict[str, float]:
-        """Those that are set."""
-        return self.model_dump(exclude_none=True)
+    def to_json(self) -> str:
+        """Those that are set, as numbers."""
+        return self.model_dump_json(exclude_none=True)
 
 
 NO_LIMITS = TaskLimits()
@@ -46,20 +48,15 @@ def read_limits(texts: Iterable[str]) -> TaskLimits:
         raise InvalidTask(f"The limits are none of a task: {describe_validation(error)}.") from None
 
 
-def _read_limit(text: str) -> tuple[str, float]:
+def _read_limit(text: str) -> tuple[str, Decimal]:
     name, _, value = text.partition("=")
     try:
-        number = float(value.replace("_", ""))
-    except ValueError:
-        number = -1.0
-    if name not in TaskLimits.model_fields or not number > 0:
+        number = Decimal(value)
+    except InvalidOperation:
+        number = Decimal(-1)
+    if name not in TaskLimits.model_fields or number.is_nan() or not number > 0:
         raise InvalidTask(
             f"{text!r} is no limit of a task.",
             fix=f"Write NAME=NUMBER, with one of {', '.join(TaskLimits.model_fields)}.",
         )
     return name, number
-
-
-def figure(amount: float) -> str:
-    """An amount for people: `1,200`, `0.25`."""
-    return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.4f}".rstrip("0")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 
 import msgspec
 
+from bus.amount import encode_numbers
 from bus.envelope import Envelope, Header, Outgoing, header_to_json, new_id
 from bus.task_ref import split_task_ref
 from storage.journal import Flush
@@ -26,7 +27,7 @@ class MemorySpending:
     def __init__(self, post: Callable[[Outgoing], Envelope], now: Callable[[], float]) -> None:
         self._post = post
         self._now = now
-        self.limits: dict[Task, dict[str, float]] = {}
+        self.limits: dict[Task, Mapping[str, Decimal]] = {}
         self.rows: dict[tuple[str, str, int], Spent] = {}
         self.reached: dict[Task, Reached] = {}
 
@@ -72,6 +73,6 @@ class MemorySpending:
         self._post(
             Outgoing(
                 domain=domain, tenant=reached.tenant, agent=f"task/{task}", partition=partition, header=header,
-                header_json=header_to_json(header), payload=json.dumps(body),
+                header_json=header_to_json(header), payload=encode_numbers(body).decode(),
             )
         )  # fmt: skip

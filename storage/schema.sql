@@ -81,7 +81,7 @@ begin
     select g.domain, g.tenant, g.task, p_epoch, g.hops, g.asks, g.steps, g.tokens, g.cost
     from jsonb_to_recordset(p_spent)
       as g(domain text, tenant text, task uuid, hops bigint, asks bigint, steps bigint, tokens bigint,
-           cost double precision)
+           cost numeric)
     on conflict (domain, tenant, task, epoch) do update
     set hops = s.hops + excluded.hops, asks = s.asks + excluded.asks, steps = s.steps + excluded.steps,
         tokens = s.tokens + excluded.tokens, cost = s.cost + excluded.cost;
@@ -93,12 +93,12 @@ begin
     order by 1, 2, 3  -- as every host does: so none waits for one that waits for it
   loop
     insert into limits_reached (domain, tenant, task, name, used, allowed)
-      select root.domain, root.tenant, root.task, l.name, l.used, (root.limits ->> l.name)::float8
+      select root.domain, root.tenant, root.task, l.name, l.used, (root.limits ->> l.name)::numeric
       from used_by(root.domain, root.tenant, root.task) u
       cross join lateral (
         values ('hops', u.hops), ('asks', u.asks), ('steps', u.steps), ('tokens', u.tokens), ('cost', u.cost)
       ) as l(name, used)
-      where l.used > (root.limits ->> l.name)::float8
+      where l.used > (root.limits ->> l.name)::numeric
       limit 1
       on conflict do nothing;
     told := case when found then root.partition end;
@@ -904,7 +904,7 @@ begin
       and t.header ->> 'undoes' is null
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and not t.waiting;
 end $$;
-CREATE FUNCTION callboard.used_by(p_domain text, p_tenant text, p_task uuid) RETURNS TABLE(hops bigint, asks bigint, steps bigint, tokens bigint, cost double precision)
+CREATE FUNCTION callboard.used_by(p_domain text, p_tenant text, p_task uuid) RETURNS TABLE(hops bigint, asks bigint, steps bigint, tokens bigint, cost numeric)
     LANGUAGE sql STABLE
     AS $$
   select coalesce(sum(s.hops), 0)::bigint, coalesce(sum(s.asks), 0)::bigint, coalesce(sum(s.steps), 0)::bigint,
@@ -1239,8 +1239,8 @@ CREATE TABLE callboard.limits_reached (
     tenant text NOT NULL COLLATE pg_catalog."C",
     task uuid NOT NULL,
     name text NOT NULL,
-    used double precision NOT NULL,
-    allowed double precision NOT NULL,
+    used numeric NOT NULL,
+    allowed numeric NOT NULL,
     at timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE SEQUENCE callboard.mailbox_seq
@@ -1291,7 +1291,7 @@ CREATE TABLE callboard.spending (
     asks bigint NOT NULL,
     steps bigint NOT NULL,
     tokens bigint NOT NULL,
-    cost double precision NOT NULL
+    cost numeric NOT NULL
 )
 WITH (fillfactor='50');
 CREATE TABLE callboard.task_events (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import msgspec
 
+from bus.amount import encode_numbers
 from bus.task_ref import split_task_ref
 from storage.journal import Flush
 from storage.queries import query
@@ -39,7 +39,7 @@ def spent_argument(writes: Sequence[TurnRecord | Flush]) -> str | None:
     for (tenant, root), spent in added_up(writes).items():
         domain, task = split_task_ref(root)
         rows.append({"domain": domain, "tenant": tenant, "task": task, **msgspec.structs.asdict(spent)})
-    return json.dumps(rows) if rows else None
+    return encode_numbers(rows).decode() if rows else None
 
 
 def read_reached(over: str | None) -> list[Reached]:

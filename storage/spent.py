@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import msgspec
 
-from bus.task_limits import figure
+from bus.amount import figure
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -19,7 +21,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     asks: int = 0
     steps: int = 0
     tokens: int = 0
-    cost: float = 0.0
+    cost: Decimal = Decimal(0)
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(
@@ -34,8 +36,8 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tenant: str
     task: str
     limit: str
-    used: float
-    allowed: float
+    used: Decimal
+    allowed: Decimal
     told: int | None = None
 
     @property

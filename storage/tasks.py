@@ -82,7 +82,7 @@ async def submit_task(
         accepted = await db.fetchval(
             query("submit_task"),
             domain, tenant, number, goal, body, priority, policy, deadline, request_key, event, size,
-            BACKLOG_MESSAGES, json.dumps(limits.to_dict()),
+            BACKLOG_MESSAGES, limits.to_json(),
         )  # fmt: skip
         if accepted is not None:
             return str(accepted)

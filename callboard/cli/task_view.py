@@ -86,7 +86,7 @@ def event_line(task: TaskView, event: TaskEventView) -> Any:
 
 def _usage(usage: Usage) -> str:
     """What was used, of what may be; with its children, or for the task at the top."""
-    from bus.task_limits import figure
+    from bus.amount import figure
 
     found = []
     for name in (*usage.used, *(name for name in usage.allowed if name not in usage.used)):

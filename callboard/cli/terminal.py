@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def _plain(value: Any) -> Any:
 
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
+    if isinstance(value, Decimal):
+        from bus.amount import json_number
+
+        return json_number(value)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, msgspec.Struct):

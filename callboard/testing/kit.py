@@ -170,7 +170,9 @@ class TestKit:
         task = new_id()
         self.store.add_task(self.domain.name, self.tenant, task)
         limits = limits or self.domain.spec.tasks.limits
-        self.store.spending.limits[(self.tenant, f"{self.domain.name}/{task}")] = limits.to_dict()
+        self.store.spending.limits[(self.tenant, f"{self.domain.name}/{task}")] = limits.model_dump(
+            exclude_none=True
+        )
         assigned = TaskAssigned(
             id=task,
             goal=goal,

@@ -27,7 +27,6 @@ from actors.task_messages import (
 )
 from bus.errors import CallboardError
 from bus.registry import wire_name_of
-from bus.task_limits import WALL
 from coordinators.tasks.auction import Auction
 from coordinators.tasks.leader import Leader
 from coordinators.tasks.messages import BidDeadline, FailTask, TaskAssigned, TaskDeadline, WallTime
@@ -206,7 +205,7 @@ class TaskAgent(Leader):
     @handler
     async def on_wall_time(self, time: WallTime, ctx: Context) -> None:
         if self.state.paused is None:
-            self._stop_at(ctx, LimitReached(limit=WALL, used=time.wall_s, allowed=time.wall_s))
+            self._stop_at(ctx, LimitReached.of_time(time.wall_s))
         elif self.state.paused.late is None:
             self.state.paused.late, self.state.paused.wall_s = "wall_s", time.wall_s
 

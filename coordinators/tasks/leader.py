@@ -185,7 +185,7 @@ class Leader(Agent):
         if paused.late == "deadline":
             self._miss_deadline(ctx)
         elif paused.late == WALL:
-            self._stop_at(ctx, LimitReached(limit=WALL, used=paused.wall_s, allowed=paused.wall_s))
+            self._stop_at(ctx, LimitReached.of_time(paused.wall_s))
 
     def _let_go(self, ctx: Context) -> None:
         self.state.paused = None
@@ -217,7 +217,12 @@ class Leader(Agent):
         if self._has_ended or (end is not None and not end.can_be_worse):
             self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
             return
-        error = {"code": "limit", "message": reached.words, "by": ctx.sender, **reached.model_dump()}
+        error = {
+            "code": "limit",
+            "message": reached.words,
+            "by": ctx.sender,
+            **reached.model_dump(mode="json"),
+        }
         partial = self.state.parts.aggregate() or (None if end is None else end.result)
         self._end(ctx, End(status="failed", by=ctx.sender, error=error, result=partial, stops=True))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import genai_prices
 
+from bus.amount import exact
 from serve.gateway.models_file import TargetSpec, UpstreamSpec
 from serve.gateway.upstream import Json
 
@@ -66,12 +67,12 @@ def usage_of(body: Json | None) -> Usage | None:
 
 
 def cost_of(target: TargetSpec, upstream: UpstreamSpec, usage: Usage) -> Decimal | None:
-    """US dollars; None where nobody has said what the model costs."""
+    """US dollars, rounded as charges of tasks are; None where nobody has said what the model costs."""
     if target.price is not None:
         price = target.price
-        return (
-            Decimal(str(price.input)) * usage.input + Decimal(str(price.output)) * usage.output
-        ) / _MILLION
+        return exact(
+            (Decimal(str(price.input)) * usage.input + Decimal(str(price.output)) * usage.output) / _MILLION
+        )
     if upstream.type == "local":
         return Decimal(0)
     if upstream.type == "openai_compatible" or upstream.base_url is not None:
@@ -89,7 +90,7 @@ def cost_of(target: TargetSpec, upstream: UpstreamSpec, usage: Usage) -> Decimal
         )
     except (LookupError, ValueError):
         return None
-    return found.total_price
+    return exact(found.total_price)
 
 
 class Accounts:
@@ -124,7 +125,7 @@ class Accounts:
                 "agent": agent,
                 "model": model,
                 **asdict(account),
-                "cost_usd": str(account.cost_usd),
+                "cost_usd": f"{account.cost_usd:f}",
             }
             for (tenant, task, agent, model), account in self._accounts.items()
         ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from datetime import datetime
+from decimal import Decimal
 
 import msgspec
 
@@ -54,8 +54,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What was used and may be, by the names of limits (bus/task_limits.py); `asks` are those in flight."""
 
-    used: dict[str, float]
-    allowed: dict[str, float]
+    used: dict[str, Decimal]
+    allowed: dict[str, Decimal]
 
 
 class TaskEventView(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +108,10 @@ async def usage_of(db: Connection, task: TaskView) -> Usage:
         row = await db.fetchrow(query("inspect_usage"), domain, task.tenant, uuid.UUID(id_))
     if row is None:  # retention has dropped the task at the top
         return Usage(used={}, allowed={})
-    allowed: dict[str, float] = json.loads(row["limits"] or "{}")
-    return Usage(used={name: row[name] for name in COUNTED}, allowed=allowed)
+    return Usage(
+        used={name: Decimal(row[name]) for name in COUNTED},
+        allowed=msgspec.json.decode(row["limits"] or "{}", type=dict[str, Decimal]),
+    )
 
 
 async def list_task_events(

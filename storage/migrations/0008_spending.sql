@@ -13,7 +13,7 @@ create table spending (
   asks   bigint not null,
   steps  bigint not null,
   tokens bigint not null,
-  cost   double precision not null,
+  cost   numeric not null,  -- a double would drift, and be above a limit by its last digit
   primary key (domain, tenant, task, epoch)
 ) with (fillfactor = 50);
 
@@ -23,15 +23,15 @@ create table limits_reached (
   tenant  text collate "C" not null,
   task    uuid not null,
   name    text not null,
-  used    double precision not null,
-  allowed double precision not null,
+  used    numeric not null,
+  allowed numeric not null,
   at      timestamptz not null default now(),
   primary key (domain, tenant, task)
 );
 
 -- What has been used for a task so far.
 create function used_by(p_domain text, p_tenant text, p_task uuid)
-returns table (hops bigint, asks bigint, steps bigint, tokens bigint, cost double precision) language sql stable as $$
+returns table (hops bigint, asks bigint, steps bigint, tokens bigint, cost numeric) language sql stable as $$
   select coalesce(sum(s.hops), 0)::bigint, coalesce(sum(s.asks), 0)::bigint, coalesce(sum(s.steps), 0)::bigint,
          coalesce(sum(s.tokens), 0)::bigint, coalesce(sum(s.cost), 0)
   from spending s where s.domain = p_domain and s.tenant = p_tenant and s.task = p_task
@@ -52,7 +52,7 @@ begin
     select g.domain, g.tenant, g.task, p_epoch, g.hops, g.asks, g.steps, g.tokens, g.cost
     from jsonb_to_recordset(p_spent)
       as g(domain text, tenant text, task uuid, hops bigint, asks bigint, steps bigint, tokens bigint,
-           cost double precision)
+           cost numeric)
     on conflict (domain, tenant, task, epoch) do update
     set hops = s.hops + excluded.hops, asks = s.asks + excluded.asks, steps = s.steps + excluded.steps,
         tokens = s.tokens + excluded.tokens, cost = s.cost + excluded.cost;
@@ -64,12 +64,12 @@ begin
     order by 1, 2, 3  -- as every host does: so none waits for one that waits for it
   loop
     insert into limits_reached (domain, tenant, task, name, used, allowed)
-      select root.domain, root.tenant, root.task, l.name, l.used, (root.limits ->> l.name)::float8
+      select root.domain, root.tenant, root.task, l.name, l.used, (root.limits ->> l.name)::numeric
       from used_by(root.domain, root.tenant, root.task) u
       cross join lateral (
         values ('hops', u.hops), ('asks', u.asks), ('steps', u.steps), ('tokens', u.tokens), ('cost', u.cost)
       ) as l(name, used)
-      where l.used > (root.limits ->> l.name)::float8
+      where l.used > (root.limits ->> l.name)::numeric
       limit 1
       on conflict do nothing;
     told := case when found then root.partition end;

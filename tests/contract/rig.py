@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 import asyncpg
 
 from bus.address import DEFAULT_TENANT
+from bus.amount import encode_numbers
 from bus.envelope import Header, Outgoing, header_to_json, new_id
 from bus.errors import StorageUnavailable
 from storage.connect import create_pool
@@ -66,11 +67,11 @@ class Rig(Protocol):
 
     async def add_task(self, task: str) -> None: ...
 
-    async def limit(self, task: str, limits: dict[str, float]) -> None:
+    async def limit(self, task: str, limits: dict[str, Decimal]) -> None:
         """What a task may use, by name."""
         ...
 
-    async def used(self, root: str) -> tuple[int, int, int, int, float]:
+    async def used(self, root: str) -> tuple[float | Decimal, ...]:
         """Hops, asks in flight, steps, tokens, cost."""
         ...
 
@@ -139,10 +140,10 @@ class MemoryRig:
     async def add_task(self, task: str) -> None:
         self.store.add_task(DOMAIN, DEFAULT_TENANT, task)
 
-    async def limit(self, task: str, limits: dict[str, float]) -> None:
+    async def limit(self, task: str, limits: dict[str, Decimal]) -> None:
         self.store.spending.limits[(DEFAULT_TENANT, f"{DOMAIN}/{task}")] = limits
 
-    async def used(self, root: str) -> tuple[int, int, int, int, float]:
+    async def used(self, root: str) -> tuple[float | Decimal, ...]:
         spent = self.store.spending.used(DEFAULT_TENANT, root)
         return spent.hops, spent.asks, spent.steps, spent.tokens, spent.cost
 
@@ -241,10 +242,12 @@ class PostgresRig:
             DOMAIN, DEFAULT_TENANT, task,
         )  # fmt: skip
 
-    async def limit(self, task: str, limits: dict[str, float]) -> None:
-        await self._pool.execute("update tasks set limits = $2 where id = $1", task, json.dumps(limits))
+    async def limit(self, task: str, limits: dict[str, Decimal]) -> None:
+        await self._pool.execute(
+            "update tasks set limits = $2 where id = $1", task, encode_numbers(limits).decode()
+        )
 
-    async def used(self, root: str) -> tuple[int, int, int, int, float]:
+    async def used(self, root: str) -> tuple[float | Decimal, ...]:
         domain, _, task = root.partition("/")
         row = await self._pool.fetchrow("select * from used_by($1, $2, $3)", domain, DEFAULT_TENANT, task)
         assert row is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,7 +31,7 @@ class Spender:
     prev: bytes = bytes(32)
     seen: list[Reached] = field(default_factory=list)
 
-    async def spend(self, **amounts: float) -> list[Reached]:
+    async def spend(self, **amounts: Any) -> list[Reached]:
         """The limits that the commit has found reached."""
         seq = await self.rig.accept(letter(self.agent, partition=self.partition))
         record = turn(
@@ -41,8 +43,8 @@ class Spender:
         self.version, self.prev = record.version, record.hash
         return seen
 
-    def of(self, **amounts: float) -> Spent:
-        return Spent(root=self.root, partition=3, **amounts)  # type: ignore[arg-type]
+    def of(self, **amounts: Any) -> Spent:
+        return Spent(root=self.root, partition=3, **amounts)
 
 
 @pytest.fixture
@@ -51,10 +53,10 @@ async def spender(rig: Rig) -> Spender:
     return Spender(rig, await rig.host(0), await limited(rig))
 
 
-async def limited(rig: Rig, **limits: float) -> str:
+async def limited(rig: Rig, **limits: int | Decimal) -> str:
     task = new_id()
     await rig.add_task(task)
-    await rig.limit(task, limits)
+    await rig.limit(task, {name: Decimal(limit) for name, limit in limits.items()})
     return f"{DOMAIN}/{task}"
 
 
@@ -69,11 +71,11 @@ async def letters(rig: Rig, root: str) -> list[tuple[str, str | None, dict[str, 
 async def test_what_is_used_adds_up_over_commits_and_hosts(rig: Rig, spender: Spender) -> None:
     beside = Spender(rig, await rig.host(1), spender.root, agent="order/2", partition=1)
     other = Spender(rig, spender.fence, await limited(rig), agent="order/3")
-    await spender.spend(hops=2, steps=1, tokens=10, cost=0.5)
-    await beside.spend(hops=1, asks=1, cost=0.25)
+    await spender.spend(hops=2, steps=1, tokens=10, cost=Decimal("0.5"))
+    await beside.spend(hops=1, asks=1, cost=Decimal("0.25"))
     await spender.spend(asks=-1, tokens=5)
     await other.spend(steps=7)
-    assert await rig.used(spender.root) == (3, 0, 1, 15, 0.75)
+    assert await rig.used(spender.root) == (3, 0, 1, 15, Decimal("0.75"))
     assert await rig.used(other.root) == (0, 0, 7, 0, 0)
     assert await rig.used(await limited(rig)) == (0, 0, 0, 0, 0)
 
@@ -128,14 +130,14 @@ async def test_a_commit_that_is_refused_or_lost_uses_nothing_and_one_whose_answe
 
 
 async def test_a_limit_that_is_gone_above_is_told_once_and_reported_by_every_commit_after(rig: Rig) -> None:
-    root = await limited(rig, steps=2, cost=1.0)
+    root = await limited(rig, steps=2, cost=Decimal(1))
     spender = Spender(rig, await rig.host(0), root)
     beside = Spender(rig, await rig.host(1), root, agent="order/2", partition=1)
-    assert await spender.spend(steps=2, cost=1.0) == []
+    assert await spender.spend(steps=2, cost=Decimal(1)) == []
     assert await letters(rig, root) == []
-    reached = Reached(tenant="default", task=root, limit="steps", used=3, allowed=2, told=3)
+    reached = Reached(tenant="default", task=root, limit="steps", used=Decimal(3), allowed=Decimal(2), told=3)
     assert await beside.spend(steps=1) == [reached]
-    assert await spender.spend(cost=5.0) == [msgspec.structs.replace(reached, told=None)]
+    assert await spender.spend(cost=Decimal(5)) == [msgspec.structs.replace(reached, told=None)]
     body = {"limit": "steps", "used": 3, "allowed": 2}
     assert await letters(rig, root) == [("callboard.limit_reached.v1", root, body)]
 
@@ -147,7 +149,20 @@ async def test_each_limit_is_looked_at_and_the_others_are_not_there(rig: Rig, na
     others = dict.fromkeys({"hops", "asks", "steps", "tokens", "cost"} - {name}, 100)
     assert await spender.spend(**others, **{name: 5}) == []
     [reached] = await spender.spend(**{name: 1})
-    assert (reached.limit, reached.used, reached.allowed) == (name, 6, 5)
+    assert (reached.limit, reached.used, reached.allowed) == (name, Decimal(6), Decimal(5))
+
+
+async def test_small_amounts_add_up_to_the_last_digit(rig: Rig) -> None:
+    root = await limited(rig, cost=Decimal("0.3"))
+    spender = Spender(rig, await rig.host(0), root)
+    for _ in range(3):
+        assert await spender.spend(cost=Decimal("0.1")) == []  # as doubles they are above 0.3
+    assert (await rig.used(root))[4] == Decimal("0.3")
+    [reached] = await spender.spend(cost=Decimal("0.000000000001"))
+    assert reached.used == Decimal("0.300000000001")
+    assert reached.words == "The task has used 0.300000000001 cost; its limit is 0.3."
+    body = {"limit": "cost", "used": 0.300000000001, "allowed": 0.3}
+    assert await letters(rig, root) == [("callboard.limit_reached.v1", root, body)]
 
 
 async def test_a_task_that_nobody_knows_is_counted_and_has_no_limit(rig: Rig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -131,9 +132,9 @@ async def test_a_task_whose_child_spends_too_much_fails_and_says_so(cli: Cli, of
 async def test_a_domains_own_limits_hold_for_what_a_submission_does_not_set(
     services: Endpoints, database: str
 ) -> None:
-    own = TaskLimits(steps=5, cost=1.0)
+    own = TaskLimits(steps=5, cost=Decimal(1))
     async with Deployment.open(ERRANDS / "depot", database, services.nats_url, limits=own) as depot:
-        task = await depot.submit("spend", limits=TaskLimits(cost=2.0, wall_s=60))
+        task = await depot.submit("spend", limits=TaskLimits(cost=Decimal(2), wall_s=60))
         [(limits,)] = await depot.fetch("select limits::text from tasks")
         assert json.loads(limits) == {"steps": 5, "cost": 2.0, "wall_s": 60}
         await depot.coordinate()

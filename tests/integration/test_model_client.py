@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,12 @@ def request(**fields: Any) -> ModelRequest:
 async def test_an_answer_with_what_it_has_used_and_for_whom(client: GatewayClient, front: Front) -> None:
     made = await client.make(request(task="desk/7"))
     assert made.body["choices"][0]["message"]["content"] == "Hello"
-    assert (made.tokens, made.cost) == (1100, 0.00045)
+    assert (made.tokens, made.cost) == (1100, Decimal("0.00045"))
     again = await client.make(request(task="desk/7"))
-    assert (again.tokens, again.cost) == (1100, 0.00045)  # whoever asks again has not charged it yet
+    assert (again.tokens, again.cost) == (
+        1100,
+        Decimal("0.00045"),
+    )  # whoever asks again has not charged it yet
     assert len(front.openai.asked) == 1
     [account] = (await front.state())["accounts"]
     assert (account["agent"], account["task"]) == ("desk/clerk/\u00fc%", "desk/7")
@@ -69,7 +73,7 @@ async def test_what_somebody_else_has_paid_for_is_free(client: GatewayClient) ->
     body = {**ASK, "temperature": 0}
     await client.make(request(body=body))
     other = await client.make(request(body=body, key="l"))
-    assert (other.tokens, other.cost) == (0, 0)
+    assert (other.tokens, other.cost) == (0, Decimal(0))
 
 
 @pytest.mark.parametrize("agent", ["desk/clerk/" + "\u00fc" * 200, "desk/clerk/a b\nc"])

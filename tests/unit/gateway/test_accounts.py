@@ -26,6 +26,8 @@ def test_prices_that_are_known_and_those_that_nobody_knows() -> None:
     assert cost_of(target("no-such-model"), OPENAI, million) is None
     assert cost_of(target("gpt-4o-mini"), HOUSE, million) is None  # of the same name only
     assert cost_of(target("own", price={"input": 0.1, "output": 3}), HOUSE, million) == Decimal("3.1")
+    third = cost_of(target("own", price={"input": 1 / 3, "output": 0}), HOUSE, Usage(input=1))
+    assert third == Decimal("0.000000333333")  # to where amounts of tasks end
 
 
 def test_what_comes_from_the_upstreams_cache_is_cheaper() -> None:
