@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from actors.effects import CALL
+from actors.call_record import CALL
 from actors.ready import OWN
 from actors.task_messages import TASK_KIND
 from bus.address import partition_of

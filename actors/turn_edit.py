@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from actors.call_record import CALL
 from actors.calls import STEP
-from actors.effects import CALL
 from actors.entries import VOID
 from actors.spending import MODEL
 from storage.journal import JournalEntry

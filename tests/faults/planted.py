@@ -273,17 +273,18 @@ def _flushed_again() -> None:
 
 def _intent_ignored() -> None:
     """Whoever finds the intent of another host without an outcome makes the call once more."""
-    from actors.effects import Call
+    from actors.inquiry import Inquiry
 
-    find_out = Call._find_out
+    outcome = Inquiry.outcome
 
     async def ruled_out(self: Any, attempt: int, intent: Any) -> Any:
-        if intent.epoch == self._turn._ledger.epoch or f"{self._place}~{attempt}" in self._journal.entries:
-            return await find_out(self, attempt, intent)
-        self._rule_out(attempt, "null")
+        known = f"{self._record.place}~{attempt}" in self._journal.entries
+        if known or intent.epoch == self._turn._ledger.epoch:
+            return await outcome(self, attempt, intent)
+        self._record.rule_out(attempt, "null")
         return None
 
-    Call._find_out = ruled_out  # type: ignore[method-assign]
+    Inquiry.outcome = ruled_out  # type: ignore[method-assign]
 
 
 def _key_forgotten() -> None:
@@ -295,7 +296,7 @@ def _key_forgotten() -> None:
 
     def forgetful(self: Any, attempt: int) -> Any:
         intent = recorded(self, attempt)
-        self._id = new_id()
+        self._record.id = new_id()
         return intent
 
     Call._recorded_intent = forgetful  # type: ignore[method-assign]

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from actors import effects
+from actors import inquiry
 from actors.retry import RetryPolicy
 from bus.errors import EffectUnknown, NotDone, ToolFailed
 from callboard import Context, NotHappened, tool
@@ -114,7 +114,7 @@ async def test_a_look_counts_only_from_when_nothing_can_act_any_more(world: Worl
 async def test_a_thread_that_runs_past_its_timeout_may_still_act_so_nothing_is_called_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(effects, "GONE_WITHIN_S", 0.0)
+    monkeypatch.setattr(inquiry, "GONE_WITHIN_S", 0.0)
     may_end, calls = threading.Event(), []
 
     @tool(timeout=0.05, on_unknown=lambda address: NotHappened())

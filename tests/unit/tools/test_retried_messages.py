@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors import effects
+from actors import inquiry
 from actors.retry import RetryPolicy
 from bus.errors import ResultLost
 from callboard import Context, NotHappened, tool
@@ -17,7 +17,7 @@ from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, crashed_
 async def test_a_process_that_may_still_make_a_call_is_not_forgotten_when_the_message_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effects, "GONE_WITHIN_S", 0.0)
+    monkeypatch.setattr(inquiry, "GONE_WITHIN_S", 0.0)
     block = blocking(world, on_unknown=lambda address, minutes: NotHappened())
 
     async def run(self: Caller, ctx: Context) -> None:

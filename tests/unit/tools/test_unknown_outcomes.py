@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors import effects
+from actors import inquiry
 from bus.errors import EffectUnknown, ToolFailed
 from callboard import Context, Happened, NotHappened, tool
 from callboard.testing import TestKit
@@ -125,7 +125,7 @@ async def test_a_call_that_has_not_acted_is_made_again_once_its_process_is_known
 async def test_while_the_old_process_may_only_be_frozen_a_person_decides(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(effects, "GONE_WITHIN_S", 0.0)
+    monkeypatch.setattr(inquiry, "GONE_WITHIN_S", 0.0)
     block = blocking(world, on_unknown=lambda address, minutes: NotHappened())
 
     async def run(self: Caller, ctx: Context) -> None:
