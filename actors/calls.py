@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import logging
 import math
 import time
 from abc import abstractmethod
@@ -15,15 +14,15 @@ from pydantic import BaseModel
 
 from actors import branch, values
 from actors.approvals import Approvals
+from actors.attempts import attempt, name_of
 from actors.branch import Branch
 from actors.effects import Call
-from actors.entries import CHOICE
 from actors.failure import EXPIRED
+from actors.gathering import Gathering
 from actors.journal import Journal
 from actors.ledger import Ledger
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arguments
-from actors.threads import in_thread
 from actors.tool import Tool
 from actors.wake import Wake
 from bus.address import Address, parse_address
@@ -36,8 +35,6 @@ from bus.errors import (
     PromiseExpired,
     StepFailed,
 )
-from bus.registry import first_line
-from storage.edges import Gate
 from storage.journal import Kind
 from storage.ledger import EarlierCall
 
@@ -89,10 +86,10 @@ class DurableCalls(Approvals):
         JSON values without one. Raises StepFailed with the function's error once `retry` allows no further try, and
         InvalidPayload or PayloadTooLarge for a result that cannot be recorded.
         """
-        name = _name_of(function)
+        name = name_of(function)
         place = self._branch().place(key)
         ok, text = await self._once(
-            place, STEP, name, lambda: self._attempt(function, arguments, named, retry)
+            place, STEP, name, lambda: attempt(self, function, arguments, named, retry)
         )
         if not ok:
             raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
@@ -157,7 +154,7 @@ class DurableCalls(Approvals):
                 "A branch that may be given up cannot be compensated.",
                 fix="Call ctx.compensate after ctx.gather has returned.",
             )
-        name = _name_of(function)
+        name = name_of(function)
         place = self._branch().place(key)
         entry = journal.recorded(place, COMPENSATE, name)
         if entry is None:
@@ -209,22 +206,7 @@ class DurableCalls(Approvals):
                 gates=branch_.gates, due_at=due_at,
             )  # fmt: skip
             await self._flush()
-        outcome = await self._outcome(place)
-        if outcome.status == "resolved":
-            return place, values.decode_answer(outcome.value)
-        if outcome.status == "expired":
-            raise AskFailed(f"{address} has not answered in time.", place=place, reason="timeout")
-        if outcome.status == "cycle":
-            cycle = tuple(msgspec.json.decode(outcome.value, type=list[str]))
-            raise AskCycle(
-                f"These agents ask each other, and each waits for the next: {' -> '.join(cycle)}.",
-                place=place,
-                reason=outcome.status,
-                cycle=cycle,
-            )
-        text = bytes(outcome.value).decode()
-        reason = "timeout" if msgspec.json.decode(text, type=values.Error).type == EXPIRED else outcome.status
-        raise AskFailed(f"{address} has not answered: {values.error_line(text)}.", place=place, reason=reason)
+        return place, _answer(address, place, await self._outcome(place))
 
     async def sleep(self, seconds: float, *, key: str | None = None) -> None:
         """Wait so many seconds of database time; holds nothing while it waits."""
@@ -295,46 +277,14 @@ class DurableCalls(Approvals):
             raise InvalidMessage(f"The first {first} of {len(calls)} calls cannot be waited for.")
         if not calls:
             return []
-        journal = self._journal()
-        place = self._branch().place(None)
-        name = f"{first or len(calls)} of {len(calls)}"
-        chosen = journal.recorded(place, CHOICE, name) if first is not None else None
-        wanted = None if chosen is None else frozenset(msgspec.json.decode(chosen.value, type=list[int]))
-        branches = {n: f"{place}.{n}/" for n in range(len(calls)) if wanted is None or n in wanted}
-        for n, call in enumerate(calls):
-            if n not in branches:  # when the turn ran before, it was not among the first
-                journal.forgive(f"{place}.{n}/")
-                if inspect.iscoroutine(call):
-                    call.close()
-        outer = self._branch().gates
-        tasks = {}
-        for n, prefix in branches.items():
-            may_be_dropped = first is not None and first < len(calls)
-            gates = (*outer, Gate(place, first or 0, len(calls), n)) if may_be_dropped else outer
-            tasks[n] = asyncio.create_task(_run_branch(prefix, gates, calls[n]))
-        journal.branches.enter(len(tasks))
-        for task in tasks.values():
-            task.add_done_callback(lambda _: journal.branches.leave())
-        journal.branches.leave()  # this branch waits for those
-        try:
-            done = await _done(tasks, len(tasks) if wanted is not None else first or len(tasks))
-        except BaseException:
-            done = []
-            raise
-        finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
-            journal.branches.enter()
-            for n in branches.keys() - set(done):
-                journal.forgive(branches[n])
-        if first is not None and chosen is None:
-            journal.record(place, CHOICE, name, msgspec.json.encode(done).decode())
-        for n in sorted(set(range(len(calls))) - set(done)):
+        journal, branch_ = self._journal(), self._branch()
+        gathering = Gathering(journal, branch_.place(None), branch_.gates, calls, first)
+        results = await gathering.results()
+        for prefix in gathering.given_up:
             # Also when the turn runs again: what has gone out is not sent twice.
-            for promise in journal.promises.asks_below(f"{place}.{n}/"):
+            for promise in journal.promises.asks_below(prefix):
                 self._let_child_go(promise.id)
-        return [tasks[n].result() for n in done]
+        return results
 
     async def _begin_wait(self, journal: Journal) -> None:
         """To be passed before a promise is made; raises DeadlineExceeded once there is no time left to wait."""
@@ -358,49 +308,16 @@ class DurableCalls(Approvals):
             )
         return outcome
 
-    async def _attempt(
-        self,
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        named: dict[str, Any],
-        retry: RetryPolicy,
-        name: str | None = None,
-    ) -> Any:
-        """Call it until it succeeds or may not be tried again. A turn that is given up waits for a thread, and cuts an
-        `async` function short, which then leaves no record."""
-        failures = 0
-        journal = self._journal()
-        try:
-            while True:
-                try:
-                    if inspect.iscoroutinefunction(function):
-                        with journal.branches.cuttable():
-                            return await function(*arguments, **named)
-                    return await in_thread(_named(function, named), *arguments)
-                except Exception as error:
-                    failures += 1
-                    if not retry.allows(error, failures):
-                        raise
-                    self.logger.warning(
-                        "%s failed (%d): %s", name or _name_of(function), failures, first_line(error)
-                    )
-                if journal.branches.must_stop:
-                    await journal.branches.proceed()
-                with journal.branches.cuttable():
-                    await asyncio.sleep(retry.delay_s(failures, self._scope.rng))
-        except asyncio.CancelledError:
-            if not journal.branches.was_cut():
-                raise
-            await journal.branches.proceed()
-            raise
-
     def _branch(self) -> Branch:
         return branch.current.get() or self._journal().branches.root
 
     # -- what Context brings -------------------------------------------------------------------------
 
     _scope: Scope
-    logger: Any
+
+    @property
+    @abstractmethod
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]: ...
 
     @abstractmethod
     async def _flush_sends(self) -> None: ...
@@ -443,27 +360,20 @@ class DurableCalls(Approvals):
     def _ledger(self) -> Ledger: ...
 
 
-async def _run_branch(prefix: str, gates: tuple[Gate, ...], call: Awaitable[Any]) -> Any:
-    branch.current.set(Branch(prefix, gates=gates))  # of this task alone: it runs in a copy of the context
-    return await call
-
-
-async def _done(tasks: dict[int, asyncio.Task[Any]], count: int) -> list[int]:
-    """The numbers of the first `count` tasks that have ended; raises the first error."""
-    pending = set(tasks.values())
-    ended: list[int] = []
-    while len(ended) < count:
-        finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for number, task in tasks.items():
-            if task in finished:
-                task.result()
-                ended.append(number)
-    return sorted(ended[:count])
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
-
-
-def _named(function: Callable[..., Any], named: dict[str, Any]) -> Callable[..., Any]:
-    return (lambda *arguments: function(*arguments, **named)) if named else function
+def _answer(address: str | Address, place: str, outcome: Wake) -> Any:
+    """What an ask was answered; raises AskFailed, AskCycle."""
+    if outcome.status == "resolved":
+        return values.decode_answer(outcome.value)
+    if outcome.status == "expired":
+        raise AskFailed(f"{address} has not answered in time.", place=place, reason="timeout")
+    if outcome.status == "cycle":
+        cycle = tuple(msgspec.json.decode(outcome.value, type=list[str]))
+        raise AskCycle(
+            f"These agents ask each other, and each waits for the next: {' -> '.join(cycle)}.",
+            place=place,
+            reason=outcome.status,
+            cycle=cycle,
+        )
+    text = bytes(outcome.value).decode()
+    reason = "timeout" if msgspec.json.decode(text, type=values.Error).type == EXPIRED else outcome.status
+    raise AskFailed(f"{address} has not answered: {values.error_line(text)}.", place=place, reason=reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import math
 from abc import ABC, abstractmethod
 from array import array
@@ -14,6 +15,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from actors import values
+from actors.attempts import attempt
 from actors.branch import Branch
 from actors.journal import Journal
 from actors.models import Json, ModelReply, ModelRequest
@@ -197,7 +199,7 @@ class ModelCalls(ABC):
                 journal.record(bill, CHARGE, CHARGE, charge.to_json())
 
         async def made() -> ModelReply:
-            reply: ModelReply = await self._attempt(self._scope.models.make, (request,), {}, RETRY, name)
+            reply: ModelReply = await attempt(self, self._scope.models.make, (request,), {}, RETRY, name)
             return reply
 
         ok, text = await self._once(
@@ -220,6 +222,10 @@ class ModelCalls(ABC):
 
     @property
     @abstractmethod
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]: ...
+
+    @property
+    @abstractmethod
     def deadline(self) -> float | None: ...
 
     @abstractmethod
@@ -227,16 +233,6 @@ class ModelCalls(ABC):
 
     @abstractmethod
     def _branch(self) -> Branch: ...
-
-    @abstractmethod
-    async def _attempt(
-        self,
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        named: dict[str, Any],
-        retry: RetryPolicy,
-        name: str | None = None,
-    ) -> Any: ...
 
     @abstractmethod
     async def _once(

@@ -7,6 +7,7 @@ import time
 
 from actors import values
 from actors.activation import Activation
+from actors.attempts import attempt
 from actors.context import Context
 from actors.journal import Journal
 from actors.saga import UNDO, Compensation, Ending
@@ -59,7 +60,7 @@ async def _run(
     try:
         with ctx.apart(compensation.undo_at):
             arguments, named = compensation.arguments()
-            await ctx._attempt(compensation.function, tuple(arguments), named, compensation.retry)
+            await attempt(ctx, compensation.function, arguments, named, compensation.retry)
         ok, value = True, "null"
     except asyncio.CancelledError:
         if not activation.overdue:

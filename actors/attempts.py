@@ -1,0 +1,79 @@
+"""A function that a turn calls, again and again as its policy allows, for as long as the turn may go on."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actors.retry import RetryPolicy
+from actors.threads import in_thread
+from bus.registry import first_line
+
+if TYPE_CHECKING:
+    from actors.branches import Branches
+    from actors.journal import Journal
+    from actors.scope import Scope
+
+
+class Turn(Protocol):
+    _scope: Scope
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]: ...
+
+    def _journal(self) -> Journal: ...
+
+
+async def attempt(
+    turn: Turn,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    named: Mapping[str, Any],
+    retry: RetryPolicy,
+    name: str | None = None,
+) -> Any:
+    """Call it until it succeeds; raises its error once it may not be tried again.
+
+    A turn that is given up waits for a thread, and cuts an `async` function short, which then leaves no record.
+    """
+    failures = 0
+    branches = turn._journal().branches
+    try:
+        while True:
+            try:
+                return await _once(branches, function, arguments, named)
+            except Exception as error:
+                failures += 1
+                if not retry.allows(error, failures):
+                    raise
+                words = name or name_of(function), failures, first_line(error)
+                turn.logger.warning("%s failed (%d): %s", *words)
+            if branches.must_stop:
+                await branches.proceed()
+            with branches.cuttable():
+                await asyncio.sleep(retry.delay_s(failures, turn._scope.rng))
+    except asyncio.CancelledError:
+        if not branches.was_cut():
+            raise
+        await branches.proceed()
+        raise
+
+
+async def _once(
+    branches: Branches, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
+) -> Any:
+    if inspect.iscoroutinefunction(function):
+        with branches.cuttable():
+            return await function(*arguments, **named)
+    return await in_thread(_with(function, named), *arguments)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _with(function: Callable[..., Any], named: Mapping[str, Any]) -> Callable[..., Any]:
+    return (lambda *arguments: function(*arguments, **named)) if named else function

@@ -1,0 +1,106 @@
+"""Calls beside each other: each is a branch of its own, and counts its own calls."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import msgspec
+
+from actors import branch
+from actors.branch import Branch
+from actors.entries import CHOICE
+from actors.journal import Journal
+from storage.edges import Gate
+
+
+class Gathering:
+    """Runs `calls` at one place of a turn until the `first` so many have ended, or all; the others are given up.
+
+    Which were the first is on record, so that a turn that runs again chooses the same.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        place: str,
+        gates: tuple[Gate, ...],
+        calls: Sequence[Awaitable[Any]],
+        first: int | None,
+    ) -> None:
+        self._journal = journal
+        self._place = place
+        self._gates = gates
+        self._calls = calls
+        self._first = first
+        self._done: list[int] = []
+
+    async def results(self) -> list[Any]:
+        """In the order of the calls. Raises the first error of a branch, which ends all."""
+        journal, count = self._journal, len(self._calls)
+        name = f"{self._first or count} of {count}"
+        chosen = journal.recorded(self._place, CHOICE, name) if self._first is not None else None
+        if chosen is not None:
+            wanted = msgspec.json.decode(chosen.value, type=list[int])
+            self._leave_out(wanted)
+            return await self._run(wanted, len(wanted))
+        results = await self._run(range(count), self._first or count)
+        if self._first is not None:
+            journal.record(self._place, CHOICE, name, msgspec.json.encode(self._done).decode())
+        return results
+
+    @property
+    def given_up(self) -> list[str]:
+        """The places of the branches that do not count begin so."""
+        return [self._prefix(n) for n in range(len(self._calls)) if n not in self._done]
+
+    def _prefix(self, n: int) -> str:
+        return f"{self._place}.{n}/"
+
+    def _leave_out(self, wanted: Sequence[int]) -> None:
+        """The others were not among the first when the turn ran before."""
+        for n, call in enumerate(self._calls):
+            if n not in wanted:
+                self._journal.forgive(self._prefix(n))
+                if inspect.iscoroutine(call):
+                    call.close()
+
+    async def _run(self, wanted: Sequence[int], count: int) -> list[Any]:
+        branches = self._journal.branches
+        tasks = {n: asyncio.create_task(self._branch(n)) for n in wanted}
+        branches.enter(len(tasks))
+        for task in tasks.values():
+            task.add_done_callback(lambda _: branches.leave())
+        branches.leave()  # this branch waits for those
+        try:
+            self._done = await _done(tasks, count)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            branches.enter()
+            for n in tasks.keys() - set(self._done):
+                self._journal.forgive(self._prefix(n))
+        return [tasks[n].result() for n in self._done]
+
+    async def _branch(self, n: int) -> Any:
+        gates = self._gates
+        if self._first is not None and self._first < len(self._calls):
+            gates = (*gates, Gate(self._place, self._first, len(self._calls), n))
+        branch.current.set(Branch(self._prefix(n), gates=gates))  # of this task alone: its context is a copy
+        return await self._calls[n]
+
+
+async def _done(tasks: dict[int, asyncio.Task[Any]], count: int) -> list[int]:
+    """The numbers of the first `count` tasks that have ended; raises the first error."""
+    pending = set(tasks.values())
+    ended: list[int] = []
+    while len(ended) < count:
+        finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for number, task in tasks.items():
+            if task in finished:
+                task.result()
+                ended.append(number)
+    return sorted(ended[:count])
