@@ -8,7 +8,9 @@ import msgspec
 
 from bus.envelope import Outgoing
 from bus.errors import InvalidData
-from storage.records import DeadEvent, TurnRecord
+from storage.journal import Kind, PromiseWrite
+from storage.ledger import LedgerWrite
+from storage.records import DeadEvent, Mark, TurnRecord
 
 _NONE: frozenset[int] = frozenset()
 
@@ -64,6 +66,54 @@ class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     header_json: str
     payload: str
+
+
+class TurnRow(msgspec.Struct, kw_only=True):
+    """One open turn."""
+
+    partition: int
+    turn: str
+    message: MailRow
+    began_at: float
+    recorded: int
+    waiting: bool = False
+
+
+class PromiseRow(msgspec.Struct, kw_only=True):
+    """One promise and its owner."""
+
+    tenant: str
+    agent: str
+    partition: int
+    turn: str
+    made: PromiseWrite
+    made_at: float
+    given_up: bool = False
+    status: str = "pending"
+    value: str | None = None
+    settled_by: str | None = None
+    settled_at: float | None = None
+
+    @property
+    def leaves_no_row(self) -> bool:
+        return self.made.kind in (Kind.ASK, Kind.SLEEP)
+
+
+class LedgerRow(msgspec.Struct, kw_only=True):
+    """One call of a tool, as it was written last; the epoch is that of the host that was to make it last."""
+
+    agent: str
+    turn: str
+    epoch: int
+    call: LedgerWrite
+
+
+def note(message: MailRow, mark: Mark, now: float) -> None:
+    """What a mark does to its message."""
+    message.failures += mark.failed
+    message.trials += mark.tried
+    message.retry_at = None if mark.delay_s is None else now + mark.delay_s
+    message.last_error = message.last_error if mark.error is None else mark.error
 
 
 def check_turn(turn: TurnRecord) -> None:

@@ -30,9 +30,9 @@ class ChildAssigner:
         """Assign what waits; False when there was nothing."""
         found = [
             task
-            for (domain, tenant, id_), task in self._store.children.items()
+            for (domain, tenant, id_), task in self._store.tasks.children.items()
             if (domain, tenant) == (self._spec.domain, self._tenant) and id_ not in self._assigned
-            and self._store.tasks[(domain, tenant, id_)].status == "submitted"
+            and self._store.tasks.rows[(domain, tenant, id_)].status == "submitted"
         ]  # fmt: skip
         for task in found:
             self._assigned.add(task.id)

@@ -168,7 +168,7 @@ class TestKit:
     ) -> str:
         """Give an agent a task, as its domain's coordinator would; return its id, for `task`."""
         task = new_id()
-        self.store.add_task(self.domain.name, self.tenant, task)
+        self.store.tasks.add(self.domain.name, self.tenant, task)
         limits = limits or self.domain.spec.tasks.limits
         self.store.spending.limits[(self.tenant, f"{self.domain.name}/{task}")] = limits.model_dump(
             exclude_none=True
@@ -263,7 +263,7 @@ class TestKit:
         """Resolve a promise from outside; False when it was settled before."""
         owner, _, promise = ref.rpartition("#")
         to = parsed(owner)
-        wake = self.store.waits.settle(
+        wake = self.store.waits.promises.settle(
             to.domain, self.tenant, promise, status="resolved", value=encode_answer(value), by="external/test"
         )
         if wake is None:
@@ -289,7 +289,7 @@ class TestKit:
 
     async def _decide(self, id_: str, status: str, by: str, value: str) -> bool:
         domain = self.domain.name
-        wake = self.store.waits.settle(
+        wake = self.store.waits.promises.settle(
             domain, self.tenant, id_, status=status, value=value, by=f"external/{by}"
         )
         if wake is None:
@@ -302,7 +302,7 @@ class TestKit:
         """The calls of tools, of one agent or of all, in the order in which they began."""
         return [
             row.call
-            for (domain, tenant, _), row in self.store.waits.ledger.items()
+            for (domain, tenant, _), row in self.store.waits.ledger.rows.items()
             if tenant == self.tenant and (address is None or str(address) == f"{domain}/{row.agent}")
         ]
 
@@ -378,14 +378,14 @@ class TestKit:
     def history(self, address: str | Address) -> list[views.Step]:
         """The agent's turns, oldest first; raises BrokenChain when their hashes do not add up."""
         to = parsed(address)
-        transitions = self.store.transitions.get((to.domain, self.tenant, to.agent), [])
+        transitions = self.store.agents.transitions.get((to.domain, self.tenant, to.agent), [])
         verify_chain(str(to), transitions, self._stored(to))
         return [views.step(transition, self._blobs()) for transition in transitions]
 
     def task(self, task: str) -> views.TaskState:
         """A task that was given: its status, and its result or error."""
         domain, id_ = split_task_ref(task_ref(task, self.domain.name))
-        return views.task_state(self.store.tasks[(domain, self.tenant, id_)])
+        return views.task_state(self.store.tasks.rows[(domain, self.tenant, id_)])
 
     def spent(self, task: str) -> Spent:
         """What a task that was given has used, with all the tasks that it has started."""
@@ -394,12 +394,16 @@ class TestKit:
     def mailbox(self, address: str | Address) -> list[views.WaitingMessage]:
         """What waits for the agent, in the order in which it will be handled."""
         to = parsed(address)
-        rows = self.store.mail.get((to.domain, self.tenant, self._partition(to), to.agent), {})
+        rows = self.store.mail.boxes.get((to.domain, self.tenant, self._partition(to), to.agent), {})
         return [views.waiting(row, self._blobs()) for _, row in sorted(rows.items())]
 
     def dead_letters(self, address: str | Address | None = None) -> list[views.DeadMessage]:
         """The messages given up, of one agent or of all, oldest first."""
-        rows = [row for (tenant, _), row in sorted(self.store.dead_letters.items()) if tenant == self.tenant]
+        rows = [
+            row
+            for (tenant, _), row in sorted(self.store.agents.dead_letters.items())
+            if tenant == self.tenant
+        ]
         found = [views.dead(self.domain.name, row, self._blobs()) for row in rows]
         return [letter for letter in found if address is None or letter.address == str(address)]
 
@@ -416,11 +420,11 @@ class TestKit:
         return self._post.partition(to)
 
     def _stored(self, to: Address) -> StoredState | None:
-        return self.store.agents.get((to.domain, self.tenant, to.agent))
+        return self.store.agents.states.get((to.domain, self.tenant, to.agent))
 
     def _blobs(self) -> dict[str, bytes]:
         return {digest: data for (_, _, digest), data in self.store.blobs.items()}
 
     def _address_of_dead(self, number: int) -> Address:
-        row = self.store.dead_letters[(self.tenant, number)]
+        row = self.store.agents.dead_letters[(self.tenant, number)]
         return parsed(f"{self.domain.name}/{row.agent}")

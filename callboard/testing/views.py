@@ -78,7 +78,7 @@ def open_questions(waits: MemoryTurns, domain: str, tenant: str) -> list[OpenQue
             id=id_, address=f"{of}/{row.agent}", kind=row.made.kind, name=row.made.name,
             details=json.loads(row.made.details or "{}"), due_at=row.made.due_at,
         )
-        for (of, owner, id_), row in waits.promises.items()
+        for (of, owner, id_), row in waits.promises.rows.items()
         if (of, owner) == (domain, tenant) and row.status == "pending"
         and row.made.kind in (Kind.APPROVAL, Kind.OUTCOME)
     ]  # fmt: skip

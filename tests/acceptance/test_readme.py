@@ -80,8 +80,10 @@ async def test_the_book_is_written_in_tasks_of_its_own_and_waits_for_its_proofs(
     async with TestKit(tmp_path) as kit:
         task = await kit.give_task("book/author/main", input=["a fox", "an owl"])
         await kit.quiet()
-        assert [row.parent for row in kit.store.children.values()] == [f"book/{task}"] * 2
-        [promise] = [row.made.id for row in kit.store.waits.promises.values() if row.made.name == "proofs"]
+        assert [row.parent for row in kit.store.tasks.children.values()] == [f"book/{task}"] * 2
+        [promise] = [
+            row.made.id for row in kit.store.waits.promises.rows.values() if row.made.name == "proofs"
+        ]
         assert await kit.resolve(f"book/author/main#{promise}", "well written")
         await kit.quiet()
         assert kit.task(task).result == {

@@ -120,7 +120,7 @@ class MemoryRig:
         return None if envelope is None else envelope.seq
 
     async def mail(self, agent: str, partition: int = 0, tenant: str = DEFAULT_TENANT) -> list[Mail]:
-        rows = sorted(self.store.mail.get((DOMAIN, tenant, partition, agent), {}).items())
+        rows = sorted(self.store.mail.boxes.get((DOMAIN, tenant, partition, agent), {}).items())
         now = self.store.now()
         return [
             Mail(seq, r.failures, r.trials, None if r.retry_at is None else r.retry_at - now, r.last_error)
@@ -128,17 +128,19 @@ class MemoryRig:
         ]
 
     async def history(self, agent: str) -> list[tuple[int, str, bytes, bytes]]:
-        rows = self.store.transitions.get((DOMAIN, DEFAULT_TENANT, agent), [])
+        rows = self.store.agents.transitions.get((DOMAIN, DEFAULT_TENANT, agent), [])
         return [(t.version, t.body, t.prev, t.hash) for t in rows]
 
     async def dead_letters(self) -> list[tuple[int, str, str, str, int]]:
-        return [(r.id, r.agent, r.reason, r.error, r.failures) for r in self.store.dead_letters.values()]
+        return [
+            (r.id, r.agent, r.reason, r.error, r.failures) for r in self.store.agents.dead_letters.values()
+        ]
 
     async def timers(self) -> int:
         return len(self.store.timers)
 
     async def add_task(self, task: str) -> None:
-        self.store.add_task(DOMAIN, DEFAULT_TENANT, task)
+        self.store.tasks.add(DOMAIN, DEFAULT_TENANT, task)
 
     async def limit(self, task: str, limits: dict[str, Decimal]) -> None:
         self.store.spending.limits[(DEFAULT_TENANT, f"{DOMAIN}/{task}")] = limits
@@ -148,21 +150,23 @@ class MemoryRig:
         return spent.hops, spent.asks, spent.steps, spent.tokens, spent.cost
 
     async def task(self, task: str) -> tuple[str, str | None, bool]:
-        row = self.store.tasks[(DOMAIN, DEFAULT_TENANT, task)]
+        row = self.store.tasks.rows[(DOMAIN, DEFAULT_TENANT, task)]
         return row.status, row.result, row.finished
 
     async def task_events(self, task: str) -> list[tuple[int, str, str]]:
-        return [(e.number, e.kind, e.body) for e in self.store.task_events.values() if e.task == task]
+        return [(e.number, e.kind, e.body) for e in self.store.tasks.events.values() if e.task == task]
 
     async def now(self) -> float:
         return self.store.now()
 
     async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
-        wake = self.store.waits.settle(DOMAIN, DEFAULT_TENANT, promise, status="resolved", value=value, by=by)
+        wake = self.store.waits.promises.settle(
+            DOMAIN, DEFAULT_TENANT, promise, status="resolved", value=value, by=by
+        )
         return wake is not None
 
     async def promises(self) -> dict[str, str]:
-        return {id_: row.status for (_, _, id_), row in self.store.waits.promises.items()}
+        return {id_: row.status for (_, _, id_), row in self.store.waits.promises.rows.items()}
 
     def lose_the_answer(self) -> None:
         self._fail_at("commit.after")

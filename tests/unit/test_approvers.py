@@ -104,7 +104,7 @@ async def test_an_agent_that_is_named_is_asked_and_decides_with_its_message_on_r
         assert kit.state(AT).log == [f"{approved} by {CHIEF}: I have looked ({asked.header.id})"]
         assert kit.state(CHIEF).log == [f"delete {DETAILS}"]
         assert asked.header.deadline == kit.clock.now() + 600
-        [promise] = kit.store.waits.promises.values()
+        [promise] = kit.store.waits.promises.rows.values()
         assert (promise.status, promise.settled_by) == ("approved" if approved else "denied", CHIEF)
         [entry] = [e for entries in kit.store.waits.journal.values() for e in entries if e.kind == "decide"]
         assert (entry.ok, entry.name) == (True, f"{promise.status} {AT}#{promise.made.id}")
@@ -174,7 +174,7 @@ async def test_nobody_decides_on_what_it_asks_for_itself() -> None:
     async with TestKit([Clerk]) as kit:
         await kit.send(AT, program(asks_and_is_asked))
         await kit.quiet()
-        [promise] = kit.store.waits.promises.values()
+        [promise] = kit.store.waits.promises.rows.values()
         assert [o for o in kit.store.sent if o.header.type == "callboard.approval_requested.v1"] == []
         refs.append(f"{AT}#{promise.made.id}")
         await kit.send(DEPUTY, program(decides_itself))  # who was not named
@@ -182,7 +182,7 @@ async def test_nobody_decides_on_what_it_asks_for_itself() -> None:
         assert (refused, promise.status) == (["NotEntitled"], "pending")
         for name in (AT, f"external/{AT}"):
             assert (
-                kit.store.waits.settle(
+                kit.store.waits.promises.settle(
                     "test", "default", promise.made.id, status="approved", value=None, by=name
                 )
                 is None
@@ -206,7 +206,7 @@ async def test_nobody_decides_on_what_is_asked_on_its_behalf() -> None:
         Clerk.programs["asks"] = asks_of(CHIEF, "alice")
         await kit.send(CHIEF, Run(program="asks", to=AT))
         await kit.quiet()
-        [promise] = kit.store.waits.promises.values()
+        [promise] = kit.store.waits.promises.rows.values()
         refs.append(f"{AT}#{promise.made.id}")
         await kit.send(CHIEF, program(decides_all_the_same))
         await kit.quiet()
@@ -235,7 +235,7 @@ async def test_approvers_that_cannot_decide_are_refused(
     async with TestKit([Clerk]) as kit:
         await kit.send(AT, program(asks_in_vain))
         await kit.quiet()
-        assert (len(raised), kit.dead_letters(), kit.store.waits.promises) == (1, [], {})
+        assert (len(raised), kit.dead_letters(), kit.store.waits.promises.rows) == (1, [], {})
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ async def test_a_decision_that_cannot_count_changes_nothing(
         program(decides)
         await kit.send(AT, program(asks))
         await kit.quiet()
-        [promise] = kit.store.waits.promises.values()
+        [promise] = kit.store.waits.promises.rows.values()
         assert (kit.state(CHIEF).log, promise.status) == ([error], "pending")
 
 
@@ -330,16 +330,16 @@ async def test_a_crash_after_the_decision_decides_nothing_twice_and_tells_the_sa
         program(decides)
         Clerk.programs["asks"] = asks_of(CHIEF, "alice")
         if not was_first:
-            settles = kit.store.waits.settles
+            settles = kit.store.waits.promises.settles
 
             def late(reply: Any) -> bool:
                 if json.loads(reply.payload).get("status") == "approved":
-                    kit.store.waits.settle(
+                    kit.store.waits.promises.settle(
                         "test", "default", reply.settles, status="denied", value=None, by="external/alice"
                     )
                 return settles(reply)
 
-            kit.store.waits.settles = late  # type: ignore[method-assign]
+            kit.store.waits.promises.settles = late  # type: ignore[method-assign]
         await kit.send(AT, Run(program="asks"))
         await kit.quiet()
         await kit.crash()

@@ -83,13 +83,18 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def kinds(kit: TestKit, task: str) -> list[str]:
-    return [event.kind for (_, _, of, _), event in kit.store.task_events.items() if of == task]
+    return [event.kind for (_, _, of, _), event in kit.store.tasks.events.items() if of == task]
 
 
 def leftovers(kit: TestKit) -> tuple[int, int, int, int]:
     """Open turns, promises, messages and timers."""
     waits, store = kit.store.waits, kit.store
-    return len(waits.turns), len(waits.promises), sum(map(len, store.mail.values())), len(store.timers)
+    return (
+        len(waits.turns),
+        len(waits.promises.rows),
+        sum(map(len, store.mail.boxes.values())),
+        len(store.timers),
+    )
 
 
 async def look(kit: TestKit, times: int = 10) -> None:
@@ -482,7 +487,7 @@ async def test_a_cancellation_needs_a_reason() -> None:
 async def test_a_task_that_was_never_assigned_is_cancelled() -> None:
     async with TestKit(KINDS) as kit:
         task = "01900000-0000-7000-8000-000000000000"
-        kit.store.add_task("test", kit.tenant, task)
+        kit.store.tasks.add("test", kit.tenant, task)
         await kit.cancel_task(task)
         await look(kit)
         assert kit.task(task).status == "cancelled"

@@ -22,7 +22,7 @@ async def history(turns: int = 5) -> tuple[list[Transition], StoredState]:
             await kit.send(ADDRESS, Note(text=f"n{index}"))
         await kit.quiet()
         key = ("test", "default", "keeper/k")
-        return kit.store.transitions[key], kit.store.agents[key]
+        return kit.store.agents.transitions[key], kit.store.agents.states[key]
 
 
 def rehashed(transition: Transition, body: str) -> Transition:
@@ -79,7 +79,9 @@ async def test_history_of_the_kit_is_verified_as_it_is_read() -> None:
         await kit.send(ADDRESS, Note(text="a"))
         await kit.quiet()
         key = ("test", "default", "keeper/k")
-        [only] = kit.store.transitions[key]
-        kit.store.transitions[key] = [msgspec.structs.replace(only, body=only.body.replace('"a"', '"b"'))]
+        [only] = kit.store.agents.transitions[key]
+        kit.store.agents.transitions[key] = [
+            msgspec.structs.replace(only, body=only.body.replace('"a"', '"b"'))
+        ]
         with pytest.raises(BrokenChain):
             kit.history(ADDRESS)

@@ -83,7 +83,7 @@ def logs(kit: TestKit, keys: Sequence[str]) -> list[list[str]]:
 
 def leftovers(kit: TestKit) -> tuple[int, int, int]:
     waits = kit.store.waits
-    return len(waits.turns), len(waits.promises), sum(len(box) for box in kit.store.mail.values())
+    return len(waits.turns), len(waits.promises.rows), sum(len(box) for box in kit.store.mail.boxes.values())
 
 
 async def test_an_agent_that_asks_itself_is_refused_and_its_message_is_withdrawn() -> None:
@@ -208,7 +208,7 @@ async def test_other_tenants_do_not_count() -> None:
         await kit.advance(seconds=5)
         assert logs(kit, "a") == [["a"]]
         assert kit.store.sent
-        assert "cycle" not in {row.status for row in kit.store.waits.promises.values()}
+        assert "cycle" not in {row.status for row in kit.store.waits.promises.rows.values()}
 
 
 async def test_an_ask_cycle_that_nobody_catches_gives_the_message_up_at_once() -> None:

@@ -137,7 +137,7 @@ async def test_no_wait_outlasts_the_deadline_of_its_message(wait: str, restart: 
         assert (kit.state(AT).log, Clerk.done) == ([], ["step", "undo step"])
         await kit.advance(seconds=2_000)
         assert (len(kit.dead_letters(AT)), kit.store.waits.turns) == (1, {})
-        assert [row.status for row in kit.store.waits.promises.values() if row.status == "pending"] == []
+        assert [row.status for row in kit.store.waits.promises.rows.values() if row.status == "pending"] == []
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -167,7 +167,7 @@ async def test_a_handler_may_end_by_itself_once_the_deadline_has_passed_and_wait
             await kit.recover()
         await kit.advance(seconds=200)
         assert kit.state(AT).log == [*(f"too late {place}" for place in range(5)), "the rest"]
-        assert (kit.dead_letters(), Clerk.done, len(kit.store.waits.promises)) == ([], ["the rest"], 0)
+        assert (kit.dead_letters(), Clerk.done, len(kit.store.waits.promises.rows)) == ([], ["the rest"], 0)
 
 
 async def test_a_timeout_before_the_deadline_is_a_timeout() -> None:
@@ -220,10 +220,10 @@ async def test_an_asker_that_hears_at_its_deadline_that_its_ask_was_given_up_is_
         await ctx.ask("test/oracle/o", Question(how="passes on"))
 
     async with TestKit(KINDS) as kit:
-        settle_due = kit.store.waits.settle_due
+        settle_due = kit.store.waits.promises.settle_due
 
         def only_of_the_oracle(*arguments: Any) -> Any:
-            [mine] = [row for row in kit.store.waits.promises.values() if row.agent == "clerk/c"]
+            [mine] = [row for row in kit.store.waits.promises.rows.values() if row.agent == "clerk/c"]
             mine.status = "held back"
             try:
                 return settle_due(*arguments)
@@ -232,7 +232,7 @@ async def test_an_asker_that_hears_at_its_deadline_that_its_ask_was_given_up_is_
 
         await kit.send(AT, program(run), deadline=kit.clock.now() + 100)
         await kit.advance(seconds=99)
-        kit.store.waits.settle_due = only_of_the_oracle  # type: ignore[method-assign,assignment]
+        kit.store.waits.promises.settle_due = only_of_the_oracle  # type: ignore[method-assign,assignment]
         kit.clock.move_to(kit.clock.now() + 1)
         async with asyncio.timeout(10):
             while not kit.dead_letters(AT):  # noqa: ASYNC110  (rows that another task writes)

@@ -264,7 +264,7 @@ async def test_a_message_to_a_kind_that_the_domain_no_longer_has_is_given_up() -
         await old.crash()
         await old.send("test/keeper/k", Note(text="hello"))
         async with TestKit([Trier]) as new:
-            new.store.mail.update(old.store.mail)
+            new.store.mail.boxes.update(old.store.mail.boxes)
             await new.crash()
             await new.recover()
             [letter] = new.dead_letters()

@@ -325,7 +325,7 @@ async def test_what_arrives_in_a_flood_while_a_mailbox_is_read_is_read_again_in_
     while activation.queue:
         envelope = mailboxes.take_head(activation)
         activation.apart.discard(envelope.seq)
-        store._remove(("test", "default", 0, "keeper/k"), envelope.seq)
+        store.mail.remove(("test", "default", 0, "keeper/k"), envelope.seq)
         mailboxes.handled(activation, envelope.seq)
         handled.append(envelope.seq)
         await at_rest(mailboxes)

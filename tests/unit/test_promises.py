@@ -35,7 +35,7 @@ async def test_a_promise_is_resolved_once_whenever_that_happens(when: str) -> No
         assert not await kit.resolve(ref, "paid twice")
         await kit.advance(seconds=130)
         assert kit.state(AT).log == ["paid"]
-        assert (open_turns(kit), len(kit.store.waits.promises)) == (0, 1)  # its row stays as history
+        assert (open_turns(kit), len(kit.store.waits.promises.rows)) == (0, 1)  # its row stays as history
 
 
 async def test_a_promise_that_nobody_resolves_expires() -> None:
@@ -146,7 +146,7 @@ async def test_a_wake_up_for_a_turn_whose_end_is_on_its_way_does_not_run_it_agai
         await kit.send(AT, Run(program=program(run)))
         await kit.advance(seconds=5)
         assert len(Waiter.starts) == 1
-        assert (open_turns(kit), sum(len(box) for box in kit.store.mail.values())) == (0, 0)
+        assert (open_turns(kit), sum(len(box) for box in kit.store.mail.boxes.values())) == (0, 0)
 
 
 async def test_a_wake_up_that_comes_when_its_turn_is_being_put_away_is_not_lost_with_the_host() -> None:

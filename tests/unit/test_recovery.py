@@ -236,7 +236,9 @@ async def test_a_head_that_is_tried_alone_and_takes_long_does_not_hold_up_its_ne
             if tries < 3:
                 await kit.crash()
                 recoveries.append(asyncio.create_task(kit.recover()))
-        assert [row.trials for row in kit.store.mail[("test", "default", 0, "worker/w")].values()] == [2]
+        assert [row.trials for row in kit.store.mail.boxes[("test", "default", 0, "worker/w")].values()] == [
+            2
+        ]
         await kit.send("test/keeper/k", Note(text="next"))
         await until(lambda: kit.state("test/keeper/k").notes == ["next"])
         Worker.hold.set()
@@ -329,9 +331,11 @@ async def test_a_stopped_domain_goes_on_where_it_was_on_another_number_of_hosts(
         await old.crash()
         await old.send("test/keeper/b", Note(text="meanwhile"))
         async with TestKit([Keeper], hosts=3, start=old.clock.now()) as new:
-            for table in ("mail", "timers", "agents", "transitions"):
-                setattr(new.store, table, getattr(old.store, table))
-            new.store._seq = old.store._seq
+            new.store.timers = old.store.timers
+            new.store.agents.states.update(old.store.agents.states)
+            new.store.agents.transitions.update(old.store.agents.transitions)
+            new.store.mail.boxes.update(old.store.mail.boxes)
+            new.store.mail.last_seq = old.store.mail.last_seq
             for host in range(3):
                 await new.crash(host)
             await new.recover()

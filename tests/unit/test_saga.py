@@ -92,7 +92,7 @@ async def until(condition: Callable[[], object]) -> None:
 def leftovers(kit: TestKit) -> tuple[int, int, int]:
     """Open turns, promises and messages."""
     waits = kit.store.waits
-    return len(waits.turns), len(waits.promises), sum(len(box) for box in kit.store.mail.values())
+    return len(waits.turns), len(waits.promises.rows), sum(len(box) for box in kit.store.mail.boxes.values())
 
 
 def calls(kit: TestKit) -> list[tuple[str, str, bool]]:
@@ -409,7 +409,7 @@ async def test_a_compensation_may_send_and_what_its_handler_sent_last_stays_unse
         [sent] = [o for o in kit.store.sent if o.agent == "keeper/k"]
         header = sent.header
         assert (header.task, header.deadline, header.undoes) == ("test/0190", None, True)
-        transition = kit.store.transitions[("test", "default", "keeper/k")][-1]
+        transition = kit.store.agents.transitions[("test", "default", "keeper/k")][-1]
         assert json.loads(transition.body)["message"]["header"]["task"] == "test/0190"
 
 
@@ -436,7 +436,7 @@ async def test_a_compensation_records_nothing_and_waits_for_nothing() -> None:
             [],
             (0, 1, 0),
         )  # the promise, whose ref may be out, is settled
-        assert [p.status for p in kit.store.waits.promises.values()] == ["abandoned"]
+        assert [p.status for p in kit.store.waits.promises.rows.values()] == ["abandoned"]
 
 
 async def _await(promise: Any) -> None:

@@ -117,8 +117,8 @@ async def test_a_host_that_dies_on_either_side_of_a_firing_sends_it_once() -> No
 async def test_an_occurrence_that_somebody_else_has_sent_is_not_sent_again() -> None:
     async with TestKit([Clockwork], schedules=[spec()]) as kit:
         await kit.advance(hours=7)
-        [(place, row)] = kit.store.schedules.items()
-        kit.store.schedules[place] = msgspec.structs.replace(row, next_at=START + 6 * 3600)
+        [(place, row)] = kit.store.schedules.rows.items()
+        kit.store.schedules.rows[place] = msgspec.structs.replace(row, next_at=START + 6 * 3600)
         await kit.advance(hours=1)
         assert ticks(kit) == ["01 06:00"]
 
@@ -145,11 +145,11 @@ async def test_new_code_changes_removes_and_renames_schedules() -> None:
         await renewed(kit, spec(name="renamed", catch_up="all", cron="0 8 * * *"))  # a new one
         await kit.advance(days=1)
         assert kit.state(AT).senders[3:] == ["external/schedules/renamed"]
-        assert [name for _, name in kit.store.schedules] == ["renamed"]
+        assert [name for _, name in kit.store.schedules.rows] == ["renamed"]
         await renewed(kit)
         await kit.advance(days=3)
         assert len(ticks(kit)) == 4
-        assert kit.store.schedules == {}
+        assert kit.store.schedules.rows == {}
 
 
 # -- times -------------------------------------------------------------------------------------------

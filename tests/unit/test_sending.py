@@ -161,7 +161,7 @@ async def test_a_tenant_hears_only_its_own() -> None:
         await kit.send("test/keeper/k", Forward(to="test/keeper/l", text="x"))
         await kit.quiet()
         assert kit.state("test/keeper/l").notes == ["x"]
-        assert {tenant for _, tenant, _ in kit.store.agents} == {"acme"}
+        assert {tenant for _, tenant, _ in kit.store.agents.states} == {"acme"}
 
 
 # -- refusals ----------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def fails() -> None:
 
 
 def bodies(kit: TestKit) -> list[Any]:
-    return [json.loads(t.body) for t in kit.store.transitions["test", "default", "scribe/s"]]
+    return [json.loads(t.body) for t in kit.store.agents.transitions["test", "default", "scribe/s"]]
 
 
 async def test_the_whole_state_stands_at_regular_versions_even_if_it_has_not_changed() -> None:
@@ -154,5 +154,5 @@ async def test_what_a_turn_has_asked_stands_among_its_sends_also_when_it_ran_aga
             await kit.recover()
         await kit.send("test/replier/r", Write(text="answer"))
         await kit.quiet()
-        [turn] = kit.store.transitions["test", "default", "asker/a"]
+        [turn] = kit.store.agents.transitions["test", "default", "asker/a"]
         assert [sent["to"] for sent in json.loads(turn.body)["sends"]] == [ADDRESS, "test/replier/r", ADDRESS]

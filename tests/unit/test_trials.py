@@ -61,7 +61,7 @@ class Tried(Agent):
 
 
 def trials_of(store: MemoryStore) -> dict[str, int]:
-    return {box[3]: max(row.trials for row in rows.values()) for box, rows in store.mail.items()}
+    return {box[3]: max(row.trials for row in rows.values()) for box, rows in store.mail.boxes.items()}
 
 
 @pytest.fixture(autouse=True)

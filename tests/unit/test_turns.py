@@ -326,11 +326,11 @@ async def test_an_older_state_is_brought_along_by_upcast() -> None:
         await old.send("test/tally/t", Note(text="a"))
         await old.quiet()
         async with TestKit([TallyTwo]) as new:
-            new.store.agents.update(old.store.agents)
+            new.store.agents.states.update(old.store.agents.states)
             await new.send("test/tally/t", Note(text="b"))
             await new.quiet()
             assert new.state("test/tally/t").counts == {"all": 1, "b": 1}
-            stored = new.store.agents[("test", "default", "tally/t")]
+            stored = new.store.agents.states[("test", "default", "tally/t")]
             assert (stored.version, stored.schema_version) == (2, 2)
 
 
@@ -339,12 +339,12 @@ async def test_a_state_that_no_longer_fits_is_kept_and_the_message_is_a_dead_let
         await old.send("test/tally/t", Note(text="a"))
         await old.quiet()
         async with TestKit([TallyWithoutUpcast]) as new:
-            new.store.agents.update(old.store.agents)
+            new.store.agents.states.update(old.store.agents.states)
             await new.send("test/tally/t", Note(text="b"))
             await new.quiet()
             [letter] = new.dead_letters()
             assert letter.reason == "invalid_payload"
-            stored = new.store.agents[("test", "default", "tally/t")]
+            stored = new.store.agents.states[("test", "default", "tally/t")]
             assert stored.state == '{"count":1}'
 
 
@@ -353,14 +353,14 @@ async def test_an_agent_whose_state_no_longer_fits_can_be_paused_and_destroyed()
         await old.send("test/tally/t", Note(text="a"))
         await old.quiet()
         async with TestKit([TallyWithoutUpcast]) as new:
-            new.store.agents.update(old.store.agents)
+            new.store.agents.states.update(old.store.agents.states)
             await new.pause("test/tally/t")
             await new.quiet()
-            paused = new.store.agents[("test", "default", "tally/t")]
+            paused = new.store.agents.states[("test", "default", "tally/t")]
             assert (paused.lifecycle, paused.state, paused.schema_version) == ("paused", '{"count":1}', 1)
             await new.destroy("test/tally/t")
             await new.quiet()
-            assert new.store.agents[("test", "default", "tally/t")].lifecycle == "destroyed"
+            assert new.store.agents.states[("test", "default", "tally/t")].lifecycle == "destroyed"
             assert new.dead_letters() == []
 
 

@@ -129,4 +129,8 @@ def open_turns(kit: TestKit) -> int:
 
 def leftovers(kit: TestKit) -> tuple[int, int, int]:
     """Open turns, promises and messages."""
-    return open_turns(kit), len(kit.store.waits.promises), sum(len(box) for box in kit.store.mail.values())
+    return (
+        open_turns(kit),
+        len(kit.store.waits.promises.rows),
+        sum(len(box) for box in kit.store.mail.boxes.values()),
+    )

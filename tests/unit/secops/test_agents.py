@@ -290,7 +290,7 @@ async def test_a_cancelled_task_takes_nothing_from_another_that_waits_for_the_sa
         busy = f"secops/{held}/{log if held == 'reader' else '203.0.113.45'}"
         await kit.pause(busy)
         for task in (ONE, TWO):
-            kit.store.add_task("secops", "default", task)
+            kit.store.tasks.add("secops", "default", task)
             given = await triage.feed(SAMPLE, task)
             await kit.quiet(timeout_s=60)
             await triage.submit(task, given)

@@ -72,7 +72,7 @@ class Desk:
         self.kit = kit
         self.task = TASK
         self.row_key = ("test", "default", TASK)
-        kit.store.tasks[self.row_key] = TaskWrite(
+        kit.store.tasks.rows[self.row_key] = TaskWrite(
             id=TASK, status="assigned", assignee=None, progress=0, result=None, error=None, finished=False
         )
 
@@ -96,7 +96,7 @@ class Desk:
 
     @property
     def row(self) -> TaskWrite:
-        return self.kit.store.tasks[self.row_key]
+        return self.kit.store.tasks.rows[self.row_key]
 
     @property
     def result(self) -> Any:
@@ -113,6 +113,6 @@ class Desk:
     @property
     def log(self) -> list[str]:
         """The kinds of the log's lines; their numbers are 2, 3, ... without a gap."""
-        lines = sorted((key[3], event.kind) for key, event in self.kit.store.task_events.items())
+        lines = sorted((key[3], event.kind) for key, event in self.kit.store.tasks.events.items())
         assert [number for number, _ in lines] == list(range(2, len(lines) + 2))
         return [kind for _, kind in lines]

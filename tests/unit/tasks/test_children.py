@@ -53,11 +53,11 @@ async def given(kit: TestKit, parent: Program) -> str:
 
 
 def children(kit: TestKit) -> list[str]:
-    return [id_ for _, _, id_ in kit.store.children]
+    return [id_ for _, _, id_ in kit.store.tasks.children]
 
 
 def log(kit: TestKit, task: str) -> list[str]:
-    events = sorted((n, e.kind) for (_, _, of, n), e in kit.store.task_events.items() if of == task)
+    events = sorted((n, e.kind) for (_, _, of, n), e in kit.store.tasks.events.items() if of == task)
     return [kind for _, kind in events]
 
 
@@ -71,7 +71,7 @@ async def test_a_task_waits_for_the_result_of_one_that_it_has_started(kit: TestK
     task = await given(kit, asks)
     assert kit.task(task).result == {"by": "answered"}
     [child] = children(kit)
-    row = kit.store.children[("test", "default", child)]
+    row = kit.store.tasks.children[("test", "default", child)]
     assert (row.parent, row.root, row.goal, row.priority) == (
         f"test/{task}", f"test/{task}", "answers", 9,
     )  # fmt: skip
@@ -91,7 +91,7 @@ async def test_children_run_beside_each_other_and_have_children_of_their_own(kit
 
     task = await given(kit, gathers)
     assert kit.task(task).result == [{"by": "answered"}] * 3
-    rows = list(kit.store.children.values())
+    rows = list(kit.store.tasks.children.values())
     assert len(rows) == 4
     assert {row.root for row in rows} == {f"test/{task}"}
     assert sorted(row.parent == f"test/{task}" for row in rows) == [False, True, True, True]
@@ -260,7 +260,7 @@ async def test_a_cancelled_task_is_cancelled_once_all_below_it_is_at_rest(kit: T
     assert sorted(Worker.log) == ["undo deep", "undo waits", "undo waits", "undo waits", *["waits"] * 3]
     assert log(kit, task)[-2:] == ["child_ended", "cancelled"]
     waits = kit.store.waits
-    assert (len(waits.turns), len(waits.promises), len(kit.store.timers)) == (0, 0, 0)
+    assert (len(waits.turns), len(waits.promises.rows), len(kit.store.timers)) == (0, 0, 0)
 
 
 async def test_the_limits_of_its_domains_turns_keep_no_task_from_ending() -> None:

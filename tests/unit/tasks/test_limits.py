@@ -53,7 +53,7 @@ async def failed(kit: TestKit, task: str) -> dict[str, Any]:
     assert error is not None
     assert (kit.task(task).status, error["code"]) == ("failed", "limit")
     waits = kit.store.waits
-    assert (len(waits.turns), len(waits.promises), len(kit.store.timers)) == (0, 0, 0)
+    assert (len(waits.turns), len(waits.promises.rows), len(kit.store.timers)) == (0, 0, 0)
     assert kit.dead_letters() == []
     return {name: error[name] for name in ("limit", "used", "allowed")}
 
@@ -261,7 +261,7 @@ async def test_a_child_that_spends_too_much_ends_the_whole_tree(kit: TestKit) ->
 
     task = await given(kit, delegates, cost=1.0)
     assert await failed(kit, task) == {"limit": "cost", "used": 1.2, "allowed": 1}
-    children = [kit.task(id_) for _, _, id_ in kit.store.children]
+    children = [kit.task(id_) for _, _, id_ in kit.store.tasks.children]
     assert [child.status for child in children] == ["cancelled"] * 4
     assert all("its limit is 1" in (child.error or {})["message"] for child in children)
 

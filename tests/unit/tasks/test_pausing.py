@@ -85,7 +85,7 @@ async def at_the_gate(kit: TestKit) -> None:
 
 
 def log(kit: TestKit, task: str) -> list[str]:
-    events = sorted((n, e.kind) for (_, _, of, n), e in kit.store.task_events.items() if of == task)
+    events = sorted((n, e.kind) for (_, _, of, n), e in kit.store.tasks.events.items() if of == task)
     return [kind for _, kind in events]
 
 
@@ -194,7 +194,7 @@ async def test_a_paused_task_is_cancelled_all_the_same(kit: TestKit, stage: str)
     await look(kit, 10)
     assert kit.task(task).status == "cancelled"
     waits, store = kit.store.waits, kit.store
-    assert (len(waits.turns), len(waits.promises), sum(map(len, store.mail.values()))) == (0, 0, 0)
+    assert (len(waits.turns), len(waits.promises.rows), sum(map(len, store.mail.boxes.values()))) == (0, 0, 0)
     assert store.pauses == {}
     undone = {"queued": [], "stopped": ["gate", "undo works"]}.get(stage, ["one", "undo one"])
     assert Worker.log == undone
@@ -224,7 +224,7 @@ async def test_children_are_paused_and_go_on_with_their_parent(kit: TestKit) -> 
     task = await given(kit, delegates)
     await kit.quiet()
     await paused(kit, task)
-    children = [id_ for _, _, id_ in kit.store.children]
+    children = [id_ for _, _, id_ in kit.store.tasks.children]
     assert [kit.task(child).status for child in children] == ["paused"] * 2
     await kit.advance(seconds=200)
     assert Worker.log == ["one", "one"]
@@ -247,7 +247,7 @@ async def test_a_child_that_a_running_turn_starts_is_paused_too(kit: TestKit) ->
         await asyncio.sleep(0.002)
     gate.set()
     await look(kit, 8)
-    [child] = [id_ for _, _, id_ in kit.store.children]
+    [child] = [id_ for _, _, id_ in kit.store.tasks.children]
     assert (kit.task(task).status, kit.task(child).status, Worker.log) == ("paused", "paused", ["gate"])
     await resumed(kit, task)
     await kit.advance(seconds=200)

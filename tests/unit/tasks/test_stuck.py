@@ -17,7 +17,7 @@ async def lose(desk: Desk, *, by: str = "d") -> int:
 
 
 def lines(desk: Desk, kind: str) -> list[dict[str, str]]:
-    return [json.loads(e.body) for e in desk.kit.store.task_events.values() if e.kind == kind]
+    return [json.loads(e.body) for e in desk.kit.store.tasks.events.values() if e.kind == kind]
 
 
 async def test_a_task_whose_message_was_given_up_is_stuck_and_says_by_what(desk: Desk) -> None:
@@ -45,8 +45,8 @@ async def test_a_dead_letter_that_is_retried_and_succeeds_sets_the_task_going(de
     assert desk.row.status == "stuck"
     [letter] = desk.kit.dead_letters("test/worker/w")
     mended = letter.payload.replace('"not a number"', "0.5")
-    row = desk.kit.store.dead_letters[("default", letter.id)]
-    desk.kit.store.dead_letters[("default", letter.id)] = type(row)(
+    row = desk.kit.store.agents.dead_letters[("default", letter.id)]
+    desk.kit.store.agents.dead_letters[("default", letter.id)] = type(row)(
         **{name: getattr(row, name) for name in row.__struct_fields__} | {"payload": mended}
     )
     await desk.kit.retry_dead_letter(letter.id)

@@ -1,0 +1,54 @@
+"""The ledger in memory, for tests: every call of a tool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from storage.journal import JournalEntry
+from storage.ledger import CallStatus, EarlierCall, Effect, LedgerWrite
+from storage.memory_rows import LedgerRow
+
+_MAY_HAVE_ACTED = (CallStatus.STARTED, CallStatus.SUCCEEDED, CallStatus.UNKNOWN)
+
+Key = tuple[str, str, str]  # domain, tenant, and the turn or the call
+
+
+class MemoryLedger:
+    """The table `ledger` of all domains."""
+
+    def __init__(self, journal: Mapping[Key, Sequence[JournalEntry]]) -> None:
+        self.rows: dict[Key, LedgerRow] = {}
+        self._journal = journal
+
+    def write(
+        self, domain: str, tenant: str, agent: str, turn: str, epoch: int, calls: Iterable[LedgerWrite]
+    ) -> None:
+        for call in calls:
+            earlier = self.rows.get((domain, tenant, call.id))
+            made_by = epoch if earlier is None or call.status is CallStatus.STARTED else earlier.epoch
+            self.rows[(domain, tenant, call.id)] = LedgerRow(agent=agent, turn=turn, epoch=made_by, call=call)
+
+    def earlier(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
+        found = []
+        for (of, owner, id_), row in self.rows.items():
+            call = row.call
+            if (of, owner, row.agent, call.message) != (domain, tenant, agent, message):
+                continue
+            failed_under_a_key = call.effect is Effect.IDEMPOTENT and call.status is CallStatus.FAILED
+            if call.effect is Effect.PURE or not (call.status in _MAY_HAVE_ACTED or failed_under_a_key):
+                continue
+            entry = next(
+                (
+                    e for e in reversed(self._journal.get((domain, tenant, row.turn), ()))
+                    if e.key == call.key and e.kind == "call" and e.ok
+                ),
+                None,
+            )  # fmt: skip
+            found.append(
+                EarlierCall(
+                    id=id_, turn=row.turn, key=call.key, tool=call.tool, digest=call.digest, effect=call.effect,
+                    status=call.status, attempts=call.attempts, epoch=row.epoch,
+                    value=entry.value if entry else None, blob=entry.blob if entry else None,
+                )
+            )  # fmt: skip
+        return found
