@@ -137,9 +137,10 @@ class Model:
         top_n: int | None = None,
         key: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
+        **options: Any,
     ) -> list[Ranked]:
         """The documents that fit the query, the best first."""
-        body: Json = {"query": query, "documents": list(documents)}
+        body: Json = {**options, "query": query, "documents": list(documents)}
         if top_n is not None:
             body["top_n"] = top_n
         _, found = await self._make("rerank", "rerank", body, key, timeout)

@@ -81,5 +81,6 @@ def tokens_of(body: Mapping[str, Any]) -> int:
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return 0
-    counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    # Some who rerank say the total only.
+    counts = (usage.get("prompt_tokens", usage.get("total_tokens")), usage.get("completion_tokens"))
     return sum(count for count in counts if isinstance(count, int) and count > 0)

@@ -14,10 +14,9 @@ from ray.serve.schema import LoggingConfig
 from actors.ray_host import configure_logging
 from actors.secret import SecretFolder
 from bus.errors import ServiceUnavailable
-from serve.embedding.deployment import embedding_deployment
-from serve.embedding.settings import EmbeddingSpec
 from serve.gateway import ServedGateway, parse_models
 from serve.gateway.environment import forget_sdk_settings
+from serve.local.deployment import LocalModel, model_deployments
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -33,20 +32,19 @@ _STARTS = 3
 class GatewayReplica:
     """The process of the gateway."""
 
-    def __init__(self, served: ServedGateway, models: Mapping[tuple[str, str], Any]) -> None:
+    def __init__(self, served: ServedGateway, models: Mapping[LocalModel, Any]) -> None:
         configure_logging(served.log_level)
         self._served = served
-        self._models = models  # handles, by upstream and model
+        self._models = models  # handles
 
     def __serve_build_asgi_app__(self) -> Starlette:
         # Imported here, because it brings the SDKs along, which who deploys it has no need of.
-        from serve.embedding.remote import RemoteEmbedder
         from serve.gateway.app import Gateway
+        from serve.local.remote import remote_models
 
         forget_sdk_settings()
         secrets = SecretFolder(Path(self._served.secrets))
-        embedders = {key: RemoteEmbedder(key[1], handle) for key, handle in self._models.items()}
-        return Gateway(self._served.settings, secrets, embedders=embedders).app
+        return Gateway(self._served.settings, secrets, local=remote_models(self._models)).app
 
 
 def serve_runs() -> bool:
@@ -73,16 +71,6 @@ def serve_gateway(served: ServedGateway) -> None:
         logging_config=quiet,
     )
     models = parse_models(served.settings.models)
-    embedding = {
-        (upstream, model): embedding_deployment(
-            upstream,
-            model,
-            models.upstreams[upstream].embedding or EmbeddingSpec(),
-            served.log_level,
-            quiet,
-        )
-        for upstream, model in models.local_models()
-    }
     concurrent = models.limits.concurrent
     deployment = serve.deployment(
         name="gateway",
@@ -100,7 +88,10 @@ def serve_gateway(served: ServedGateway) -> None:
     )(serve.ingress()(GatewayReplica))
     try:
         serve.run(
-            deployment.bind(served, embedding), name=APPLICATION, route_prefix="/", logging_config=quiet
+            deployment.bind(served, model_deployments(models, served.log_level, quiet)),
+            name=APPLICATION,
+            route_prefix="/",
+            logging_config=quiet,
         )
     except RuntimeError as error:
         raise ServiceUnavailable(

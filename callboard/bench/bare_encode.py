@@ -18,7 +18,7 @@ def main(model: str, device: str) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from serve.embedding.model_folder import model_folder
+    from serve.local.model_folder import model_folder
 
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))

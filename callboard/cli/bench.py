@@ -97,7 +97,7 @@ async def embed(
     """Embeddings a second over HTTP, from 1, 8 and 32 clients, beside sentence-transformers alone."""
     from callboard.bench.embed import Load, measure
     from callboard.bench.texts import made_up, read_texts
-    from serve.embedding.settings import DEFAULT_MODEL
+    from serve.local.settings import DEFAULT_MODEL
 
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter("must be cpu or cuda", param_hint="--device")

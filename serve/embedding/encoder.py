@@ -13,12 +13,9 @@ import torch
 
 from serve.embedding.embedder import InputType
 from serve.embedding.encoder_protocol import Vector
-from serve.embedding.model_folder import BrokenModel, model_folder
-from serve.embedding.settings import EmbeddingSpec
-
-_LONGEST_TOKEN = 64  # characters; what has more than so many for each token is cut before it is tokenised
-_WORDS = "the words of a text 0 1 2"
-_MAX_TOKENS = 8192  # of a text, where the model does not say
+from serve.local.model_folder import BrokenModel, model_folder
+from serve.local.settings import BatchedSpec
+from serve.local.torch_settings import LONGEST_TOKEN, MAX_TOKENS, WORDS, dtype_of, knows_no_words
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class _Prompt:
 class SentenceEncoder:
     """Implements Encoder. Raises BrokenModel, and what the libraries raise for files that are none."""
 
-    def __init__(self, model: str, spec: EmbeddingSpec, device: str) -> None:
+    def __init__(self, model: str, spec: BatchedSpec, device: str) -> None:
         folder = model_folder(model)
         self.device = device
         if device == "cpu":
@@ -42,16 +39,13 @@ class SentenceEncoder:
             model_kwargs=_model_kwargs(device),
             local_files_only=folder is not None,
         )
-        if (dtype := _dtype(spec, self._model, device)) is not None:
-            self._model.to(dtype)
+        self._model.to(dtype_of(spec, self._model, device))
         self._model.eval()
         self._transformer = self._model[0]
         self._tokenizer = self._plain_tokenizer(model)
-        self.longest = min(self._model.max_seq_length or _MAX_TOKENS, 1_000_000)
-        [ids] = self._tokens([_WORDS], "", self.longest)
-        if set(ids) <= set(
-            self._tokenizer.all_special_ids
-        ):  # made up by the library, where its files are missing
+        self.longest = min(self._model.max_seq_length or MAX_TOKENS, 1_000_000)
+        [ids] = self._tokens([WORDS], "", self.longest)
+        if knows_no_words(self._tokenizer, ids):
             raise BrokenModel("its tokenizer knows no words; a file of it is missing.")
         self.dimensions = len(self.encode([ids], None)[0])  # also warms it up
 
@@ -70,7 +64,7 @@ class SentenceEncoder:
                 raise
 
     def _tokens(self, texts: Sequence[str], prompt: str, most: int) -> list[list[int]]:
-        characters = most * _LONGEST_TOKEN
+        characters = most * LONGEST_TOKEN
         found: list[list[int]] = self._tokenizer(
             [prompt + text[:characters] for text in texts],
             truncation=True,
@@ -136,13 +130,3 @@ def _model_kwargs(device: str) -> dict[str, Any]:
         if find_spec("flash_attn") is not None:
             return {"attn_implementation": "flash_attention_2", "dtype": torch.float16}
     return {}
-
-
-def _dtype(spec: EmbeddingSpec, model: Any, device: str) -> Any:
-    """None: as it is."""
-    if spec.dtype != "auto":
-        return getattr(torch, spec.dtype)
-    if device == "cpu":
-        return torch.float32
-    # One that was trained with bfloat16's range may not fit into float16's.
-    return torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16

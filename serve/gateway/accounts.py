@@ -59,7 +59,8 @@ def usage_of(body: Json | None) -> Usage | None:
     details = found.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
     return Usage(
-        input=_count(found.get("prompt_tokens")),
+        # Some who rerank say the total only.
+        input=_count(found.get("prompt_tokens", found.get("total_tokens"))),
         cached=_count(details.get("cached_tokens")),
         written=_count(details.get("cache_write_tokens")),
         output=_count(found.get("completion_tokens")),

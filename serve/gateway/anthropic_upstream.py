@@ -16,7 +16,7 @@ from serve.gateway.anthropic_reply import Chunks, completion
 from serve.gateway.anthropic_request import to_anthropic
 from serve.gateway.errors import ApiError, malformed
 from serve.gateway.models_file import TargetSpec, UpstreamSpec
-from serve.gateway.requests import ChatRequest, EmbeddingsRequest
+from serve.gateway.requests import ChatRequest, EmbeddingsRequest, RerankRequest
 from serve.gateway.secret import key_of
 from serve.gateway.upstream import Json, refused, too_slow, unreachable
 
@@ -74,6 +74,9 @@ class AnthropicUpstream:
 
     async def embed(self, target: TargetSpec, request: EmbeddingsRequest) -> Json:
         raise AssertionError("models.yaml lets no embeddings come here")
+
+    async def rerank(self, target: TargetSpec, request: RerankRequest) -> Json:
+        raise AssertionError("models.yaml lets nothing to rerank come here")
 
     @contextlib.contextmanager
     def _reading(self, target: TargetSpec) -> Iterator[anthropic.AsyncAnthropic]:

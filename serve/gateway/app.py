@@ -18,7 +18,6 @@ from starlette.routing import Route
 
 from actors.model_gateway import MAX_NAME
 from actors.secret import Secrets
-from serve.embedding.embedder import Embedder
 from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
 from serve.gateway.breaker import Breaker
 from serve.gateway.cache import ExactCache, cache_key, repeat_key
@@ -26,10 +25,10 @@ from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Endpoint, Exchange
 from serve.gateway.key import same
 from serve.gateway.limits import Limits
-from serve.gateway.local_upstream import LocalUpstream
-from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec, parse_models
+from serve.gateway.local_upstream import LocalModels, LocalUpstream
+from serve.gateway.models_file import ModelSpec, Serves, TargetSpec, UpstreamSpec, parse_models
 from serve.gateway.relay import Answer, Reached, Relay
-from serve.gateway.requests import ChatRequest, EmbeddingsRequest, read_chat, read_embeddings
+from serve.gateway.requests import ChatRequest, ModelRequest, read_chat, read_embeddings, read_rerank
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.upstream import Json, Upstream
 
@@ -37,20 +36,23 @@ from serve.gateway.upstream import Json, Upstream
 _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
 # A company's proxy cannot reach what listens on this machine.
 _WITHOUT_PROXY = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
+_WHAT: dict[Serves, str] = {"chat": "chats", "embeddings": "embeddings", "rerank": "reranking"}
+_HOW: dict[Serves, str] = {
+    "chat": "with the upstream that answers for it",
+    "embeddings": "with `serves: embeddings`, and the upstream that answers for it",
+    "rerank": "with `serves: rerank` (a cross-encoder on an upstream of type local, or a compatible server)",
+}
 
 
 class Gateway:
-    """Holds what requests share. `app` is the ASGI application. Raises InvalidModelsFile.
-
-    `embedders`: of each `local` upstream and its model.
-    """
+    """Holds what requests share. `app` is the ASGI application. Raises InvalidModelsFile."""
 
     def __init__(
         self,
         settings: GatewaySettings,
         secrets: Secrets,
         *,
-        embedders: Mapping[tuple[str, str], Embedder] = {},
+        local: LocalModels = LocalModels(),  # noqa: B008  (it is empty, and frozen)
         retry_pause_s: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,7 +61,7 @@ class Gateway:
         self._http = httpx2.AsyncClient(limits=_CONNECTIONS, mounts=_WITHOUT_PROXY)
         self._relay = Relay(
             {
-                name: Reached(spec, _upstream(name, spec, secrets, self._http, embedders), Breaker(clock))
+                name: Reached(spec, _upstream(name, spec, secrets, self._http, local), Breaker(clock))
                 for name, spec in self._file.upstreams.items()
             },
             pause_s=retry_pause_s,
@@ -72,6 +74,7 @@ class Gateway:
             routes=[
                 self._route("/v1/chat/completions", "POST", self._chat),
                 self._route("/v1/embeddings", "POST", self._embed),
+                self._route("/v1/rerank", "POST", self._rerank),
                 self._route("/v1/models", "GET", self._list_models),
                 self._route("/v1/models/{name:path}", "GET", self._show_model),
                 self._route("/callboard/gateway", "GET", self._show_state),
@@ -114,6 +117,12 @@ class Gateway:
             payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
             await exchange.while_connected(lambda: self._answer(exchange, payer, model, request))
 
+    async def _rerank(self, exchange: Exchange) -> None:
+        with self._limits.entered() as admission:
+            request = read_rerank(await exchange.body(admission.take))
+            payer, model = _payer(exchange.request.headers), self._model(request.model, "rerank")
+            await exchange.while_connected(lambda: self._answer(exchange, payer, model, request))
+
     async def _list_models(self, exchange: Exchange) -> None:
         data = [_described(name, model) for name, model in self._file.models.items()]
         await exchange.answer({"object": "list", "data": data})
@@ -143,7 +152,7 @@ class Gateway:
     # -- answers ---------------------------------------------------------------------------------------
 
     async def _answer(
-        self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ChatRequest | EmbeddingsRequest
+        self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ModelRequest
     ) -> None:
         async def make() -> Answer:
             return await self._paid(payer, model, request)
@@ -165,12 +174,9 @@ class Gateway:
             headers["x-callboard-cost-usd"] = f"{cost:f}"
         await exchange.answer(answer.body, headers=headers)
 
-    async def _paid(self, payer: Payer, model: ModelSpec, request: ChatRequest | EmbeddingsRequest) -> Answer:
+    async def _paid(self, payer: Payer, model: ModelSpec, request: ModelRequest) -> Answer:
         try:
-            if isinstance(request, ChatRequest):
-                answer = await self._relay.chat(request.model, model, request)
-            else:
-                answer = await self._relay.embed(request.model, model, request)
+            answer = await self._relay.answer(request.model, model, request)
         except ApiError:
             self._accounts.failed(payer, request.model)
             raise
@@ -204,13 +210,13 @@ class Gateway:
 
     # -- the rest --------------------------------------------------------------------------------------
 
-    def _model(self, name: str, serves: str | None = None) -> ModelSpec:
+    def _model(self, name: str, serves: Serves | None = None) -> ModelSpec:
         model = self._file.models.get(name)
         path = self._settings.models_path
-        if serves == "chat" and all(one.serves != "chat" for one in self._file.models.values()):
+        if serves is not None and all(one.serves != serves for one in self._file.models.values()):
             raise ApiError(
-                "No model for chats is configured here.",
-                fix=f"Add one to {path}, with the upstream that answers for it, and run `callboard up` again.",
+                f"No model for {_WHAT[serves]} is configured here.",
+                fix=f"Add one {_HOW[serves]} to {path}, and run `callboard up` again.",
                 status=404,
                 code="model_not_found",
                 param="model",
@@ -253,11 +259,11 @@ def _upstream(
     spec: UpstreamSpec,
     secrets: Secrets,
     http: httpx2.AsyncClient,
-    embedders: Mapping[tuple[str, str], Embedder],
+    local: LocalModels,
 ) -> Upstream:
     """With its SDK imported only where it is needed: each takes a second or two."""
     if spec.type == "local":
-        return LocalUpstream({model: found for (at, model), found in embedders.items() if at == name})
+        return LocalUpstream(name, local)
     if spec.type == "anthropic":
         from serve.gateway.anthropic_upstream import AnthropicUpstream
 

@@ -14,14 +14,14 @@ import msgspec
 
 from serve.gateway.models_file import CacheSpec
 from serve.gateway.relay import Answer
-from serve.gateway.requests import ChatRequest, EmbeddingsRequest
+from serve.gateway.requests import ChatRequest, ModelRequest
 
 How = Literal["miss", "again", "hit", "shared"]
 _OVERHEAD_BYTES = 512  # of an entry, beside its answer
 _MOST_ADRIFT = 64  # calls that nobody waits for any more
 
 
-def cache_key(tenant: str, request: ChatRequest | EmbeddingsRequest) -> str | None:
+def cache_key(tenant: str, request: ModelRequest) -> str | None:
     """None for what may have another answer each time: a chat without `temperature: 0`, or a stream."""
     if isinstance(request, ChatRequest) and (
         request.stream or request.temperature is None or request.temperature > 0 or (request.n or 1) > 1
@@ -32,7 +32,7 @@ def cache_key(tenant: str, request: ChatRequest | EmbeddingsRequest) -> str | No
     return sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
 
 
-def repeat_key(tenant: str, request: ChatRequest | EmbeddingsRequest, key: str) -> str:
+def repeat_key(tenant: str, request: ModelRequest, key: str) -> str:
     """Of a request that may be made again with the same `Idempotency-Key`."""
     asked = [tenant, key, type(request).__name__, request.body]
     return sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()

@@ -14,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bus.complaints import in_plain_words
 from bus.errors import InvalidModelsFile
-from serve.embedding.settings import DEFAULT_MODEL, EmbeddingSpec
+from serve.local.settings import DEFAULT_MODEL, BatchedSpec, LocalSpec
 
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,100}")
+_PATH = re.compile(r"/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
+
+Serves = Literal["chat", "embeddings", "rerank"]
 
 _FIX = "Correct it, and start Callboard again."
 
@@ -51,7 +54,11 @@ class UpstreamSpec(_Strict):
     silence_s: float = Field(default=60.0, gt=0, le=3600)  # between two events of a stream
     retries: int = Field(default=2, ge=0, le=10)
     retry_after_s: float = Field(default=10.0, ge=0, le=300)  # a longer Retry-After is not waited for
-    embedding: EmbeddingSpec | None = None  # how models that run here do
+    rerank_path: str | None = (
+        None  # below the base_url, `rerank` where unset: compatible servers differ in it
+    )
+    embedding: BatchedSpec | None = None  # how models that run here do
+    reranking: BatchedSpec | None = None
 
     @field_validator("api_key")
     @classmethod
@@ -72,10 +79,20 @@ class UpstreamSpec(_Strict):
                 raise ValueError("must not hold a password; name a secret as api_key")
         return url
 
+    @field_validator("rerank_path")
+    @classmethod
+    def _is_a_path(cls, path: str | None) -> str | None:
+        if path is not None and not _PATH.fullmatch(path):
+            raise ValueError("must be a path below the base_url, such as rerank")
+        return path
+
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> UpstreamSpec:
-        if self.embedding is not None and self.type != "local":
-            raise ValueError("embedding is for an upstream of type local")
+        for name in ("embedding", "reranking"):
+            if getattr(self, name) is not None and self.type != "local":
+                raise ValueError(f"{name} is for an upstream of type local")
+        if self.rerank_path is not None and self.type != "openai_compatible":
+            raise ValueError("rerank_path is for an upstream of type openai_compatible")
         if self.type == "local":
             if self.base_url is not None or self.api_key is not None:
                 raise ValueError("an upstream of type local has no base_url and no api_key")
@@ -85,6 +102,9 @@ class UpstreamSpec(_Strict):
         if self.type != "openai_compatible" and self.api_key is None:
             raise ValueError(f"an upstream of type {self.type} needs an api_key, the name of a secret")
         return self
+
+    def local_spec(self, serves: Serves) -> LocalSpec:
+        return (self.reranking if serves == "rerank" else self.embedding) or BatchedSpec()
 
 
 class PriceSpec(_Strict):
@@ -117,7 +137,7 @@ class TargetSpec(_Strict):
 class ModelSpec(_Strict):
     """A name that clients ask for. Its targets are tried in order: the file's, the cheapest or the fastest first."""
 
-    serves: Literal["chat", "embeddings"] = "chat"
+    serves: Serves = "chat"
     strategy: Literal["fixed", "cost", "latency"] = "fixed"
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1, max_length=16)]
 
@@ -145,14 +165,14 @@ class ModelsFile(_Strict):
     cache: CacheSpec = CacheSpec()
     limits: LimitSpec = LimitSpec()
 
-    def local_models(self) -> Iterator[tuple[str, str]]:
-        """Upstream and model of each target that runs here, once."""
+    def local_models(self) -> Iterator[tuple[Serves, str, str]]:
+        """What it serves, upstream and model of each target that runs here, once."""
         targets = {
-            (target.upstream, target.model): None
+            (model.serves, target.upstream, target.model): None
             for model in self.models.values()
             for target in model.targets
         }
-        return (one for one in targets if self.upstreams[one[0]].type == "local")
+        return (one for one in targets if self.upstreams[one[1]].type == "local")
 
     def complaint(self) -> tuple[tuple[str | int, ...], str] | None:
         """What no single field shows: the place and the words of the first thing that is wrong."""
@@ -168,18 +188,27 @@ class ModelsFile(_Strict):
                     return place, f"there is no upstream {target.upstream!r}" + _meant(
                         target.upstream, self.upstreams
                     )
-                if model.serves == "embeddings" and upstream.type == "anthropic":
-                    return place, "Anthropic has no embeddings"
-                if model.serves == "chat" and upstream.type == "local":
-                    return place, "what runs here makes embeddings only; say `serves: embeddings`"
+                if (why := _cannot(model.serves, upstream)) is not None:
+                    return place, why
         return None
+
+
+def _cannot(serves: Serves, upstream: UpstreamSpec) -> str | None:
+    if serves == "embeddings" and upstream.type == "anthropic":
+        return "Anthropic has no embeddings"
+    if serves == "rerank" and upstream.type not in ("local", "openai_compatible"):
+        return "who reranks is an upstream of type local or openai_compatible"
+    if serves == "chat" and upstream.type == "local":
+        return "what runs here makes embeddings and ranks; say `serves: embeddings` or `serves: rerank`"
+    return None
 
 
 _Place = tuple[str | int, ...]
 _MODELS: dict[_Place, type[BaseModel]] = {
     (): ModelsFile,
     ("upstreams", "*"): UpstreamSpec,
-    ("upstreams", "*", "embedding"): EmbeddingSpec,
+    ("upstreams", "*", "embedding"): BatchedSpec,
+    ("upstreams", "*", "reranking"): BatchedSpec,
     ("models", "*"): ModelSpec,
     ("models", "*", "targets", "*"): TargetSpec,
     ("models", "*", "targets", "*", "price"): PriceSpec,

@@ -15,11 +15,12 @@ from actors.secret import Secrets, redact
 from bus.registry import first_line
 from serve.gateway.errors import ApiError, malformed
 from serve.gateway.models_file import TargetSpec, UpstreamSpec
-from serve.gateway.requests import ChatRequest, EmbeddingsRequest
+from serve.gateway.requests import ChatRequest, EmbeddingsRequest, RerankRequest
 from serve.gateway.secret import key_of
 from serve.gateway.upstream import Json, refused, too_slow, unreachable
 
 OPENAI = "https://api.openai.com/v1"
+_RERANK_PATH = "rerank"  # as vLLM, Jina and others have it
 _NO_KEY = "none"  # the SDK wants one, also for a server that asks for none
 
 
@@ -81,6 +82,20 @@ class OpenAIUpstream:
             raise malformed(self._name, "it holds no embeddings")
         return found
 
+    async def rerank(self, target: TargetSpec, request: RerankRequest) -> Json:
+        with self._reading(target) as client:
+            answer = await client.post(
+                "/" + (self._spec.rerank_path or _RERANK_PATH).removeprefix("/"),
+                cast_to=httpx2.Response,
+                body={**request.body, "model": target.model},
+                options={"timeout": self._whole},
+            )
+            found = self._decoded(answer.content)
+        results = found.get("results")
+        if not isinstance(results, list) or not all(_is_rank(one, len(request.documents)) for one in results):
+            raise malformed(self._name, "it holds no ranks of the documents")
+        return found
+
     def _decoded(self, content: bytes) -> Json:
         found = msgspec.json.decode(content)
         if not isinstance(found, dict):
@@ -126,6 +141,13 @@ class OpenAIUpstream:
 
     def _failed_midway(self, error: openai.APIError, key: str | None) -> ApiError:
         return refused(self._name, "", 500, {}, None, _words(error.body, error.message, key))
+
+
+def _is_rank(one: object, documents: int) -> bool:
+    if not isinstance(one, dict):
+        return False
+    index, score = one.get("index"), one.get("relevance_score")
+    return isinstance(index, int) and 0 <= index < documents and isinstance(score, int | float)
 
 
 def _choices(chunk: Json) -> list[Any]:

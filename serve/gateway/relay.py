@@ -19,7 +19,7 @@ from serve.gateway.breaker import Breaker, Ticket
 from serve.gateway.errors import ApiError, malformed, none_has_answered
 from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec
 from serve.gateway.order import Order
-from serve.gateway.requests import ChatRequest, EmbeddingsRequest, without
+from serve.gateway.requests import ChatRequest, EmbeddingsRequest, ModelRequest, RerankRequest, without
 from serve.gateway.upstream import Json, Upstream, too_slow
 
 T = TypeVar("T")
@@ -66,15 +66,13 @@ class Relay:
         self._clock = clock
         self._order = Order(self._price, clock)
 
-    async def chat(self, name: str, model: ModelSpec, request: ChatRequest) -> Answer:
-        return await self._answer(
-            name, model, lambda at, target: at.upstream.chat(target, without(request, target.drop))
+    async def answer(self, name: str, model: ModelSpec, request: ModelRequest) -> Answer:
+        """Raises ApiError."""
+        target, ticket, body = await self._first(
+            name, model, lambda at, target: _ask(at.upstream, target, without(request, target.drop))
         )
-
-    async def embed(self, name: str, model: ModelSpec, request: EmbeddingsRequest) -> Answer:
-        return await self._answer(
-            name, model, lambda at, target: at.upstream.embed(target, without(request, target.drop))
-        )
+        with ticket.settled():
+            return Answer(target, body)
 
     @contextlib.asynccontextmanager
     async def stream(self, name: str, model: ModelSpec, request: ChatRequest) -> AsyncIterator[OpenStream]:
@@ -106,13 +104,6 @@ class Relay:
     def states(self) -> dict[str, str]:
         """Of each upstream whether it is asked: closed, open (it is not) or half_open."""
         return {name: at.breaker.state for name, at in self._upstreams.items()}
-
-    async def _answer(
-        self, name: str, model: ModelSpec, call: Callable[[Reached, TargetSpec], Awaitable[Json]]
-    ) -> Answer:
-        target, ticket, body = await self._first(name, model, call)
-        with ticket.settled():
-            return Answer(target, body)
 
     async def _first(
         self, name: str, model: ModelSpec, call: Callable[[Reached, TargetSpec], Awaitable[T]]
@@ -177,6 +168,15 @@ class Relay:
 
     def _price(self, target: TargetSpec) -> Decimal | None:
         return cost_of(target, self._upstreams[target.upstream].spec, _TYPICAL)
+
+
+async def _ask(upstream: Upstream, target: TargetSpec, request: ModelRequest) -> Json:
+    if isinstance(request, ChatRequest):
+        return await upstream.chat(target, request)
+    if isinstance(request, EmbeddingsRequest):
+        return await upstream.embed(target, request)
+    assert isinstance(request, RerankRequest)
+    return await upstream.rerank(target, request)
 
 
 def _resting(upstream: str, for_s: float) -> ApiError:

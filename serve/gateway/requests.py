@@ -151,8 +151,16 @@ class StreamOptions(_Open):
     include_usage: bool = False
 
 
-class ChatRequest(_Open):
+class ModelRequest(_Open):
     model: Annotated[str, Field(min_length=1, max_length=200)]
+    _body: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return self._body
+
+
+class ChatRequest(ModelRequest):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -168,11 +176,6 @@ class ChatRequest(_Open):
     response_format: ResponseFormat | None = None
     seed: int | None = None
     user: str | None = None
-    _body: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        return self._body
 
     @property
     def wants_usage(self) -> bool:
@@ -188,17 +191,11 @@ class ChatRequest(_Open):
         return self
 
 
-class EmbeddingsRequest(_Open):
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+class EmbeddingsRequest(ModelRequest):
     input: str | list[str] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
-    _body: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        return self._body
 
     @field_validator("input")
     @classmethod
@@ -214,7 +211,22 @@ class EmbeddingsRequest(_Open):
         return given
 
 
-R = TypeVar("R", ChatRequest, EmbeddingsRequest)
+class Document(_Open):
+    text: Annotated[str, Field(min_length=1)]
+
+
+class RerankRequest(ModelRequest):
+    """As Cohere and Jina have it, since OpenAI has none."""
+
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[
+        list[Annotated[str, Field(min_length=1)] | Document], Field(min_length=1, max_length=MAX_INPUTS)
+    ]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = False
+
+
+R = TypeVar("R", bound=ModelRequest)
 
 
 def read_json(content: bytes) -> dict[str, Any]:
@@ -240,6 +252,11 @@ def read_chat(content: bytes) -> ChatRequest:
 def read_embeddings(content: bytes) -> EmbeddingsRequest:
     """Raises ApiError with the place of the first thing that is wrong."""
     return _checked(EmbeddingsRequest, read_json(content))
+
+
+def read_rerank(content: bytes) -> RerankRequest:
+    """Raises ApiError with the place of the first thing that is wrong."""
+    return _checked(RerankRequest, read_json(content))
 
 
 def without(request: R, names: Iterable[str]) -> R:

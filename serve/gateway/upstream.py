@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from serve.gateway.errors import ApiError
 from serve.gateway.models_file import TargetSpec
-from serve.gateway.requests import ChatRequest, EmbeddingsRequest
+from serve.gateway.requests import ChatRequest, EmbeddingsRequest, RerankRequest
 
 Json = dict[str, Any]
 
@@ -27,6 +27,10 @@ class Upstream(Protocol):
 
     async def embed(self, target: TargetSpec, request: EmbeddingsRequest) -> Json:
         """An OpenAI list of embeddings."""
+        ...
+
+    async def rerank(self, target: TargetSpec, request: RerankRequest) -> Json:
+        """`results`, the best first, each with `index` and `relevance_score`."""
         ...
 
 

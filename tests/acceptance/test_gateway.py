@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from callboard.ray_head import RayHead
+from tests import tiny_models
 from tests.acceptance.program import PROGRAM, Program
 from tests.acceptance.test_readme import block
 from tests.integration.upstreams import (
@@ -168,6 +169,20 @@ async def test_another_models_yaml_replaces_it_at_the_same_place_and_the_same_do
             openai.NotFoundError, match="There is no model 'small' here; there are tiny, vectors"
         ):
             await gateway.chat.completions.create(model="small", messages=ASK)
+
+
+@pytest.mark.long
+async def test_a_reranker_that_runs_here_ranks(served: Served, tmp_path: Path) -> None:
+    folder = await asyncio.to_thread(tiny_models.cross_encoder, tmp_path / "ranker")
+    ranks = f"models:\n  ranks: {{serves: rerank, targets: [{{upstream: here, model: {folder}}}]}}"
+    configure(served.program, served.models_file.read_text().replace("models:", ranks))
+    await asyncio.to_thread(served.program, "up", "--detach")
+    body = {"model": "ranks", "query": "dogs", "documents": ["cats", "dogs and cats"]}
+    async with served.client() as gateway:
+        found = await gateway.post("/rerank", cast_to=object, body=body, options={"timeout": 170})
+    assert isinstance(found, dict)
+    assert {one["index"] for one in found["results"]} == {0, 1}
+    assert found["results"][0]["relevance_score"] > found["results"][1]["relevance_score"]
 
 
 async def answers(gateway: openai.AsyncOpenAI, played: Played) -> None:

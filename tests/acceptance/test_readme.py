@@ -117,6 +117,8 @@ def test_the_agent_that_asks_models_has_its_answers() -> None:
     def answer(path: str, body: dict[str, Any]) -> dict[str, Any]:
         if path == "embeddings":
             return {"data": [{"index": 0, "embedding": [0.0, 1.0]}]}
+        if path == "rerank":
+            return {"results": [{"index": 1, "relevance_score": 0.8}, {"index": 0, "relevance_score": 0.1}]}
         said = '{"hostile": true, "why": "x"}' if "response_format" in body else "Five failures."
         return {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
 
@@ -127,7 +129,7 @@ def test_the_agent_that_asks_models_has_its_answers() -> None:
             return [step.notes for step in kit.history("soc/triage/a")]
 
     assert asyncio.run(judge()) == [
-        [{"decision": "judged", "hostile": True, "said": "Five failures.", "length": 2}]
+        [{"decision": "judged", "hostile": True, "said": "Five failures.", "length": 2, "book": 1}]
     ]
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from actors.model_gateway import KEY as KEY_FILE
+from actors.model_gateway import RECORD, GatewayClient
 from actors.secret import GivenSecrets
-from serve.embedding.embedder import Embedder
 from serve.gateway import GatewaySettings
 from serve.gateway.app import Gateway
+from serve.gateway.local_upstream import LocalModels
 from tests.integration.upstreams import KEY, Played, serving
 
 LOCAL_KEY = "cb-the-key-of-the-gateway"
@@ -56,6 +60,17 @@ class Front:
         """A request as no SDK would make it."""
         given = {"authorization": f"Bearer {LOCAL_KEY}", "content-type": "application/json", **headers}
         return await self.http.post(self.url + path, content=content, headers=given)
+
+    @contextlib.asynccontextmanager
+    async def agents_client(self, folder: Path) -> AsyncIterator[GatewayClient]:
+        """As on a host: the port and the key stand in the data folder."""
+        port = int(self.url.rstrip("/").rpartition(":")[2].partition("/")[0])
+        (folder / RECORD).write_text(json.dumps({"port": port}))
+        (folder / KEY_FILE).write_text(LOCAL_KEY)
+        (folder / KEY_FILE).chmod(0o600)
+        client = GatewayClient(folder)
+        yield client
+        await client.close()
 
     async def state(self) -> Any:
         answer = await self.http.get(
@@ -102,7 +117,7 @@ class Stage:
         upstreams: str = "upstreams:",
         clock: Callable[[], float] = time.monotonic,
         without_models: bool = False,
-        embedders: Mapping[tuple[str, str], Embedder] = {},
+        local: LocalModels = LocalModels(),  # noqa: B008
     ) -> AsyncIterator[Front]:
         """A gateway of a test's own, with upstreams that were asked nothing yet."""
         self.openai.fresh()
@@ -114,7 +129,7 @@ class Stage:
             key=LOCAL_KEY, models="" if without_models else text, models_path="/home/models.yaml"
         )
         secrets = GivenSecrets({"UPSTREAM": KEY})
-        app = Gateway(settings, secrets, embedders=embedders, retry_pause_s=0.01, clock=clock).app
+        app = Gateway(settings, secrets, local=local, retry_pause_s=0.01, clock=clock).app
         async with app.router.lifespan_context(app):
             self.gateway = app
             yield Front(self.url, self.openai, self.claude, self.http)

@@ -14,10 +14,10 @@ import pytest
 
 from serve.embedding.embedder import Embedded, EmbedRequest
 from serve.embedding.encoder_protocol import Encoder
-from serve.embedding.model_folder import model_folder
 from serve.embedding.service import EmbeddingService
-from serve.embedding.settings import DEFAULT_MODEL, EmbeddingSpec
 from serve.gateway.errors import ApiError
+from serve.local.model_folder import model_folder
+from serve.local.settings import DEFAULT_MODEL, BatchedSpec
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -29,9 +29,9 @@ def service_of(model: str, **spec: Any) -> EmbeddingService:
     def load() -> Encoder:
         from serve.embedding.encoder import SentenceEncoder
 
-        return SentenceEncoder(model, EmbeddingSpec(**spec), "cpu")
+        return SentenceEncoder(model, BatchedSpec(**spec), "cpu")
 
-    return EmbeddingService(model, EmbeddingSpec(**spec), load)
+    return EmbeddingService(model, BatchedSpec(**spec), load)
 
 
 def table(found: Embedded) -> Any:

@@ -16,9 +16,10 @@ import pytest
 
 from serve.embedding.embedder import InputType
 from serve.embedding.encoder_protocol import Encoder
-from serve.embedding.model_folder import BrokenModel
 from serve.embedding.service import EmbeddingService
-from serve.embedding.settings import EmbeddingSpec
+from serve.gateway.local_upstream import LocalModels
+from serve.local.model_folder import BrokenModel
+from serve.local.settings import BatchedSpec
 from tests.integration.gateway import Front, Stage
 
 UPSTREAMS = "upstreams:\n  here: {type: local}"
@@ -68,9 +69,9 @@ def played() -> Played:
 async def served(
     stage: Stage, load: Callable[[], Encoder], *, clock: Callable[[], float] = lambda: 0.0, **spec: Any
 ) -> AsyncIterator[Front]:
-    service = EmbeddingService("tiny", EmbeddingSpec(**spec), load, clock=clock)
-    embedders = {("here", "tiny"): service}
-    async with stage.front(upstreams=UPSTREAMS, more=MODEL, embedders=embedders) as front:
+    service = EmbeddingService("tiny", BatchedSpec(**spec), load, clock=clock)
+    local = LocalModels(embedders={("here", "tiny"): service})
+    async with stage.front(upstreams=UPSTREAMS, more=MODEL, local=local) as front:
         yield front
     await service.close()
 

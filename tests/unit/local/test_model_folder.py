@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.embedding.model_folder import BrokenModel, model_folder
-from serve.embedding.settings import DEFAULT_MODEL
+from serve.local.model_folder import BrokenModel, model_folder
+from serve.local.settings import DEFAULT_MODEL
 
 
 def test_a_folder_is_one_and_all_else_is_a_name_of_the_hub(tmp_path: Path) -> None:

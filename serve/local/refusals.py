@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from serve.embedding.batcher import Busy
 from serve.gateway.errors import ApiError
+from serve.local.batcher import Busy
 
 
-def too_long(entry: int, limit: int) -> ApiError:
+def too_long(what: str, limit: int, param: str) -> ApiError:
     return ApiError(
-        f"input[{entry}] has more than {limit:,} tokens, the most that this model reads.",
+        f"{what} has more than {limit:,} tokens, the most that this model reads.",
         fix="Split it, or send `truncate: true` to have the rest left out.",
         code="context_length_exceeded",
-        param="input",
+        param=param,
     )
 
 
@@ -53,6 +53,10 @@ def failed(model: str, why: str) -> ApiError:
         code="model_failed",
         elsewhere=True,
     )
+
+
+def no_numbers(model: str, what: str) -> ApiError:
+    return failed(model, f"its {what} are no numbers; set `dtype: float32` for it.")
 
 
 def gone(model: str) -> ApiError:

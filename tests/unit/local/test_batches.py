@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.embedding.batcher import Piece
-from serve.embedding.batches import batches
+from serve.local.batcher import Piece
+from serve.local.batches import batches
 
 
 def made(*lengths: int, limit: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve.embedding.environment import prepare
+from serve.local.environment import prepare
 
 
 def test_nothing_is_told_to_anybody_unless_somebody_wants_it() -> None:

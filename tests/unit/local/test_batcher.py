@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from serve.embedding.batcher import Batcher, Busy, Piece
+from serve.local.batcher import Batcher, Busy, Piece
 
 
 class Model:

@@ -1,0 +1,86 @@
+"""A model that runs here as a Ray Serve deployment: its replicas start when it is asked, and end when nobody does."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import LoggingConfig
+
+from serve.gateway.models_file import ModelsFile, Serves
+from serve.local.replicas import EmbeddingReplica, RerankingReplica
+from serve.local.settings import LocalSpec
+
+ONGOING = 1024  # requests of a replica; how much they may be together is the batcher's to say
+_QUEUED = 1024  # while the first replica starts
+_BUSY = 64  # requests at once, after which another replica is started, where there may be one
+_REPLICAS = {"embeddings": EmbeddingReplica, "rerank": RerankingReplica}
+
+
+class LocalModel(NamedTuple):
+    """What a target names that runs here."""
+
+    serves: Serves
+    upstream: str
+    model: str
+
+
+def model_deployments(
+    models: ModelsFile, log_level: str, logging_config: LoggingConfig
+) -> dict[LocalModel, Any]:
+    """Of each model that runs here, to be bound to what asks it; in the Ray that this process has joined."""
+    return {
+        LocalModel(serves, upstream, model): _deployment(
+            LocalModel(serves, upstream, model),
+            models.upstreams[upstream].local_spec(serves),
+            log_level,
+            logging_config,
+        )
+        for serves, upstream, model in models.local_models()
+    }
+
+
+def _deployment(one: LocalModel, spec: LocalSpec, log_level: str, logging_config: LoggingConfig) -> Any:
+    device = _device(spec)
+    options: dict[str, Any] = {"num_cpus": spec.cpus}
+    if device == "cuda":
+        options["num_gpus"] = spec.gpus
+    return serve.deployment(
+        name=_name(one),
+        max_ongoing_requests=ONGOING,
+        max_queued_requests=_QUEUED,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=spec.always,
+            initial_replicas=spec.always,
+            max_replicas=max(spec.replicas, spec.always),
+            target_ongoing_requests=_BUSY,
+            upscale_delay_s=5.0,
+            downscale_delay_s=60.0,
+            downscale_to_zero_delay_s=spec.idle_s,
+            look_back_period_s=10.0,
+        ),
+        ray_actor_options=options,
+        health_check_period_s=10.0,
+        health_check_timeout_s=60.0,  # importing torch holds the interpreter for seconds
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=30.0,
+        max_constructor_retry_count=3,
+        logging_config=logging_config,
+    )(_REPLICAS[one.serves]).bind(one.model, spec, device, log_level)
+
+
+def _device(spec: LocalSpec) -> str:
+    if spec.device != "auto":
+        return spec.device
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return "cuda" if there.get("GPU", 0.0) >= spec.gpus else "cpu"
+
+
+def _name(one: LocalModel) -> str:
+    """For people, and different for each: Serve's names hold no slashes."""
+    words = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{one.upstream}-{one.model.rsplit('/', 1)[-1]}")[:60]
+    return f"{one.serves}-{words}-{sha256(f'{one.upstream} {one.model}'.encode()).hexdigest()[:6]}"

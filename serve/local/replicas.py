@@ -1,0 +1,63 @@
+"""The processes of models. What is wrong with a request or a model is answered, not raised: Serve would log each."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from actors.ray_host import configure_logging
+from serve.embedding.embedder import Embedded, EmbedRequest
+from serve.gateway.errors import ApiError
+from serve.local.environment import prepare
+from serve.local.settings import BatchedSpec
+from serve.reranking.reranker import Scored, ScoreRequest
+
+if TYPE_CHECKING:
+    from serve.embedding.encoder_protocol import Encoder
+    from serve.reranking.scorer_protocol import Scorer
+
+
+class EmbeddingReplica:
+    def __init__(self, model: str, spec: BatchedSpec, device: str, log_level: str) -> None:
+        configure_logging(log_level)
+        prepare(os.environ)
+        from serve.embedding.service import EmbeddingService
+
+        def load() -> Encoder:
+            from serve.embedding.encoder import SentenceEncoder
+
+            return SentenceEncoder(model, spec, device)
+
+        self._service = EmbeddingService(model, spec, load)
+
+    async def embed(self, request: EmbedRequest) -> Embedded | ApiError:
+        try:
+            return await self._service.embed(request)
+        except ApiError as error:
+            return error
+
+    def check_health(self) -> None:
+        self._service.check()
+
+
+class RerankingReplica:
+    def __init__(self, model: str, spec: BatchedSpec, device: str, log_level: str) -> None:
+        configure_logging(log_level)
+        prepare(os.environ)
+        from serve.reranking.service import RerankingService
+
+        def load() -> Scorer:
+            from serve.reranking.scorer import CrossEncoderScorer
+
+            return CrossEncoderScorer(model, spec, device)
+
+        self._service = RerankingService(model, spec, load)
+
+    async def rerank(self, request: ScoreRequest) -> Scored | ApiError:
+        try:
+            return await self._service.rerank(request)
+        except ApiError as error:
+            return error
+
+    def check_health(self) -> None:
+        self._service.check()

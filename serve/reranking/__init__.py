@@ -1,0 +1,1 @@
+"""Cross-encoders that run here: how well each of many documents fits a query."""
