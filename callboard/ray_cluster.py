@@ -52,22 +52,28 @@ async def namespace_of(postgres: asyncpg.Pool[Any]) -> str:
     return f"callboard-{sha256(f'{row[0]}/{row[1]}'.encode()).hexdigest()[:12]}"
 
 
+async def join_ray(ray: RayProcess, postgres: asyncpg.Pool[Any], address: str) -> str:
+    """Return the deployment's namespace, into which it has joined. Raises ServiceUnavailable."""
+    namespace = await namespace_of(postgres)
+    await check_ray(address)
+    await ray.call("join", address=address, namespace=namespace)
+    return namespace
+
+
 async def start_in_ray(
     ray: RayProcess,
     settings: Settings,
     endpoints: Endpoints,
     postgres: asyncpg.Pool[Any],
-    address: str,
+    namespace: str,
     prepare: Callable[[], Awaitable[None]],
 ) -> bool:
-    """Start the coordinators unless they run; True when they did not: then `prepare` is called before.
+    """Start the coordinators in the Ray that was joined unless they run; True when they did not: then `prepare` is
+    called before.
 
     Those of an older release make room for new ones, which then replace their hosts.
     Raises ServiceUnavailable.
     """
-    namespace = await namespace_of(postgres)
-    await check_ray(address)
-    await ray.call("join", address=address, namespace=namespace)
     nodes = [node for node in await ray.call("nodes") if node["Alive"]]
     _check_reachable(endpoints, {node["NodeManagerAddress"] for node in nodes})
     await _check_not_elsewhere(postgres, [node["NodeID"] for node in nodes])
@@ -94,10 +100,8 @@ async def end_in_ray(
 
     Ray goes on. Raises ServiceUnavailable.
     """
-    namespace = await namespace_of(postgres)
-    await check_ray(address)
     async with await RayProcess.start() as ray:
-        await ray.call("join", address=address, namespace=namespace)
+        await join_ray(ray, postgres, address)
         if not await ray.call("anything_runs"):
             return False
         await ray.call("end_coordinators")

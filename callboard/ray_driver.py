@@ -1,7 +1,7 @@
 """The program of a process that joins a Ray for a command: see ray_process.py.
 
-Calls come in over standard input as a pickled (function, arguments), each is answered by a pickled (result, error),
-and the process ends with its input.
+Calls come in over standard input as a pickled (number, function, arguments). Each runs in a thread of its own and is
+answered by a pickled (number, result, error) as soon as it ends. The process ends with its input.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import os
 import pickle
 import struct
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bus.errors import CallboardError, ServiceUnavailable
@@ -37,28 +39,31 @@ def main() -> None:
 
 def serve(requests: BinaryIO, answers: BinaryIO, calls: Calls) -> None:
     """Answer until the requests end."""
-    while True:
-        try:
-            name, arguments = pickle.load(requests)
-        except EOFError:
-            return
-        answer = pickle.dumps(_answer(calls[name], name, arguments))
-        answers.write(SIZE.pack(len(answer)) + answer)
-        answers.flush()
+    writing = threading.Lock()
+
+    def answer(number: int, name: str, arguments: Mapping[str, Any]) -> None:
+        written = _answer(calls, number, name, arguments)
+        with writing:
+            answers.write(SIZE.pack(len(written)) + written)
+            answers.flush()
+
+    with ThreadPoolExecutor() as threads, contextlib.suppress(EOFError):
+        while True:
+            threads.submit(answer, *pickle.load(requests))
 
 
-def _answer(
-    call: Callable[..., Any], name: str, arguments: Mapping[str, Any]
-) -> tuple[Any, CallboardError | None]:
+def _answer(calls: Calls, number: int, name: str, arguments: Mapping[str, Any]) -> bytes:
+    failure: CallboardError
     try:
-        return call(**arguments), None
+        return pickle.dumps((number, calls[name](**arguments), None))
     except CallboardError as error:
-        return None, error
+        failure = error
     except Exception as error:  # Ray's errors are of no common class, and may not be readable elsewhere
-        return None, ServiceUnavailable(
+        failure = ServiceUnavailable(
             f"Ray failed to {name.replace('_', ' ')}: {_line(error)}.",
             fix="See the Ray dashboard and its logs.",
         )
+    return pickle.dumps((number, None, failure))
 
 
 def _ray_calls() -> Calls:
@@ -75,9 +80,15 @@ def _ray_calls() -> Calls:
         "start_master": lambda **settings: ray_actors.start_master(ray_actors.ClusterSettings(**settings)),
         "end_coordinators": ray_actors.end_coordinators,
         "end_hosts": ray_actors.end_hosts,
+        "prepare_to_serve": _prepare_to_serve,
         "serve_runs": _serve_runs,
         "serve_gateway": _serve_gateway,
     }
+
+
+def _prepare_to_serve() -> None:
+    """Importing it takes seconds, which only who serves a gateway has need of."""
+    import serve.deployment  # noqa: F401
 
 
 def _serve_runs() -> bool:

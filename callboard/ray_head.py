@@ -177,6 +177,8 @@ class RayHead:
                 env={
                     # Ray's workers would give way to every other process of the machine; ours are services.
                     "RAY_worker_niceness": "0",
+                    # Serve would kill a proxy that a busy machine lets import Ray for more than three times 5 s.
+                    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
                     **os.environ,
                     # Ray would start a spare worker for each core with the first command; ours are actors.
                     "RAY_prestart_worker_first_driver": "0",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pickle
 import sys
 from typing import Any, Self
 
-from bus.errors import ServiceUnavailable
+from bus.errors import CallboardError, ServiceUnavailable
 from callboard.ray_driver import SIZE
 
 _LEAVES_WITHIN_S = 2.0
@@ -26,10 +27,13 @@ _IMPATIENCE = {
 
 
 class RayProcess:
-    """`start` it early, since it imports Ray meanwhile; `async with` ends it."""
+    """`start` it early, since it imports Ray meanwhile; `async with` ends it. It carries several calls at once."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._numbers = itertools.count()
+        self._answers: dict[int, asyncio.Future[tuple[Any, CallboardError | None]]] = {}
+        self._reading = asyncio.create_task(self._read())
 
     @classmethod
     async def start(cls) -> Self:
@@ -51,20 +55,33 @@ class RayProcess:
     async def call(self, name: str, **arguments: Any) -> Any:
         """One of ray_driver's functions; raises what it raises, ServiceUnavailable when the process has ended."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
-            self._process.stdin.write(pickle.dumps((name, arguments)))
-            await self._process.stdin.drain()
-            (size,) = SIZE.unpack(await self._process.stdout.readexactly(SIZE.size))
-            result, error = pickle.loads(await self._process.stdout.readexactly(size))
-        except (asyncio.IncompleteReadError, ConnectionError):
+            self._process.stdin.write(pickle.dumps((number, name, arguments)))
+            with contextlib.suppress(ConnectionError):  # it has ended: there is no answer, or it came before
+                await self._process.stdin.drain()
+            await asyncio.wait((answer, self._reading), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._answers[number]
+        if not answer.done():
             raise ServiceUnavailable(
                 f"Ray ended the process that was to {name.replace('_', ' ')}.",
                 fix="Check that Ray runs: `callboard doctor`.",
-            ) from None
+            )
+        result, error = answer.result()
         if error is not None:
             raise error
         return result
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                (size,) = SIZE.unpack(await self._process.stdout.readexactly(SIZE.size))
+                number, result, error = pickle.loads(await self._process.stdout.readexactly(size))
+                if number in self._answers:  # else who called has left
+                    self._answers[number].set_result((result, error))
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,3 +106,4 @@ class RayProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+        self._reading.cancel()  # what it has started may hold its output open

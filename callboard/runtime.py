@@ -11,7 +11,7 @@ from actors.model_gateway import GatewayAddress
 from bus.errors import CallboardError, ServiceUnavailable, StorageError
 from callboard.cluster import Cluster, Progress, connected, leave_cleanly, quiet
 from callboard.gateway import LocalGateway
-from callboard.ray_cluster import check_ray, end_in_ray, start_in_ray
+from callboard.ray_cluster import check_ray, end_in_ray, join_ray, start_in_ray
 from callboard.ray_head import RayHead
 from callboard.ray_process import RayProcess
 from callboard.services import (
@@ -67,12 +67,14 @@ async def running_cluster(
     head = ray_head(settings)
     async with _using(settings, progress) as users, contextlib.AsyncExitStack() as stack:
         ray = await stack.enter_async_context(await _ray_process(settings, head))
+        if gateway is not None and head.running() is None:
+            await stack.enter_async_context(_meanwhile(ray.call("prepare_to_serve")))  # while the head starts
         async with users.alone(progress):
-            cluster = await _start(settings, users, ray, head, stack, only, progress)
-        if gateway is None:
+            cluster = await _start(settings, users, ray, head, stack, only, gateway, progress)
+        if cluster.gateway is None:
             await ray.leave()  # a command needs no more of Ray
         else:
-            cluster.gateway = await stack.enter_async_context(_meanwhile(_served(gateway, ray)))
+            await stack.enter_async_context(_meanwhile(_leave_after(cluster.gateway, ray)))
         await cluster.events.ensure(max_bytes=settings.events_bytes, kept_s=settings.events_kept_s)
         yield cluster
         if detach:
@@ -118,10 +120,9 @@ async def _meanwhile(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _served(gateway: LocalGateway, ray: RayProcess) -> GatewayAddress:
-    address = await gateway.serve(ray)
+async def _leave_after(gateway: asyncio.Task[GatewayAddress], ray: RayProcess) -> None:
+    await asyncio.wait([gateway])
     await ray.leave()
-    return address
 
 
 @contextlib.asynccontextmanager
@@ -162,6 +163,7 @@ async def _start(
     head: RayHead,
     stack: contextlib.AsyncExitStack,
     only: str | None,
+    gateway: LocalGateway | None,
     progress: Progress,
 ) -> Cluster:
     users.join()
@@ -193,7 +195,10 @@ async def _start(
 
     if only is None:
         await wake_all_domains(cluster.postgres)
-    started = await start_in_ray(ray, settings, services.endpoints, cluster.postgres, address, prepare)
+    namespace = await join_ray(ray, cluster.postgres, address)
+    if gateway is not None:  # its processes take as long to start as the coordinators and hosts: beside them
+        cluster.gateway = await stack.enter_async_context(_meanwhile(gateway.serve(ray)))
+    started = await start_in_ray(ray, settings, services.endpoints, cluster.postgres, namespace, prepare)
     cluster.joined = not (started or head.started_here or services.started_here)
     cluster.kept = not users.temporary
     return cluster

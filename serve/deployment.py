@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve.config import BackpressureConfig, HTTPOptions, ProxyLocation
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from actors.ray_host import configure_logging
 from actors.secret import SecretFolder
@@ -17,6 +19,7 @@ from bus.errors import ServiceUnavailable
 from serve.gateway import ServedGateway, parse_models
 from serve.gateway.environment import forget_sdk_settings
 from serve.local.deployment import LocalModel, model_deployments
+from serve.route import wait_for_route
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -27,6 +30,8 @@ _SPARE = 64  # beyond what the gateway takes at once, so that it is the gateway 
 _QUEUED = 256
 _KEEP_ALIVE_S = 90
 _STARTS = 3
+_LOOK_EVERY_S = 0.1
+_QUIET = LoggingConfig(encoding="TEXT", log_level="WARNING", enable_access_log=False)
 
 
 class GatewayReplica:
@@ -58,18 +63,35 @@ def serve_gateway(served: ServedGateway) -> None:
     Returns once it answers. Raises ServiceUnavailable.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = LoggingConfig(encoding="TEXT", log_level="WARNING", enable_access_log=False)
+    # Its proxy and the replica are two processes that import Ray, each on one core: they start side by side.
+    with ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(_start_serve, served.port)
+        while not (starting.done() or serve_runs()):
+            wait([starting], _LOOK_EVERY_S)
+        if starting.done():
+            starting.result()
+        _deploy(served)
+        _wait_for_replica()
+        starting.result()
+    wait_for_route(HOST, served.port)
+
+
+def _start_serve(port: int) -> None:
+    """Returns once the proxy listens, or has been found to run."""
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
         http_options=HTTPOptions(
             host=HOST,
-            port=served.port,
+            port=port,
             root_path="",
             request_timeout_s=None,  # the gateway's own limits are those of models.yaml
             keep_alive_timeout_s=_KEEP_ALIVE_S,
         ),
-        logging_config=quiet,
+        logging_config=_QUIET,
     )
+
+
+def _deploy(served: ServedGateway) -> None:
     models = parse_models(served.settings.models)
     concurrent = models.limits.concurrent
     deployment = serve.deployment(
@@ -84,17 +106,24 @@ def serve_gateway(served: ServedGateway) -> None:
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=30.0,
         max_constructor_retry_count=_STARTS,
-        logging_config=quiet,
+        logging_config=_QUIET,
     )(serve.ingress()(GatewayReplica))
-    try:
-        serve.run(
-            deployment.bind(served, model_deployments(models, served.log_level, quiet)),
-            name=APPLICATION,
-            route_prefix="/",
-            logging_config=quiet,
-        )
-    except RuntimeError as error:
-        raise ServiceUnavailable(
-            f"The model gateway does not start in Ray: {str(error).strip().splitlines()[0].rstrip('.')}.",
-            fix="See its log in the Ray dashboard.",
-        ) from error
+    application = serve.RunTarget(
+        deployment.bind(served, model_deployments(models, served.log_level, _QUIET)),
+        name=APPLICATION,
+        route_prefix="/",
+        logging_config=_QUIET,
+    )
+    serve.run_many([application], wait_for_applications_running=False)  # it would look once a second
+
+
+def _wait_for_replica() -> None:
+    """Raises ServiceUnavailable."""
+    while (found := serve.status().applications[APPLICATION]).status is not ApplicationStatus.RUNNING:
+        if found.status is ApplicationStatus.DEPLOY_FAILED:
+            reason = found.message.strip().splitlines() or ["it does not say why"]
+            raise ServiceUnavailable(
+                f"The model gateway does not start in Ray: {reason[0].rstrip('.')}.",
+                fix="See its log in the Ray dashboard.",
+            )
+        time.sleep(_LOOK_EVERY_S)

@@ -76,7 +76,7 @@ class World:
 
         class Found:
             joined = kept = True
-            postgres = None
+            postgres = gateway = None
             events = Events()
 
         @contextlib.asynccontextmanager
@@ -123,7 +123,7 @@ class World:
         for name, replacement in {
             "ray_head": lambda _: Head(), "ensure_services": ensure_services, "connected": connected,
             "start_in_ray": start_in_ray, "end_in_ray": end_in_ray, "leave_cleanly": leave_cleanly,
-            "check_ray": nothing, "_migrate": nothing, "wake_all_domains": nothing, "find_instance": endpoints,
+            "check_ray": nothing, "join_ray": nothing, "_migrate": nothing, "wake_all_domains": nothing, "find_instance": endpoints,
             "running_endpoints": endpoints, "stop_instance": stop_instance,
         }.items():  # fmt: skip
             monkeypatch.setattr(runtime, name, replacement)
