@@ -7,18 +7,16 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from pydantic import BaseModel
 
 from actors import control
-from actors.agent import Agent, agent_type
+from actors.agent import Agent
 from actors.directory import Directory, DomainEntry
 from actors.domain import (
-    Domain,
     DomainSpec,
     EventSpec,
-    KindSpec,
     LimitSpec,
     TaskSpec,
     load_domain,
@@ -26,7 +24,7 @@ from actors.domain import (
 )
 from actors.models import ModelClient, NoModels
 from actors.queries import run_query
-from actors.schedule import ScheduleSpec, check_schedules
+from actors.schedule import ScheduleSpec
 from actors.scope import WHOLE, Scope
 from actors.secret import GivenSecrets
 from actors.task_messages import CancelTask, PauseTask, ResumeTask
@@ -36,27 +34,21 @@ from bus.envelope import Priority, new_id
 from bus.errors import InvalidMessage
 from bus.registry import wire_name_of
 from bus.task_limits import TaskLimits
-from bus.task_ref import split_task_ref, task_ref
 from bus.transport import LoopbackTransport
-from callboard.testing import views
 from callboard.testing.children import ChildAssigner
 from callboard.testing.clock import START, VirtualClock
+from callboard.testing.committed import Committed
+from callboard.testing.given import domain_of
 from callboard.testing.hosts import Hosts, Running
 from callboard.testing.post import Post, parsed
 from coordinators.equipment import SYSTEM_KINDS
 from coordinators.tasks.messages import FailTask, TaskAssigned
-from storage.chain import verify_chain
-from storage.ledger import LedgerWrite
 from storage.memory import MemoryStore
-from storage.records import StoredState
-from storage.spent import Spent
 
 _FEW_PARTITIONS = 8  # of a domain given as classes: enough for two hosts to have agents on both
 
-M = TypeVar("M", bound=BaseModel)
 
-
-class TestKit:
+class TestKit(Committed):
     """One domain on `hosts` hosts in this event loop; use it with `async with`.
 
     `domain_folder_or_kinds` is a folder with a domain.yaml, or agent classes; those need the `domain`'s name,
@@ -91,23 +83,12 @@ class TestKit:
             folder = Path(domain_folder_or_kinds)
             loaded = load_domain(read_domain(folder), folder, system_kinds=system_kinds)
         else:
-            kinds = [agent_type(cls) for cls in (*domain_folder_or_kinds, *system_kinds)]
             spec = DomainSpec(
-                domain=domain,
-                partitions=partitions,
-                kinds=tuple(KindSpec.model_validate({"class": "given:Kind"}) for _ in kinds),
-                events=tuple(events),
-                topics=dict(topics or {}),
-                schedules=tuple(schedules),
-                tasks=tasks or TaskSpec(),
-                limits=limits or LimitSpec(),
-            )
-            loaded = Domain(spec, {kind.kind: kind for kind in kinds})
-            check_schedules(spec.schedules, loaded.kinds, spec.limits.claim_check_bytes)
-        self.domain = loaded
-        self.tenant = tenant
+                domain=domain, partitions=partitions, kinds=(), events=tuple(events), topics=dict(topics or {}),
+                schedules=tuple(schedules), tasks=tasks or TaskSpec(), limits=limits or LimitSpec(),
+            )  # fmt: skip
+            loaded = domain_of(spec, (*domain_folder_or_kinds, *system_kinds))
         self.clock = VirtualClock(start)
-        self.store = MemoryStore(self.clock.now)
         self.transport = LoopbackTransport()
         directory = Directory(
             {
@@ -115,6 +96,7 @@ class TestKit:
                 **{name: DomainEntry(partitions=1) for name in others},
             }
         )
+        super().__init__(loaded, directory, MemoryStore(self.clock.now), tenant)
         self._scope = Scope(loaded, directory, self.clock, random.Random(0))
         self._scope.secrets = GivenSecrets(secrets or {})
         self._scope.models = models or NoModels()
@@ -271,10 +253,6 @@ class TestKit:
         self._post.nudge(to)
         return True
 
-    def approvals(self) -> list[views.OpenQuestion]:
-        """What people are asked and have not answered: approvals, and what calls have done; the oldest first."""
-        return views.open_questions(self.store.waits, self.domain.name, self.tenant)
-
     async def approve(self, id_: str, *, by: str = "tester", comment: str = "") -> bool:
         """Approve as a person would; False when that person may not, or somebody has decided before."""
         return await self._decide(id_, "approved", by, json.dumps({"comment": comment}))
@@ -297,14 +275,6 @@ class TestKit:
         self._post.nudge(parsed(f"{domain}/{wake.agent}"))
         await self.quiet()
         return True
-
-    def ledger(self, address: str | Address | None = None) -> list[LedgerWrite]:
-        """The calls of tools, of one agent or of all, in the order in which they began."""
-        return [
-            row.call
-            for (domain, tenant, _), row in self.store.waits.ledger.rows.items()
-            if tenant == self.tenant and (address is None or str(address) == f"{domain}/{row.agent}")
-        ]
 
     async def query(self, address: str | Address, question: BaseModel, *, timeout_s: float = 5.0) -> Any:
         """The answer of a @query handler, from a copy of the committed state; raises what run_query raises."""
@@ -339,91 +309,14 @@ class TestKit:
         """
         await self._hosts.recover(gone=self.processes_are_gone)
 
-    # -- looking at it -------------------------------------------------------------------------------
-
-    def state(self, address: str | Address) -> Any:
-        """The committed state as the kind's State model; a new one when there is none."""
-        to = parsed(address)
-        kind = self._scope.kinds[to.kind]
-        stored = self._stored(to)
-        if stored is None or stored.state is None:
-            return kind.new_state()
-        return kind.load_state(stored.state, stored.schema_version)
-
-    def lifecycle(self, address: str | Address) -> str:
-        """`created`, `running`, `paused` or `destroyed`."""
-        stored = self._stored(parsed(address))
-        return stored.lifecycle if stored is not None else "created"
-
-    def sent(
-        self,
-        *,
-        to: str | Address | None = None,
-        sender: str | Address | None = None,
-        type: type[M] | None = None,
-    ) -> list[Any]:
-        """What agents have sent (timers included), in the order of their commits, as the models it was."""
-        blobs = self._blobs()
-        found = []
-        for outgoing in self.store.sent:
-            message = views.open_message(outgoing.header, outgoing.payload, blobs)
-            if (
-                (to is None or str(to) == f"{outgoing.domain}/{outgoing.agent}")
-                and (sender is None or str(sender) == outgoing.header.sender)
-                and (type is None or isinstance(message, type))
-            ):
-                found.append(message)
-        return found
-
-    def history(self, address: str | Address) -> list[views.Step]:
-        """The agent's turns, oldest first; raises BrokenChain when their hashes do not add up."""
-        to = parsed(address)
-        transitions = self.store.agents.transitions.get((to.domain, self.tenant, to.agent), [])
-        verify_chain(str(to), transitions, self._stored(to))
-        return [views.step(transition, self._blobs()) for transition in transitions]
-
-    def task(self, task: str) -> views.TaskState:
-        """A task that was given: its status, and its result or error."""
-        domain, id_ = split_task_ref(task_ref(task, self.domain.name))
-        return views.task_state(self.store.tasks.rows[(domain, self.tenant, id_)])
-
-    def spent(self, task: str) -> Spent:
-        """What a task that was given has used, with all the tasks that it has started."""
-        return self.store.spending.used(self.tenant, task_ref(task, self.domain.name))
-
-    def mailbox(self, address: str | Address) -> list[views.WaitingMessage]:
-        """What waits for the agent, in the order in which it will be handled."""
-        to = parsed(address)
-        rows = self.store.mail.boxes.get((to.domain, self.tenant, self._partition(to), to.agent), {})
-        return [views.waiting(row, self._blobs()) for _, row in sorted(rows.items())]
-
-    def dead_letters(self, address: str | Address | None = None) -> list[views.DeadMessage]:
-        """The messages given up, of one agent or of all, oldest first."""
-        rows = [
-            row
-            for (tenant, _), row in sorted(self.store.agents.dead_letters.items())
-            if tenant == self.tenant
-        ]
-        found = [views.dead(self.domain.name, row, self._blobs()) for row in rows]
-        return [letter for letter in found if address is None or letter.address == str(address)]
-
     # -- inside --------------------------------------------------------------------------------------
-
-    @property
-    def _running(self) -> list[Running]:
-        return self._hosts.running
 
     def _start(self, partitions: frozenset[int], suspect: frozenset[int] = frozenset()) -> Running:
         return self._hosts.start(partitions, suspect)
 
-    def _partition(self, to: Address) -> int:
-        return self._post.partition(to)
-
-    def _stored(self, to: Address) -> StoredState | None:
-        return self.store.agents.states.get((to.domain, self.tenant, to.agent))
-
-    def _blobs(self) -> dict[str, bytes]:
-        return {digest: data for (_, _, digest), data in self.store.blobs.items()}
+    @property
+    def _running(self) -> list[Running]:
+        return self._hosts.running
 
     def _address_of_dead(self, number: int) -> Address:
         row = self.store.agents.dead_letters[(self.tenant, number)]
