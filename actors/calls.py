@@ -39,6 +39,7 @@ from storage.journal import Kind
 from storage.ledger import EarlierCall
 
 if TYPE_CHECKING:
+    from actors.consequences import Consequences
     from actors.scope import Scope
 
 STEP = "step"
@@ -112,7 +113,7 @@ class DurableCalls(Approvals):
         journal = self._journal()
         entry = journal.recorded(place, kind, name)
         if entry is not None:
-            return entry.ok, entry.value if entry.blob is None else await self._fetch_value(entry.blob)
+            return entry.ok, await journal.text_of(entry)
         await journal.branches.proceed()
         began = time.perf_counter()
         blob = None
@@ -159,7 +160,7 @@ class DurableCalls(Approvals):
         entry = journal.recorded(place, COMPENSATE, name)
         if entry is None:
             text = encode_arguments(arguments, named)
-            self._count_bytes(len(text))
+            self._puts.count_bytes(len(text))
             entry = journal.record(place, COMPENSATE, name, text)
         journal.saga.register(
             Compensation(place=place, name=name, function=function, recorded=entry.value, retry=retry)
@@ -314,6 +315,7 @@ class DurableCalls(Approvals):
     # -- what Context brings -------------------------------------------------------------------------
 
     _scope: Scope
+    _puts: Consequences
 
     @property
     @abstractmethod
@@ -321,9 +323,6 @@ class DurableCalls(Approvals):
 
     @abstractmethod
     async def _flush_sends(self) -> None: ...
-
-    @abstractmethod
-    def _count_bytes(self, size: int) -> None: ...
 
     @abstractmethod
     def _let_child_go(self, promise: str) -> None:
@@ -342,9 +341,6 @@ class DurableCalls(Approvals):
 
     @abstractmethod
     async def _check_in_value(self, text: str) -> str | None: ...
-
-    @abstractmethod
-    async def _fetch_value(self, digest: str) -> str: ...
 
     @abstractmethod
     async def _earlier_call(self, tool: str, digest: str, place: str) -> EarlierCall | None:

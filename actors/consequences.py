@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,27 @@ class Consequences:
         if self.journal is not None:
             self._places.append(place)
         return header.id
+
+    # -- of tasks: for their own agents only ---------------------------------------------------------
+
+    def cancel_task(self, task: str, why: str) -> None:
+        """Have every host end what is part of it."""
+        self.cancels += (CancelWrite(task=task, why=why),)
+
+    def pause_task(self, pause: PauseWrite) -> None:
+        """Have every host begin nothing more of it, or go on."""
+        self.pauses += (pause,)
+
+    def write_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
+        """Its row, and lines of its log."""
+        if row is not None:
+            self.tasks += (row,)
+        self.task_events += tuple(events)
+
+    def start_task(self, task: NewTask, event: TaskEvent) -> None:
+        """The row of one that another has started."""
+        self.new_tasks += (task,)
+        self.task_events += (event,)
 
     @property
     def _leads_a_task(self) -> bool:

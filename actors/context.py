@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
-from uuid import UUID
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pydantic import BaseModel
@@ -19,50 +19,29 @@ from actors.consequences import Consequences
 from actors.journal import Journal
 from actors.ledger import EarlierCalls, Ledger
 from actors.model_calls import ModelCalls
+from actors.promise_ref import promise_ref, split_ref
 from actors.task_messages import SUBMIT, TASK_WORK, CancelChild, SubmitTask, TaskOutcome
 from actors.task_reports import TaskReports
 from actors.values import Error, encode_answer
-from actors.wake import WAKE
+from actors.wake import WAKE, wake_json
 from bus.address import Address, parse_address
 from bus.envelope import Envelope, Header, Priority
 from bus.errors import (
     CallboardError,
     DeadlineExceeded,
-    InvalidAddress,
     InvalidMessage,
 )
 from bus.registry import encode_json, encode_payload, wire_name_of
 from bus.task_ref import task_ref
 from storage.ledger import EarlierCall
-from storage.records import CancelWrite, NewTask, PauseWrite, TaskEvent, TaskWrite
 
 if TYPE_CHECKING:
     from actors.activation import Activation
-    from actors.blobs import Blobs
     from actors.scope import Scope
+    from actors.turn_keeper import TurnKeeper
     from storage.standing import Standing
 
 _logger = logging.getLogger("callboard.agent")
-
-
-def _split(ref: str) -> tuple[Address, str]:
-    """The owner and the id of a promise; raises InvalidAddress."""
-    owner, _, promise = ref.rpartition("#")
-    try:
-        return parse_address(owner), str(UUID(promise))
-    except (InvalidAddress, ValueError):
-        raise InvalidAddress(f"{ref!r} is no promise.", fix="Hand on what `Promise.ref` says.") from None
-
-
-class TurnKeeper(Protocol):
-    """What a turn that records something needs of whoever runs it."""
-
-    blobs: Blobs
-    ledger: Ledger
-
-    def begin_journal(self, ctx: Context, activation: Activation, envelope: Envelope) -> Journal: ...
-
-    async def standing(self, tenant: str, domain: str, promise: str, by: str) -> Standing | None: ...
 
 
 class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
@@ -180,9 +159,9 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
 
         The first answer to an ask counts; a handler that returns a value has answered with it.
         """
-        if self.header.reply_to is not None:
+        if self._asked is not None:
             self._replied = True
-            return self.resolve(f"{self.sender}#{self.header.reply_to}", message)
+            return self.resolve(self._asked, message)
         if self.sender.startswith("external/"):
             raise InvalidMessage(
                 f"{self.sender} is no agent and cannot be replied to.",
@@ -195,12 +174,12 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
 
         Raises InvalidMessage when the message being handled is no ask.
         """
-        if self.header.reply_to is None:
+        if self._asked is None:
             raise InvalidMessage(
                 "The message being handled is no ask.", fix="Only an ask waits for an answer."
             )
         self._replied = True
-        return f"{self.sender}#{self.header.reply_to}"
+        return self._asked
 
     def resolve(self, ref: str, value: Any) -> str:
         """Resolve a promise when this turn commits, with a message or any JSON value; the first to do so counts.
@@ -210,34 +189,38 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         return self._settle(ref, "resolved", encode_answer(value))
 
     @property
+    def _asked(self) -> str | None:
+        """Where the asker waits for its answer, if the message is an ask."""
+        asked = self.header.reply_to
+        return None if asked is None else promise_ref(self.sender, asked)
+
+    @property
     def consequences(self) -> Consequences:
-        """For the turn loop: what the handler has done so far."""
+        """For the turn loop, and for the agents that lead tasks: what the handler has done so far."""
         return self._puts
 
     def answer(self, value: Any) -> None:
         """For the turn loop: the handler has returned this. An ask that it has not answered is answered with it."""
-        if self.header.reply_to is not None and not self._replied:
-            self.resolve(f"{self.sender}#{self.header.reply_to}", value)
+        if self._asked is not None and not self._replied:
+            self.resolve(self._asked, value)
 
     def answer_failed(self, reason: str, error: str) -> None:
         """For the turn loop: the message was given up. Never raises."""
-        if self.header.reply_to is not None:
+        if self._asked is not None:
             with contextlib.suppress(CallboardError):
                 value = msgspec.json.encode(Error(type=reason, message=error)).decode()
-                self._settle(f"{self.sender}#{self.header.reply_to}", "failed", value)
+                self._settle(self._asked, "failed", value)
 
     def _settle(self, ref: str, status: str, value: str, digest: str | None = None) -> str:
         self._must_be_open()
-        to, promise = _split(ref)
+        to, promise = split_ref(ref)
         place, sent = self._puts.replayed(f"{to}", WAKE)
         if sent is not None:
             return sent
-        head = f'{{"promise":"{promise}","status":"{status}","by":{encode_json(str(self.address))},"at":{self._scope.clock.now()!r}'
-        if digest is not None:
-            head += f',"digest":{encode_json(digest)}'
-        payload, blob = f'{head},"value":{value}}}', None
+        wake = partial(wake_json, promise, status, str(self.address), self._scope.clock.now(), digest=digest)
+        payload, blob = wake(value=value), None
         if digest is None and self._puts.is_large(payload):  # the status stays where Postgres sees it
-            payload, blob = f'{head},"value":null}}', self._puts.check_in(payload)[1]
+            payload, blob = wake(value="null"), self._puts.check_in(payload)[1]
         rank = self._envelope.header.priority
         return self._puts.post(to, WAKE, payload, place, rank, None, None, settles=promise, blob=blob)
 
@@ -262,25 +245,6 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
     def close(self) -> None:
         """The turn has ended: what is asked of it from now on, by a task left behind, can no longer happen."""
         self._closed = True
-
-    def record_cancellation(self, why: str) -> None:
-        """Have every host end what is part of this task: for the task's own agent only."""
-        self._puts.cancels += (CancelWrite(task=self.address.key, why=why),)
-
-    def record_pause(self, pause: PauseWrite) -> None:
-        """Have every host begin nothing more of this task, or go on: for the task's own agent only."""
-        self._puts.pauses += (pause,)
-
-    def record_task(self, row: TaskWrite | None, events: Sequence[TaskEvent]) -> None:
-        """Write a task's row and lines of its log when the turn commits: for the task's own agent only."""
-        if row is not None:
-            self._puts.tasks += (row,)
-        self._puts.task_events += tuple(events)
-
-    def record_new_task(self, task: NewTask, event: TaskEvent) -> None:
-        """Write the row of a task that another one has started: for the task's own agent only."""
-        self._puts.new_tasks += (task,)
-        self._puts.task_events += (event,)
 
     def _send_report(self, to: Address, message: BaseModel) -> None:
         self._send(to, message, None, None, None)
@@ -364,7 +328,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
             await self._flush()
 
     def _ref(self, promise: str) -> str:
-        return f"{self.address}#{promise}"
+        return promise_ref(self.address, promise)
 
     def _due_at(self, timeout: float | None) -> float | None:
         if timeout is not None and not timeout > 0:
@@ -386,7 +350,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
             self._settle(ref, status, value, digest)
 
     async def _standing(self, ref: str) -> Standing | None:
-        owner, promise = _split(ref)
+        owner, promise = split_ref(ref)
         assert self._keep is not None
         return await self._keep.standing(self.tenant, owner.domain, promise, str(self.address))
 
@@ -407,9 +371,6 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
             order = CancelChild(id=child, reason=f"{self.address} had enough results without it")
             self._send_apart(parse_address(leader), order, None, f"{promise}.cancel")
 
-    def _count_bytes(self, size: int) -> None:
-        self._puts.count_bytes(size)
-
     async def _check_in_value(self, text: str) -> str | None:
         if not self._puts.is_large(text):
             return None
@@ -417,10 +378,6 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         assert self._keep is not None
         await self._keep.blobs.store(self._puts.blobs)  # before anything can commit that refers to it
         return digest
-
-    async def _fetch_value(self, digest: str) -> str:
-        assert self._keep is not None
-        return await self._keep.blobs.fetch(self.tenant, digest)
 
     @property
     def _ledger(self) -> Ledger:

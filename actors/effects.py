@@ -72,7 +72,7 @@ class Call:
         if entry is None:
             make = self._make_freely if self._tool.effect is Effect.PURE else self._make_once
             entry = refused or await make()
-        text = entry.value if entry.blob is None else await self._turn._fetch_value(entry.blob)
+        text = await journal.text_of(entry)
         if entry.ok:
             return values.decode(text, self._tool.function)
         error = msgspec.json.decode(text, type=values.Error)

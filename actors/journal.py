@@ -127,6 +127,10 @@ class Journal:
             raise TurnGone
         return self.entries.add(place, kind, name, value, ok=ok, took_ms=took_ms, blob=blob)
 
+    async def text_of(self, entry: JournalEntry) -> str:
+        """What an entry says, which may stand in a blob; raises BlobsUnavailable."""
+        return entry.value if entry.blob is None else await self._fetch(entry.blob)
+
     def note_call(self, call: LedgerWrite) -> None:
         """Write a row of the ledger, with the entry that is recorded next."""
         self._draft.calls.append(call)
@@ -179,9 +183,7 @@ class Journal:
         if place not in outcomes:
             entry = self.entries.get(place)
             assert entry is not None
-            outcomes[place] = decode_wake(
-                entry.value if entry.blob is None else await self._fetch(entry.blob)
-            )
+            outcomes[place] = decode_wake(await self.text_of(entry))
         return outcomes[place]
 
     # -- committing ----------------------------------------------------------------------------------

@@ -108,4 +108,3 @@ class _QueryContext(Context):
         raise InvalidMessage("A query only reads.", fix="Send the agent a message to have it do something.")
 
     _send = _settle = _journal = explain = destroy = _refuse
-    record_task = record_new_task = record_cancellation = _refuse

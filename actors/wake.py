@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bus.envelope import Envelope
+from bus.registry import encode_json
 
 WAKE = "callboard.wake.v1"
 
@@ -20,6 +21,12 @@ class Wake(msgspec.Struct, frozen=True, kw_only=True):
 
 
 decode_wake = msgspec.json.Decoder(Wake).decode
+
+
+def wake_json(promise: str, status: str, by: str, at: float, *, value: str, digest: str | None = None) -> str:
+    """The payload; `value` is JSON text. A decision names the `digest` of what it approves."""
+    bound = "" if digest is None else f'"digest":{encode_json(digest)},'
+    return f'{{"promise":"{promise}","status":"{status}","by":{encode_json(by)},"at":{at!r},{bound}"value":{value}}}'
 
 
 def is_wake(envelope: Envelope) -> bool:

@@ -94,7 +94,9 @@ class Leader(Agent):
             "parent": task.parent,
             "by": task.by,
         }
-        ctx.record_new_task(new, TaskEvent(task=task.id, number=1, kind="submitted", body=_json(facts)))
+        ctx.consequences.start_task(
+            new, TaskEvent(task=task.id, number=1, kind="submitted", body=_json(facts))
+        )
 
     @handler
     async def on_submit(self, order: SubmitTask, ctx: Context) -> None:
@@ -167,7 +169,9 @@ class Leader(Agent):
             self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
             return
         state.paused = Paused(by=ctx.sender)
-        ctx.record_pause(PauseWrite(task=ctx.address.key, paused=True, by=ctx.sender, why=order.reason))
+        ctx.consequences.pause_task(
+            PauseWrite(task=ctx.address.key, paused=True, by=ctx.sender, why=order.reason)
+        )
         self._tell_children(ctx, PauseTask(reason=order.reason))
         self._log(ctx, "paused", by=ctx.sender, reason=order.reason)
         self._write(ctx)
@@ -189,7 +193,7 @@ class Leader(Agent):
 
     def _let_go(self, ctx: Context) -> None:
         self.state.paused = None
-        ctx.record_pause(PauseWrite(task=ctx.address.key, paused=False, by=ctx.sender))
+        ctx.consequences.pause_task(PauseWrite(task=ctx.address.key, paused=False, by=ctx.sender))
 
     def _miss_deadline(self, ctx: Context) -> None:
         end = self.state.end
@@ -248,7 +252,7 @@ class Leader(Agent):
             why = f"task {ctx.address.key}, which has started it, {'was cancelled' if end.status == 'cancelled' else 'has failed'}: {end.error['message']}"
             self._tell_children(ctx, CancelTask(reason=why[:MAX_TEXT]))
         if end.stops:
-            ctx.record_cancellation(end.why(ctx.address.key))
+            ctx.consequences.cancel_task(ctx.address.key, end.why(ctx.address.key))
         if at_once:
             self._conclude(ctx, end)
         elif not self._end_if_at_rest(ctx):
@@ -333,7 +337,7 @@ class Leader(Agent):
 
     def _write(self, ctx: Context, result: str | None = None, error: str | None = None) -> None:
         state = self.state
-        ctx.record_task(
+        ctx.consequences.write_task(
             TaskWrite(
                 id=ctx.address.key,
                 status=self._shown_status,
@@ -351,7 +355,7 @@ class Leader(Agent):
             return
         self.state.logged += 1
         event = TaskEvent(task=ctx.address.key, number=self.state.logged, kind=kind, body=_json(facts))
-        ctx.record_task(None, (event,))
+        ctx.consequences.write_task(None, (event,))
 
     def _log_aside(self, ctx: Context, kind: str, **facts: Any) -> None:
         if self.state.asides < MAX_ASIDES:
