@@ -27,6 +27,7 @@ _LOCK = 0x72657461  # "reta": only retention uses it, so that two never drop the
 _BATCH = 5_000  # rows deleted in one statement: short locks, and a vacuum can follow
 _LOCK_TIMEOUT_MS = 500  # dropping a month stops every commit while it waits: rather try again
 _TRIES = 20
+_PAUSE_S = 0.2  # between tries; less than what a frozen process may hold a transaction for
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +101,8 @@ async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retenti
     counted = await _count(db, cutoff)
     await make_months(db)
     for row in await db.fetch(query("retention_old_months"), cutoff):
-        await _patiently(db, f"drop table {row['name']}")
+        anchors = f"select anchor_histories('{row['name']}')" if row["is_history"] else None
+        await _patiently(db, f"drop table {row['name']}", first=anchors)
     for name in (
         "retention_astray_delete",
         "retention_astray_journal_delete",
@@ -141,24 +143,29 @@ async def make_months(db: asyncpg.Connection[Any]) -> list[str]:
     return sorted(made)
 
 
-async def _patiently(db: asyncpg.Connection[Any], statements: str) -> None:
-    for attempt in range(_TRIES):
-        try:
-            async with db.transaction():
-                await db.execute(
-                    f"set local lock_timeout = {_LOCK_TIMEOUT_MS};"
-                    f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}"
-                )
-                await db.execute(statements)
-                faultpoints.reached("retention.before_commit")
-            return
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
-            if attempt == _TRIES - 1:
-                raise StorageUnavailable(
-                    "A table of the history stays in use; nothing more was dropped.",
-                    fix="Try again when no long query runs on it.",
-                ) from error
-            await asyncio.sleep(0.2)
+async def _patiently(db: asyncpg.Connection[Any], statements: str, *, first: str | None = None) -> None:
+    """What needs a lock that every commit waits for: tried for as long as nobody waits much, in one transaction with
+    what comes `first` and needs no such lock."""
+    async with db.transaction():
+        await db.execute(
+            f"set local lock_timeout = {_LOCK_TIMEOUT_MS};"
+            f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}"
+        )
+        if first is not None:
+            await db.execute(first)
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                async with db.transaction():
+                    await db.execute(statements)
+                break
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+                if not tries_left:
+                    raise StorageUnavailable(
+                        "A table of the history stays in use; nothing more was dropped.",
+                        fix="Try again when no long query runs on it.",
+                    ) from error
+                await asyncio.sleep(_PAUSE_S)
+        faultpoints.reached("retention.before_commit")
 
 
 def _rows(status: str) -> int:

@@ -55,6 +55,22 @@ CREATE FUNCTION callboard.accept_messages(p_keys text[], p_window interval, o_do
            id, header::json, payload::json
     from ordered returning *;
 $$;
+CREATE FUNCTION callboard.anchor_histories(p_month regclass) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  execute format('
+    insert into history_anchors as h (domain, tenant, agent, version, hash)
+      select a.domain, a.tenant, a.agent, t.version, t.hash
+      from agents a
+      cross join lateral (
+        select m.version, m.hash from %s m
+        where m.domain = a.domain and m.tenant = a.tenant and m.agent = a.agent
+        order by m.version desc limit 1) t
+      on conflict (domain, tenant, agent) do update
+      set version = excluded.version, hash = excluded.hash, dropped_at = excluded.dropped_at
+      where h.version < excluded.version', p_month);
+end $$;
 CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_limit integer) RETURNS TABLE(tenant text, agent text)
     LANGUAGE sql STABLE
     AS $$
@@ -1099,6 +1115,14 @@ CREATE UNLOGGED TABLE callboard.heartbeats (
     rss_bytes bigint DEFAULT 0 NOT NULL
 )
 WITH (fillfactor='50');
+CREATE TABLE callboard.history_anchors (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    agent text NOT NULL COLLATE pg_catalog."C",
+    version bigint NOT NULL,
+    hash bytea NOT NULL,
+    dropped_at timestamp with time zone DEFAULT now() NOT NULL
+);
 CREATE TABLE callboard.hosts (
     domain text NOT NULL COLLATE pg_catalog."C",
     epoch bigint DEFAULT nextval('callboard.epochs'::regclass) NOT NULL,
@@ -1408,6 +1432,8 @@ ALTER TABLE ONLY callboard.event_cursors
     ADD CONSTRAINT event_cursors_pkey PRIMARY KEY (domain);
 ALTER TABLE ONLY callboard.heartbeats
     ADD CONSTRAINT heartbeats_pkey PRIMARY KEY (domain, epoch);
+ALTER TABLE ONLY callboard.history_anchors
+    ADD CONSTRAINT history_anchors_pkey PRIMARY KEY (domain, tenant, agent);
 ALTER TABLE ONLY callboard.hosts
     ADD CONSTRAINT hosts_pkey PRIMARY KEY (domain, epoch);
 ALTER TABLE ONLY callboard.ledger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.bars import Scale, clock, facts, made_of, outcome, took
@@ -24,7 +25,9 @@ _MARKS = {"dead_letter": "✗", "paused": "‖", "open": "…", "destroyed": "�
 
 def show_timeline(timeline: Timeline) -> None:
     out = console()
-    if not timeline.turns:
+    if timeline.dropped is not None and timeline.dropped_at is not None and timeline.older is None:
+        out.print(plain(dropped_text(timeline.dropped, timeline.dropped_at), "dim"))
+    elif not timeline.turns:
         out.print(plain(f"{timeline.address} has had no turn yet.", "yellow"))
         return
     for turn in timeline.turns:
@@ -35,7 +38,13 @@ def show_timeline(timeline: Timeline) -> None:
 
 
 def timeline_json(timeline: Timeline) -> dict[str, Any]:
-    return {"address": timeline.address, "turns": timeline.turns, "older": timeline.older}
+    return {name: getattr(timeline, name) for name in timeline.__struct_fields__}
+
+
+def dropped_text(version: int, at: datetime) -> str:
+    """What retention has dropped of a history."""
+    versions = f"versions 1 to {version:,} were" if version > 1 else "version 1 was"
+    return f"{versions} dropped by retention on {at:%Y-%m-%d}"
 
 
 def _lines(turn: Turn, width: int) -> list[Text]:

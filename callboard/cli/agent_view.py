@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from callboard.cli.agent_timeline import dropped_text
 from callboard.cli.table import Beside, table
-from callboard.cli.terminal import ago, clean, console, is_terminal, plain
+from callboard.cli.terminal import ago, clean, console, count, is_terminal, plain
 from callboard.cli.waits import again, named, show_pause, turn_lines
 
 if TYPE_CHECKING:
@@ -75,11 +76,13 @@ def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict
         _print_transition(out, transition)
     if not verdict.intact:
         out.print(plain(f"✗ {verdict.broken}", "bold red"))
-    elif verdict.length == 0:
+    elif verdict.length == 0 and verdict.dropped is None:
         out.print(plain("no turn yet", "dim"))
     else:
-        since = f" (since version {verdict.since:,}; older months were dropped)" if verdict.since != 1 else ""
-        out.print(plain(f"✓ the chain of {verdict.length:,} transitions is intact{since}", "green"))
+        gone = ""
+        if verdict.dropped is not None and verdict.dropped_at is not None:
+            gone = f" ({dropped_text(verdict.dropped, verdict.dropped_at)})"
+        out.print(plain(f"✓ the chain of {count(verdict.length, 'transition')} is intact{gone}", "green"))
 
 
 def show_past(past: PastState) -> None:

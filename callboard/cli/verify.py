@@ -78,9 +78,7 @@ def _show(verdict: Verdict, took: float) -> None:
     if verdict.shortened:
         what = "begins" if verdict.shortened == 1 else "begin"
         out.print(
-            plain(
-                f"{verdict.shortened:,} of them {what} later: retention has dropped what was before.", "dim"
-            )
+            plain(f"{verdict.shortened:,} of them {what} where retention has dropped what was before.", "dim")
         )
 
 

@@ -28,13 +28,15 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 class ChainVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a history hashes to what its chain says, from its oldest stored transition to the state.
 
-    `broken` says where and how it does not. `since` is above 1 when retention has dropped older months.
+    `broken` says where and how it does not. `dropped` is the newest version that retention has dropped.
     """
 
     intact: bool
     length: int
     since: int | None
     broken: str | None
+    dropped: int | None = None
+    dropped_at: datetime | None = None
 
 
 async def list_history(
@@ -54,4 +56,8 @@ async def verify_history(db: Connection, address: Address, *, tenant: str) -> Ch
     text = (
         f"The history of {address} is broken: version {broken.version} {broken.detail}." if broken else None
     )
-    return ChainVerdict(intact=broken is None, length=found.length, since=found.since, broken=text)
+    return ChainVerdict(
+        intact=broken is None, length=found.length, since=found.since, broken=text,
+        dropped=found.dropped.version if found.dropped else None,
+        dropped_at=found.dropped.dropped_at if found.dropped else None,
+    )  # fmt: skip

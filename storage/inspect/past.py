@@ -64,7 +64,7 @@ async def state_at(db: Connection, address: Address, version: int, *, tenant: st
             f"{address} has no version {version}.",
             fix=f"It has versions up to {newest[0].version}." if newest else "It has no history.",
         )
-    chain, rows = Chain(str(address)), found[::-1]
+    chain, rows = Chain(str(address), None), found[::-1]
     begins = bool(rows) and rows[0].version == 1
     state: str | msgspec.UnsetType | None = None if begins else msgspec.UNSET
     for row in rows:

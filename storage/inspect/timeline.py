@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -89,11 +90,14 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """Turns in the order in which they began. `older` is the version below which there are more, or None."""
+    """Turns in the order in which they began. `older` is the version below which there are more, or None; `dropped` the
+    newest version that retention has dropped, at `dropped_at`."""
 
     address: str
     turns: list[Turn]
     older: int | None
+    dropped: int | None = None
+    dropped_at: datetime | None = None
 
 
 async def agent_timeline(
@@ -106,8 +110,14 @@ async def agent_timeline(
     if open_turn is not None:
         turns.append(still_open(str(address), open_turn))
     turns = await with_causes(db, await with_calls(db, turns, tenant=tenant), tenant=tenant)
-    more = len(rows) == last and rows[-1].version > 1
-    return Timeline(address=str(address), turns=turns, older=rows[-1].version if more else None)
+    with translated():
+        anchor = await db.fetchrow(query("verify_anchor"), address.domain, tenant, address.agent)
+    dropped, dropped_at = (anchor["version"], anchor["dropped_at"]) if anchor else (None, None)
+    more = len(rows) == last and rows[-1].version > (dropped or 0) + 1
+    return Timeline(
+        address=str(address), turns=turns, older=rows[-1].version if more else None, dropped=dropped,
+        dropped_at=dropped_at,
+    )  # fmt: skip
 
 
 def turn_of(address: str, row: Transition) -> Turn:

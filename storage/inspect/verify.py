@@ -18,7 +18,7 @@ import msgspec
 from bus.address import Address
 from bus.errors import BrokenChain
 from storage.boundary import translated
-from storage.chain import JOURNAL, MISSING, NEWEST, Chain, Link, Tip
+from storage.chain import BEGINNING, JOURNAL, NEWEST, Anchor, Chain, Link, Tip
 from storage.domains import Connection
 from storage.inspect.rows import domain_names, in_index_order
 from storage.queries import query
@@ -40,11 +40,12 @@ class BrokenLink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent's history. `since` is above 1 when retention has dropped older months."""
+    """One agent's history: `since` is its oldest version that is stored, `dropped` the newest that retention has dropped."""
 
     length: int
     since: int | None
     broken: BrokenLink | None
+    dropped: Anchor | None = None
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -65,7 +66,7 @@ class Verdict(msgspec.Struct, kw_only=True):
 
     def add(self, agent: AgentVerdict) -> None:
         self.agents += 1
-        self.shortened += agent.since is not None and agent.since > 1
+        self.shortened += agent.dropped is not None
         if agent.broken is not None:
             self.broken_agents += 1
             if len(self.broken) < _MOST_NAMED:
@@ -148,6 +149,7 @@ class Walk:
         tenant, agent, version = self._place
         after = 2**63 - 1 if version is None else version
         async with in_index_order(self._db) as db:
+            await db.execute(query("verify_hold"))
             links = await db.fetch(
                 query("verify_links"), self._domain, tenant, agent, after, *self._upto, self._page
             )
@@ -175,31 +177,30 @@ class Walk:
             rows = by_agent.get(agent, [])
             if not is_whole:  # the same version may stand again on the next page
                 rows = [row for row in rows if row["version"] != rows[-1]["version"]] or rows
-            broken = await self._follow(agent, rows)
+            broken = await self._follow(agent, rows, _anchor(tip_of.get(agent)))
             if is_whole and broken is None:
                 broken = await self._end(tip_of.get(agent))
             if is_whole or broken is not None:
                 assert self._chain is not None
-                verdicts.append(
-                    AgentVerdict(length=self._chain.length, since=self._chain.since, broken=broken)
-                )
+                verdicts.append(_verdict(self._chain, broken))
                 self._chain = None
                 self._place = Place(*agent, None)
             else:
                 self._place = Place(*agent, rows[-1]["version"])
         return verdicts
 
-    async def _follow(self, agent: Agent, rows: list[Any]) -> BrokenLink | None:
+    async def _follow(self, agent: Agent, rows: list[Any], anchor: Anchor) -> BrokenLink | None:
         if self._chain is None:
             self._chain = Chain(f"{self._domain}/{agent[1]}")
         chain = self._chain
+        chain.anchor = anchor
         try:
             for row in rows:
                 self.followed += 1
-                chain.follow(
+                is_kept = chain.follow(
                     Link(version=row["version"], prev=row["prev"], hash=row["hash"], is_sound=row["sound"])
                 )
-                if row["call"] is not None:
+                if is_kept and row["call"] is not None:
                     await self._check_call(chain, row)
         except BrokenChain as error:
             return _named(chain, agent, error)
@@ -210,7 +211,8 @@ class Walk:
         what = "lacks" if row["call_gone"] else "has otherwise"
         if row["call_gone"]:
             began = datetime.fromtimestamp((uuid.UUID(row["turn"]).int >> 80) / 1000, UTC)
-            if await self._is_dropped("journal", began):
+            oldest = await self._db.fetchval(query("verify_oldest_month"))
+            if oldest is not None and began < oldest:
                 return
         raise chain.broken(row["version"], JOURNAL, f"has a call at {row['call']!r} that the journal {what}")
 
@@ -222,9 +224,6 @@ class Walk:
             if row is None:
                 if chain.last is not None:
                     raise chain.broken(chain.last.version, NEWEST, "leads to no agent: its row is gone")
-            elif chain.last is None:
-                if not await self._is_dropped("transitions", row["updated_at"]):
-                    raise chain.broken(row["version"], MISSING, "is missing, and so are all before it")
             else:
                 chain.end(
                     Tip(
@@ -236,14 +235,20 @@ class Walk:
             return _named(chain, agent, error)
         return None
 
-    async def _is_dropped(self, table: str, at: datetime) -> bool:
-        """Whether retention may have dropped what was written then."""
-        oldest = await self._db.fetchval(query("verify_oldest_month"), table)
-        return oldest is not None and at < oldest
-
 
 def _agent(row: Any) -> Agent:
     return row["tenant"], row["agent"]
+
+
+def _anchor(row: Any) -> Anchor:
+    if row is None or row["dropped"] is None:
+        return BEGINNING
+    return Anchor(version=row["dropped"], hash=row["dropped_hash"], dropped_at=row["dropped_at"])
+
+
+def _verdict(chain: Chain, broken: BrokenLink | None) -> AgentVerdict:
+    dropped = None if chain.anchor is BEGINNING else chain.anchor
+    return AgentVerdict(length=chain.length, since=chain.since, broken=broken, dropped=dropped)
 
 
 def _named(chain: Chain, agent: Agent, error: BrokenChain) -> BrokenLink:

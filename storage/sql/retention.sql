@@ -13,7 +13,7 @@ select date_trunc('month', now()) - make_interval(months => $1::int)
 -- name: retention_old_months
 -- Monthly tables that end before the cut-off, with their size and the statistics' count of rows. A month of the
 -- journal is kept while a turn that began before its end is open.
-select c.relname as name, right(c.relname, 6) as month, pg_total_relation_size(c.oid) as bytes,
+select c.relname as name, right(c.relname, 6) as month, p.relname = 'transitions' as is_history, pg_total_relation_size(c.oid) as bytes,
        case when p.relname = 'transitions' then greatest(c.reltuples, 0)::bigint else 0 end as transitions
 from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
 where p.oid in ('callboard.transitions'::regclass, 'callboard.journal'::regclass)
@@ -26,7 +26,16 @@ order by 1
 select count(*) from transitions_default where at < $1::timestamptz
 
 -- name: retention_astray_delete
-delete from transitions_default where at < $1::timestamptz
+-- As a month's table goes: anchors first.
+with gone as (
+  delete from transitions_default where at < $1::timestamptz returning domain, tenant, agent, version, hash
+)
+insert into history_anchors as h (domain, tenant, agent, version, hash)
+  select distinct on (domain, tenant, agent) domain, tenant, agent, version, hash
+  from gone order by domain, tenant, agent, version desc
+  on conflict (domain, tenant, agent) do update
+  set version = excluded.version, hash = excluded.hash, dropped_at = excluded.dropped_at
+  where h.version < excluded.version
 
 -- name: retention_astray_journal_delete
 delete from journal_default where at < $1::timestamptz and not exists (

@@ -28,24 +28,37 @@ left join lateral (
 order by l.tenant, l.agent, l.version
 
 -- name: verify_tips
--- A page of a domain's agents from (tenant, agent) to (tenant, agent), with what the newest transition says of the state.
-select tenant, agent, version, hash, updated_at,
+-- A page of a domain's agents from (tenant, agent) to (tenant, agent), with what the newest transition says of the state,
+-- and the newest of those that retention has dropped.
+select tenant, agent, a.version, a.hash, h.version as dropped, h.hash as dropped_hash, h.dropped_at,
        coalesce(encode(sha256(convert_to(state::text, 'UTF8')), 'hex'), '') as state_hash,
        coalesce((select t.body ->> 'state_hash' from transitions t
                  where t.domain = a.domain and t.tenant = a.tenant and t.agent = a.agent and t.version = a.version
                  limit 1), '') as recorded_state_hash
 from agents a
+left join lateral (
+  select version, hash, dropped_at from history_anchors
+  where domain = a.domain and tenant = a.tenant and agent = a.agent offset 0
+) h on true
 where domain = $1 and (tenant, agent) >= ($2, $3) and (tenant, agent) <= ($4, $5)
 order by tenant, agent limit $6
 
 -- name: verify_count
 select count(*) from agents where domain = any ($1::text[])
 
+-- name: verify_anchor
+select version, hash, dropped_at from history_anchors where domain = $1 and tenant = $2 and agent = $3
+
+-- name: verify_hold
+-- Retention waits for the page, and the page for retention, ahead of its snapshot: it sees both what was dropped and what
+-- stands for it, or neither.
+lock table only transitions in access share mode
+
 -- name: verify_oldest_month
--- From when on the history (of a parent table) is kept.
+-- From when on journals are kept.
 select min(to_date(right(c.relname, 6), 'YYYYMM'))::timestamptz
 from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_class p on p.oid = i.inhparent
-where p.relname = $1 and p.relnamespace = 'callboard'::regnamespace and c.relname ~ '_[0-9]{6}$'
+where p.relname = 'journal' and p.relnamespace = 'callboard'::regnamespace and c.relname ~ '_[0-9]{6}$'
 
 -- name: verify_blobs
 -- A page of a domain's blobs after (tenant, digest), and whether each hashes to its name.

@@ -42,7 +42,8 @@ async def test_an_agent_is_shown_with_state_mailbox_and_verified_history(cli: Cl
     assert shown["state"] == {"expected": -1, "notes": ["first", "second"]}
     assert shown["lifecycle"] == "running"
     assert shown["mailbox"] == {"size": 0, "head": []}
-    assert shown["chain"] == {"intact": True, "length": 2, "since": 1, "broken": None}
+    chain = {"intact": True, "length": 2, "since": 1, "broken": None, "dropped": None, "dropped_at": None}
+    assert shown["chain"] == chain
     assert [turn["version"] for turn in shown["history"]] == [2, 1]
     assert shown["history"][0]["body"]["notes"] == [{"decision": "noted", "number": 2}]
     assert shown["owner"]["host"]

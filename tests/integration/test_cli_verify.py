@@ -57,7 +57,13 @@ EDITS = {
     "a row": ("delete from transitions", "version = 3", 3, "missing version"),
     "two swapped": ("update transitions set version = 7 - version", "version in (3, 4)", 3, "previous hash"),
     "the newest row": ("delete from transitions", "version = 5", 5, "missing version"),
-    "all rows": ("delete from transitions", "true", 5, "missing version"),
+    "the beginning": ("delete from transitions", "version < 3", 1, "missing version"),
+    "all rows": ("delete from transitions", "true", 1, "missing version"),
+    "more than was dropped": (
+        "with gone as (delete from transitions where agent = 'clerk/c' and version < 3 returning *)"
+        " insert into history_anchors select domain, tenant, agent, version, hash, now() from gone",
+        "version = 1", 2, "missing version",
+    ),
     "one twice": (
         "insert into transitions select domain, tenant, agent, version, at, body, prev, hash from transitions",
         "version = 3", 4, "missing version",

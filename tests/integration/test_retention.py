@@ -7,18 +7,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import pytest
 
 from bus.address import parse_address
-from bus.errors import Overloaded
+from bus.errors import Overloaded, StorageUnavailable
 from callboard.services import Endpoints
 from coordinators.upkeep import Upkeep
+from storage import retention
 from storage.code import put_code
 from storage.connect import connect
-from storage.inspect import history_months, verify_history
+from storage.inspect import history_months, verify_all, verify_history
 from storage.retention import HOSTS_KEPT, MONTHS_AHEAD, retain
 from tests.integration.cli import DESK, Cli, note, until
 from tests.integration.deployment import Deployment
@@ -89,8 +91,93 @@ async def test_what_is_old_and_over_goes_and_the_rest_stays(desk: Deployment, da
         assert await desk.fetch(f"select count(*) from {table}") == [(0,)]
     assert await desk.fetch("select count(*) from hosts") == [(HOSTS_KEPT,)]
     verdict = await verify_history(desk.pool, parse_address("desk/clerk/a"), tenant="default")
-    assert (verdict.intact, verdict.since, verdict.length) == (True, 3, 1)
+    assert (verdict.intact, verdict.since, verdict.length, verdict.dropped) == (True, 3, 1, 2)
     assert (await retain(database, months=3)).months == []
+
+
+async def test_what_retention_has_dropped_is_known_and_what_somebody_cuts_off_is_found(
+    cli: Cli, desk: Deployment, services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
+    monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
+    await age(desk)
+    await desk.pool.execute(  # b's history has no month: its first two rows lie astray; c's is dropped whole
+        "with copied as (insert into agents select domain, tenant, 'clerk/' || k, partition, version, schema_version,"
+        "   lifecycle, state, hash from agents, unnest(array['b', 'c']) k)"
+        " insert into transitions select domain, tenant, 'clerk/' || k, version,"
+        f" case when version < 3 and k = 'b' then {OLD} - interval '2 months' when k = 'c' then {OLD} else at end,"
+        "  body, prev, hash from transitions, unnest(array['b', 'c']) k"
+    )
+    await retain(database, months=3)
+    assert await desk.fetch("select agent, version from transitions order by 1") == [
+        ("clerk/a", 3),
+        ("clerk/b", 3),
+    ]
+    await desk.pool.execute("delete from blobs")  # they hash to nothing
+    found = await cli.json("verify")
+    assert (found["intact"], found["shortened"], found["transitions"]) == (True, 3, 2)
+    assert "3 of them begin where retention has dropped what was before." in await cli("verify")
+
+    gone = f"dropped by retention on {datetime.now(UTC):%Y-%m-%d}"
+    for key, versions in (
+        ("a", "versions 1 to 2 were"),
+        ("b", "versions 1 to 2 were"),
+        ("c", "versions 1 to 3 were"),
+    ):
+        address = f"desk/clerk/{key}"
+        assert f"{versions} {gone}" in await cli("agent", address, "--timeline")
+        assert f"is intact ({versions} {gone})" in await cli("agent", address)
+    shown = await cli.json("agent", "desk/clerk/a", "--timeline")
+    assert (shown["dropped"], shown["older"], [turn["version"] for turn in shown["turns"]]) == (2, None, [3])
+
+    for agent, version in (("clerk/a", 3), ("clerk/b", 3)):  # as retention would, but nobody has asked it to
+        await desk.pool.execute("delete from transitions where agent = $1 and version = $2", agent, version)
+    await desk.pool.execute("delete from history_anchors where agent = 'clerk/c'")
+    broken = (await cli.json("verify", code=1))["broken"]
+    assert [(b["address"], b["version"], b["what"]) for b in broken] == [
+        ("desk/clerk/a", 3, "missing version"),
+        ("desk/clerk/b", 3, "missing version"),
+        ("desk/clerk/c", 1, "missing version"),
+    ]
+
+
+async def test_histories_are_looked_at_as_before_a_month_is_dropped_or_as_after_it(
+    desk: Deployment, database: str
+) -> None:
+    """A snapshot from before would lack the anchor, and the table all the same."""
+    await age(desk)
+    month = await desk.pool.fetchval(f"select 'transitions_' || to_char({OLD}, 'YYYYMM')")
+    dropping: asyncpg.Connection[Any] = await connect(database, application="dropping")
+    transaction = dropping.transaction()
+    await transaction.start()
+    await dropping.execute(f"select anchor_histories('{month}'); drop table {month}")
+    verifying = asyncio.create_task(verify_all(desk.pool))
+    async with asyncio.timeout(20):  # until it stands in line behind the dropping
+        while not await desk.pool.fetchval("select exists (select from pg_locks where not granted)"):
+            assert not verifying.done()
+            await asyncio.sleep(0.01)
+    await transaction.commit()
+    assert [link.detail for link in (await verifying).broken] == []
+    await dropping.close()
+
+
+async def test_a_month_that_stays_in_use_keeps_its_rows_and_gets_no_anchors(
+    desk: Deployment, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_TRIES", 2)
+    await age(desk)
+    reader: asyncpg.Connection[Any] = await connect(database, application="reader")
+    transaction = reader.transaction()
+    await transaction.start()
+    await reader.fetch("select from transitions")
+    with pytest.raises(StorageUnavailable, match="stays in use"):
+        await retain(database, months=3)
+    await transaction.rollback()
+    assert await desk.fetch("select count(*) from transitions") == [(3,)]
+    assert await desk.fetch("select count(*) from history_anchors") == [(0,)]
+    await retain(database, months=3)
+    assert await desk.fetch("select agent, version from history_anchors") == [("clerk/a", 2)]
+    await reader.close()
 
 
 @pytest.mark.parametrize("is_open", [False, True])
@@ -283,15 +370,15 @@ async def test_a_commit_under_way_delays_the_dropping_of_a_month(desk: Deploymen
     transaction = reader.transaction()
     await transaction.start()
     await reader.fetch("select from transitions")
-    retention = asyncio.create_task(retain(database, months=3))
+    retaining = asyncio.create_task(retain(database, months=3))
     async with asyncio.timeout(20):  # until it stands in line behind the reader
         while not await desk.pool.fetchval("select exists (select from pg_locks where not granted)"):
-            assert not retention.done()
+            assert not retaining.done()
             await asyncio.sleep(0.01)
-    assert not retention.done()
+    assert not retaining.done()
     await desk.pool.execute("insert into transitions select * from transitions limit 0")  # commits go on
     await transaction.rollback()
-    assert (await retention).months
+    assert (await retaining).months
     await reader.close()
 
 

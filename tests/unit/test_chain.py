@@ -9,7 +9,16 @@ import pytest
 
 from bus.errors import BrokenChain
 from callboard.testing import TestKit
-from storage.chain import Transition, verify_chain
+from storage.chain import (
+    BEGINNING,
+    MISSING,
+    PREVIOUS,
+    Anchor,
+    Chain,
+    Link,
+    Transition,
+    verify_chain,
+)
 from storage.records import GENESIS, StoredState
 from tests.unit.agents import Keeper, Note
 
@@ -37,7 +46,7 @@ async def test_what_the_turn_loop_writes_verifies() -> None:
     assert transitions[0].prev == GENESIS
     verify_chain(ADDRESS, transitions, newest)
     verify_chain(ADDRESS, [], None)
-    verify_chain(ADDRESS, transitions[2:], newest)  # retention has dropped the first two
+    verify_chain(ADDRESS, transitions[2:], None, None)  # a part of it
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,57 @@ async def test_an_edit_is_found_and_its_version_named(broken: int, edit: object)
         verify_chain(ADDRESS, edited, newest)
     assert caught.value.version == broken
     assert f"version {broken} " in caught.value.message
+
+
+def dropped(transition: Transition) -> Anchor:
+    return Anchor(version=transition.version, hash=transition.hash)
+
+
+async def test_what_retention_has_left_follows_its_anchor() -> None:
+    transitions, newest = await history()
+    verify_chain(ADDRESS, transitions[2:], newest, dropped(transitions[1]))
+    verify_chain(
+        ADDRESS, transitions[1:], newest, dropped(transitions[2])
+    )  # clocks were set: one is left over
+    verify_chain(ADDRESS, [], newest, dropped(transitions[-1]))
+
+
+@pytest.mark.parametrize(
+    ("broken", "kept", "anchored"),
+    [(1, slice(2, 5), None), (1, slice(5, 5), None), (3, slice(3, 5), 1), (3, slice(5, 5), 1)],
+    ids=["beginning cut off", "all gone", "more cut off than dropped", "the rest gone"],
+)
+async def test_a_beginning_that_somebody_else_has_cut_off_is_found(
+    broken: int, kept: slice, anchored: int | None
+) -> None:
+    transitions, newest = await history()
+    anchor = BEGINNING if anchored is None else dropped(transitions[anchored])
+    with pytest.raises(BrokenChain) as caught:
+        verify_chain(ADDRESS, transitions[kept], newest, anchor)
+    assert (caught.value.version, caught.value.what) == (broken, MISSING)
+
+
+async def test_a_beginning_that_was_made_anew_does_not_follow_the_anchor() -> None:
+    transitions, newest = await history()
+    kept = [msgspec.structs.replace(transitions[2], prev=bytes(32)), *transitions[3:]]
+    kept[0] = rehashed(kept[0], kept[0].body)
+    with pytest.raises(BrokenChain) as caught:
+        verify_chain(ADDRESS, kept, newest, dropped(transitions[1]))
+    assert (caught.value.version, caught.value.what) == (3, PREVIOUS)
+
+
+async def test_retention_may_drop_a_month_while_its_history_is_read() -> None:
+    transitions, newest = await history()
+    chain = Chain(ADDRESS)
+    follow(chain, transitions[0])
+    chain.anchor = dropped(transitions[2])
+    assert follow(chain, transitions[3])
+    assert follow(chain, transitions[4])
+    assert (chain.length, chain.last and chain.last.hash) == (3, newest.hash)
+
+
+def follow(chain: Chain, t: Transition) -> bool:
+    return chain.follow(Link(version=t.version, prev=t.prev, hash=t.hash, is_sound=True))
 
 
 async def test_a_state_that_was_edited_is_found() -> None:
