@@ -24,7 +24,7 @@ STAMP := .venv/.installed
 MODELS_STAMP := .venv/.models
 PACKAGES := bus storage actors coordinators pipelines serve callboard
 
-.PHONY: install models run test check faults bench peers schema lock clean
+.PHONY: install models run test check faults bench peers schema pictures lock clean
 
 install: $(STAMP)
 
@@ -84,6 +84,10 @@ peers: .venv-peers/.installed
 # What the migrations give, for people to read; a test compares it.
 schema: install
 	CALLBOARD_WRITE_SCHEMA=1 $(BIN)/python -m pytest -q tests/integration/test_migrations.py
+
+# The README's picture of the live view; a test compares it.
+pictures: install
+	CALLBOARD_DRAW_PICTURES=1 $(BIN)/python -m pytest -q tests/unit/cli/test_live_picture.py
 
 # Versions and hashes only: no download addresses, so the lock is the same on every machine.
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -171,16 +169,3 @@ def test_the_rate_counts_what_hosts_add_and_survives_their_restart() -> None:
     assert rate.update([host(1, turns=1_500)], 1.0) == 500.0
     assert rate.update([host(1, turns=1_500), host(2, turns=0)], 2.0) == 250.0
     assert rate.update([host(2, turns=300)], 3.0) == 150.0
-
-
-def test_the_picture_of_the_readme_shows_what_a_frame_shows() -> None:
-    shown = snapshot([HOST], 0)
-    shown.asked = [question(0)]
-    svg = (Path(__file__).parents[3] / "docs" / "live-view.svg").read_text()
-    picture = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg)).replace("&#160;", " ").split()
-    frame = lines(shown, 80, 30)
-    names = [word for line in (frame[2], frame[6]) for word in line.split() if word.isalpha()]
-    assert {"events", "backlog", "agents", "partitions", "memory"} <= set(names)
-    assert set(names) - {"desk"} <= set(picture)
-    assert picture[(at := picture.index("waits")) : at + 4] == ["waits", "for", "a", "person:"]
-    assert picture[(at := picture.index("approve") - 1) : at + 2] == ["callboard", "approve"]
