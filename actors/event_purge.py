@@ -16,9 +16,9 @@ from storage.records import EventCursor
 
 _logger = logging.getLogger("callboard.ingress")
 
-PRESSURE = 0.5  # of the stream's bytes; above it all that was accepted may go
+PRESSURE = 0.5  # of what the domain may use of the stream; above it all that was accepted may go
 LOOK_EVERY_S = 5.0
-LOOKS_TO_FULL = 16  # so often is looked, at the least, while this reader takes in as much as the stream holds
+LOOKS_TO_FULL = 16  # so often is looked, at the least, while this reader takes in as much as it may use
 MARKS = 16  # places remembered in the time for which events are kept
 
 
@@ -40,7 +40,7 @@ class EventPurge:
         self._state: StreamState | None = None
         self._dropped = 0
         self._due_at = 0.0
-        self._since = 0  # bytes accepted since the last look
+        self._since = 0.0  # how much of what it may use was accepted since the last look
 
     def begin(self, state: StreamState, place: EventCursor) -> None:
         """A reader starts at a place in the stream that was found to be right, over the state's connection."""
@@ -48,13 +48,13 @@ class EventPurge:
             self._marks.clear()
             self._dropped = 0
         self._state = state
-        self.accepted(place, 0)
+        self.accepted(place, 0, 0)
 
-    def accepted(self, cursor: EventCursor, size: int) -> None:
-        """The cursor has committed, past events of so many bytes."""
+    def accepted(self, cursor: EventCursor, size: int, events: int) -> None:
+        """The cursor has committed, past so many events of so many bytes in all."""
         assert self._state is not None
         self._cursor = cursor
-        self._since += size
+        self._since += self._state.share(size, events)
         self._mark(self._state.kept_s / MARKS)
 
     def _mark(self, apart_s: float) -> None:
@@ -66,12 +66,11 @@ class EventPurge:
         """Delete what need not be kept any more, if it is time to look. A failure is left to the next look."""
         began = self._state
         assert began is not None
-        enough = began.max_bytes / LOOKS_TO_FULL if began.max_bytes else float("inf")
-        if self._clock() < self._due_at and self._since < enough:
+        if self._clock() < self._due_at and self._since < 1 / LOOKS_TO_FULL:
             return
-        self._due_at, self._since = self._clock() + LOOK_EVERY_S, 0
+        self._due_at, self._since = self._clock() + LOOK_EVERY_S, 0.0
         try:
-            state = await self._stream.state()
+            state = await self._stream.state(self._domain)
             if (state.created, state.connection) != (began.created, began.connection):
                 return  # the reader ends, and the next one finds out where the stream stands
             target = self._target(state)

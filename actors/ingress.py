@@ -115,7 +115,7 @@ class Ingress:
         if events:
             upto = await self._accept(events, incarnation)
             await reader.acknowledge()
-            self._purge.accepted(upto, sum(len(event.data) for event in events))
+            self._purge.accepted(upto, sum(len(event.data) for event in events), len(events))
 
     async def _accept(
         self, events: list[Event], incarnation: str, refusal: InvalidData | None = None

@@ -40,6 +40,7 @@ MSG_ID_HEADER = "Nats-Msg-Id"
 TRACE_HEADER = "traceparent"
 
 STREAM_BYTES = 4 * 1024 * 1024 * 1024
+EVENTS_PER_NAME = 1_000_000  # of one domain
 KEPT_S = 24 * 3600.0
 RETRY_AFTER_S = 5.0  # a reader looks as often whether the stream is filling up
 FORGOTTEN_AFTER_S = 60.0  # JetStream keeps the consumer of a dead host so long
@@ -50,13 +51,16 @@ _KEPT = "callboard-kept-s"  # in the stream's own metadata, where every host rea
 _NO_MESSAGE = 10037  # JetStream's error code for a sequence that it does not have
 _NOT_STORED = 10077  # and for an event that the stream has not taken
 _FULL = "maximum bytes exceeded"
+_NAME_FULL = "maximum messages per subject exceeded"
 _RFC3339 = re.compile(r"(.*?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 
 
 class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     """What the stream looks like over one connection. `created` tells it from others of its name.
 
-    `max_bytes` is None where the stream has no bound; `kept_s` is how long events stay after they were accepted.
+    `max_bytes`, and `max_per_name` for the events of one name of one domain, are None where there is no such bound;
+    `most` is how many the fullest name has of the domain that was asked about, 0 where none was. `kept_s` is how long
+    events stay after they were accepted.
     """
 
     created: str
@@ -64,22 +68,34 @@ class StreamState(msgspec.Struct, frozen=True, kw_only=True):
     connection: int
     bytes: int = 0
     max_bytes: int | None = None
+    most: int = 0
+    max_per_name: int | None = None
     kept_s: float = KEPT_S
 
     @property
     def fill(self) -> float:
-        """How much of the stream is used: 1 is full."""
-        return self.bytes / self.max_bytes if self.max_bytes else 0.0
+        """How much is used of what the domain that was asked about may use: at 1 its events are refused."""
+        return self.share(self.bytes, self.most)
+
+    def share(self, size: int, events: int) -> float:
+        """How much of the room so many bytes, or so many events of one name, would take: 1 is all of it."""
+        return max(
+            size / self.max_bytes if self.max_bytes else 0.0,
+            events / self.max_per_name if self.max_per_name else 0.0,
+        )
 
 
 class EventStream:
-    """The stream CALLBOARD_EVENTS. Full means refused: a publisher is told, and nothing old is lost."""
+    """The stream CALLBOARD_EVENTS. Full means refused: a publisher is told, and nothing old is lost. A domain whose
+    events nobody reads is refused before it has filled the stream for the others, name by name."""
 
     def __init__(self, transport: NatsTransport) -> None:
         self._transport = transport
         self._js: JetStreamContext = transport.client.jetstream(timeout=5)
 
-    async def ensure(self, *, max_bytes: int | None = None, kept_s: float | None = None) -> StreamState:
+    async def ensure(
+        self, *, max_bytes: int | None = None, max_per_name: int | None = None, kept_s: float | None = None
+    ) -> StreamState:
         """Create the stream if there is none; return how it stands.
 
         What is given is set, also on a stream that is there; otherwise that keeps what it has. Raises
@@ -98,6 +114,8 @@ class EventStream:
                         storage=StorageType.FILE,
                         discard=DiscardPolicy.NEW,
                         max_bytes=max_bytes or STREAM_BYTES,
+                        max_msgs_per_subject=max_per_name or EVENTS_PER_NAME,
+                        discard_new_per_subject=True,
                         duplicate_window=DUPLICATE_WINDOW_S,
                         metadata={_KEPT: str(KEPT_S if kept_s is None else kept_s)},
                     )
@@ -105,6 +123,8 @@ class EventStream:
             wanted = info.config
             if max_bytes is not None:
                 wanted = replace(wanted, max_bytes=max_bytes)
+            if max_per_name is not None:
+                wanted = replace(wanted, max_msgs_per_subject=max_per_name, discard_new_per_subject=True)
             if kept_s is not None:
                 wanted = replace(wanted, metadata={**(wanted.metadata or {}), _KEPT: str(kept_s)})
             if wanted != info.config:
@@ -123,11 +143,12 @@ class EventStream:
             raise unavailable(error) from error
         return True
 
-    async def state(self) -> StreamState:
-        """How the stream stands; raises ServiceUnavailable, also when there is none."""
+    async def state(self, domain: str | None = None) -> StreamState:
+        """How the stream stands, for a domain; raises ServiceUnavailable, also when there is none."""
         connection = self._transport.connection
         try:
-            return _state(await self._js.stream_info(EVENTS_STREAM), connection)
+            asked = None if domain is None else events(domain)
+            return _state(await self._js.stream_info(EVENTS_STREAM, subjects_filter=asked), connection)
         except (TimeoutError, NatsError, OSError) as error:
             raise unavailable(error) from error
 
@@ -203,7 +224,8 @@ class EventStream:
     ) -> int:
         """Publish one event; returns its sequence once the stream has it.
 
-        Raises Overloaded while the stream is full: it does not have the event; or ServiceUnavailable.
+        Raises Overloaded while the stream is full, or has as many events of that name as it may: it does not have the
+        event. Or ServiceUnavailable.
         """
         sent = dict(headers)
         if message_id is not None:
@@ -212,13 +234,14 @@ class EventStream:
         try:
             ack = await self._js.publish(events(domain, name), data, headers=sent or None)
         except APIError as error:
-            if error.err_code == _NOT_STORED and error.description == _FULL:
-                raise Overloaded(
-                    "The stream of events is full.",
-                    retry_after_s=RETRY_AFTER_S,
-                    fix="Try again after some seconds; `callboard doctor` says which domain does not read its events.",
-                ) from None
-            raise unavailable(error) from error
+            full = _refusal(error, domain, name)
+            if full is None:
+                raise unavailable(error) from error
+            raise Overloaded(
+                full,
+                retry_after_s=RETRY_AFTER_S,
+                fix="Try again after some seconds; `callboard doctor` says which domain does not read its events.",
+            ) from None
         except (TimeoutError, NatsError, OSError) as error:
             raise unavailable(error) from error
         return ack.seq
@@ -289,6 +312,15 @@ class EventStream:
         )
 
 
+def _refusal(error: APIError, domain: str, name: str) -> str | None:
+    """Why the stream has no room for an event; None where that is not what is wrong."""
+    if error.err_code != _NOT_STORED:
+        return None
+    if error.description == _NAME_FULL:
+        return f"The stream of events has as many {name!r} of {domain} as it may."
+    return "The stream of events is full." if error.description == _FULL else None
+
+
 def _from(after: int) -> dict[str, Any]:
     return {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": after + 1}
 
@@ -305,6 +337,8 @@ def _state(info: StreamInfo, connection: int) -> StreamState:
         connection=connection,
         bytes=info.state.bytes,
         max_bytes=config.max_bytes if config.max_bytes and config.max_bytes > 0 else None,
+        most=max((info.state.subjects or {}).values(), default=0),
+        max_per_name=config.max_msgs_per_subject if config.max_msgs_per_subject > 0 else None,
         kept_s=kept_s,
     )
 

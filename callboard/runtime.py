@@ -75,7 +75,11 @@ async def running_cluster(
             await ray.leave()  # a command needs no more of Ray
         else:
             await stack.enter_async_context(_meanwhile(_leave_after(cluster.gateway, ray)))
-        await cluster.events.ensure(max_bytes=settings.events_bytes, kept_s=settings.events_kept_s)
+        await cluster.events.ensure(
+            max_bytes=settings.events_bytes,
+            max_per_name=settings.events_per_name,
+            kept_s=settings.events_kept_s,
+        )
         yield cluster
         if detach:
             users.keep()

@@ -23,6 +23,7 @@ POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _TENANT = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 MIN_EVENTS_BYTES = 64 * 1024
 MAX_EVENTS_BYTES = 1024 * 1024 * 1024 * 1024  # as much as the embedded NATS would keep
+MIN_EVENTS_PER_NAME = 1_000
 MAX_KEPT_S = 3650 * 24 * 3600.0
 NATS_SCHEMES = ("nats://", "tls://", "ws://", "wss://")
 
@@ -63,6 +64,10 @@ class Settings(BaseSettings):
 
     events_bytes: int | None = Field(default=None, ge=MIN_EVENTS_BYTES, le=MAX_EVENTS_BYTES)
     """How large the stream of events may grow; unset leaves it as it is, 4 GiB at first. Full, it refuses events."""
+
+    events_per_name: int | None = Field(default=None, ge=MIN_EVENTS_PER_NAME)
+    """How many events of one name a domain may have in the stream; unset leaves it as it is, 1,000,000 at first. Past
+    that the stream refuses those, and takes others."""
 
     events_kept_s: float | None = Field(default=None, ge=0, le=MAX_KEPT_S)
     """How long an event stays in the stream after it is in a mailbox; unset leaves it as it is, a day at first."""

@@ -26,6 +26,7 @@ for variable in (
     "TENANT",
     "MODELS",
     "EVENTS_BYTES",
+    "EVENTS_PER_NAME",
     "EVENTS_KEPT_S",
 ):
     os.environ.pop(f"CALLBOARD_{variable}", None)

@@ -29,13 +29,13 @@ from bus.registry import describe_validation, first_line
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from bus.events import EventStream
+    from bus.events import EventStream, StreamState
 
 STANDARD_INPUT = "-"
 _LOOKED_AT = 8192  # bytes of a file; text has no NUL in them
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd: text inside
 _UNDER_WAY = 256  # events published and not acknowledged: JetStream syncs each, so one at a time is slow
-_NEARLY_FULL = 0.9  # of the stream; readers make room from half of it on
+_NEARLY_FULL = 0.9  # of what the domain may use of the stream; readers make room from half of it on
 _LOOKS_TO_FULL = 64
 _ROOM_WITHIN_S = 60.0  # a stream of which nothing leaves for so long has no reader
 _LOOK_EVERY_S = 0.2
@@ -75,7 +75,8 @@ class Publisher:
         self._headers = {TASK_HEADER: task, TENANT_HEADER: tenant}
         self._under_way: set[asyncio.Task[Any]] = set()
         self._failed: BaseException | None = None
-        self._until_look = 0.0  # bytes
+        self._room: StreamState | None = None
+        self._since_look = 0.0  # how much of what the domain may use has been published since
         self.published = 0
 
     async def __call__(
@@ -95,9 +96,10 @@ class Publisher:
             text = encode_payload(payload)
             headers[TYPE_HEADER] = wire_name_of(type(payload))
         data = text.encode()
-        self._until_look -= len(data)
-        if self._until_look < 0:
-            await self._wait_for_room()
+        if self._room is None or self._since_look > 1 / _LOOKS_TO_FULL:
+            self._room = await self._wait_for_room()
+            self._since_look = 0.0
+        self._since_look += self._room.share(len(data), 1)
         task = asyncio.create_task(
             self._stream.publish(self._domain, name, data, message_id=key, headers=headers)
         )
@@ -119,12 +121,12 @@ class Publisher:
             await asyncio.wait(self._under_way)
         self._raise()
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self) -> StreamState:
         """An event that the stream refuses would come after those behind it: so none is sent to a full one."""
         least, since = float("inf"), time.monotonic()
-        while (state := await self._stream.state()).fill > _NEARLY_FULL:
-            if state.bytes < least:
-                least, since = state.bytes, time.monotonic()
+        while (state := await self._stream.state(self._domain)).fill > _NEARLY_FULL:
+            if state.fill < least:
+                least, since = state.fill, time.monotonic()
             elif time.monotonic() - since > _ROOM_WITHIN_S:
                 raise Overloaded(
                     "The stream of events is full, and nothing leaves it.",
@@ -133,7 +135,7 @@ class Publisher:
                     "what was taken in is not taken in twice.",
                 )
             await asyncio.sleep(_LOOK_EVERY_S)
-        self._until_look = (state.max_bytes or float("inf")) / _LOOKS_TO_FULL
+        return state
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)

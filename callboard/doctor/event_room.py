@@ -24,7 +24,8 @@ FULL = 0.95
 
 
 async def examine_event_room(endpoints: Endpoints, db: asyncpg.Pool[Any]) -> Finding:
-    """How full the stream is; once it fills up, the domain with the most events that are not accepted."""
+    """How full the stream is; once it fills up, or has nearly as many events of one name as it may, the domain whose
+    events are not accepted."""
     # Imported here, because the driver brings an HTTP client along.
     from bus.events import EventStream
     from bus.nats import NatsTransport
@@ -38,11 +39,11 @@ async def examine_event_room(endpoints: Endpoints, db: asyncpg.Pool[Any]) -> Fin
             state = await stream.state()
             if state.fill > FILLING:
                 return await _who_fills_it(stream, state, db)
+            return await _fullest_name(stream, state, db)
         finally:
             await transport.close()
     except CallboardError as error:
         return fail(CHECK, error.message, error.fix)
-    return good(CHECK, _used(state))
 
 
 async def _who_fills_it(stream: EventStream, state: StreamState, db: asyncpg.Pool[Any]) -> Finding:
@@ -57,6 +58,22 @@ async def _who_fills_it(stream: EventStream, state: StreamState, db: asyncpg.Poo
     domain = max(unread, key=unread.__getitem__)
     say = fail if state.fill > FULL else warn
     detail = f"{_used(state)}; full, it refuses events. {count(unread[domain], 'event')} of {domain} wait there to be read"
+    return say(CHECK, detail, await _mend(domain, db))
+
+
+async def _fullest_name(stream: EventStream, state: StreamState, db: asyncpg.Pool[Any]) -> Finding:
+    from callboard.cli.terminal import count
+
+    subjects = await stream.subjects()
+    subject = max(subjects, key=subjects.__getitem__, default=None)
+    if subject is None or state.share(0, subjects[subject]) <= FILLING:
+        return good(CHECK, _used(state))
+    _, _, domain, name = subject.split(".", 3)
+    say = fail if state.share(0, subjects[subject]) > FULL else warn
+    detail = (
+        f"{_used(state)}; {count(subjects[subject], 'event')} {name!r} of {domain} are there, and past "
+        f"{state.max_per_name:,} it refuses them"
+    )
     return say(CHECK, detail, await _mend(domain, db))
 
 
@@ -79,7 +96,7 @@ async def _mend(domain: str, db: asyncpg.Pool[Any]) -> str:
         return "It has no hosts: `callboard up` starts them."
     return (
         "It does not keep up: `callboard status` shows its backlog; give it more hosts (`hosts.max` in domain.yaml), or "
-        "the stream more room (CALLBOARD_EVENTS_BYTES). The log of its hosts says if one agent's full mailbox holds it up."
+        "the stream more room (CALLBOARD_EVENTS_BYTES, CALLBOARD_EVENTS_PER_NAME). The log of its hosts says if one agent's full mailbox holds it up."
     )
 
 

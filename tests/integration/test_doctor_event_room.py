@@ -67,6 +67,21 @@ async def test_events_of_a_domain_that_is_not_registered(desk: Deployment, nats:
     assert "callboard.events.nobody" in found.mend
 
 
+async def test_a_name_that_the_stream_takes_no_more_of(desk: Deployment, nats: ForgetfulNats) -> None:
+    stream = EventStream(desk.transport)
+    await stream.ensure(max_per_name=20)
+    for number in range(15):
+        await stream.publish("desk", "note", b"x")
+        assert number or (await examined(desk, nats)).status == "good"
+    assert (await examined(desk, nats)).status == "warn"
+    for _ in range(5):
+        await stream.publish("desk", "note", b"x")
+    found = await examined(desk, nats)
+    assert found.status == "fail"
+    assert "20 events 'note' of desk are there, and past 20 it refuses them" in found.detail
+    assert "no hosts" in found.mend
+
+
 async def test_a_domain_without_hosts_is_named_until_it_has_read_them(
     desk: Deployment, nats: ForgetfulNats
 ) -> None:

@@ -1,4 +1,5 @@
-"""The stream of events stays within its bytes: what is in mailboxes leaves it, and nothing else does."""
+"""The stream of events stays within its bytes, and each name of a domain within its number: what is in mailboxes leaves
+it, and nothing else does."""
 
 from __future__ import annotations
 
@@ -10,16 +11,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from nats.js.errors import APIError
 
 from bus.envelope import new_id
 from bus.errors import Overloaded
-from bus.events import EventStream
+from bus.events import EVENTS_PER_NAME, EventStream
 from callboard.cli.feeding import Publisher
 from tests.integration.cli import DESK, until
 from tests.integration.deployment import Deployment
 from tests.integration.forgetful_nats import ForgetfulNats, forgetful_nats
 
 MAX_BYTES = 256 * 1024
+MAX_PER_NAME = 24
 TEXT = "x" * 1_000
 AGENTS = 20
 
@@ -116,6 +119,40 @@ async def test_a_full_stream_that_nobody_reads_refuses_and_takes_events_again_on
     for number in range(taken, 2 * taken):
         await publish(stream, number)
     assert await noted(desk, 2 * taken) == expected(*range(2 * taken))
+
+
+async def test_what_nobody_reads_is_refused_to_its_domain_whoever_publishes_and_others_go_on(
+    desk: Deployment, stream: EventStream
+) -> None:
+    assert (await stream.state()).max_per_name == EVENTS_PER_NAME
+    await stream.ensure(max_per_name=MAX_PER_NAME)
+    for number in range(MAX_PER_NAME):
+        await stream.publish("desk", "note", event(number))
+    with pytest.raises(Overloaded, match="as many 'note' of desk as it may"):
+        await stream.publish("desk", "note", event(MAX_PER_NAME))
+    with pytest.raises(APIError, match="per subject exceeded"):
+        await desk.transport.client.jetstream().publish("callboard.events.desk.note", b"of any NATS client")
+    assert (await stream.state("desk")).fill == 1
+    await stream.publish("other", "note", b"x")
+    await stream.publish("desk", "another", b"x")
+    assert (await stream.state("other")).fill < 0.2
+    await desk.coordinate()
+    await publish(stream, MAX_PER_NAME)
+    assert await noted(desk, MAX_PER_NAME + 1) == expected(*range(MAX_PER_NAME + 1))
+
+
+async def test_several_times_what_a_name_may_have_goes_through_it_once_and_in_order(
+    desk: Deployment, stream: EventStream
+) -> None:
+    await stream.ensure(max_per_name=MAX_PER_NAME)
+    await desk.coordinate()
+    publisher = Publisher(stream, "desk", new_id(), "default")
+    total = 4 * MAX_PER_NAME
+    async with asyncio.timeout(30):
+        for number in range(total):
+            await publisher("note", json.loads(event(number)), key=f"{number}")
+        await publisher.flush()
+    assert await noted(desk, total) == expected(*range(total))
 
 
 async def test_a_feed_larger_than_the_stream_waits_for_room_and_keeps_its_order(

@@ -19,12 +19,15 @@ class Stream:
     """What EventPurge asks of an EventStream; every event was taken at 1,000 times its number."""
 
     def __init__(self) -> None:
-        self.now = StreamState(created="monday", last_seq=1_000, connection=3, bytes=10, max_bytes=1_000)
+        self.now = StreamState(
+            created="monday", last_seq=1_000, connection=3, bytes=10, max_bytes=1_000, max_per_name=100
+        )
         self.taken: dict[int, int | None] = {}
         self.dropped: list[tuple[str, int]] = []
         self.fails = False
 
-    async def state(self) -> StreamState:
+    async def state(self, domain: str) -> StreamState:
+        assert domain == "desk"
         if self.fails:
             raise ServiceUnavailable("JetStream is away.")
         return self.now
@@ -51,8 +54,9 @@ class Rig:
     def begin(self, seq: int, incarnation: str = "monday") -> None:
         self.purge.begin(self.stream.now, EventCursor(incarnation=incarnation, seq=seq, at_ns=seq * 1_000))
 
-    def accept(self, seq: int, *, size: int = 1) -> None:
-        self.purge.accepted(EventCursor(incarnation="monday", seq=seq, at_ns=seq * 1_000), size)
+    def accept(self, seq: int, *, size: int = 1, events: int = 1) -> None:
+        cursor = EventCursor(incarnation="monday", seq=seq, at_ns=seq * 1_000)
+        self.purge.accepted(cursor, size, events)
 
     async def look(self, later_s: float = LOOK_EVERY_S) -> list[int]:
         """What is dropped by a look so much later."""
@@ -106,6 +110,23 @@ async def test_it_looks_by_bytes_too_but_not_after_each_event(rig: Rig) -> None:
     rig.accept(10, size=30)
     assert await rig.look(0) == []
     rig.accept(11, size=40)
+    assert await rig.look(0) == [11]
+
+
+async def test_half_of_what_one_name_may_have_is_as_good_as_half_full(rig: Rig) -> None:
+    rig.accept(10)
+    rig.stream.becomes(most=50)
+    assert await rig.look() == []
+    rig.stream.becomes(most=51)
+    assert await rig.look() == [10]
+
+
+async def test_it_looks_by_number_too_but_not_after_each_event(rig: Rig) -> None:
+    rig.stream.becomes(most=51)
+    assert await rig.look() == []
+    rig.accept(10, events=3)
+    assert await rig.look(0) == []
+    rig.accept(11, events=4)
     assert await rig.look(0) == [11]
 
 
