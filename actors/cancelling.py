@@ -52,7 +52,7 @@ class Cancelling:
             try:
                 is_open = await self._look()
             except Fenced:
-                if not await self._host.fenced():
+                if not await self._host.settling.fenced():
                     return
             except StorageUnavailable as error:
                 _logger.warning("cancellations wait for storage: %s", error.message)

@@ -213,7 +213,7 @@ class Holdings:
         suspects = [
             a for a in host.mailboxes.roster.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)
         ]
-        await host.trials.run(suspects, lambda: self._open_now(holdings), lambda: host.quiet(QUIET_S))
+        await host.trials.run(suspects, lambda: self._open_now(holdings), lambda: host.workers.quiet(QUIET_S))
         await host.store.clear_suspects(host.fence, sorted(holdings))
 
     async def _give_back(self, partitions: list[int]) -> None:

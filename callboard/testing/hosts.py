@@ -94,7 +94,7 @@ class Hosts:
                 self._clock.move_to(due)
                 calm = 0
             for host in busy:
-                await host.quiet(0.05)  # returns at once unless a handler waits for something real
+                await host.workers.quiet(0.05)  # returns at once unless a handler waits for something real
             await asyncio.sleep(0)
 
     async def advance(self, seconds: float) -> None:

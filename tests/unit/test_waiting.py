@@ -57,7 +57,7 @@ async def test_turns_that_wait_hold_no_worker() -> None:
         assert open_turns(kit) == 0
         await kit.send("test/keeper/k", Note(text="more"))
         await kit.quiet()
-        assert host._workers == 1
+        assert host.workers.count == 1
 
 
 async def test_only_so_many_turns_wait_in_memory() -> None:

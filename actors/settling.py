@@ -1,0 +1,127 @@
+"""What a host does when a group of turns has been committed, or has not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from actors.activation import Activation
+from actors.committer import Entry
+from bus.envelope import Outgoing
+from bus.errors import InvalidData, StorageUnavailable
+from storage.journal import Does, JournalWrite
+from storage.records import Mark, TurnRecord
+
+if TYPE_CHECKING:
+    from actors.host import Host
+
+_logger = logging.getLogger("callboard.settling")
+
+_LOOK_AGAIN_S = 0.2
+
+
+class Settling:
+    """Implements CommitEvents: messages of turns that are durable are published, and agents whose turns are not start
+    again from committed state."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def committed(self, entries: Sequence[Entry], numbers: list[int | None] | None) -> None:
+        host = self._host
+        sends: list[Outgoing] = []
+        for entry in entries:
+            activation = entry.activation
+            activation.uncommitted -= 1
+            outcome = entry.outcome
+            if not isinstance(outcome, Mark):
+                for send in outcome.sends:
+                    if send.visible_at is None:
+                        sends.append(send)  # noqa: PERF401  # a comprehension is one more call
+                if outcome.journal is not None:
+                    self._journaled(activation, outcome.journal)
+                if isinstance(outcome, TurnRecord):
+                    if outcome.seq is not None:
+                        host.mailboxes.handled(activation, outcome.seq)
+                    if outcome.tasks or outcome.task_events:
+                        host.on_task_events(outcome)
+            if entry.done is not None:
+                entry.settle(True)
+        if numbers is None:
+            host.outbound.skip({(send.domain, send.partition) for send in sends})
+        elif sends:
+            host.outbound.publish(zip(sends, numbers, strict=True))
+
+    def _journaled(self, activation: Activation, journal: JournalWrite) -> None:
+        host = self._host
+        if journal.promises or journal.given_up:
+            host.cycles.committed(activation, journal)
+        if journal.does in (Does.OPEN, Does.END):
+            host.mailboxes.turn_opened_or_ended(activation)
+        for seq in journal.consumed:
+            activation.apart.discard(seq)
+            host.mailboxes.handled(activation, seq)
+        if journal.does is Does.END:
+            activation.apart.discard(journal.seq)
+            host.mailboxes.handled(activation, journal.seq)
+
+    def discarded(self, entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
+        host = self._host
+        for entry in entries:
+            activation = entry.activation
+            activation.uncommitted -= 1
+            if isinstance(entry.outcome, TurnRecord):
+                host.mailboxes.forget(entry.envelope.seq)
+            if perhaps_committed and not isinstance(entry.outcome, Mark):
+                host.outbound.skip({(send.domain, send.partition) for send in entry.outcome.sends})
+            entry.settle(False)
+        fallen = {id(a): a for a in map(self._must_start_again, entries) if a is not None}
+        for activation in fallen.values():
+            host.mailboxes.drop(activation)
+        if fallen:
+            host.committer.drop_dead()
+        for activation in fallen.values():
+            self.restart(activation)
+
+    def _must_start_again(self, entry: Entry) -> Activation | None:
+        """The entry's activation, or the one that has come in its place while this commit was undecided: that one has
+        left out the message, which was known here as one that is about to have been handled."""
+        if entry.activation.alive or not isinstance(entry.outcome, TurnRecord):
+            return entry.activation if entry.activation.alive else None
+        return self._host.mailboxes.roster.find(entry.activation.key)
+
+    def refused(self, entry: Entry, error: InvalidData) -> None:
+        """The turn's data is refused for good: its message becomes a dead letter, the agent goes on."""
+        host, activation = self._host, entry.activation
+        activation.uncommitted -= 1
+        _logger.error("a turn of %s cannot be stored: %s", activation.agent, error)
+        turn = entry.outcome
+        if isinstance(turn, Mark) or (
+            isinstance(turn, TurnRecord) and turn.dead is not None
+        ):  # not even the plain words can be stored
+            host.mailboxes.drop(activation)
+            host.end(f"Postgres refuses a dead letter: {error.message}")
+            return
+        host.turns.condemned[entry.envelope.seq] = error.message
+        host.mailboxes.forget(entry.envelope.seq)
+        host.mailboxes.drop(activation)
+        host.committer.drop_dead()
+        self.restart(activation)
+        entry.settle(False)
+
+    async def fenced(self) -> bool:
+        """Look at what is still owned; the partitions that are not leave now, with all that is cached."""
+        while True:
+            try:
+                return await self._host.holdings.refresh()
+            except StorageUnavailable as error:
+                _logger.warning("ownership cannot be read: %s", error.message)
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def restart(self, activation: Activation) -> None:
+        """Bring an agent that was dropped back from committed state."""
+        host = self._host
+        if not host.has_ended and host.holdings.owns(activation.partition):
+            host.mailboxes.restart(activation.tenant, activation.agent, activation.partition)
