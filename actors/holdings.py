@@ -160,7 +160,7 @@ class Holdings:
         mailboxes = self._host.mailboxes
         for partition in partitions:
             inbox = Inbox(
-                partition, mailboxes.deliver, mailboxes.read_partition, mailboxes.read_named, self._together
+                partition, mailboxes.deliver, mailboxes.partitions.read, mailboxes.read_named, self._together
             )
             self._held[partition] = _Holding(inbox)
         self._spawn(self._open(partitions, suspect))

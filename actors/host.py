@@ -223,7 +223,7 @@ class Host:
         activation.journal = None
         activation.parked = True
         self.mailboxes.put_back(activation, wake)
-        self.mailboxes.hold(activation)
+        self.mailboxes.held.hold_turn(activation)
 
     def _storage_was_away(self, activation: Activation, envelope: Envelope, journaled: bool) -> None:
         """The turn runs again. One with a journal starts from what is committed of it."""

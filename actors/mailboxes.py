@@ -1,7 +1,7 @@
 """The cached mailboxes of one host's agents, kept in step with Postgres.
 
-`Roster` has the agents, `Books` what is in memory of their messages, `Refills` the reading again. Here stands what
-becomes of a message that arrives, waits, runs, or leaves.
+`Roster` has the agents, `Books` what is in memory of their messages, `PartitionReads` and `Refills` the reading from
+Postgres. Here stands what becomes of a message that arrives, waits, runs, or leaves.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import msgspec
 
 from actors.activation import PAUSED, Activation
 from actors.books import Books, size_of
+from actors.held import Held
+from actors.partition_reads import PartitionReads
 from actors.ready import ReadyQueue, is_own
 from actors.refills import RETRY_S, Refills
 from actors.roster import Roster
 from actors.scope import Scope
 from bus.envelope import Envelope
 from bus.wire import Item, open_item
-from storage.records import PAGE_AGENTS, PAGE_BYTES
 from storage.store import MailboxStore
 
 _logger = logging.getLogger("callboard.mailboxes")
 
-PAGES_AT_ONCE = 2  # read and not merged yet, however many partitions are read
 _LONGEST_WAIT_S = 3600.0  # then it is looked at anew, lest a callback holds an agent in memory for weeks
 
 
@@ -41,14 +41,12 @@ class Mailboxes:
 
     def __init__(self, scope: Scope, store: MailboxStore, ready: ReadyQueue) -> None:
         self._scope = scope
-        self._store = store
         self._ready = ready
         self.books = Books(scope.limits)
         self.roster = Roster(scope, store, self.schedule)
         self._refills = Refills(scope, store, self.books, ready, self._take_in)
-        self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
-        self._partition_reads = 0
-        self._held: dict[Activation, None] = {}  # what they would do next is part of what is paused
+        self.partitions = PartitionReads(scope, store, self.books, self.roster, self.merge)
+        self.held = Held(scope, self.schedule)
         self.may_run: Callable[[int], bool] = lambda partition: True
         self.on_mail: Callable[[Activation], None] = lambda activation: None
         """Something has come for an agent whose turn is in memory."""
@@ -103,48 +101,6 @@ class Mailboxes:
         activation.apart.discard(envelope.seq)
         activation.insert(envelope)
         self.books.cached += 1
-
-    async def read_partition(self, partition: int) -> None:
-        """Read the whole partition from Postgres, page by page; raises StorageUnavailable."""
-        self.books.reads += 1
-        self._partition_reads += 1
-        self._expect_more(partition)
-        try:
-            place: tuple[str, str] | None = ("", "")
-            while place is not None:
-                async with self._pages:
-                    open_, place = await self._store.load_turns(self._scope.domain, partition, after=place)
-                    self.merge(partition, open_, set())
-                    del open_  # before the next page comes
-            start: tuple[str, str] | None = ("", "")
-            while start is not None:
-                async with self._pages:
-                    found, more, start = await self._store.load_partition(
-                        self._scope.domain,
-                        partition,
-                        after=start,
-                        agents=PAGE_AGENTS,
-                        each=self.books.share(),
-                        page_bytes=PAGE_BYTES,
-                    )
-                    self.merge(partition, found, more)
-                    del found  # before the next page comes
-        finally:
-            self.books.reads -= 1
-            self._partition_reads -= 1
-            self._expect_more(partition)
-
-    def _expect_more(self, partition: int) -> None:
-        """A read of a partition leaves out what waits for an agent whose turn is open, here as in Postgres: there may
-        be more of it than what will come."""
-        for activation in self.roster.in_partitions((partition,)):
-            if activation.journal is not None or activation.uncommitted:
-                activation.more = True
-
-    def turn_opened_or_ended(self, activation: Activation) -> None:
-        """A read that is under way may have seen its turn open."""
-        if self._partition_reads:
-            activation.more = True
 
     def read_agent(self, tenant: str, agent: str, partition: int) -> None:
         """Read one agent's mailbox, into which something was put: what was sent before that may still be on its way
@@ -247,7 +203,7 @@ class Mailboxes:
         if head is None:
             return
         if self._scope.paused and self._scope.is_held(head):
-            self._held[activation] = None
+            self.held.add(activation)
             self._refills.cannot_run_yet(activation)
             return
         until = activation.may_run_at(head)
@@ -262,26 +218,6 @@ class Mailboxes:
                 self._ready.add(activation)
             else:
                 self._refills.want(activation)
-
-    def is_held(self, activation: Activation) -> bool:
-        """Whether what it would do next is part of what is paused; it is looked at again when that goes on."""
-        head = activation.head()
-        if head is None or not self._scope.is_held(head):
-            return False
-        self._held[activation] = None
-        return True
-
-    def hold(self, activation: Activation) -> None:
-        """Its turn waits for something, and is not woken while what it is part of is paused."""
-        activation.held_turn = True
-        self._held[activation] = None
-
-    def let_go(self) -> None:
-        """What is paused has changed."""
-        held, self._held = self._held, {}
-        for activation in held:
-            activation.held_turn = False
-            self.schedule(activation)
 
     def head_may_run(self, activation: Activation) -> bool:
         """Whether the agent has a message that could run now, its partition apart."""
@@ -415,7 +351,7 @@ class Mailboxes:
         if not activation.alive:
             return
         activation.alive = False
-        self._held.pop(activation, None)
+        self.held.discard(activation)
         self.on_dropped(activation)
         self.roster.remove(activation)
         self.books.cached -= len(activation.queue)

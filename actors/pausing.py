@@ -65,4 +65,4 @@ class Pausing:
         for activation in self._host.in_memory():
             if activation.journal is not None and not self._host.scope.is_at_held_work(activation.at_work):
                 activation.journal.branches.let_go()
-        self._host.mailboxes.let_go()
+        self._host.mailboxes.held.let_go()

@@ -59,7 +59,7 @@ class Settling:
         if journal.promises or journal.given_up:
             host.cycles.committed(activation, journal)
         if journal.does in (Does.OPEN, Does.END):
-            host.mailboxes.turn_opened_or_ended(activation)
+            host.mailboxes.partitions.turn_opened_or_ended(activation)
         for seq in journal.consumed:
             activation.apart.discard(seq)
             host.mailboxes.handled(activation, seq)

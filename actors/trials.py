@@ -168,7 +168,7 @@ class Trials:
     def _can_run(self, activation: Activation) -> bool:
         return bool(
             activation.alive and activation.queue and activation.loaded and not activation.running
-            and not self._mailboxes.is_held(activation)
+            and not self._mailboxes.held.takes(activation)
         )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ class WaitingTurns:
         if journal is None or journal.is_closed:
             return
         if self._host.scope.is_at_held_work(activation.at_work):
-            self._host.mailboxes.hold(activation)
+            self._host.mailboxes.held.hold_turn(activation)
             if activation in self._since and any(e.is_control and not is_wake(e) for e in activation.queue):
                 self._urgent.append(activation)
             return

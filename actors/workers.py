@@ -116,7 +116,7 @@ class Workers:
                 activation = await ready.take_later()
             else:
                 activation = ready.take_now() or await ready.take()
-            if scope.paused and mailboxes.is_held(activation):
+            if scope.paused and mailboxes.held.takes(activation):
                 continue
             activation.running = True
             activation.task = task

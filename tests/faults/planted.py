@@ -100,13 +100,14 @@ def _publish_before_commit() -> None:
     """Of one commit in three the messages are published before it is there. (Of all: then each waits for the slow
     sweep, and there is little that the lost ones could be overtaken by.)"""
     from actors.host import Host
+    from actors.settling import Settling
     from storage.postgres import PostgresStore
 
     hosts: list[Host] = []
     commits = 0  # one is in flight at a time
     make = Host.__init__
     commit = PostgresStore.commit
-    committed = Host.committed
+    committed = Settling.committed
 
     def known(self: Any, *arguments: Any, **options: Any) -> None:
         make(self, *arguments, **options)
@@ -148,14 +149,15 @@ def _publish_before_commit() -> None:
         if commits % 3:
             committed(self, entries, numbers)
             return
-        self.outbound.publish = lambda sends: None
+        outbound = self._host.outbound
+        outbound.publish = lambda sends: None
         try:
             committed(self, entries, numbers)
         finally:
-            del self.outbound.publish
+            del outbound.publish
 
     Host.__init__ = known  # type: ignore[method-assign]
-    Host.committed = silent  # type: ignore[method-assign]
+    Settling.committed = silent  # type: ignore[method-assign]
     PostgresStore.commit = early  # type: ignore[method-assign]
 
 

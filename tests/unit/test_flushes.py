@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from actors import host
 from actors.domain import LimitSpec
 from actors.journal import Journal
+from actors.next_tries import STORAGE_RETRY_S
 from bus.errors import StaleTurn, StorageUnavailable
 from callboard import Context
 from tests.unit.agents import Forward, Note
@@ -121,9 +121,7 @@ async def test_a_turn_that_waits_for_its_blobs_runs_again_after_what_its_other_b
             if not is_away.is_set() and any(w.journal is not None and w.journal.entries for w in writes):
                 flushing.set()
                 await is_away.wait()
-                await asyncio.sleep(
-                    3 * host._BLOB_RETRY_S
-                )  # time enough for a second run to read the journal
+                await asyncio.sleep(3 * STORAGE_RETRY_S)  # time enough for a second run to read the journal
             return await commit(fence, writes, marks)
 
         kit.store.put_blob, kit.store.commit = fails_once, slow  # type: ignore[method-assign,assignment]

@@ -102,7 +102,7 @@ async def test_turns_that_wait_for_their_commit_take_none_and_go_together() -> N
         assert max(held.groups) > 2
         assert [kit.state(f"test/stepper/{agent}").steps for agent in range(AGENTS)] == [3] * AGENTS
         [host] = kit._hosts.running
-        assert host.host._flushing == 0
+        assert host.host.workers._flushing == 0
 
 
 async def test_a_turn_of_which_a_branch_still_runs_keeps_its_place_while_another_is_flushed() -> None:
@@ -135,7 +135,7 @@ async def test_places_come_back_when_commits_fail() -> None:
             await kit.send(f"test/stepper/{agent}", Work())
         await rounds()
         [host] = kit._hosts.running
-        assert host.host._flushing == AGENTS
+        assert host.host.workers._flushing == AGENTS
         commit = held._commit
         failed: list[bool] = []
 
@@ -151,5 +151,5 @@ async def test_places_come_back_when_commits_fail() -> None:
         held.open.set()
         async with asyncio.timeout(10):
             await kit.quiet()
-        assert host.host._flushing == 0
+        assert host.host.workers._flushing == 0
         assert [kit.state(f"test/stepper/{agent}").steps for agent in range(AGENTS)] == [3] * AGENTS

@@ -1,0 +1,49 @@
+"""Who waits for whom, in Postgres."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from storage.edges import Agent, Gate, Refusal, WaitEdge
+from storage.pooled import Pooled
+from storage.queries import query
+
+
+class PostgresEdges(Pooled):
+    """Implements AskStore."""
+
+    async def wait_edges(self, agents: Sequence[Agent], limit: int) -> list[WaitEdge]:
+        async with self.reader() as connection:
+            rows = await connection.fetch(query("wait_edges"), *map(list, zip(*agents, strict=True)), limit)
+        return [_edge(row) for row in rows]
+
+    async def refuse_ask(self, newest: WaitEdge, cycle: Sequence[WaitEdge], agents: Sequence[str]) -> Refusal:
+        async with self.reader() as connection:
+            rows = await connection.fetch(
+                query("refuse_ask"), [e.asker[0] for e in cycle], [e.asker[1] for e in cycle],
+                [e.id for e in cycle], 1 + [e.id for e in cycle].index(newest.id), json.dumps(agents),
+            )  # fmt: skip
+        return Refusal(
+            mail=tuple(
+                (r["domain"], r["partition"], r["tenant"], r["agent"]) for r in rows if r["gone"] is None
+            ),
+            gone=frozenset(row["gone"] for row in rows if row["gone"] is not None),
+        )
+
+    async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
+        async with self.reader() as connection:
+            rows = await connection.fetch(query("chained_asks"), domain, list(partitions), limit)
+        return [(row["tenant"], row["agent"]) for row in rows]
+
+
+def _edge(row: Any) -> WaitEdge:
+    domain, _, agent = row["target"].partition("/")
+    gates = row["gates"]
+    return WaitEdge(
+        id=row["id"], asker=(row["domain"], row["tenant"], row["agent"]), asked=(domain, row["tenant"], agent),
+        made_at=row["made_at"], gates=msgspec.json.decode(gates, type=tuple[Gate, ...]) if gates else (),
+    )  # fmt: skip
