@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from actors import eviction, host
+from actors import eviction, host, workers
 from actors.domain import LimitSpec
 from actors.ready import ReadyQueue
 from actors.retry import RetryPolicy
@@ -188,7 +188,7 @@ async def test_a_handlers_own_storage_that_is_away_counts_as_its_failure() -> No
 async def test_a_handler_that_runs_too_long_is_cancelled_and_its_agent_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "_OVERDUE_EVERY_S", 0.01)
+    monkeypatch.setattr(workers, "_OVERDUE_EVERY_S", 0.01)
     async with TestKit([Oddball], limits=LimitSpec(turn_s=0.05, concurrent_turns=1)) as kit:
         await kit.send(AT, Do(what="hang"))
         await kit.send(AT, Do(what="work"))
