@@ -221,7 +221,7 @@ def _client(address: GatewayAddress) -> httpx2.AsyncClient:
 def _replica_mib() -> int:
     """What the process of the model holds; 0 where it runs elsewhere."""
     for process in psutil.process_iter(["cmdline", "memory_info"]):
-        if any("embedding-here-" in word for word in process.info["cmdline"] or ()):
+        if any("embeddings-here-" in word for word in process.info["cmdline"] or ()):
             return int(process.info["memory_info"].rss // 2**20)
     return 0
 

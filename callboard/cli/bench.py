@@ -116,10 +116,32 @@ async def embed(
     out.print(table(names, rows, right=names))
 
 
+@app.command()
+@asynchronous
+async def generate(
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A folder, or a name of the hub; else made-up weights of 35 million parameters."),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=2, help="Requests in all.")] = 32,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")] = 64,
+    sequences: Annotated[int, typer.Option(min=1, max=1024, help="Requests worked on at once.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Tokens a second of the engine that answers chats here, beside transformers' `generate` one by one."""
+    from callboard.bench.generate import Load, measure
+
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter("must be cpu or cuda", param_hint="--device")
+    load = Load(device=device, model=model, requests=requests, tokens=tokens, sequences=sequences)  # type: ignore[arg-type]
+    _show(await measure(load, note), as_json)
+
+
 def _show(report: msgspec.Struct, as_json: bool) -> None:
     if as_json:
         emit(report)
         return
     out = console()
     for name, figure in msgspec.structs.asdict(report).items():
-        out.print(plain(f"{name:<20} {figure:>12,}"))
+        out.print(plain(f"{name:<24} {figure if isinstance(figure, str) else f'{figure:,}':>12}"))

@@ -38,7 +38,7 @@ _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100
 _WITHOUT_PROXY = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
 _WHAT: dict[Serves, str] = {"chat": "chats", "embeddings": "embeddings", "rerank": "reranking"}
 _HOW: dict[Serves, str] = {
-    "chat": "with the upstream that answers for it",
+    "chat": "with the upstream that answers for it (of type local, the model runs here)",
     "embeddings": "with `serves: embeddings`, and the upstream that answers for it",
     "rerank": "with `serves: rerank` (a cross-encoder on an upstream of type local, or a compatible server)",
 }

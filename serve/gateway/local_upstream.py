@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from array import array
 from base64 import b64encode
@@ -10,9 +11,11 @@ from dataclasses import dataclass, field
 
 from serve.embedding.embedder import Embedder, EmbedRequest
 from serve.gateway.errors import ApiError, unsupported
+from serve.gateway.local_chat import chunks, completion, to_generate
 from serve.gateway.models_file import TargetSpec
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, ModelRequest, RerankRequest
 from serve.gateway.upstream import Json
+from serve.generation.generator import Generated, Generator
 from serve.reranking.reranker import Reranker, ScoreRequest
 
 _KNOWN = frozenset(("model", "input", "encoding_format", "dimensions", "user", "input_type", "truncate"))
@@ -27,6 +30,7 @@ class LocalModels:
 
     embedders: Mapping[tuple[str, str], Embedder] = field(default_factory=dict)
     rerankers: Mapping[tuple[str, str], Reranker] = field(default_factory=dict)
+    generators: Mapping[tuple[str, str], Generator] = field(default_factory=dict)
 
 
 class LocalUpstream:
@@ -37,11 +41,16 @@ class LocalUpstream:
         self._models = models
 
     async def chat(self, target: TargetSpec, request: ChatRequest) -> Json:
-        raise _no_chat(target)
+        async with contextlib.aclosing(self._generated(target, request)) as pieces:
+            return await completion(target.model, pieces)
 
     async def stream(self, target: TargetSpec, request: ChatRequest) -> AsyncGenerator[Json]:
-        raise _no_chat(target)
-        yield {}
+        async with contextlib.aclosing(self._generated(target, request)) as pieces:
+            async for chunk in chunks(target.model, pieces):
+                yield chunk
+
+    def _generated(self, target: TargetSpec, request: ChatRequest) -> AsyncGenerator[Generated]:
+        return self._models.generators[self._name, target.model].generate(to_generate(request))
 
     async def embed(self, target: TargetSpec, request: EmbeddingsRequest) -> Json:
         found = await self._models.embedders[self._name, target.model].embed(_read(request))
@@ -111,7 +120,3 @@ def _written(vector: memoryview, encoding_format: str) -> str | list[float]:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tolist()
-
-
-def _no_chat(target: TargetSpec) -> ApiError:
-    return ApiError(f"{target.model} runs here, and answers no chats.", elsewhere=True)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bus.complaints import in_plain_words
 from bus.errors import InvalidModelsFile
-from serve.local.settings import DEFAULT_MODEL, BatchedSpec, LocalSpec
+from serve.local.settings import DEFAULT_MODEL, BatchedSpec, GenerationSpec, LocalSpec
 
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,100}")
 _PATH = re.compile(r"/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
@@ -59,6 +59,7 @@ class UpstreamSpec(_Strict):
     )
     embedding: BatchedSpec | None = None  # how models that run here do
     reranking: BatchedSpec | None = None
+    generation: GenerationSpec | None = None
 
     @field_validator("api_key")
     @classmethod
@@ -88,7 +89,7 @@ class UpstreamSpec(_Strict):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> UpstreamSpec:
-        for name in ("embedding", "reranking"):
+        for name in ("embedding", "reranking", "generation"):
             if getattr(self, name) is not None and self.type != "local":
                 raise ValueError(f"{name} is for an upstream of type local")
         if self.rerank_path is not None and self.type != "openai_compatible":
@@ -104,6 +105,9 @@ class UpstreamSpec(_Strict):
         return self
 
     def local_spec(self, serves: Serves) -> LocalSpec:
+        """Of an upstream of type `local`."""
+        if serves == "chat":
+            return self.generation or GenerationSpec()
         return (self.reranking if serves == "rerank" else self.embedding) or BatchedSpec()
 
 
@@ -198,8 +202,6 @@ def _cannot(serves: Serves, upstream: UpstreamSpec) -> str | None:
         return "Anthropic has no embeddings"
     if serves == "rerank" and upstream.type not in ("local", "openai_compatible"):
         return "who reranks is an upstream of type local or openai_compatible"
-    if serves == "chat" and upstream.type == "local":
-        return "what runs here makes embeddings and ranks; say `serves: embeddings` or `serves: rerank`"
     return None
 
 
@@ -209,6 +211,7 @@ _MODELS: dict[_Place, type[BaseModel]] = {
     ("upstreams", "*"): UpstreamSpec,
     ("upstreams", "*", "embedding"): BatchedSpec,
     ("upstreams", "*", "reranking"): BatchedSpec,
+    ("upstreams", "*", "generation"): GenerationSpec,
     ("models", "*"): ModelSpec,
     ("models", "*", "targets", "*"): TargetSpec,
     ("models", "*", "targets", "*", "price"): PriceSpec,

@@ -12,13 +12,17 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
 from serve.gateway.models_file import ModelsFile, Serves
-from serve.local.replicas import EmbeddingReplica, RerankingReplica
+from serve.local.replicas import EmbeddingReplica, GenerationReplica, RerankingReplica
 from serve.local.settings import LocalSpec
 
 ONGOING = 1024  # requests of a replica; how much they may be together is the batcher's to say
 _QUEUED = 1024  # while the first replica starts
 _BUSY = 64  # requests at once, after which another replica is started, where there may be one
-_REPLICAS = {"embeddings": EmbeddingReplica, "rerank": RerankingReplica}
+_REPLICAS: dict[Serves, Any] = {
+    "embeddings": EmbeddingReplica,
+    "rerank": RerankingReplica,
+    "chat": GenerationReplica,
+}
 
 
 class LocalModel(NamedTuple):
@@ -61,7 +65,7 @@ def _deployment(one: LocalModel, spec: LocalSpec, log_level: str, logging_config
             upscale_delay_s=5.0,
             downscale_delay_s=60.0,
             downscale_to_zero_delay_s=spec.idle_s,
-            look_back_period_s=10.0,
+            look_back_period_s=20.0,
         ),
         ray_actor_options=options,
         health_check_period_s=10.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import ray.exceptions
@@ -14,6 +14,7 @@ from serve.embedding.embedder import Embedded, EmbedRequest
 from serve.gateway.errors import ApiError
 from serve.gateway.local_upstream import LocalModels
 from serve.gateway.models_file import Serves
+from serve.generation.generator import Generated, GenerateRequest
 from serve.local import refusals
 from serve.local.batcher import Busy
 from serve.local.deployment import LocalModel
@@ -29,6 +30,7 @@ def remote_models(handles: Mapping[LocalModel, Any]) -> LocalModels:
     return LocalModels(
         embedders={at: RemoteEmbedder(model, handle) for at, model, handle in of("embeddings")},
         rerankers={at: RemoteReranker(model, handle) for at, model, handle in of("rerank")},
+        generators={at: RemoteGenerator(model, handle) for at, model, handle in of("chat")},
     )
 
 
@@ -54,6 +56,28 @@ class RemoteReranker:
     async def rerank(self, request: ScoreRequest) -> Scored:
         found: Scored = await _answer(self._model, self._handle.rerank.remote(request))
         return found
+
+
+class RemoteGenerator:
+    """Implements serve.generation.generator.Generator."""
+
+    def __init__(self, model: str, handle: Any) -> None:
+        self._model = model
+        self._handle = handle.options(stream=True)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Generated]:
+        response = self._handle.generate.remote(request)
+        ended = False
+        try:
+            with failures(self._model):
+                async for piece in response:
+                    if isinstance(piece, ApiError):
+                        raise piece
+                    yield piece
+            ended = True
+        finally:
+            if not ended:
+                response.cancel()
 
 
 async def _answer(model: str, response: Any) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from actors.ray_host import configure_logging
 from serve.embedding.embedder import Embedded, EmbedRequest
 from serve.gateway.errors import ApiError
+from serve.generation.generator import Generated, GenerateRequest
 from serve.local.environment import prepare
-from serve.local.settings import BatchedSpec
+from serve.local.settings import BatchedSpec, GenerationSpec
 from serve.reranking.reranker import Scored, ScoreRequest
 
 if TYPE_CHECKING:
     from serve.embedding.encoder_protocol import Encoder
+    from serve.generation.engine_protocol import Engine
     from serve.reranking.scorer_protocol import Scorer
 
 
@@ -58,6 +62,32 @@ class RerankingReplica:
             return await self._service.rerank(request)
         except ApiError as error:
             return error
+
+    def check_health(self) -> None:
+        self._service.check()
+
+
+class GenerationReplica:
+    def __init__(self, model: str, spec: GenerationSpec, device: str, log_level: str) -> None:
+        configure_logging(log_level)
+        prepare(os.environ)
+        from serve.generation.service import GenerationService
+
+        def load() -> Engine:
+            from serve.generation.engine import TransformersEngine
+
+            return TransformersEngine(model, spec, device)
+
+        self._service = GenerationService(model, spec, load)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Generated | ApiError]:
+        """Serve closes it when the gateway cancels its call, and so the engine's work ends."""
+        async with contextlib.aclosing(self._service.generate(request)) as pieces:
+            try:
+                async for piece in pieces:
+                    yield piece
+            except ApiError as error:
+                yield error
 
     def check_health(self) -> None:
         self._service.check()

@@ -43,3 +43,21 @@ class BatchedSpec(LocalSpec):
 
     def waiting_limit(self, device: str) -> int:
         return self.waiting_tokens or _WAITING_BATCHES * self.batch_limit(device)
+
+
+class GenerationSpec(LocalSpec):
+    """One that chats. `context`: tokens of a request and its answer together, at most (unset: as many as the model reads and
+    the cache holds); `sequences` are worked on at once, `waiting` more may wait, and past that a request gets a 429."""
+
+    context: int | None = Field(default=None, ge=16)
+    max_tokens: int = Field(default=1024, ge=1)  # of an answer, where the request says none
+    sequences: int = Field(default=16, ge=1, le=1024)
+    waiting: int = Field(default=64, ge=0)
+    # Of all sequences together; unset: 16,384 on a CPU, on a GPU what its memory has room for.
+    cache_tokens: int | None = Field(default=None, ge=64)
+    batch_tokens: int | None = Field(
+        default=None, ge=16
+    )  # of a step; unset: 1,024 on a CPU, on a GPU as above
+
+    def batch_limit(self, device: str) -> int | None:
+        return self.batch_tokens or (None if device == "cuda" else 1024)

@@ -13,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 
+from callboard.bench import made_up_model
 from callboard.ray_head import RayHead
 from tests import tiny_models
 from tests.acceptance.program import PROGRAM, Program
@@ -183,6 +184,30 @@ async def test_a_reranker_that_runs_here_ranks(served: Served, tmp_path: Path) -
     assert isinstance(found, dict)
     assert {one["index"] for one in found["results"]} == {0, 1}
     assert found["results"][0]["relevance_score"] > found["results"][1]["relevance_score"]
+
+
+@pytest.mark.long
+async def test_a_model_that_runs_here_chats_and_stops_for_who_goes_away(
+    served: Served, tmp_path: Path
+) -> None:
+    folder = await asyncio.to_thread(made_up_model.make, tmp_path / "chatter", context=2048)
+    chatter = f"models:\n  chatter: {{targets: [{{upstream: here, model: {folder}}}]}}"
+    configure(served.program, served.models_file.read_text().replace("models:", chatter))
+    await asyncio.to_thread(served.program, "up", "--detach")
+    async with served.client() as gateway:
+        asked: Any = {"model": "chatter", "messages": ASK, "temperature": 0}
+        whole = await gateway.with_options(timeout=170).chat.completions.create(**asked, max_tokens=20)
+        assert whole.usage is not None
+        assert (whole.usage.completion_tokens, whole.choices[0].finish_reason) == (20, "length")
+        stream = await gateway.chat.completions.create(**asked, max_tokens=20, stream=True)
+        pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        assert "".join(pieces) == whole.choices[0].message.content
+        # More than its cache has room for, if those who have gone away were still worked for.
+        for _ in range(24):
+            stream = await gateway.chat.completions.create(**asked, max_tokens=1900, stream=True, seed=1)
+            await anext(aiter(stream))
+            await stream.close()
+        assert (await gateway.chat.completions.create(**asked, max_tokens=20)).choices == whole.choices
 
 
 async def answers(gateway: openai.AsyncOpenAI, played: Played) -> None:

@@ -131,7 +131,6 @@ def test_nonsense_is_one_line(text: str) -> None:
             "{type: openai, api_key: KEY, embedding: {}}",
             "embedding is for an upstream of type local",
         ),
-        ("serves: embeddings", "serves: chat", "what runs here makes embeddings and ranks"),
         (
             "{type: local}",
             "{type: openai, api_key: K, reranking: {}}",
@@ -142,6 +141,11 @@ def test_nonsense_is_one_line(text: str) -> None:
             "{type: local}",
             '{type: openai_compatible, base_url: "http://h/v1", rerank_path: "//other"}',
             "must be a path below the base_url, such as rerank",
+        ),
+        (
+            "{type: local}",
+            "{type: local, generation: {max_token: 9}}",
+            "local.generation.max_token: is not known; did you mean max_tokens",
         ),
         ("{type: local}", "{type: local, embedding: {gpus: 2}}", "local.embedding.gpus: must be"),
     ],
