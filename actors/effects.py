@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -115,10 +116,11 @@ class Call:
     async def _make_once(self) -> JournalEntry:
         """Go through the attempts that are on record, and make the next one."""
         journal, place = self._journal, self._place
+        inquiry = Inquiry(self._turn, journal, self._record)
         is_idempotent = self._tool.effect is Effect.IDEMPOTENT
         attempt = 1
         while True:
-            entry = None
+            given = None
             if f"{place}!{attempt}" in journal.entries:
                 intent = self._recorded_intent(attempt)
             else:
@@ -133,12 +135,15 @@ class Call:
                 # Before the intent: without a secret there is no attempt.
                 given = self._record.given(self._tool.injected)
                 intent = await self._intend(attempt, earlier)
-                if earlier is None or is_idempotent:
-                    entry = await self._make(attempt, given)
-            if entry is None and not is_idempotent:
-                entry = await Inquiry(self._turn, journal, self._record).outcome(attempt, intent)
+                if earlier is not None and not is_idempotent:
+                    given = None
+            entry = await self._to_its_end(self._known(inquiry, attempt, intent, given))
             if entry is not None:
-                return entry
+                return await self._record.committed(entry)
+            if not is_idempotent and not inquiry.is_ruled_out(attempt):
+                entry = await inquiry.ask(attempt)
+                if entry is not None:
+                    return entry
             attempt += 1
 
     def _recorded_intent(self, attempt: int) -> Intent:
@@ -159,20 +164,28 @@ class Call:
         await self._turn._flush(begins=True)
         return intent
 
-    async def _make(self, attempt: int, given: dict[str, str]) -> JournalEntry | None:
-        """Make the call; None when it is to be made again, or when nobody knows what it did.
+    async def _known(
+        self, inquiry: Inquiry, attempt: int, intent: Intent, given: dict[str, str] | None
+    ) -> JournalEntry | None:
+        """Make the call with what is `given`, or find out what it has done before; None when it is to be made again, or
+        when only a person can say."""
+        if self._tool.effect is Effect.IDEMPOTENT:
+            return None if given is None else await self._until_done(given, attempt)
+        why = "its outcome was not recorded"
+        if given is not None:
+            made = await self._at_most_once(given, attempt)
+            if not isinstance(made, Exception):
+                return made
+            why = self._record.line(made)
+        return await inquiry.look(attempt, intent, why)
 
-        It is not cut short when its branch is given up or its turn fails: what it did is written down first.
-        """
-        make = self._until_done if self._tool.effect is Effect.IDEMPOTENT else self._at_most_once
-        task = asyncio.create_task(make(given, attempt))
+    async def _to_its_end(self, knowing: Coroutine[Any, Any, JournalEntry | None]) -> JournalEntry | None:
+        """It is not cut short when its branch is given up or its turn fails: what the call did is found out first."""
+        task = asyncio.create_task(knowing)
         self._journal.branches.enter()
         self._journal.in_flight.add(task)
         task.add_done_callback(self._made)
-        entry = await asyncio.shield(task)
-        if entry is not None:
-            await self._record.committed(entry)
-        return entry
+        return await asyncio.shield(task)
 
     def _made(self, task: asyncio.Task[Any]) -> None:
         self._journal.in_flight.discard(task)
@@ -201,22 +214,24 @@ class Call:
         await self._pause(failures)
         return not self._journal.branches.must_stop
 
-    async def _at_most_once(self, given: dict[str, str], attempt: int) -> JournalEntry | None:
-        began = time.perf_counter()
+    async def _at_most_once(self, given: dict[str, str], attempt: int) -> JournalEntry | Exception | None:
+        """The error when nobody knows what it did; None when it has not acted, and may be made again."""
+        record, began = self._record, time.perf_counter()
         try:
             returned = await self._attempt(given)
         except NotDone as error:
-            self._record.rule_out(attempt, self._record.error_text(error))
+            record.rule_out(attempt, record.error_text(error))
             if not self._tool.retry.allows(error, attempt):
-                return self._record.fail(error, CallStatus.FAILED, attempt, began)
-            _logger.warning("%s has not acted (%d): %s", self._tool.name, attempt, self._record.line(error))
+                return record.fail(error, CallStatus.FAILED, attempt, began)
+            _logger.warning("%s has not acted (%d): %s", self._tool.name, attempt, record.line(error))
             await self._pause(attempt)
             return None
         except Exception as error:
-            why = self._record.line(error)
-            _logger.warning("%s: what the call %s did is unknown: %s", self._tool.name, self._record.id, why)
-            return None
-        return await self._record.succeed(returned, attempt, began)
+            _logger.warning(
+                "%s: what the call %s did is unknown: %s", self._tool.name, record.id, record.line(error)
+            )
+            return error
+        return await record.succeed(returned, attempt, began)
 
     async def _attempt(self, given: dict[str, str]) -> Any:
         """Call the function once. Raises what it raises, and TimeoutError."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from actors.retry import RetryPolicy
 from actors.tool import Happened, NotHappened, Verdict
 from actors.under_way import UNDER_WAY, called
 from bus.errors import EffectUnknown, NotDone
@@ -25,6 +26,7 @@ _logger = logging.getLogger("callboard.effects")
 # A host that has ended is mostly known to be gone within seconds, a frozen one once it was killed.
 GONE_WITHIN_S = 15.0
 _LOOK_EVERY_S = 0.5
+LOOKS = RetryPolicy(attempts=4, first_delay_s=0.5, give_up_on=())  # about 6 s, then a person decides
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -51,42 +53,63 @@ class Inquiry:
         self._journal = journal
         self._record = record
         self._tool = record.tool
+        self._why = ""  # nobody knows, as a person is told
 
-    async def outcome(self, attempt: int, intent: Intent) -> JournalEntry | None:
-        """What attempt n has done; None when it has not acted and is to be made again."""
-        journal, record = self._journal, self._record
-        if f"{record.place}~{attempt}" in journal.entries:
+    async def look(self, attempt: int, intent: Intent, why: str) -> JournalEntry | None:
+        """What attempt n has done, as far as that can be found out without a person; None when it is not known, or is to
+        be made again. `why` it is in doubt."""
+        record = self._record
+        self._why = why
+        if self.is_ruled_out(attempt) or self._is_asked(attempt):
             return None
-        question = f"{record.place}?{attempt}"
-        if not (question in journal.entries or journal.promises.at(question)):
-            if self._tool.on_unknown == "fail":
-                error = EffectUnknown(f"Whether {self._tool.name} has acted is unknown.")
-                return await record.committed(record.fail(error, CallStatus.UNKNOWN, attempt))
-            if callable(self._tool.on_unknown):
-                can_act_no_more = await self._ends_acting(intent)  # first: a look before that proves nothing
-                verdict = await self._verified(self._tool.on_unknown)
-                if isinstance(verdict, Happened):
-                    return await record.committed(await record.succeed(verdict.result, attempt))
-                if isinstance(verdict, NotHappened) and can_act_no_more:
-                    await record.committed(record.rule_out(attempt, "null"))
-                    return None
-        return await self._ask(question, attempt)
+        if self._tool.on_unknown == "fail":
+            error = EffectUnknown(f"Whether {self._tool.name} has acted is unknown.")
+            return record.fail(error, CallStatus.UNKNOWN, attempt)
+        if callable(self._tool.on_unknown):
+            can_act_no_more = await self._ends_acting(intent)  # first: a look before that proves nothing
+            verdict = await self._verified(self._tool.on_unknown)
+            if isinstance(verdict, Happened):
+                return await record.succeed(verdict.result, attempt)
+            if isinstance(verdict, NotHappened) and can_act_no_more:
+                record.rule_out(attempt, "null")
+                return None
+            if isinstance(verdict, NotHappened):
+                self._why += (
+                    "; it had not acted when on_unknown looked, and what was to make it may still do so"
+                )
+        record.enter(CallStatus.UNKNOWN, attempt)
+        return None
+
+    def is_ruled_out(self, attempt: int) -> bool:
+        """Whether it is known that attempt n has not acted, and never will."""
+        return f"{self._record.place}~{attempt}" in self._journal.entries
+
+    def _is_asked(self, attempt: int) -> bool:
+        question = f"{self._record.place}?{attempt}"
+        return question in self._journal.entries or self._journal.promises.at(question) is not None
 
     async def _verified(self, look: Callable[..., Any]) -> Verdict:
-        record = self._record
-        try:
-            named = {**record.bound.values, **record.given(self._tool.injected_to_verify)}
-            async with asyncio.timeout(self._tool.timeout_s):
-                verdict = await called(look, named)
-        except Exception as error:
-            _logger.warning(
-                "%s: the call %s cannot be verified: %s", self._tool.name, record.id, record.line(error)
-            )
-            return None
-        if not isinstance(verdict, Happened | NotHappened | None):
-            _logger.warning("%s: %r is no verdict on the call %s", self._tool.name, type(verdict), record.id)
-            return None
-        return verdict
+        """What the tool's function says, which is asked again while it fails, and not for ever."""
+        record, failures = self._record, 0
+        while True:
+            try:
+                named = {**record.bound.values, **record.given(self._tool.injected_to_verify)}
+                async with asyncio.timeout(self._tool.timeout_s):
+                    verdict = await called(look, named)
+                break
+            except Exception as error:
+                failures += 1
+                words = record.line(error)
+                _logger.warning("%s: the look at the call %s failed: %s", self._tool.name, record.id, words)
+                if not LOOKS.allows(error, failures):
+                    self._why += f"; on_unknown has failed {failures} times, last with {words}"
+                    return None
+            await asyncio.sleep(LOOKS.delay_s(failures, self._turn._scope.rng))
+        if isinstance(verdict, Happened | NotHappened):
+            return verdict
+        what = "cannot tell" if verdict is None else f"has returned no verdict but a {type(verdict).__name__}"
+        self._why += f"; on_unknown {what}"
+        return None
 
     async def _ends_acting(self, intent: Intent) -> bool:
         """Wait until nothing is left that could still make the call; False when that takes too long."""
@@ -104,13 +127,15 @@ class Inquiry:
             return self._record.id not in UNDER_WAY
         return await self._turn._ledger.is_gone(intent.epoch)
 
-    async def _ask(self, place: str, attempt: int) -> JournalEntry | None:
-        """Wait until a person says what has happened."""
+    async def ask(self, attempt: int) -> JournalEntry | None:
+        """Wait until a person says what attempt n has done; None when it is to be made again."""
         journal, record = self._journal, self._record
+        place = f"{record.place}?{attempt}"
         recorded = journal.recorded(place, Kind.OUTCOME, record.name, inner=True)
         if recorded is None and journal.promises.at(place) is None:
             details = {
                 "tool": self._tool.name, "arguments": msgspec.Raw(record.bound.text.encode()), "call": record.id,
+                "why": self._why,
             }  # fmt: skip
             journal.promises.make(
                 place, Kind.OUTCOME, record.name, details=msgspec.json.encode(details).decode(),

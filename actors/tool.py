@@ -162,7 +162,8 @@ def tool(
     requires_approval: True, or a function of the same arguments that says so. `approvers` may decide (anybody, if there
         are none), for `approval_timeout` seconds; after that it counts as refused.
     on_unknown: `ask` a person, `fail` with EffectUnknown, or a function of the same arguments that looks at the world
-        and returns Happened(result), NotHappened() or None.
+        and returns Happened(result), NotHappened() or None. One that raises is asked again a few times; then, as with None,
+        a person decides, and is shown why.
 
     A parameter annotated `Annotated[str, Secret("NAME")]` is given that secret, and the caller does not give it; so is one
     of the function that finds out. Raises InvalidTool.

@@ -93,7 +93,8 @@ def _as(promise: Waiting) -> str:
 def _question(promise: Waiting) -> str:
     asked: dict[str, Any] = json.loads(promise.details or "{}")
     if promise.kind == "outcome":
-        return f"has the call of {asked['tool']} acted? Nobody knows: {_words(asked['arguments'])}"
+        why = f" ({asked['why']})" if asked.get("why") else ""
+        return f"has the call of {asked['tool']} acted? Nobody knows{why}: {_words(asked['arguments'])}"
     return f"{asked['action']}: {_words(asked['details'])}"
 
 

@@ -151,6 +151,8 @@ def _show(promise: Waiting) -> None:
         title = f"Has the call of {asked['tool']} acted? Nobody knows."
         details: dict[str, Any] = dict(asked["arguments"])
         how = f"call {asked['call']}"
+        if asked.get("why"):
+            how += f"; {asked['why']}"
     else:
         title = asked["action"]
         given = asked["details"]

@@ -277,16 +277,15 @@ def _intent_ignored() -> None:
     """Whoever finds the intent of another host without an outcome makes the call once more."""
     from actors.inquiry import Inquiry
 
-    outcome = Inquiry.outcome
+    look = Inquiry.look
 
-    async def ruled_out(self: Any, attempt: int, intent: Any) -> Any:
-        known = f"{self._record.place}~{attempt}" in self._journal.entries
-        if known or intent.epoch == self._turn._ledger.epoch:
-            return await outcome(self, attempt, intent)
+    async def ruled_out(self: Any, attempt: int, intent: Any, why: str) -> Any:
+        if self.is_ruled_out(attempt) or intent.epoch == self._turn._ledger.epoch:
+            return await look(self, attempt, intent, why)
         self._record.rule_out(attempt, "null")
         return None
 
-    Inquiry.outcome = ruled_out  # type: ignore[method-assign]
+    Inquiry.look = ruled_out  # type: ignore[method-assign]
 
 
 def _key_forgotten() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors import inquiry
+from actors.retry import RetryPolicy
 from bus.errors import EffectUnknown, ToolFailed
 from callboard import Context, Happened, NotHappened, tool
 from callboard.testing import TestKit
@@ -140,25 +141,65 @@ async def test_while_the_old_process_may_only_be_frozen_a_person_decides(
         assert world.calls == ["192.0.2.1"]
 
 
-async def test_a_verify_function_that_fails_or_cannot_tell_leaves_it_to_a_person(world: World) -> None:
-    answers: list[Any] = [None, "no verdict"]
+@pytest.mark.parametrize(
+    ("answer", "looks", "why"),
+    [
+        (None, 1, "on_unknown cannot tell"),
+        ("yes", 1, "on_unknown has returned no verdict but a str"),
+        (
+            ConnectionError("no route"),
+            3,
+            "on_unknown has failed 3 times, last with ConnectionError: no route",
+        ),
+    ],
+)
+async def test_a_verify_function_that_fails_or_cannot_tell_leaves_it_to_a_person_who_is_told_why(
+    world: World, monkeypatch: pytest.MonkeyPatch, answer: Any, looks: int, why: str
+) -> None:
+    monkeypatch.setattr(inquiry, "LOOKS", RetryPolicy(attempts=3, first_delay_s=0.0))
+    looked: list[str] = []
 
     def look(address: str, minutes: int) -> Any:
-        if not answers:
-            raise ConnectionError("no route")
-        return answers.pop()
+        looked.append(address)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     block = blocking(world, on_unknown=look)
 
     async def run(self: Caller, ctx: Context) -> None:
         await ctx.call(block, "192.0.2.1")
 
-    for _ in range(3):
-        async with TestKit(KINDS) as kit:
-            world.begun.clear()
-            await crashed_in_call(kit, world, run)
-            assert len(kit.approvals()) == 1
-    assert world.calls == []
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        (asked,) = kit.approvals()
+        assert asked.details["why"] == f"its outcome was not recorded; {why}"
+        await kit.crash()  # whoever runs the turn again does not look again
+        await kit.recover()
+        await kit.advance(hours=1)
+        assert (len(looked), kit.dead_letters(), world.calls) == (looks, [], [])
+        assert statuses(kit) == [("block_address", "unknown", 1)]
+
+
+async def test_a_verify_function_that_fails_at_first_is_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inquiry, "LOOKS", RetryPolicy(attempts=3, first_delay_s=0.0))
+    failing = [ConnectionError("no route"), TimeoutError()]
+
+    def look(address: str, minutes: int) -> Happened:
+        if failing:
+            raise failing.pop()
+        return Happened(Receipt(id=9, address=address))
+
+    block = blocking(world, on_unknown=look)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(f"{(await ctx.call(block, '192.0.2.1')).id}")
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        assert (kit.state(AT).log, kit.approvals()) == (["9"], [])
 
 
 @pytest.mark.parametrize("crash_at", range(1, 6))
