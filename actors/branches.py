@@ -19,7 +19,7 @@ class Branches:
     """
 
     __slots__ = (
-        "_cuttable", "_held", "_stalled", "_stopped", "_told", "_undoing", "_waiters", "_why_ending", "on_new", "on_running", "on_waiting",
+        "_cuttable", "_doubts", "_held", "_stalled", "_stopped", "_told", "_undoing", "_waiters", "_why_ending", "on_new", "on_running", "on_waiting",
         "root", "running",
     )  # fmt: skip
 
@@ -37,6 +37,7 @@ class Branches:
         self._stalled: asyncio.Future[None] | None = None
         self._told = False
         self._undoing = False
+        self._doubts = 0  # branches that wait to hear what a call has done: no turn ends before that
         self._cuttable: set[asyncio.Task[Any]] = set()
 
     async def proceed(self) -> None:
@@ -65,7 +66,7 @@ class Branches:
         """A branch of the handler waits, or has ended."""
         self.running -= 1
         if self.running == 0:
-            if self._why_ending is not None:
+            if self._why_ending is not None and not self._doubts:
                 self._tell()
             else:
                 self.on_waiting()
@@ -78,14 +79,17 @@ class Branches:
         finally:
             self.enter()
 
-    async def wait_for(self, promise: str) -> None:
-        """Wait until it is settled; may never return if the turn is put away."""
+    async def wait_for(self, promise: str, *, in_doubt: bool = False) -> None:
+        """Wait until it is settled; may never return if the turn is put away. A branch that is `in_doubt` waits for that
+        in a turn that is given up as well, and the others with it."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(promise, []).append(waiter)
+        self._doubts += in_doubt
         self.leave()
         try:
             await waiter
         finally:
+            self._doubts -= in_doubt
             if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
                 self.enter()  # otherwise `wake` has done so
 
@@ -142,7 +146,7 @@ class Branches:
         self._why_ending = why
         for task in self._cuttable:
             task.cancel()
-        if self.running == 0:
+        if self.running == 0 and not self._doubts:
             self._tell()
 
     def _tell(self) -> None:

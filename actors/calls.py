@@ -295,13 +295,13 @@ class DurableCalls(Approvals):
                 "The message's deadline has passed: its turn waits for nothing more.", deadline=self.deadline
             )
 
-    async def _outcome(self, place: str) -> Wake:
-        """How what was made at a place has ended. Raises DeadlineExceeded when the message's deadline has ended it: when
+    async def _outcome(self, place: str, *, in_doubt: bool = False) -> Wake:
+        """How what was made at a place has ended; see Journal.outcome. Raises DeadlineExceeded when the message's deadline has ended it: when
         it was settled by the clock, or its failure told, only then."""
         journal = self._journal()
         if place not in journal.entries and not journal.branches.is_ending:
             await self._flush_sends()  # whoever is to settle it may need them
-        outcome = await journal.outcome(place)
+        outcome = await journal.outcome(place, in_doubt=in_doubt)
         is_late = self.deadline is not None and outcome.at >= self.deadline - TIME_UNIT_S
         if is_late and (outcome.by == CLOCK or outcome.status == "failed"):
             raise DeadlineExceeded(

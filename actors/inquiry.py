@@ -143,7 +143,7 @@ class Inquiry:
             )  # fmt: skip
             record.enter(CallStatus.UNKNOWN, attempt)
             await self._turn._flush()
-        outcome = await self._turn._outcome(place)
+        outcome = await self._turn._outcome(place, in_doubt=True)
         said = msgspec.json.decode(outcome.value, type=Said)
         if said.happened:
             return await record.committed(await record.succeed(said.result, attempt))

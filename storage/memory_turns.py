@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from bus.envelope import Envelope, header_from_json
 from bus.errors import StaleTurn
 from storage.batch import fold_journals
-from storage.journal import Does, Flush, JournalEntry, JournalWrite, OpenPromise, StoredJournal
+from storage.journal import Does, Flush, JournalEntry, JournalWrite, Kind, OpenPromise, StoredJournal
 from storage.memory_edges import MemoryEdges
 from storage.memory_ledger import MemoryLedger
 from storage.memory_mail import MemoryMail
@@ -115,6 +115,16 @@ class MemoryTurns:
     def state_of(self, domain: str, tenant: str, agent: str) -> str | None:
         row = self.turns.get((domain, tenant, agent))
         return None if row is None else "waiting" if row.waiting else "open"
+
+    def is_in_doubt(self, domain: str, tenant: str, agent: str) -> bool:
+        """Whether a person is asked what a call of the open turn has done."""
+        row = self.turns[(domain, tenant, agent)]
+        return any(
+            (of, p.tenant, p.agent, p.turn) == (domain, tenant, agent, row.turn)
+            and p.made.kind is Kind.OUTCOME
+            and p.status == "pending"
+            for (of, _, _), p in self.promises.rows.items()
+        )
 
     def to_run(self, domain: str, partition: int) -> list[Envelope]:
         return [

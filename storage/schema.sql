@@ -912,6 +912,9 @@ begin
     join turns t on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
       and t.header ->> 'undoes' is null
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and t.waiting
+      and not exists (select from promises p
+                      where p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
+                        and p.kind = 'outcome' and p.status = 'pending')
     for update of t skip locked);  -- a commit that writes one now is followed by another look
   return query
     select t.tenant, t.agent, t.partition

@@ -6,7 +6,7 @@ import pytest
 
 from bus.envelope import Outgoing, new_id
 from bus.errors import Fenced
-from storage.journal import Does, Flush, JournalWrite
+from storage.journal import Does, Flush, JournalWrite, Kind, PromiseWrite
 from storage.records import Cancellation, CancelWrite, Fence, Share
 from tests.contract.rig import DOMAIN, Rig, letter, turn
 
@@ -143,3 +143,24 @@ async def test_a_host_whose_epoch_has_ended_stops_and_ends_nothing(rig: Rig) -> 
         await rig.store.end_cancellations(fence, [0])
     successor = await rig.host(0)
     assert await rig.store.end_cancellations(successor, [0]) == []
+
+
+async def test_a_turn_that_waits_for_a_person_to_say_what_a_call_has_done_is_left_until_then(
+    rig: Rig,
+) -> None:
+    fence, task = await rig.host(0), new_id()
+    seq, turn_ = await opened(rig, fence, "a/doubts", task)
+    asked = PromiseWrite(
+        id=new_id(), key="#1?1", kind=Kind.OUTCOME, name="pay", target=None, message=None, gates=(),
+        due_at=None, details="{}",
+    )  # fmt: skip
+    parked = JournalWrite(seq=seq, turn=turn_, does=Does.PARK, promises=(asked,))
+    await rig.store.commit(
+        fence, [Flush(tenant="default", partition=0, agent="a/doubts", journal=parked)], []
+    )
+    found = await cancel(rig, fence, task)
+    assert await rig.store.stop_cancelled(fence, [0]) == []
+    await rig.store.has_stopped(fence, [found.number])
+    assert await rig.store.end_cancellations(fence, [0]) == []  # its turn is open
+    assert await rig.settle(asked.id, '{"happened":true}')
+    assert [t.agent for t in await rig.store.stop_cancelled(fence, [0])] == ["a/doubts"]
