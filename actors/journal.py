@@ -209,7 +209,7 @@ class Journal:
             does = Does.GO
         else:
             does, self._does = self._does, Does.GO
-        if not await self._commit(does, tuple(outgoing for _, outgoing in sends)):
+        if not await asyncio.shield(self._commit(does, tuple(outgoing for _, outgoing in sends))):
             self.close()
             raise TurnGone
 
@@ -226,19 +226,23 @@ class Journal:
             self.promises.unmake()
 
     async def park(self) -> bool:
-        """Commit that the turn is put away; False when the commit was discarded."""
+        """Commit that the turn is put away; False when the commit was discarded.
+
+        The write is drafted at once. One that took along a wake-up which came meanwhile would leave a turn that is put
+        away and that nothing wakes, were the host to die before the next.
+        """
         self._does, self._was_put_away = Does.RESUME, True
-        self._parking = asyncio.ensure_future(self._commit(Does.PARK, ()))
+        self._parking = self._commit(Does.PARK, ())
         try:
             return await asyncio.shield(self._parking)
         finally:
             self._parking = None
 
-    async def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> bool:
+    def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> asyncio.Future[bool]:
         flushing = self._flusher(self._draft.take(does), sends)
         self._flushing.add(flushing)
         flushing.add_done_callback(self._flushing.discard)
-        return await asyncio.shield(flushing)
+        return flushing
 
     async def settled(self) -> None:
         """Wait for the calls and flushes of branches that were given up: what a call did must be known, and no two

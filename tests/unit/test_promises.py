@@ -149,7 +149,10 @@ async def test_a_wake_up_for_a_turn_whose_end_is_on_its_way_does_not_run_it_agai
         assert (open_turns(kit), sum(len(box) for box in kit.store.mail.boxes.values())) == (0, 0)
 
 
-async def test_a_wake_up_that_comes_when_its_turn_is_being_put_away_is_not_lost_with_the_host() -> None:
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_wake_up_that_comes_when_its_turn_is_being_put_away_is_not_lost_with_the_host(
+    begun: bool,
+) -> None:
     async def run(self: Waiter, ctx: Context) -> None:
         promise = await ctx.promise("payment")
         Waiter.calls.append(promise.ref)
@@ -161,9 +164,13 @@ async def test_a_wake_up_that_comes_when_its_turn_is_being_put_away_is_not_lost_
         host, fatal = kit._running[0].host, asyncio.Event()
 
         def mail_and_park(activation: Activation) -> None:
-            """The time to put the turn away has come just before its wake-up."""
+            """The time to put the turn away has come just before its wake-up, which comes before that, or when it has
+            begun and is not on its way to the commit."""
             parking.append(asyncio.create_task(host.waiting._park(activation)))
-            host.waiting.mail(activation)
+            if begun:
+                asyncio.get_running_loop().call_soon(host.waiting.mail, activation)
+            else:
+                host.waiting.mail(activation)
 
         def passing(reached: str) -> None:
             if reached == "commit.after":
