@@ -7,9 +7,6 @@ from random import Random
 from storage.placement import HostRow
 from tests.faults.cluster import Cluster
 
-TAKEN_OVER_WITHIN_S = 15.0
-EXITS_WITHIN_S = 15.0
-
 
 async def a_host(cluster: Cluster, rng: Random) -> HostRow:
     """A live host that owns something, once all own their share."""
@@ -17,9 +14,9 @@ async def a_host(cluster: Cluster, rng: Random) -> HostRow:
     return rng.choice([host for host in hosts if host.owned])
 
 
-async def fired(cluster: Cluster, point: str, before: int, timeout_s: float = 30.0) -> None:
+async def fired(cluster: Cluster, point: str, before: int) -> None:
     async def look() -> bool:
         return cluster.folder.fired().count(point) > before
 
-    await cluster.until(look, f"the fault at {point} to fire", timeout_s)
+    await cluster.until(look, f"the fault at {point} to fire")
     cluster.note(f"{point} fired")

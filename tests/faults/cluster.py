@@ -32,7 +32,7 @@ from storage.queries import query
 from tests.faults.audit import AUDIT
 from tests.faults.folder import Folder
 from tests.faults.launcher import spawn
-from tests.faults.watched import Void, Watched
+from tests.faults.watched import SOON_S, Void, Watched
 
 _logger = logging.getLogger("tests.faults")
 
@@ -94,7 +94,7 @@ class Cluster(Watched):
         async def look() -> bool:
             return self.folder.listens(pid)
 
-        await self.until(look, f"process {pid} to listen", 20)
+        await self.until(look, f"process {pid} to listen")
         self.folder.order(pid, **orders)
 
     def signal_host(self, host: HostRow, what: signal.Signals) -> None:
@@ -106,7 +106,7 @@ class Cluster(Watched):
         """Whether a process of this run is there and not a zombie."""
         return self.folder.is_ours(pid)  # a zombie has no command line
 
-    async def gone(self, pid: int, timeout_s: float) -> None:
+    async def gone(self, pid: int, timeout_s: float = SOON_S) -> None:
         async def look() -> bool:
             return not self.is_running(pid)
 
@@ -128,7 +128,7 @@ class Cluster(Watched):
         async def look() -> bool:
             return self.postgres.running() is None
 
-        await self.until(look, "Postgres to be gone", 20)
+        await self.until(look, "Postgres to be gone")
 
     async def kill_nats(self) -> None:
         pid = self.nats.running()
@@ -139,7 +139,7 @@ class Cluster(Watched):
         async def look() -> bool:
             return self.nats.running() is None
 
-        await self.until(look, "NATS to die", 10)
+        await self.until(look, "NATS to die")
 
     async def start_nats(self) -> None:
         await self.nats.start()

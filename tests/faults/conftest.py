@@ -28,10 +28,17 @@ def faults_home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-async def own_services(faults_home: Path) -> AsyncIterator[Services]:
-    """Postgres and NATS that a test may kill, as long as it starts them again."""
+async def faults_services(faults_home: Path) -> AsyncIterator[Services]:
     async with await ensure_services(Settings(home=faults_home)) as running:
         yield running
+
+
+@pytest.fixture
+async def own_services(faults_services: Services) -> Services:
+    """Postgres and NATS that a test may kill. A test that fails may leave them dead: they run again for the next."""
+    for server in faults_services.started:
+        await server.start()
+    return faults_services
 
 
 @pytest.fixture

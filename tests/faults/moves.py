@@ -39,7 +39,7 @@ async def _swap(cluster: Cluster, one: HostRow, other: HostRow, here: set[int], 
         return any(h.epoch == other.epoch and here <= h.owned for h in await cluster.hosts())
 
     await cluster.retried(swap)
-    await cluster.until(moved, f"partitions {sorted(here)} to reach epoch {other.epoch}", 20)
+    await cluster.until(moved, f"partitions {sorted(here)} to reach epoch {other.epoch}")
 
 
 async def one_more_and_one_less(cluster: Cluster, rng: Random) -> None:
@@ -56,11 +56,11 @@ async def pause_and_resume(cluster: Cluster, rng: Random) -> None:
     known = [r["agent"] for r in await cluster.sql("select agent from agents where agent like 'walker/%'")]
     chosen = rng.sample(sorted(known), min(10, len(known)))
     await _control(cluster, chosen, "callboard.pause.v1", {"reason": "a test"})
-    await cluster.until(lambda: _lifecycle(cluster, chosen, "paused"), f"{chosen} to be paused", 30)
+    await cluster.until(lambda: _lifecycle(cluster, chosen, "paused"), f"{chosen} to be paused")
     await rng.choice((processes.kill_host, hand_back_and_forth, outages.restart_nats))(cluster, rng)
     await cluster.progress(100)
     await _control(cluster, chosen, "callboard.resume.v1", {})
-    await cluster.until(lambda: _lifecycle(cluster, chosen, "running"), f"{chosen} to be resumed", 30)
+    await cluster.until(lambda: _lifecycle(cluster, chosen, "running"), f"{chosen} to be resumed")
     cluster.note(f"{chosen} paused and resumed")
 
 

@@ -13,7 +13,7 @@ import psutil
 from callboard.bench.hops import DOMAIN, first_hops
 from callboard.bench.rig import rig
 from storage.placement import HostRow
-from tests.faults.watched import Void, Watched
+from tests.faults.watched import SOON_S, Void, Watched
 
 ENDLESS = 1_000_000_000
 
@@ -34,7 +34,7 @@ class OnRay(Watched):
         except psutil.NoSuchProcess:
             return False
 
-    async def gone(self, pid: int, timeout_s: float) -> None:
+    async def gone(self, pid: int, timeout_s: float = SOON_S) -> None:
         async def look() -> bool:
             return not self.is_running(pid)
 

@@ -14,6 +14,7 @@ from storage.connect import connect
 from storage.placement import HostRow, live_hosts
 
 POLL_S = 0.02
+SOON_S = 90.0  # what takes a moment takes long on a machine that has much else to do
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ class Watched:
     async def hosts(self) -> list[HostRow]:
         return await self.retried(lambda db: live_hosts(db, self._domain))
 
-    async def retried(self, work: Callable[[Any], Awaitable[T]], timeout_s: float = 30.0) -> T:
+    async def retried(self, work: Callable[[Any], Awaitable[T]], timeout_s: float = SOON_S) -> T:
         deadline = time.monotonic() + timeout_s
         while True:
             connection = self._free.pop() if self._free else None
@@ -64,7 +65,11 @@ class Watched:
                 raise
 
     async def until(
-        self, condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float, poll_s: float = POLL_S
+        self,
+        condition: Callable[[], Awaitable[Any]],
+        what: str,
+        timeout_s: float = SOON_S,
+        poll_s: float = POLL_S,
     ) -> Any:
         """Wait until the condition gives something true, and return that; raises Void after the timeout."""
         deadline = time.monotonic() + timeout_s
@@ -80,7 +85,7 @@ class Watched:
     def attend(self) -> None:
         """Called again and again during a wait; what it raises ends the wait."""
 
-    async def settled(self, target: int | None = None, timeout_s: float = 45.0) -> list[HostRow]:
+    async def settled(self, target: int | None = None, timeout_s: float = SOON_S) -> list[HostRow]:
         """Wait until the hosts wanted own all partitions, each its share."""
 
         async def look() -> list[HostRow] | None:
@@ -95,7 +100,7 @@ class Watched:
         found: list[HostRow] = await self.until(look, "the hosts to own their shares", timeout_s)
         return found
 
-    async def ended(self, epoch: int, timeout_s: float) -> str:
+    async def ended(self, epoch: int, timeout_s: float = SOON_S) -> str:
         """Wait until an epoch has ended; return why."""
 
         async def look() -> Any:
@@ -116,7 +121,7 @@ class Watched:
             )
         )
 
-    async def progress(self, turns: int, timeout_s: float = 30.0) -> None:
+    async def progress(self, turns: int, timeout_s: float = SOON_S) -> None:
         """Wait until so many more turns have been committed."""
         goal = await self.turns() + turns
 
