@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -45,11 +46,17 @@ class GatewayReplica:
     def __serve_build_asgi_app__(self) -> Starlette:
         # Imported here, because it brings the SDKs along, which who deploys it has no need of.
         from serve.gateway.app import Gateway
+        from serve.gateway.telemetry_settings import telemetry_from
         from serve.local.remote import remote_models
 
         forget_sdk_settings()
         secrets = SecretFolder(Path(self._served.secrets))
-        return Gateway(self._served.settings, secrets, local=remote_models(self._models)).app
+        return Gateway(
+            self._served.settings,
+            secrets,
+            local=remote_models(self._models),
+            telemetry=telemetry_from(os.environ),
+        ).app
 
 
 def serve_runs() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,6 +31,8 @@ from serve.gateway.models_file import ModelSpec, Serves, TargetSpec, UpstreamSpe
 from serve.gateway.relay import Answer, Reached, Relay
 from serve.gateway.requests import ChatRequest, ModelRequest, read_chat, read_embeddings, read_rerank
 from serve.gateway.settings import GatewaySettings
+from serve.gateway.telemetry import Telemetry, UpstreamAt
+from serve.gateway.traced_upstream import TracedUpstream
 from serve.gateway.upstream import Json, Upstream
 
 # More than there are calls at once, so that none waits for a connection.
@@ -53,15 +56,21 @@ class Gateway:
         secrets: Secrets,
         *,
         local: LocalModels = LocalModels(),  # noqa: B008  (it is empty, and frozen)
+        telemetry: Telemetry | None = None,
         retry_pause_s: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._telemetry = telemetry
         self._file = parse_models(settings.models, settings.models_path)
         self._http = httpx2.AsyncClient(limits=_CONNECTIONS, mounts=_WITHOUT_PROXY)
         self._relay = Relay(
             {
-                name: Reached(spec, _upstream(name, spec, secrets, self._http, local), Breaker(clock))
+                name: Reached(
+                    spec,
+                    self._told(name, spec, _upstream(name, spec, secrets, self._http, local)),
+                    Breaker(clock),
+                )
                 for name, spec in self._file.upstreams.items()
             },
             pause_s=retry_pause_s,
@@ -87,13 +96,25 @@ class Gateway:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
         await self._http.aclose()
+        if self._telemetry is not None:
+            await asyncio.to_thread(self._telemetry.close)
 
     def _route(self, path: str, method: str, handle: Any) -> Route:
         async def admitted(exchange: Exchange) -> None:
             self._admit(exchange.request)
-            await handle(exchange)
+            if self._telemetry is None or method == "GET":
+                await handle(exchange)
+            else:
+                with self._telemetry.request(path, exchange.request.headers):
+                    await handle(exchange)
 
         return Route(path, Endpoint(admitted, body_limit=self._file.limits.body_bytes), methods=[method])
+
+    def _told(self, name: str, spec: UpstreamSpec, upstream: Upstream) -> Upstream:
+        """To telemetry, where there is any."""
+        if self._telemetry is None:
+            return upstream
+        return TracedUpstream(upstream, UpstreamAt.of(name, spec), self._telemetry)
 
     def _admit(self, request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")

@@ -19,6 +19,7 @@ from actors.secret import GivenSecrets
 from serve.gateway import GatewaySettings
 from serve.gateway.app import Gateway
 from serve.gateway.local_upstream import LocalModels
+from serve.gateway.telemetry import Telemetry
 from tests.integration.upstreams import KEY, Played, serving
 
 LOCAL_KEY = "cb-the-key-of-the-gateway"
@@ -118,6 +119,7 @@ class Stage:
         clock: Callable[[], float] = time.monotonic,
         without_models: bool = False,
         local: LocalModels = LocalModels(),  # noqa: B008
+        telemetry: Telemetry | None = None,
     ) -> AsyncIterator[Front]:
         """A gateway of a test's own, with upstreams that were asked nothing yet."""
         self.openai.fresh()
@@ -129,7 +131,9 @@ class Stage:
             key=LOCAL_KEY, models="" if without_models else text, models_path="/home/models.yaml"
         )
         secrets = GivenSecrets({"UPSTREAM": KEY})
-        app = Gateway(settings, secrets, local=local, retry_pause_s=0.01, clock=clock).app
+        app = Gateway(
+            settings, secrets, local=local, telemetry=telemetry, retry_pause_s=0.01, clock=clock
+        ).app
         async with app.router.lifespan_context(app):
             self.gateway = app
             yield Front(self.url, self.openai, self.claude, self.http)
