@@ -35,9 +35,11 @@ class Withdraw(BaseModel):
 
 @message("callboard.retry_dead_letter.v1")
 class RetryDeadLetter(BaseModel):
-    """Put a dead letter back at the end of the mailbox."""
+    """Put a dead letter back at the end of the mailbox. One whose task has ended only by `force`, for it would count for
+    nothing; one whose task is cancelled not at all, for no host would handle it."""
 
     id: int
+    force: bool = False
 
 
 @message("callboard.drop_dead_letter.v1")

@@ -19,14 +19,14 @@ from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from bus.registry import decode_payload
 from storage.journal import Does, JournalWrite, Kind, StoredJournal
-from storage.records import DeadLetter, TurnRecord
+from storage.records import BuriedMessage, DeadLetter, TurnRecord
 
 
 class DeadLetterReader(Protocol):
     async def read_dead_letter(
         self, domain: str, tenant: str, agent: str, number: int
-    ) -> tuple[str, str] | None:
-        """Header and payload JSON of a dead letter."""
+    ) -> BuriedMessage | None:
+        """A dead letter of this agent."""
         ...
 
 
@@ -88,19 +88,23 @@ class ControlTurns:
                 return await self._edit(activation, envelope, ctx, message)
             case control.RetryDeadLetter():
                 found = await self._find_dead(activation, message.id)
-                if found is not None:
+                refused = None if found is None else _why_not(found, force=message.force)
+                if found is not None and refused is None:
                     ctx.consequences.undead += (message.id,)
-                    ctx.consequences.sends.append(self._again(activation, message.id, *found))
-                    ctx.report_mended(header_from_json(found[0]), message.id, "retried")
-                ctx.explain("retry_dead_letter", id=message.id, found=found is not None, **_named(found))
-                return await self._outcomes.succeed(
-                    activation, envelope, ctx, "dead_letter_retried", activation.lifecycle
-                )
+                    ctx.consequences.sends.append(self._again(activation, message.id, found))
+                    ctx.report_mended(header_from_json(found.header_json), message.id, "retried")
+                ctx.explain(
+                    "retry_dead_letter", id=message.id, found=found is not None, force=message.force,
+                    refused=refused, **_named(found),
+                )  # fmt: skip
+                decision = "dead_letter_retried" if refused is None else "dead_letter_kept"
+                return await self._outcomes.succeed(activation, envelope, ctx, decision, activation.lifecycle)
             case control.DropDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 if found is not None:
                     ctx.consequences.undead += (message.id,)
-                    ctx.report_mended(header_from_json(found[0]), message.id, "dropped", message.reason)
+                    header = header_from_json(found.header_json)
+                    ctx.report_mended(header, message.id, "dropped", message.reason)
                 ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
                 return await self._outcomes.succeed(
                     activation, envelope, ctx, "dead_letter_dropped", activation.lifecycle
@@ -151,16 +155,16 @@ class ControlTurns:
             await agent.on_created(ctx)
         return agent
 
-    async def _find_dead(self, activation: Activation, number: int) -> tuple[str, str] | None:
-        """Header and payload of a dead letter, unless a turn that is about to commit has taken it back."""
+    async def _find_dead(self, activation: Activation, number: int) -> BuriedMessage | None:
+        """A dead letter, unless a turn that is about to commit has taken it back."""
         if number in activation.undead:
             return None
         return await self._storage.read_dead_letter(
             self._scope.domain, activation.tenant, activation.agent, number
         )
 
-    def _again(self, activation: Activation, number: int, header_json: str, payload: str) -> Outgoing:
-        header = msgspec.structs.replace(header_from_json(header_json), deadline=None, letter=number)
+    def _again(self, activation: Activation, number: int, found: BuriedMessage) -> Outgoing:
+        header = msgspec.structs.replace(header_from_json(found.header_json), deadline=None, letter=number)
         return Outgoing(
             domain=self._scope.domain,
             tenant=activation.tenant,
@@ -168,15 +172,23 @@ class ControlTurns:
             partition=activation.partition,
             header=header,
             header_json=header_to_json(header),
-            payload=payload,
+            payload=found.payload,
         )
 
 
-def _named(letter: tuple[str, str] | None) -> dict[str, str]:
+def _why_not(letter: BuriedMessage, *, force: bool) -> str | None:
+    """Why it is not put back: the task may have ended since somebody looked."""
+    ended = letter.task_ended
+    if ended is None or (force and ended not in ("cancelling", "cancelled")):
+        return None
+    return "its task is no longer on record" if ended == "forgotten" else f"its task is {ended}"
+
+
+def _named(letter: BuriedMessage | None) -> dict[str, str]:
     """The message that goes back into the mailbox, which keeps its id."""
     if letter is None:
         return {}
-    header = header_from_json(letter[0])
+    header = header_from_json(letter.header_json)
     return {"message": header.id, "type": header.type}
 
 

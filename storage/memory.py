@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from bus.envelope import Envelope, Outgoing
+from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import InvalidPayload, StaleTurn
 from bus.limits import SEEN_WINDOW
 from storage.batch import fold_marks
@@ -28,6 +28,7 @@ from storage.memory_turns import MemoryTurns
 from storage.records import (
     PAGE_AGENTS,
     PAGE_BYTES,
+    BuriedMessage,
     Cancellation,
     EventBatch,
     EventCursor,
@@ -202,9 +203,13 @@ class MemoryStore(MemoryHosts):
 
     async def read_dead_letter(
         self, domain: str, tenant: str, agent: str, number: int
-    ) -> tuple[str, str] | None:
+    ) -> BuriedMessage | None:
         row = self.agents.dead_letters.get((tenant, number))
-        return (row.header_json, row.payload) if row is not None and row.agent == agent else None
+        if row is None or row.agent != agent:
+            return None
+        header = header_from_json(row.header_json)
+        ended = None if header.task is None or header.undoes else self.tasks.ended(tenant, header.task)
+        return BuriedMessage(header_json=row.header_json, payload=row.payload, task_ended=ended)
 
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
         self.blobs[(domain, tenant, digest)] = data

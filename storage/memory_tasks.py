@@ -26,6 +26,14 @@ class MemoryTasks:
         if self.rows.setdefault((domain, tenant, task), row) is row and submitted is not None:
             self.children[(domain, tenant, task)] = submitted
 
+    def ended(self, tenant: str, task: str) -> str | None:
+        """How a task (`domain/id`) has ended; see BuriedMessage."""
+        domain, _, id_ = task.partition("/")
+        row = self.rows.get((domain, tenant, id_))
+        if row is None:
+            return "forgotten"
+        return row.status if row.finished or row.status == "cancelling" else None
+
     def check(self, domain: str, turns: Sequence[TurnRecord]) -> None:
         events = [(domain, t.tenant, e.task, e.number) for t in turns for e in t.task_events]
         if len(set(events)) < len(events) or not self.events.keys().isdisjoint(events):

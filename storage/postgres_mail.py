@@ -14,7 +14,7 @@ from storage.ledger import EarlierCall
 from storage.mail_reader import Mailbox, MailReader
 from storage.pooled import Pooled
 from storage.queries import query
-from storage.records import PAGE_AGENTS, PAGE_BYTES, MailHead, Share, StoredState
+from storage.records import PAGE_AGENTS, PAGE_BYTES, BuriedMessage, MailHead, Share, StoredState
 from storage.standing import Standing
 
 _NO_BOUND = 2**63 - 1  # above every message's number
@@ -165,10 +165,10 @@ class PostgresMail(Pooled):
 
     async def read_dead_letter(
         self, domain: str, tenant: str, agent: str, number: int
-    ) -> tuple[str, str] | None:
+    ) -> BuriedMessage | None:
         async with self.reader() as connection:
             row = await connection.fetchrow(query("read_dead_letter"), domain, tenant, agent, number)
-        return (row["header"], row["payload"]) if row is not None else None
+        return BuriedMessage(**row) if row is not None else None
 
 
 def _envelope(tenant: str, agent: str, row: Any, *, open_: bool = False) -> Envelope:

@@ -45,6 +45,16 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     failures: int
 
 
+class BuriedMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter as its owner finds it. `task_ended` says how the task has ended that it is part of: its status,
+    `cancelling` included, or `forgotten` where the task is no longer on record; None where the task goes on, or the
+    message outlives it, or is part of none."""
+
+    header_json: str
+    payload: str
+    task_ended: str | None = None
+
+
 class TaskWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The task's row as its task agent would have it; JSON fields are text."""
 

@@ -12,6 +12,7 @@ from storage.ledger import EarlierCall
 from storage.records import (
     PAGE_AGENTS,
     PAGE_BYTES,
+    BuriedMessage,
     Cancellation,
     EventBatch,
     EventCursor,
@@ -168,8 +169,8 @@ class MailboxStore(Protocol):
 
     async def read_dead_letter(
         self, domain: str, tenant: str, agent: str, number: int
-    ) -> tuple[str, str] | None:
-        """Header and payload (JSON) of a dead letter."""
+    ) -> BuriedMessage | None:
+        """A dead letter of this agent."""
         ...
 
 

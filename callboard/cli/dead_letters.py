@@ -106,7 +106,8 @@ async def retry(
     """Put a dead letter back at the end of its agent's mailbox. The message keeps its id, and says which one it was."""
     from actors.control import RetryDeadLetter
 
-    await _ask(number, RetryDeadLetter(id=number), "retried", as_json, lambda at, x: _check(at, x, force))
+    request = RetryDeadLetter(id=number, force=force)
+    await _ask(number, request, "retried", as_json, lambda at, x: _check(at, x, force))
 
 
 @app.command()
@@ -124,10 +125,11 @@ async def drop(
 
 async def _check(at: Opened, letter: DeadLetterView, force: bool) -> None:
     """Raise InvalidMessage for a message that nobody waits for any more, since its task has ended."""
+    from bus.envelope import header_from_json
     from bus.errors import InvalidMessage, UnknownTask
     from storage.inspect import find_task
 
-    if letter.task is None:
+    if letter.task is None or header_from_json(letter.header or "").undoes:  # which outlives its task
         return
     drop = f"`callboard dead-letters drop {letter.id}` puts it away"
     try:
@@ -180,6 +182,8 @@ async def _ask(
             return False
 
         done = await carried_out(at, is_gone)
+        if not done and check is not None:
+            await check(at, letter)  # the owner looks as well: its task may have ended meanwhile
     if as_json:
         emit(
             {

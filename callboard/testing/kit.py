@@ -232,9 +232,11 @@ class TestKit(Committed):
         """Change what the open turn has recorded at a key: its result as JSON text, or None for a step not made."""
         await self._post.control(parsed(address), control.EditTurn(key=key, value=value))
 
-    async def retry_dead_letter(self, number: int) -> None:
-        """Put a dead letter back into its agent's mailbox."""
-        await self._post.control(self._address_of_dead(number), control.RetryDeadLetter(id=number))
+    async def retry_dead_letter(self, number: int, *, force: bool = False) -> None:
+        """Put a dead letter back into its agent's mailbox; one whose task has ended only by `force`."""
+        await self._post.control(
+            self._address_of_dead(number), control.RetryDeadLetter(id=number, force=force)
+        )
 
     async def drop_dead_letter(self, number: int, reason: str = "") -> None:
         await self._post.control(

@@ -153,8 +153,15 @@ on conflict (domain, tenant, digest) do update set touched_at = now()
 select bytes from blobs where domain = $1 and tenant = $2 and digest = $3
 
 -- name: read_dead_letter
-select header::text as header, payload::text as payload from dead_letters
-where domain = $1 and tenant = $2 and agent = $3 and id = $4
+select d.header::text as header_json, d.payload::text as payload,
+       case when p.task is null or d.header ->> 'undoes' is not null then null
+            when t.id is null then 'forgotten'
+            when t.finished_at is not null or t.status = 'cancelling' then t.status end as task_ended
+from dead_letters d
+  cross join lateral (select d.header ->> 'task' as task, split_part(d.header ->> 'task', '/', 2) as id) p
+  left join tasks t on t.domain = split_part(p.task, '/', 1) and t.tenant = d.tenant
+    and t.id = case when p.id ~ '^[0-9a-f-]{36}$' then p.id::uuid end
+where d.domain = $1 and d.tenant = $2 and d.agent = $3 and d.id = $4
 
 -- name: accept_messages
 select domain, tenant, partition, agent, seq, header::text as header, payload::text as payload

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bus.envelope import new_id
 from bus.errors import InvalidData, StaleTurn
-from storage.records import DeadLetter
+from storage.records import GENESIS, BuriedMessage, DeadLetter, TaskWrite
 from tests.contract.mail import given, mail_of, mark
 from tests.contract.rig import DOMAIN, Rig, letter, turn
 
@@ -74,11 +75,13 @@ async def test_a_dead_letter_goes_in_can_be_read_and_comes_out_once(rig: Rig) ->
     fence = await rig.host(0)
     a, b, c = await given(rig, *["order/1"] * 3)
     dead = DeadLetter(reason="failed", error="ValueError: ünfit", failures=3)
-    given_up = msgspec.structs.replace(turn(a, dead=dead), header_json='{"h": 1}', payload='{"p":  2}')
+    plain = letter().header_json
+    given_up = msgspec.structs.replace(turn(a, dead=dead), header_json=plain, payload='{"p":  2}')
     await rig.store.commit(fence, [given_up], [])
     [(number, *rest)] = await rig.dead_letters()
     assert rest == ["order/1", "failed", "ValueError: ünfit", 3]
-    assert await rig.store.read_dead_letter(DOMAIN, "default", "order/1", number) == ('{"h": 1}', '{"p":  2}')
+    found = await rig.store.read_dead_letter(DOMAIN, "default", "order/1", number)
+    assert found == BuriedMessage(header_json=plain, payload='{"p":  2}')
     assert await rig.store.read_dead_letter(DOMAIN, "other", "order/1", number) is None
     assert await rig.store.read_dead_letter(DOMAIN, "default", "order/2", number) is None
     await rig.store.commit(fence, [turn(b, 2, undead=(number,), sends=(letter(),))], [])
@@ -86,3 +89,39 @@ async def test_a_dead_letter_goes_in_can_be_read_and_comes_out_once(rig: Rig) ->
     with pytest.raises(StaleTurn):
         await rig.store.commit(fence, [turn(c, 3, undead=(number,))], [])
     assert len(await rig.mail("order/1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "finished", "ended"),
+    [
+        ("running", False, None),
+        ("stuck", False, None),
+        ("cancelling", False, "cancelling"),
+        ("failed", True, "failed"),
+        (None, True, "forgotten"),
+    ],
+)
+async def test_a_dead_letter_says_how_its_task_has_ended(
+    rig: Rig, status: str | None, finished: bool, ended: str | None
+) -> None:
+    fence, task = await rig.host(0), new_id()
+    a, b, c = await given(rig, *["order/1"] * 3)
+    dead = DeadLetter(reason="failed", error="x", failures=1)
+    prev = GENESIS
+    for version, (seq, undoes) in enumerate(((a, False), (b, True)), start=1):
+        header_json = letter(task=f"{DOMAIN}/{task}", undoes=undoes).header_json
+        record = turn(seq, version, dead=dead, prev=prev)
+        await rig.store.commit(fence, [msgspec.structs.replace(record, header_json=header_json)], [])
+        prev = record.hash
+    if status is not None:
+        await rig.add_task(task)
+        row = TaskWrite(
+            id=task, status=status, assignee=None, progress=0.0, result=None, error=None, finished=finished
+        )
+        await rig.store.commit(fence, [turn(c, 3, prev=prev, tasks=(row,))], [])
+    found = [
+        await rig.store.read_dead_letter(DOMAIN, "default", "order/1", number)
+        for number, *_ in sorted(await rig.dead_letters())
+    ]
+    # What undoes something outlives its task.
+    assert [letter and letter.task_ended for letter in found] == [ended, None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from coordinators.tasks.dead_work import MAX_KNOWN, DeadWork
 from coordinators.tasks.messages import FailTask
 from tests.unit.tasks.desk import TASK, Desk, Say
@@ -174,3 +176,33 @@ async def test_an_end_by_an_operator_after_the_end_does_not_count(desk: Desk) ->
     await desk.assign(["complete", 1])
     await fail(desk)
     assert desk.result == 1
+
+
+async def test_a_dead_letter_whose_task_has_ended_meanwhile_goes_back_only_by_force(desk: Desk) -> None:
+    await desk.assign()
+    number = await lose(desk)
+    await desk.kit.fail_task(TASK, "nobody wants it")
+    await desk.kit.quiet()
+    await desk.kit.retry_dead_letter(number)
+    await desk.kit.quiet()
+    assert [letter.id for letter in desk.kit.dead_letters()] == [number]
+    kept = desk.kit.history("test/deaf/d")[-1]
+    assert (kept.decision, kept.notes[0]["refused"]) == ("dead_letter_kept", "its task is failed")
+    await desk.kit.retry_dead_letter(number, force=True)
+    await desk.kit.quiet()
+    [again] = desk.kit.dead_letters()
+    assert (again.id != number, again.header.letter) == (True, number)
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_dead_letter_of_a_cancelled_task_does_not_go_back_for_no_host_would_handle_it(
+    desk: Desk, force: bool
+) -> None:
+    await desk.assign()
+    number = await lose(desk)
+    await desk.kit.cancel_task(TASK, "enough")
+    await desk.kit.advance(seconds=2)
+    await desk.kit.retry_dead_letter(number, force=force)
+    await desk.kit.quiet()
+    assert [letter.id for letter in desk.kit.dead_letters()] == [number]
+    assert desk.kit.history("test/deaf/d")[-1].notes[0]["refused"] == "its task is cancelled"
