@@ -79,8 +79,10 @@ CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_
   where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
     and not p.given_up
     and exists (select from promises q
-                where q.tenant = p.tenant and q.domain || '/' || q.agent = p.target and q.kind = 'ask'
-                  and q.status = 'pending' and not q.given_up)
+                where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
+                  and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
+                  and q.kind = 'ask' and q.status = 'pending' and not q.given_up
+                offset 0)
   limit p_limit
 $$;
 CREATE FUNCTION callboard.charge_tasks(p_epoch bigint, p_spent jsonb) RETURNS jsonb
@@ -1476,8 +1478,9 @@ CREATE INDEX journal_default_domain_tenant_turn_number_idx ON callboard.journal_
 CREATE INDEX ledger_agent ON callboard.ledger USING btree (domain, tenant, agent, message);
 CREATE INDEX ledger_unknown ON callboard.ledger USING btree (domain, tenant, started_at) WHERE (status = ANY (ARRAY['started'::text, 'unknown'::text]));
 CREATE UNIQUE INDEX pauses_open ON callboard.pauses USING btree (domain, tenant, task) NULLS NOT DISTINCT WHERE (resumed_at IS NULL);
+CREATE INDEX promises_decided ON callboard.promises USING btree (tenant, kind, settled_at DESC, id) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status <> 'pending'::text));
 CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL));
-CREATE INDEX promises_for_people ON callboard.promises USING btree (tenant, created_at) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status = 'pending'::text));
+CREATE INDEX promises_for_people ON callboard.promises USING btree (tenant, kind, created_at, id) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status = 'pending'::text));
 CREATE INDEX promises_owner ON callboard.promises USING btree (domain, tenant, agent, turn);
 CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
 CREATE INDEX tasks_children ON callboard.tasks USING btree (tenant, parent) WHERE (parent IS NOT NULL);

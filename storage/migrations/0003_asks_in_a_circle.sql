@@ -72,7 +72,8 @@ begin
 end $$;
 
 -- The agents of these partitions that wait for one that itself waits for another: whoever has owned them may have
--- died before it looked whether they wait for each other.
+-- died before it looked whether they wait for each other. Whom an ask leads to is looked up by its key: compared with all
+-- asks, each would make the look longer by the others.
 create function chained_asks(p_domain text, p_partitions int[], p_limit int)
 returns table (tenant text, agent text) language sql stable as $$
   select distinct p.tenant, p.agent
@@ -80,7 +81,9 @@ returns table (tenant text, agent text) language sql stable as $$
   where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
     and not p.given_up
     and exists (select from promises q
-                where q.tenant = p.tenant and q.domain || '/' || q.agent = p.target and q.kind = 'ask'
-                  and q.status = 'pending' and not q.given_up)
+                where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
+                  and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
+                  and q.kind = 'ask' and q.status = 'pending' and not q.given_up
+                offset 0)
   limit p_limit
 $$;

@@ -53,6 +53,8 @@ $$;
 alter table hosts add column gone_at timestamptz;
 create index hosts_not_known_gone on hosts (domain, epoch) where ended_at is not null and gone_at is null;
 
--- What waits for people, and what they have decided.
-create index promises_for_people on promises (tenant, created_at)
+-- What waits for people, and what they have decided: of one kind, however many of another there are.
+create index promises_for_people on promises (tenant, kind, created_at, id)
   where kind in ('approval', 'outcome', 'promise') and status = 'pending';
+create index promises_decided on promises (tenant, kind, settled_at desc, id)
+  where kind in ('approval', 'outcome', 'promise') and status <> 'pending';

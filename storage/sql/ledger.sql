@@ -28,12 +28,16 @@ order by epoch limit 50
 update hosts set gone_at = now() where domain = $1 and epoch = $2 and gone_at is null
 
 -- name: promises_to_settle
-select id::text as id, domain, agent, kind, name, details::text as details,
-       created_at, due_at, status,
-       settled_by, settled_at, value::text as value
-from promises where tenant = $1 and kind = any ($2::text[]) and status = 'pending'
-  and kind in ('approval', 'outcome', 'promise')
-order by created_at, id limit $3
+select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as details,
+       p.created_at, p.due_at, p.status,
+       p.settled_by, p.settled_at, p.value::text as value
+from unnest($2::text[]) as k(kind)
+cross join lateral (  -- along the index, kind by kind
+  select * from promises o
+  where o.tenant = $1 and o.kind = k.kind and o.status = 'pending' and o.kind in ('approval', 'outcome', 'promise')
+  order by o.created_at, o.id limit $3
+) p
+order by p.created_at, p.id limit $3
 
 -- name: promises_of_task
 -- Of the open turns of a task (domain/id) and of the tasks that it has started.
@@ -53,11 +57,16 @@ where p.kind = any ($3::text[]) and p.status = 'pending'
 order by p.created_at, p.id limit $4
 
 -- name: promises_settled
-select id::text as id, domain, agent, kind, name, details::text as details,
-       created_at, due_at, status,
-       settled_by, settled_at, value::text as value
-from promises where tenant = $1 and kind = any ($2::text[]) and status <> 'pending'
-order by settled_at desc, id limit $3
+select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as details,
+       p.created_at, p.due_at, p.status,
+       p.settled_by, p.settled_at, p.value::text as value
+from unnest($2::text[]) as k(kind)
+cross join lateral (
+  select * from promises o
+  where o.tenant = $1 and o.kind = k.kind and o.status <> 'pending' and o.kind in ('approval', 'outcome', 'promise')
+  order by o.settled_at desc, o.id limit $3
+) p
+order by p.settled_at desc, p.id limit $3
 
 -- name: find_promise
 -- By the beginning of its id: one probe in each domain.
