@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from callboard.settings import load_settings
 
@@ -22,6 +23,13 @@ _LOCK_WITHIN_S = (
     10.0  # far more than writing takes; a process that is stopped in the midst of it holds the lock
 )
 _LOCK_EVERY_S = 0.02
+
+
+class Block(NamedTuple):
+    """The block of an address that is in force, and the one that was before: the same where that ends later."""
+
+    entry: Entry
+    before: Entry | None
 
 
 class Blocklist:
@@ -38,22 +46,23 @@ class Blocklist:
         """Return the block that stands in the file, be its time over or not; raises NotBlocked if it cannot be read."""
         return next((each for each in self._read() if each.address == address), None)
 
-    def add(self, address: str, hours: int, why: str, *, now: datetime | None = None) -> Entry:
-        """Block an address, and return the block that is in force then: an earlier one stands until its time is over.
+    def add(self, address: str, hours: int, call: str, why: str, *, now: datetime | None = None) -> Block:
+        """Block an address for so long from now on. An earlier block is extended, and never cut short: it stands if it
+        ends later.
 
         Raises NotBlocked when the file is as it was, OSError when that is not known.
         """
         now = now or datetime.now(UTC)
         with self._locked():
             kept = [each for each in self._read() if each.until > now]
-            for each in kept:
-                if each.address == address:
-                    return each
-            if len(kept) >= MAX_BLOCKED:
+            before = next((each for each in kept if each.address == address), None)
+            added = entry(address, hours, now + timedelta(hours=hours), call, why)
+            if before is not None and before.until > added.until:
+                return Block(before, before)
+            if before is None and len(kept) >= MAX_BLOCKED:
                 raise NotBlocked(f"{self.path} holds {MAX_BLOCKED} addresses already.")
-            added = entry(address, hours, now + timedelta(hours=hours), why)
-            self._write(render([*kept, added]))
-            return added
+            self._write(render([*(each for each in kept if each is not before), added]))
+            return Block(added, before)
 
     def _read(self) -> list[Entry]:
         try:

@@ -125,7 +125,11 @@ def _story(response: Response) -> str:
         decision = "" if response.needed_approval else "no approval needed"
     match response.outcome:
         case Outcome.EXECUTED:
-            done = f"**executed**, until {_time(response.blocked_until, True)}"
+            extended = _time(response.extended_from, True) if response.extended_from else ""
+            done = "**executed**, " + (f"extended from {extended} " if extended else "")
+            done += f"until {_time(response.blocked_until, True)}"
+        case Outcome.STANDS:
+            done = f"**already blocked**, until {_time(response.blocked_until, True)}, which is later"
         case Outcome.PROPOSED:
             decision, done = "", "**proposed** only: the report has more blocks than are carried out"
         case Outcome.FAILED:
@@ -135,7 +139,8 @@ def _story(response: Response) -> str:
         case Outcome.DENIED:
             done = "**not executed**"
     earlier = ""
-    if response.outcome is not Outcome.EXECUTED and response.blocked_until is not None:
+    has_acted = response.outcome in (Outcome.EXECUTED, Outcome.STANDS)
+    if not has_acted and response.blocked_until is not None:
         earlier = f"**blocked by an earlier task** until {_time(response.blocked_until, True)}"
     return "; ".join(part for part in (decision, done, earlier) if part)
 

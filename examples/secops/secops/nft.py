@@ -26,28 +26,31 @@ _HEAD = f"""\
 """
 _TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 _ENTRY = re.compile(
-    r'^\t\t\t(?P<address>[0-9a-f.:]+) timeout (?P<hours>[0-9]{1,4})h comment "until (?P<until>\S+): (?P<why>[^"]*)",?$',
+    r'^\t\t\t(?P<address>[0-9a-f.:]+) timeout (?P<hours>[0-9]{1,4})h comment "until (?P<until>\S+) \[(?P<call>[0-9a-f]{12})\]: '
+    r'(?P<why>[^"]*)",?$',
     re.MULTILINE,
 )
 _UNWRITTEN = re.compile(r'[^ -~]|["\\]')
 
 
 class Entry(BaseModel):
-    """One blocked address: until when, and in a few words why."""
+    """One blocked address: until when, by which call (the end of its idempotency key), and in a few words why."""
 
     model_config = ConfigDict(frozen=True)
 
     address: str
     hours: int
     until: datetime
+    call: str
     why: str
 
 
-def entry(address: str, hours: int, until: datetime, why: str) -> Entry:
+def entry(address: str, hours: int, until: datetime, call: str, why: str) -> Entry:
     """An entry as the script can hold it: to the second, its words in printable ASCII and short enough."""
     until = until.astimezone(UTC).replace(microsecond=0)
-    room = MAX_COMMENT - len(_comment(until, ""))
-    return Entry(address=address, hours=hours, until=until, why=_UNWRITTEN.sub("?", why)[:room])
+    call = call[-12:]
+    room = MAX_COMMENT - len(_comment(until, call, ""))
+    return Entry(address=address, hours=hours, until=until, call=call, why=_UNWRITTEN.sub("?", why)[:room])
 
 
 def render(entries: Iterable[Entry]) -> str:
@@ -72,12 +75,12 @@ def _set(version: int, entries: list[Entry]) -> str:
     lines = [f"\tset {SETS[version]} {{", f"\t\ttype {_TYPES[version]}", "\t\tflags timeout"]
     if entries:  # an empty list of elements is no nft
         elements = ",\n".join(
-            f'\t\t\t{each.address} timeout {each.hours}h comment "{_comment(each.until, each.why)}"'
+            f'\t\t\t{each.address} timeout {each.hours}h comment "{_comment(each.until, each.call, each.why)}"'
             for each in entries
         )
         lines += ["\t\telements = {", elements, "\t\t}"]
     return "\n".join([*lines, "\t}", ""])
 
 
-def _comment(until: datetime, why: str) -> str:
-    return f"until {until:%Y-%m-%dT%H:%M:%SZ}: {why}"
+def _comment(until: datetime, call: str, why: str) -> str:
+    return f"until {until:%Y-%m-%dT%H:%M:%SZ} [{call}]: {why}"

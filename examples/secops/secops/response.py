@@ -12,6 +12,7 @@ class Outcome(StrEnum):
     """What became of a proposed action."""
 
     EXECUTED = "executed"
+    STANDS = "already_blocked"
     DENIED = "denied"
     TIMED_OUT = "timed_out"
     FAILED = "failed"
@@ -27,8 +28,9 @@ class Response(BaseModel):
 
     `proposed` is left to people: only blocks are carried out. `decided_by`, `decided_at` and `comment` are those of the
     approval, None and empty where none was needed or nobody decided in time. `blocked_at`, `blocked_until` and `place`
-    (a file) are those of the block that is in force, which is an earlier task's where the outcome is not `executed`; `error` is
-    why this one was not carried out. Times are in UTC.
+    (a file) are those of the block that is in force, which is an earlier one where the outcome is not `executed`;
+    `extended_from` is when the earlier one was to end, if this one goes on from it; `error` is why this one was not
+    carried out. Times are in UTC.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,5 +42,6 @@ class Response(BaseModel):
     comment: str = ""
     blocked_at: datetime | None = None
     blocked_until: datetime | None = None
+    extended_from: datetime | None = None
     place: str | None = None
     error: str = ""

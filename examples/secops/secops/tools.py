@@ -16,13 +16,19 @@ from .verdict import Severity, Verdict
 
 
 class Receipt(BaseModel):
-    """The block that is in force, and the file in which it stands."""
+    """The block that is in force, and the file in which it stands.
+
+    `earlier_until` is when an earlier block of the address was to end, if there was one: it was extended, unless it
+    `stood`, because it ends later than this one would.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     since: datetime
     until: datetime
     file: str
+    earlier_until: datetime | None = None
+    stood: bool = False
 
 
 def needs_approval(address: str, hours: int, severity: Severity, verdict: Verdict, why: str) -> bool:
@@ -31,14 +37,14 @@ def needs_approval(address: str, hours: int, severity: Severity, verdict: Verdic
 
 
 def was_blocked(
-    address: str, hours: int, severity: Severity, verdict: Verdict, why: str
-) -> Happened | NotHappened | None:
-    """Look into the file: a call that was cut off has acted if the address stands there. Where its time is over, that may
-    be of an earlier call, so a person decides."""
+    address: str, hours: int, severity: Severity, verdict: Verdict, why: str, idempotency_key: str
+) -> Happened | NotHappened:
+    """Look into the file: a call that was cut off has acted if the address stands there with the call's name. If another
+    call's block stands in its place, to make this one after all changes nothing, or extends it."""
     found = configured().find(address)
-    if found is None:
+    if found is None or not idempotency_key.endswith(found.call):
         return NotHappened()
-    return Happened(_receipt(found)) if found.until > datetime.now(UTC) else None
+    return Happened(_receipt(found))
 
 
 def standing_block(address: str) -> Receipt | None:
@@ -58,20 +64,23 @@ def standing_block(address: str) -> Receipt | None:
     approval_timeout=POLICY.approval.timeout_s,
     on_unknown=was_blocked,
 )
-def block_address(address: str, hours: int, severity: Severity, verdict: Verdict, why: str) -> Receipt:
-    """Block a source address for some hours.
+def block_address(
+    address: str, hours: int, severity: Severity, verdict: Verdict, why: str, idempotency_key: str
+) -> Receipt:
+    """Block a source address for some hours from now on.
 
-    The default adapter writes it into an nftables set in a file, and loads nothing. An address that is blocked already
-    stays so until its time is over. One that the policy protects is never blocked, whoever has approved it.
+    The default adapter writes it into an nftables set in a file, and loads nothing. A block that the address has already
+    is extended; one that ends later stands. One that the policy protects is never blocked, whoever has approved it.
     """
     if (reason := POLICY.protected(address)) is not None:
         raise NotBlocked(f"{address} is not blocked: {reason}.")
-    return _receipt(configured().add(address, hours, f"{verdict} {severity}, {why}"))
+    block = configured().add(address, hours, idempotency_key, f"{verdict} {severity}, {why}")
+    earlier = None if block.before is None else block.before.until
+    return _receipt(block.entry, earlier_until=earlier, stood=block.entry is block.before)
 
 
-def _receipt(found: Entry) -> Receipt:
+def _receipt(found: Entry, *, earlier_until: datetime | None = None, stood: bool = False) -> Receipt:
     return Receipt(
-        since=found.until - timedelta(hours=found.hours),
-        until=found.until,
-        file=str(configured().path),
-    )
+        since=found.until - timedelta(hours=found.hours), until=found.until, file=str(configured().path),
+        earlier_until=earlier_until, stood=stood,
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from secops.nft import read
 from secops.policy import load_policy
 from secops.rulebook import POLICY_NAME
 
+from bus.envelope import new_id
 from callboard import Asked, Happened, NotHappened
 from storage.ledger import CallStatus
 from tests.unit.secops.triage_run import EXAMPLE, SAMPLE, Triage, reference, task_id
@@ -96,7 +97,14 @@ async def test_the_report_says_who_has_decided_what() -> None:
         assert found["203.0.113.99"]["outcome"] == "proposed"
         assert blocked() == {HIGH[0], *MEDIUM}
         counts = triage.report(ONE)["responses"]
-        assert counts == {"executed": 3, "denied": 1, "timed_out": 0, "failed": 0, "proposed": 12}
+        assert counts == {
+            "executed": 3,
+            "already_blocked": 0,
+            "denied": 1,
+            "timed_out": 0,
+            "failed": 0,
+            "proposed": 12,
+        }
         page = triage.completions(ONE)[0]["markdown"]
         assert r"approved by `alice` at 2" in page
         assert r"`known \| scanner`; **executed**, until" in page
@@ -223,14 +231,35 @@ async def test_a_host_that_dies_in_the_midst_of_a_block_leaves_it_done_once(
         assert calls(triage)[HIGH[0]] == (CallStatus.SUCCEEDED, 1 if acted else 2)
 
 
-def test_a_block_whose_time_is_over_proves_no_call() -> None:
-    call: Any = ("203.0.113.9", 1, "high", "brute_force", "94 failures")
+def test_only_a_block_with_its_name_proves_a_call() -> None:
+    mine, other = new_id(), new_id()
+    call: Any = ("203.0.113.9", 1, "high", "brute_force", "94 failures", mine)
     assert tools.was_blocked(*call) == NotHappened()
     now = datetime.now(UTC)
-    configured().add("203.0.113.9", 1, "an earlier one", now=now - timedelta(hours=2))
-    assert tools.was_blocked(*call) is None
-    configured().add("203.0.113.9", 1, "this one", now=now)
+    configured().add("203.0.113.9", 1, other, "an earlier one", now=now - timedelta(minutes=30))
+    assert tools.was_blocked(*call) == NotHappened()
+    configured().add("203.0.113.9", 1, mine, "this one", now=now)
     assert isinstance(tools.was_blocked(*call), Happened)
+
+
+@pytest.mark.parametrize(("hours", "outcome"), [(1, "executed"), (48, "already_blocked")])
+async def test_the_report_says_what_became_of_an_earlier_block(hours: int, outcome: str) -> None:
+    """The sample's blocks at high are for 24 hours."""
+    before = configured().add(HIGH[0], hours, new_id(), "an earlier one").entry.until
+    async with asked() as triage:
+        await triage.decided()
+        found = response_to(triage, HIGH[0], ONE)
+        page = triage.completions(ONE)[0]["markdown"]
+        when = before.strftime("%Y-%m-%d %H:%M:%SZ")
+        assert found["outcome"] == outcome
+        if outcome == "executed":
+            assert datetime.fromisoformat(found["extended_from"]) == before
+            assert datetime.fromisoformat(found["blocked_until"]) > before + timedelta(hours=22)
+            assert f"**executed**, extended from {when} until" in page
+        else:
+            assert (found["extended_from"], datetime.fromisoformat(found["blocked_until"])) == (None, before)
+            assert f"**already blocked**, until {when}, which is later" in page
+            assert f"approved, and blocked for longer already by {POLICY_NAME}" in " ".join(triage.notes(ONE))
 
 
 @pytest.fixture
@@ -283,7 +312,7 @@ async def test_what_the_policy_protects_is_never_blocked_whoever_approves_it() -
     from secops.verdict import Severity, Verdict
 
     with pytest.raises(NotBlocked, match="is protected"):
-        tools.block_address("10.0.0.1", 1, Severity.HIGH, Verdict.BRUTE_FORCE, "w")
+        tools.block_address("10.0.0.1", 1, Severity.HIGH, Verdict.BRUTE_FORCE, "w", new_id())
     assert blocked() == set()
 
 

@@ -163,7 +163,7 @@ def comparable(result: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-_LOCAL = ("decided_at", "blocked_at", "blocked_until", "place")
+_LOCAL = ("decided_at", "blocked_at", "blocked_until", "extended_from", "place")
 
 
 def reference(path: Path) -> dict[str, Any]:

@@ -81,10 +81,17 @@ class Responder(Agent):
         except (ToolFailed, ResultLost) as failed:
             response = Response(outcome=Outcome.FAILED, error=failed.message, **_decided(ctx))
             return await self._beside(response, finding, ctx)
-        return Response(outcome=Outcome.EXECUTED, **_in_force(receipt), **_decided(ctx))
+        if receipt.stood:
+            return Response(outcome=Outcome.STANDS, **_in_force(receipt), **_decided(ctx))
+        return Response(
+            outcome=Outcome.EXECUTED,
+            extended_from=receipt.earlier_until,
+            **_in_force(receipt),
+            **_decided(ctx),
+        )
 
     async def _beside(self, response: Response, finding: Finding, ctx: Context) -> Response:
-        """What was not carried out may stand all the same: an earlier task's block is in force until its time is over."""
+        """What was not carried out may stand all the same: an earlier block is in force until its time is over."""
         earlier: Receipt | None = await ctx.step(standing_block, finding.address)
         return response if earlier is None else response.model_copy(update=_in_force(earlier))
 
@@ -114,4 +121,6 @@ def _fields(decision: Decision) -> dict[str, Any]:
 
 
 def _told(response: Response) -> str:
+    if response.outcome is Outcome.STANDS:
+        return "approved, and blocked for longer already"
     return "approved" if response.outcome is Outcome.EXECUTED else response.outcome.words
