@@ -27,7 +27,7 @@ _LOCK = 0x72657461  # "reta": only retention uses it, so that two never drop the
 _BATCH = 5_000  # rows deleted in one statement: short locks, and a vacuum can follow
 _LOCK_TIMEOUT_MS = 500  # dropping a month stops every commit while it waits: rather try again
 _TRIES = 20
-_PAUSE_S = 0.2  # between tries; less than what a frozen process may hold a transaction for
+_PAUSE_S = 0.2
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,15 +147,15 @@ async def _patiently(db: asyncpg.Connection[Any], statements: str, *, first: str
     """What needs a lock that every commit waits for: tried for as long as nobody waits much, in one transaction with
     what comes `first` and needs no such lock."""
     async with db.transaction():
-        await db.execute(
-            f"set local lock_timeout = {_LOCK_TIMEOUT_MS};"
-            f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}"
-        )
         if first is not None:
             await db.execute(first)
         for tries_left in reversed(range(_TRIES)):
             try:
-                async with db.transaction():
+                async with db.transaction():  # taken back with it: between tries nobody waits for this one
+                    await db.execute(
+                        f"set local lock_timeout = {_LOCK_TIMEOUT_MS};"
+                        f"set local idle_in_transaction_session_timeout = {FROZEN_AFTER_MS}"
+                    )
                     await db.execute(statements)
                 break
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
