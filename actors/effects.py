@@ -140,7 +140,9 @@ class Call:
             entry = await self._to_its_end(self._known(inquiry, attempt, intent, given))
             if entry is not None:
                 return await self._record.committed(entry)
-            if not is_idempotent and not inquiry.is_ruled_out(attempt):
+            if inquiry.is_ruled_out(attempt):
+                await self._turn._flush()
+            elif not is_idempotent:
                 entry = await inquiry.ask(attempt)
                 if entry is not None:
                     return entry
