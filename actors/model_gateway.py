@@ -150,4 +150,4 @@ def _read(answer: httpx2.Response) -> ModelReply:
 
 def _is_free(answer: httpx2.Response) -> bool:
     """Whether somebody else has used the tokens."""
-    return answer.headers.get("x-callboard-cache") in ("hit", "shared")
+    return answer.headers.get("x-callboard-cache") in ("hit", "shared", "stale")

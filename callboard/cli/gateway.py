@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from actors.model_gateway import GatewayAddress
 
 _ANSWERS_WITHIN_S = 5.0
+_LEVELS = {"normal": "green", "none": "red"}
 _COLOURS = {"closed": "green", "open": "red", "half_open": "yellow"}
 
 
@@ -82,8 +83,16 @@ def _show(found: dict[str, Any]) -> None:
         return
     out.print(
         table(
-            ("model", "serves", "answered by"),
-            [(one["model"], one["serves"], ", else ".join(one["targets"])) for one in found["models"]],
+            ("model", "serves", "level", "answered by"),
+            [
+                (
+                    one["model"],
+                    one["serves"],
+                    plain(one["level"], _LEVELS.get(one["level"], "yellow")),
+                    ", else ".join(one["targets"]),
+                )
+                for one in found["models"]
+            ],
         )
     )
     out.print()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import structs
 
-from bus.errors import ServiceUnavailable
+from bus.errors import DataFolderError, ServiceUnavailable
 from callboard.cli.connection import Opened, opened
 from callboard.gateway import LocalGateway
 from callboard.ray_head import RayHead
@@ -47,13 +48,14 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
     are the addresses of agents that tasks wait for; `asked` what waits for somebody's word, the oldest 100;
-    `domains` has those that are active or asleep.
+    `domains` has those that are active or asleep; `model_levels` says how well each model of the gateway is served.
     """
 
     running: bool
     home: str
     services: ServicePlaces
     unrecorded_ray: int | None
+    model_levels: dict[str, str] | None = None
     coordinators: list[CoordinatorView] | None = None
     domains: list[DomainStanding] | None = None
     paused: list[str] | None = None
@@ -81,6 +83,7 @@ async def look(settings: Settings) -> Standing:
             home=home,
             services=services,
             unrecorded_ray=unrecorded,
+            model_levels=await _levels(settings, services),
             coordinators=coordinators,
             domains=domains,
             paused=[
@@ -111,6 +114,16 @@ async def _with_events(at: Opened, domains: list[DomainView]) -> list[DomainStan
             finally:
                 await transport.close()
     return [DomainStanding(**structs.asdict(d), events_waiting=counts.get(d.domain)) for d in domains]
+
+
+async def _levels(settings: Settings, services: ServicePlaces) -> dict[str, str] | None:
+    if services.models is None:
+        return None
+    from callboard.gateway_levels import levels
+
+    with suppress(ServiceUnavailable, DataFolderError):
+        return await asyncio.to_thread(levels, LocalGateway(settings).address())
+    return None
 
 
 def _places(

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from storage.inspect import DomainView, HostView
 
 
+# How a model is served that is not as it should be.
+_LEVELS = {
+    "fallback": "its first upstream is left alone, another one answers",
+    "cache": "no upstream answers; what was answered before is given again",
+    "rules": "no upstream answers; the rules of models.yaml do",
+    "none": "no upstream answers; see `callboard gateway`",
+}
 _MOST_ASKED = 3  # questions; the list has all
 
 
@@ -45,6 +52,9 @@ def _show(standing: Standing) -> None:
     for name in services.__struct_fields__:
         if (place := getattr(services, name)) is not None:
             _say(f"{name:<12}", clean(place))
+    for model, level in (standing.model_levels or {}).items():
+        if level != "normal":
+            out.print(plain(f"{'':<12}{clean(model)}: {_LEVELS.get(level, level)}", "yellow"))
     if standing.unrecorded_ray is not None:
         text = f"process {standing.unrecorded_ray} is a head that no command joins; `callboard down` ends it"
         out.print(plain(f"{'ray':<12}{text}", "yellow"))

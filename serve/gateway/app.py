@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,17 +18,19 @@ from starlette.routing import Route
 
 from actors.model_gateway import MAX_NAME
 from actors.secret import Secrets
-from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
+from serve.gateway.accounts import Accounts, Payer
+from serve.gateway.answering import Answering
 from serve.gateway.breaker import Breaker
-from serve.gateway.cache import ExactCache, cache_key, repeat_key
+from serve.gateway.cache import ExactCache
 from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Endpoint, Exchange
 from serve.gateway.key import same
+from serve.gateway.levels import Levels
 from serve.gateway.limits import Limits
 from serve.gateway.local_upstream import LocalModels, LocalUpstream
-from serve.gateway.models_file import ModelSpec, Serves, TargetSpec, UpstreamSpec, parse_models
-from serve.gateway.relay import Answer, Reached, Relay
-from serve.gateway.requests import ChatRequest, ModelRequest, read_chat, read_embeddings, read_rerank
+from serve.gateway.models_file import ModelSpec, Serves, UpstreamSpec, parse_models
+from serve.gateway.relay import Reached, Relay
+from serve.gateway.requests import ModelRequest, read_chat, read_embeddings, read_rerank
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.telemetry import Telemetry, UpstreamAt
 from serve.gateway.traced_upstream import TracedUpstream
@@ -41,9 +42,9 @@ _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100
 _WITHOUT_PROXY = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
 _WHAT: dict[Serves, str] = {"chat": "chats", "embeddings": "embeddings", "rerank": "reranking"}
 _HOW: dict[Serves, str] = {
-    "chat": "with the upstream that answers for it (of type local, the model runs here)",
-    "embeddings": "with `serves: embeddings`, and the upstream that answers for it",
-    "rerank": "with `serves: rerank` (a cross-encoder on an upstream of type local, or a compatible server)",
+    "chat": "with the upstream that answers for it",
+    "embeddings": "with `serves: embeddings` and the upstream that answers for it",
+    "rerank": "with `serves: rerank` and a cross-encoder on an upstream of type local, or a compatible server",
 }
 
 
@@ -79,6 +80,12 @@ class Gateway:
         self._cache = ExactCache(self._file.cache, clock)
         self._limits = Limits(self._file.limits, clock)
         self._accounts = Accounts()
+        self._levels = Levels(
+            self._file.models, self._relay.is_open, cached=self._file.cache.bytes > 0, clock=clock
+        )
+        self._answering = Answering(
+            self._file, self._relay, self._cache, self._limits, self._accounts, self._levels
+        )
         self.app = Starlette(
             routes=[
                 self._route("/v1/chat/completions", "POST", self._chat),
@@ -129,28 +136,36 @@ class Gateway:
         with self._limits.entered() as admission:
             request = read_chat(await exchange.body(admission.take))
             payer, model = _payer(exchange.request.headers), self._model(request.model, "chat")
-            answer = self._stream if request.stream else self._answer
-            await exchange.while_connected(lambda: answer(exchange, payer, model, request))
+            if request.stream:
+                await exchange.while_connected(
+                    lambda: self._answering.stream(exchange, payer, model, request)
+                )
+            else:
+                await self._whole(exchange, payer, model, request)
 
     async def _embed(self, exchange: Exchange) -> None:
         with self._limits.entered() as admission:
             request = read_embeddings(await exchange.body(admission.take))
             payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
-            await exchange.while_connected(lambda: self._answer(exchange, payer, model, request))
+            await self._whole(exchange, payer, model, request)
 
     async def _rerank(self, exchange: Exchange) -> None:
         with self._limits.entered() as admission:
             request = read_rerank(await exchange.body(admission.take))
             payer, model = _payer(exchange.request.headers), self._model(request.model, "rerank")
-            await exchange.while_connected(lambda: self._answer(exchange, payer, model, request))
+            await self._whole(exchange, payer, model, request)
+
+    async def _whole(self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ModelRequest) -> None:
+        by = _idempotency_key(exchange.request.headers)
+        await exchange.while_connected(lambda: self._answering.whole(exchange, payer, model, request, by))
 
     async def _list_models(self, exchange: Exchange) -> None:
-        data = [_described(name, model) for name, model in self._file.models.items()]
+        data = [self._described(name, model) for name, model in self._file.models.items()]
         await exchange.answer({"object": "list", "data": data})
 
     async def _show_model(self, exchange: Exchange) -> None:
         name = exchange.request.path_params["name"]
-        await exchange.answer(_described(name, self._model(name)))
+        await exchange.answer(self._described(name, self._model(name)))
 
     async def _show_state(self, exchange: Exchange) -> None:
         await exchange.answer(
@@ -159,6 +174,7 @@ class Gateway:
                     {
                         "model": name,
                         "serves": model.serves,
+                        "level": self._levels.now(name),
                         "targets": [f"{target.upstream}: {target.model}" for target in model.targets],
                     }
                     for name, model in self._file.models.items()
@@ -170,64 +186,15 @@ class Gateway:
             }
         )
 
-    # -- answers ---------------------------------------------------------------------------------------
-
-    async def _answer(
-        self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ModelRequest
-    ) -> None:
-        async def make() -> Answer:
-            return await self._paid(payer, model, request)
-
-        by = _idempotency_key(exchange.request.headers)
-        key = cache_key(payer.tenant, request)
-        if key is None and by is not None:
-            key = repeat_key(payer.tenant, request, by)
-        if key is None:
-            answer, how = await make(), "miss"
-        else:
-            answer, how = await self._cache.get(key, make, by)
-        is_paid = how in ("miss", "again")
-        if not is_paid:
-            self._accounts.free(payer, request.model)
-        headers = self._headers(answer.target) | {"x-callboard-cache": how}
-        cost = self._cost(answer.target, usage_of(answer.body)) if is_paid else Decimal(0)
-        if cost is not None:
-            headers["x-callboard-cost-usd"] = f"{cost:f}"
-        await exchange.answer(answer.body, headers=headers)
-
-    async def _paid(self, payer: Payer, model: ModelSpec, request: ModelRequest) -> Answer:
-        try:
-            answer = await self._relay.answer(request.model, model, request)
-        except ApiError:
-            self._accounts.failed(payer, request.model)
-            raise
-        self._charge(payer, request.model, answer.target, usage_of(answer.body))
-        return answer
-
-    async def _stream(self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ChatRequest) -> None:
-        usage: Usage | None = None
-
-        async def wanted(chunks: AsyncIterator[Json]) -> AsyncIterator[Json]:
-            """What the client has asked for; the usage is always asked for, and kept."""
-            nonlocal usage
-            async for chunk in chunks:
-                usage = usage_of(chunk) or usage
-                if not request.wants_usage and "usage" in chunk:
-                    chunk = {name: value for name, value in chunk.items() if name != "usage"}
-                    if not chunk.get("choices"):
-                        continue
-                yield chunk
-
-        try:
-            async with self._relay.stream(request.model, model, request) as opened:
-                try:
-                    await exchange.stream(wanted(opened.chunks), self._headers(opened.target))
-                finally:  # it has been worked on, also where the end was not waited for
-                    self._charge(payer, request.model, opened.target, usage)
-        except ApiError:
-            if not exchange.answered:
-                self._accounts.failed(payer, request.model)
-            raise
+    def _described(self, name: str, model: ModelSpec) -> Json:
+        """As OpenAI has it, and how well it is served just now."""
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": model.targets[0].upstream,
+            "level": self._levels.now(name),
+        }
 
     # -- the rest --------------------------------------------------------------------------------------
 
@@ -237,7 +204,7 @@ class Gateway:
         if serves is not None and all(one.serves != serves for one in self._file.models.values()):
             raise ApiError(
                 f"No model for {_WHAT[serves]} is configured here.",
-                fix=f"Add one {_HOW[serves]} to {path}, and run `callboard up` again.",
+                fix=f"Add one to {path}, {_HOW[serves]}, and run `callboard up` again.",
                 status=404,
                 code="model_not_found",
                 param="model",
@@ -261,19 +228,6 @@ class Gateway:
             )
         return model
 
-    def _charge(self, payer: Payer, model: str, target: TargetSpec, usage: Usage | None) -> None:
-        self._accounts.charge(payer, model, usage, self._cost(target, usage))
-        if usage is not None:
-            self._limits.spend(usage.total)
-
-    def _cost(self, target: TargetSpec, usage: Usage | None) -> Decimal | None:
-        if usage is None:
-            return None
-        return cost_of(target, self._file.upstreams[target.upstream], usage)
-
-    def _headers(self, target: TargetSpec) -> dict[str, str]:
-        return {"x-callboard-upstream": target.upstream}
-
 
 def _upstream(
     name: str,
@@ -292,10 +246,6 @@ def _upstream(
     from serve.gateway.openai_upstream import OpenAIUpstream
 
     return OpenAIUpstream(name, spec, secrets, http)
-
-
-def _described(name: str, model: ModelSpec) -> Json:
-    return {"id": name, "object": "model", "created": 0, "owned_by": model.targets[0].upstream}
 
 
 def _payer(headers: Mapping[str, str]) -> Payer:

@@ -83,6 +83,11 @@ class ExactCache:
             flight = self._flights[key] = _Flight(asyncio.ensure_future(self._fly(key, make, by)), by)
         return await self._aboard(key, flight), how
 
+    def stale(self, key: str) -> Answer | None:
+        """What was answered once, also if that is too long ago to be given while somebody can be asked."""
+        entry = self._entries.get(key)
+        return None if entry is None or entry.until + self._spec.stale_s <= self._clock() else entry.answer
+
     async def _aboard(self, key: str, flight: _Flight) -> Answer:
         """Wait with the others; the last who goes away ends the call, unless they may come back for it."""
         flight.passengers += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -138,12 +139,41 @@ class TargetSpec(_Strict):
         return names
 
 
+class RuleSpec(_Strict):
+    """An answer for when no upstream can be reached. `match`: a regular expression that is looked for in what the user has
+    said last; without one it is for whatever was said. An answer that is no text is sent as JSON."""
+
+    match: str | None = None
+    answer: Annotated[str, Field(min_length=1)] | dict[str, Any]
+
+    @field_validator("match")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"is no regular expression: {error}") from None
+        return pattern
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str] | None:
+        return None if self.match is None else re.compile(self.match)
+
+
 class ModelSpec(_Strict):
     """A name that clients ask for. Its targets are tried in order: the file's, the cheapest or the fastest first."""
 
     serves: Serves = "chat"
     strategy: Literal["fixed", "cost", "latency"] = "fixed"
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1, max_length=16)]
+    rules: tuple[RuleSpec, ...] = ()  # of one that chats: the first that matches answers
+
+    @model_validator(mode="after")
+    def _rules_are_for_chats(self) -> ModelSpec:
+        if self.rules and self.serves != "chat":
+            raise ValueError("rules are for a model that serves chat")
+        return self
 
 
 class CacheSpec(_Strict):
@@ -151,6 +181,7 @@ class CacheSpec(_Strict):
 
     bytes: int = Field(default=64 * 1024 * 1024, ge=0)  # 0 keeps nothing
     ttl_s: float = Field(default=3600.0, gt=0)
+    stale_s: float = Field(default=86_400.0, ge=0)  # after that it is given when no upstream can be reached
 
 
 class LimitSpec(_Strict):
@@ -215,6 +246,7 @@ _MODELS: dict[_Place, type[BaseModel]] = {
     ("models", "*"): ModelSpec,
     ("models", "*", "targets", "*"): TargetSpec,
     ("models", "*", "targets", "*", "price"): PriceSpec,
+    ("models", "*", "rules", "*"): RuleSpec,
     ("cache",): CacheSpec,
     ("limits",): LimitSpec,
 }

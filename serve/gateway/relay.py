@@ -101,6 +101,10 @@ class Relay:
             finally:
                 await chunks.aclose()
 
+    def is_open(self, upstream: str) -> bool:
+        """Whether it is left alone for a while."""
+        return self._upstreams[upstream].breaker.state == "open"
+
     def states(self) -> dict[str, str]:
         """Of each upstream whether it is asked: closed, open (it is not) or half_open."""
         return {name: at.breaker.state for name, at in self._upstreams.items()}

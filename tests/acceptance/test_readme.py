@@ -108,6 +108,8 @@ async def test_the_tool_waits_for_alice() -> None:
 def test_the_models_yaml_is_read() -> None:
     found = parse_models(block("yaml", "upstreams:"))
     assert [target.upstream for target in found.models["small"].targets] == ["openai", "claude"]
+    upstreams = "upstreams: {openai: {type: openai, api_key: OPENAI_API_KEY}}\nmodels:\n"
+    assert len(parse_models(upstreams + block("yaml", "rules:")).models["small"].rules) == 2
 
 
 def test_the_agent_that_asks_models_has_its_answers() -> None:

@@ -159,8 +159,9 @@ async def test_without_a_reranking_model_the_answer_says_what_to_configure(stage
     async with stage.front() as front:
         code, _, message = error_of(await ask(front))
         assert code == 404
-        assert message.startswith("No model for reranking is configured here. Add one with `serves: rerank`")
-        assert "/home/models.yaml" in message
+        assert message.startswith(
+            "No model for reranking is configured here. Add one to /home/models.yaml, with `serves: rerank`"
+        )
     async with served(stage) as front:
         code, _, message = error_of(await ask(front, "small"))
         assert (code, "serves chat, not rerank" in message) == (400, True)

@@ -179,3 +179,19 @@ def test_who_cannot_rerank_is_refused() -> None:
     with pytest.raises(InvalidModelsFile) as caught:
         parse_models(EXAMPLE.replace("{targets", "{serves: rerank, targets"))
     assert "who reranks is an upstream of type local or openai_compatible" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ('[{match: "(", answer: a}]', "is no regular expression"),
+        ("[{match: a}]", "answer"),
+        ("[{mach: a, answer: b}]", "mach: is not known; did you mean match"),
+    ],
+)
+def test_what_is_wrong_with_a_rule(rules: str, words: str) -> None:
+    with pytest.raises(InvalidModelsFile) as caught:
+        parse_models(EXAMPLE.replace("{targets", f"{{rules: {rules}, targets"))
+    assert words in caught.value.message
+    with pytest.raises(InvalidModelsFile, match="rules are for a model that serves chat"):
+        parse_models(EXAMPLE.replace("{targets", "{rules: [{answer: b}], serves: embeddings, targets"))

@@ -1,0 +1,145 @@
+"""From a request to its answer: from the cache, from an upstream, or, when none can be reached, from what is left."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+from serve.gateway import rules
+from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
+from serve.gateway.cache import ExactCache, cache_key, repeat_key
+from serve.gateway.errors import ApiError
+from serve.gateway.exchange import Exchange
+from serve.gateway.levels import Level, Levels
+from serve.gateway.limits import Limits
+from serve.gateway.models_file import ModelsFile, ModelSpec, TargetSpec
+from serve.gateway.relay import Answer, Relay
+from serve.gateway.requests import ChatRequest, ModelRequest
+from serve.gateway.upstream import Json
+
+
+class Answering:
+    def __init__(
+        self,
+        file: ModelsFile,
+        relay: Relay,
+        cache: ExactCache,
+        limits: Limits,
+        accounts: Accounts,
+        levels: Levels,
+    ) -> None:
+        self._file = file
+        self._relay = relay
+        self._cache = cache
+        self._limits = limits
+        self._accounts = accounts
+        self._levels = levels
+
+    async def whole(
+        self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ModelRequest, by: str | None
+    ) -> None:
+        """`by`: its Idempotency-Key. Raises ApiError."""
+
+        async def make() -> Answer:
+            return await self._paid(payer, model, request)
+
+        key = cache_key(payer.tenant, request)
+        if key is None and by is not None:
+            key = repeat_key(payer.tenant, request, by)
+        try:
+            if key is None:
+                answer, how = await make(), "miss"
+            else:
+                answer, how = await self._cache.get(key, make, by)
+        except ApiError as error:
+            await self._do_without(exchange, model, request, key, error)
+            return
+        is_paid = how in ("miss", "again")
+        if not is_paid:
+            self._accounts.free(payer, request.model)
+        headers = {"x-callboard-upstream": answer.target.upstream, "x-callboard-cache": how}
+        if how == "miss":
+            headers["x-callboard-level"] = self._levels.answered_by(request.model, answer.target)
+        cost = self._cost(answer.target, usage_of(answer.body)) if is_paid else Decimal(0)
+        if cost is not None:
+            headers["x-callboard-cost-usd"] = f"{cost:f}"
+        await exchange.answer(answer.body, headers=headers)
+
+    async def stream(self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ChatRequest) -> None:
+        """Raises ApiError."""
+        usage: Usage | None = None
+
+        async def kept(chunks: AsyncIterator[Json]) -> AsyncIterator[Json]:
+            nonlocal usage
+            async for chunk in chunks:
+                usage = usage_of(chunk) or usage
+                yield chunk
+
+        try:
+            async with self._relay.stream(request.model, model, request) as opened:
+                headers = {
+                    "x-callboard-upstream": opened.target.upstream,
+                    "x-callboard-level": self._levels.answered_by(request.model, opened.target),
+                }
+                try:
+                    await exchange.stream(_wanted(kept(opened.chunks), request), headers)
+                finally:  # it has been worked on, also where the end was not waited for
+                    self._charge(payer, request.model, opened.target, usage)
+        except ApiError as error:
+            if exchange.answered:
+                raise
+            self._accounts.failed(payer, request.model)
+            await self._do_without(exchange, model, request, None, error)
+
+    async def _do_without(
+        self, exchange: Exchange, model: ModelSpec, request: ModelRequest, key: str | None, error: ApiError
+    ) -> None:
+        """Answer it without any upstream. Raises `error` where there is nothing left, or it is the client's matter."""
+        if error.status < 500 and error.status != 429:
+            raise error
+        stale = self._cache.stale(key) if key is not None else None
+        # Whoever is told to come back later does better than with a rule.
+        said = None
+        if isinstance(request, ChatRequest) and error.status != 429:
+            said = rules.answer_of(model.rules, request)
+        level: Level = "cache" if stale is not None else "rules" if said is not None else "none"
+        self._levels.met(request.model, level)
+        headers = {"x-callboard-level": level, "x-callboard-cost-usd": "0"}
+        if stale is not None:
+            headers |= {"x-callboard-upstream": stale.target.upstream, "x-callboard-cache": "stale"}
+            await exchange.answer(stale.body, headers=headers)
+        elif said is None:
+            raise error
+        elif isinstance(request, ChatRequest) and request.stream:
+            await exchange.stream(_wanted(rules.chunks(said), request), headers)
+        else:
+            await exchange.answer(rules.completion(said), headers=headers)
+
+    async def _paid(self, payer: Payer, model: ModelSpec, request: ModelRequest) -> Answer:
+        try:
+            answer = await self._relay.answer(request.model, model, request)
+        except ApiError:
+            self._accounts.failed(payer, request.model)
+            raise
+        self._charge(payer, request.model, answer.target, usage_of(answer.body))
+        return answer
+
+    def _charge(self, payer: Payer, model: str, target: TargetSpec, usage: Usage | None) -> None:
+        self._accounts.charge(payer, model, usage, self._cost(target, usage))
+        if usage is not None:
+            self._limits.spend(usage.total)
+
+    def _cost(self, target: TargetSpec, usage: Usage | None) -> Decimal | None:
+        if usage is None:
+            return None
+        return cost_of(target, self._file.upstreams[target.upstream], usage)
+
+
+async def _wanted(chunks: AsyncIterator[Json], request: ChatRequest) -> AsyncIterator[Json]:
+    """What the client has asked for: the usage is always asked for of upstreams."""
+    async for chunk in chunks:
+        if not request.wants_usage and "usage" in chunk:
+            chunk = {name: value for name, value in chunk.items() if name != "usage"}
+            if not chunk.get("choices"):
+                continue
+        yield chunk
