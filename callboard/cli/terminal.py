@@ -65,6 +65,7 @@ def note(text: str) -> None:
 def emit(value: Any) -> None:
     """One JSON document on standard output."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    text = re.sub(r'"\\u0000(-?[0-9.]+)"', r"\1", text)
     # Inside JSON these stand in strings only, where they may be escaped.
     text = re.sub(
         "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]", _escape, text
@@ -82,10 +83,8 @@ def _plain(value: Any) -> Any:
 
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
-    if isinstance(value, Decimal):
-        from bus.amount import json_number
-
-        return json_number(value)
+    if isinstance(value, Decimal):  # all its digits, which a double may not carry; `emit` takes the mark away
+        return f"\0{value.normalize():f}"
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, msgspec.Struct):

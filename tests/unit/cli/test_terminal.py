@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -47,6 +48,14 @@ def test_json_keeps_its_values_and_holds_no_control_character(capsys: pytest.Cap
         "at": "2026-01-02T00:00:00+00:00",
         "hash": "01ff",
     }
+
+
+def test_json_has_amounts_as_plain_numbers_with_all_their_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    for amount in ("0.00000045", "123456789.000000000001", "0.300", "1E+3", "0"):
+        terminal.emit({"cost": Decimal(amount)})
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines() if "cost" in line]
+    numbers = ["0.00000045", "123456789.000000000001", "0.3", "1000", "0"]
+    assert shown == [f'"cost": {number}' for number in numbers]
 
 
 def test_a_table_shows_markup_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
