@@ -272,7 +272,8 @@ class DurableCalls(Approvals):
         """Run calls beside each other; return their results in order.
 
         With `first`, wait for so many of them only, and return the results of those, in the order of the arguments;
-        the others are given up, and the tasks that they wait for cancelled. The first error ends all and is raised.
+        the others are given up, and the tasks that they wait for cancelled. The first error ends all in the same way, and
+        is raised.
         """
         if first is not None and not 1 <= first <= len(calls):
             raise InvalidMessage(f"The first {first} of {len(calls)} calls cannot be waited for.")
@@ -280,12 +281,19 @@ class DurableCalls(Approvals):
             return []
         journal, branch_ = self._journal(), self._branch()
         gathering = Gathering(journal, branch_.place(None), branch_.gates, calls, first)
-        results = await gathering.results()
-        for prefix in gathering.given_up:
-            # Also when the turn runs again: what has gone out is not sent twice.
-            for promise in journal.promises.asks_below(prefix):
-                self._let_child_go(promise.id)
+        try:
+            results = await gathering.results()
+        except Exception:
+            self._let_children_go(gathering, "has no use for it: a call beside it has failed")
+            raise
+        self._let_children_go(gathering, "had enough results without it")
         return results
+
+    def _let_children_go(self, gathering: Gathering, why: str) -> None:
+        """Also when the turn runs again: what has gone out is not sent twice."""
+        for prefix in gathering.given_up:
+            for promise in self._journal().promises.asks_below(prefix):
+                self._let_child_go(promise.id, why)
 
     async def _begin_wait(self, journal: Journal) -> None:
         """To be passed before a promise is made; raises DeadlineExceeded once there is no time left to wait."""
@@ -325,7 +333,7 @@ class DurableCalls(Approvals):
     async def _flush_sends(self) -> None: ...
 
     @abstractmethod
-    def _let_child_go(self, promise: str) -> None:
+    def _let_child_go(self, promise: str, why: str) -> None:
         """Have the task cancelled that was started with this promise, if that is what it waits for."""
         ...
 

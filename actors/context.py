@@ -365,10 +365,10 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         with self.apart(promise):
             return self._send(address, message, priority, deadline, None, reply_to=promise)
 
-    def _let_child_go(self, promise: str) -> None:
+    def _let_child_go(self, promise: str, why: str) -> None:
         kind, child, leader = self._puts.sent_at(f">{promise}") or ("", "", "")
         if kind == SUBMIT:
-            order = CancelChild(id=child, reason=f"{self.address} had enough results without it")
+            order = CancelChild(id=child, reason=f"{self.address} {why}")
             self._send_apart(parse_address(leader), order, None, f"{promise}.cancel")
 
     async def _check_in_value(self, text: str) -> str | None:

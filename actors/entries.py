@@ -122,6 +122,16 @@ class Entries:
         self._all.remove(entry)
         return False
 
+    def drop_draft(self, place: str) -> bool:
+        """Forget what is recorded there, unless it may be committed; whether that was possible."""
+        entry = self._held.get(place)
+        if entry is None:
+            return True
+        if entry not in self._draft.entries:
+            return False
+        self.take_back(place)
+        return True
+
     def forgive(self, *prefixes: str) -> None:
         """What is recorded at these places need not be called for again."""
         self._forgiven += prefixes

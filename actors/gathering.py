@@ -13,13 +13,15 @@ from actors import branch
 from actors.branch import Branch
 from actors.entries import CHOICE
 from actors.journal import Journal
+from bus.errors import NonDeterministicHandler
 from storage.edges import Gate
 
 
 class Gathering:
     """Runs `calls` at one place of a turn until the `first` so many have ended, or all; the others are given up.
 
-    Which were the first is on record, so that a turn that runs again chooses the same.
+    Which were the first, or whose error has ended it, is on record, so that a turn that runs again ends it the same way,
+    whatever has become of the others.
     """
 
     def __init__(
@@ -36,20 +38,36 @@ class Gathering:
         self._calls = calls
         self._first = first
         self._done: list[int] = []
+        self._failed: int | None = None
 
     async def results(self) -> list[Any]:
         """In the order of the calls. Raises the first error of a branch, which ends all."""
-        journal, count = self._journal, len(self._calls)
+        count = len(self._calls)
         name = f"{self._first or count} of {count}"
-        chosen = journal.recorded(self._place, CHOICE, name) if self._first is not None else None
+        chosen = self._journal.recorded(self._place, CHOICE, name)
         if chosen is not None:
             wanted = msgspec.json.decode(chosen.value, type=list[int])
             self._leave_out(wanted)
-            return await self._run(wanted, len(wanted))
-        results = await self._run(range(count), self._first or count)
+            results = await self._run(wanted, len(wanted))
+            if not chosen.ok:
+                raise NonDeterministicHandler(
+                    f"The calls at {self._place} end without the error that the journal has there.",
+                    place=self._place, called=f"{CHOICE} {name}", recorded=f"the error of call {wanted[0] + 1}",
+                )  # fmt: skip
+            return results
+        try:
+            results = await self._run(range(count), self._first or count)
+        except Exception as error:
+            if self._failed is not None and not self._journal.branches.is_ending:
+                self._choose(name, [self._failed], ok=False)
+                self._journal.ended_by(error, self._place)
+            raise
         if self._first is not None:
-            journal.record(self._place, CHOICE, name, msgspec.json.encode(self._done).decode())
+            self._choose(name, self._done, ok=True)
         return results
+
+    def _choose(self, name: str, numbers: list[int], *, ok: bool) -> None:
+        self._journal.record(self._place, CHOICE, name, msgspec.json.encode(numbers).decode(), ok=ok)
 
     @property
     def given_up(self) -> list[str]:
@@ -75,7 +93,7 @@ class Gathering:
             task.add_done_callback(lambda _: branches.leave())
         branches.leave()  # this branch waits for those
         try:
-            self._done = await _done(tasks, count)
+            self._done = await self._first_done(tasks, count)
         finally:
             for task in tasks.values():
                 task.cancel()
@@ -85,22 +103,23 @@ class Gathering:
                 self._journal.forgive(self._prefix(n))
         return [tasks[n].result() for n in self._done]
 
+    async def _first_done(self, tasks: dict[int, asyncio.Task[Any]], count: int) -> list[int]:
+        """The numbers of the first `count` tasks that have ended; raises the first error."""
+        pending = set(tasks.values())
+        ended: list[int] = []
+        while len(ended) < count:
+            finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for number, task in tasks.items():
+                if task in finished:
+                    self._failed = number
+                    task.result()
+                    self._failed = None
+                    ended.append(number)
+        return sorted(ended[:count])
+
     async def _branch(self, n: int) -> Any:
         gates = self._gates
         if self._first is not None and self._first < len(self._calls):
             gates = (*gates, Gate(self._place, self._first, len(self._calls), n))
         branch.current.set(Branch(self._prefix(n), gates=gates))  # of this task alone: its context is a copy
         return await self._calls[n]
-
-
-async def _done(tasks: dict[int, asyncio.Task[Any]], count: int) -> list[int]:
-    """The numbers of the first `count` tasks that have ended; raises the first error."""
-    pending = set(tasks.values())
-    ended: list[int] = []
-    while len(ended) < count:
-        finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for number, task in tasks.items():
-            if task in finished:
-                task.result()
-                ended.append(number)
-    return sorted(ended[:count])

@@ -41,6 +41,9 @@ _FAILED_CALLS = (
 )  # not an expired promise: its ref may have been handed out
 
 
+_ENDED = "callboard_ended"  # an attribute of errors
+
+
 class TurnGone(BaseException):
     """The turn's commit was discarded or it was put away: its handler must not go on. Never an author's to catch."""
 
@@ -141,16 +144,29 @@ class Journal:
         self.entries.forgive(*prefixes)
         self.promises.give_up_asks(prefixes)
 
+    def ended_by(self, error: Exception, place: str) -> None:
+        """This error has ended the calls beside each other at a place."""
+        error.__dict__[_ENDED] = (*error.__dict__.get(_ENDED, ()), place)
+
     def take_back(self, error: BaseException) -> None:
-        """The turn fails of this error and may be tried again: then the failed calls behind it are made anew."""
+        """The turn fails of this error and may be tried again: then the failed calls behind it are made anew.
+
+        Not those that have ended others beside them, once that is committed: the others have been told to end.
+        """
         seen: set[int] = set()
         cause: BaseException | None = error
         while cause is not None and id(cause) not in seen:
             seen.add(id(cause))
+            is_final = self._has_ended_others(cause)
             place = cause.fields.get("place") if isinstance(cause, _FAILED_CALLS) else None
-            if isinstance(place, str) and place in self.entries and self.entries.take_back(place):
-                self.record(f"{VOID}:{self.entries.next}", VOID, place, "null")
+            is_left = isinstance(place, str) and place in self.entries and not is_final
+            if is_left and self.entries.take_back(str(place)):
+                self.record(f"{VOID}:{self.entries.next}", VOID, str(place), "null")
             cause = cause.__cause__ or cause.__context__
+
+    def _has_ended_others(self, error: BaseException) -> bool:
+        places = error.__dict__.get(_ENDED, ())
+        return bool([place for place in places if not self.entries.drop_draft(place)])
 
     def unwind(self, ending: Ending) -> Ending:
         """From here on nothing but compensations runs; what is on record of that counts."""

@@ -15,6 +15,7 @@ from callboard import (
     DeadlineExceeded,
     InvalidMessage,
     InvalidTask,
+    StepFailed,
     TaskFailed,
     UnknownDomain,
 )
@@ -174,6 +175,80 @@ async def test_the_children_that_were_not_among_the_first_are_cancelled(kit: Tes
     await kit.advance(seconds=10)
     assert kit.task(task).result == [{"by": "answered"}]
     assert kit.dead_letters() == []
+
+
+@pytest.mark.parametrize("crashes", [False, True], ids=["", "with_a_crash"])
+async def test_the_children_beside_a_call_that_has_failed_are_cancelled(kit: TestKit, crashes: bool) -> None:
+    async def breaks() -> None:
+        Worker.log.append("breaks")
+        raise ValueError("no ink")
+
+    async def goes_on(self: Worker, ctx: Context) -> None:
+        try:
+            await ctx.gather(ctx.run_task("test", goal="waits"), ctx.step(breaks))
+        except StepFailed as error:  # and not what became of the child, also when the turn runs again
+            await ctx.sleep(10)
+            ctx.complete(error.message)
+
+    task = await given(kit, goes_on)
+    for _ in range(20):
+        await kit.advance(seconds=0.1)
+    [child] = children(kit)
+    assert kit.task(child).status == "cancelled"
+    assert (kit.task(child).error or {})["message"] == (
+        "test/worker/parent has no use for it: a call beside it has failed"
+    )
+    if crashes:
+        for host in (0, 1):
+            await kit.crash(host)
+        await kit.recover()
+    assert kit.task(task).status == "running"
+    await kit.advance(seconds=10)
+    assert "ValueError: no ink" in kit.task(task).result
+    assert Worker.log.count("breaks") == 1
+    assert (children(kit), kit.dead_letters()) == ([child], [])
+
+
+async def test_a_turn_that_is_tried_again_waits_for_the_child_beside_what_has_failed(kit: TestKit) -> None:
+    broken = [ValueError("no ink")]
+
+    async def breaks() -> str:
+        if broken:
+            raise broken.pop()
+        return "printed"
+
+    async def fails_once(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.gather(ctx.run_task("test", goal="waits"), ctx.step(breaks)))
+
+    task = await given(kit, fails_once)
+    await kit.advance(seconds=5)
+    [child] = children(kit)
+    assert kit.task(child).status == "running"
+    await kit.advance(seconds=1_000)
+    assert kit.task(task).result == ["waited", "printed"]
+    assert children(kit) == [child]
+
+
+async def test_a_failure_that_has_ended_a_child_stays_one_when_the_turn_fails_of_it_later(
+    kit: TestKit,
+) -> None:
+    async def breaks() -> None:
+        Worker.log.append("breaks")
+        raise ValueError("no ink")
+
+    async def gives_up(self: Worker, ctx: Context) -> None:
+        try:
+            await ctx.gather(ctx.run_task("test", goal="waits"), ctx.step(breaks))
+        except StepFailed as error:
+            await ctx.sleep(10)
+            raise RuntimeError("without ink") from error
+
+    await given(kit, gives_up)
+    await kit.advance(minutes=10)
+    [letter] = kit.dead_letters()
+    assert (letter.error, letter.failures) == ("RuntimeError: without ink", Worker.retry.attempts)
+    assert Worker.log.count("breaks") == 1
+    assert [kit.task(child).status for child in children(kit)] == ["cancelled"]
 
 
 # -- once, whatever dies -----------------------------------------------------------------------------
