@@ -175,9 +175,13 @@ async def test_without_any_model_it_says_what_to_configure(stage: Stage) -> None
             "and run `callboard up` again."
         ) in caught.value.message
         with pytest.raises(
-            openai.NotFoundError, match="There is no model 'm' here, since none is configured"
+            openai.NotFoundError, match=r"No model for embeddings is configured here\. Add one to"
         ):
             await front.client.embeddings.create(model="m", input="a")
+        with pytest.raises(
+            openai.NotFoundError, match="There is no model 'm' here, since none is configured"
+        ):
+            await front.client.models.retrieve("m")
 
 
 async def test_without_the_key_nothing_is_told(front: Front) -> None:
