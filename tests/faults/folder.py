@@ -49,7 +49,9 @@ class Folder:
 
     def order(self, pid: int, **orders: Any) -> None:
         """Tell a process what to do from now on."""
-        self.orders(pid).write_text(json.dumps(orders))
+        written = self.orders(pid).with_suffix(".new")
+        written.write_text(json.dumps(orders))
+        written.replace(self.orders(pid))  # it may be reading those of before
         os.kill(pid, signal.SIGUSR1)
 
     def note_process(self) -> None:

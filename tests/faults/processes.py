@@ -25,6 +25,7 @@ async def kill_all_hosts(cluster: Cluster, rng: Random) -> None:
 
 async def kill_coordinator(cluster: Cluster, rng: Random) -> None:
     """The hosts go on without it for a while; another one then continues."""
+    await cluster.settled()  # nobody gives out the partitions of a host that has just died
     cluster.kill_coordinator()
     await cluster_progress_without_restart(cluster, 100)
     cluster.start_coordinator()
