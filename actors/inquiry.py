@@ -148,6 +148,7 @@ class Inquiry:
         if said.happened:
             return await record.committed(await record.succeed(said.result, attempt))
         if said.again:
+            await record.committed(record.rule_out(attempt, "null"))
             return None
         error = NotDone(f"{outcome.by or 'somebody'} says that it has not acted, and is not to")
         return await record.committed(record.fail(error, CallStatus.FAILED, attempt))

@@ -95,7 +95,17 @@ async def test_a_call_that_has_not_acted_is_not_made_again(world: World) -> None
         assert statuses(kit) == [("block_address", "failed", 1)]
 
 
-async def test_a_cancellation_waits_for_the_person_who_knows_what_a_call_has_done(world: World) -> None:
+@pytest.mark.parametrize(
+    ("said", "undone", "status"),
+    [
+        ({"happened": True, "result": {"id": 4, "address": "x"}}, ["4"], "succeeded"),
+        ({"happened": False, "again": True}, [], "failed"),
+        ({"happened": False, "again": False}, [], "failed"),
+    ],
+)
+async def test_a_cancellation_waits_for_the_person_who_knows_what_a_call_has_done(
+    world: World, said: dict[str, Any], undone: list[str], status: str
+) -> None:
     Payer.tool = blocking(world)
     async with TestKit([Payer]) as kit:
         task = await crashed_while_cancelling(kit, world)
@@ -111,10 +121,11 @@ async def test_a_cancellation_waits_for_the_person_who_knows_what_a_call_has_don
             "cancelling",
             starts,
         )  # put away, and nobody wakes it
-        assert await kit.say(asked.id, happened=True, result={"id": 4, "address": "x"})
+        assert await kit.say(asked.id, **said)
         await look(kit)
         assert kit.task(task).status == "cancelled"
-        assert (Payer.undone, world.calls) == (["4"], [])
+        assert (Payer.undone, world.calls) == (undone, [])
+        assert statuses(kit) == [("block_address", status, 1)]
 
 
 async def test_other_branches_wait_with_the_one_whose_call_is_in_doubt(world: World) -> None:
