@@ -35,13 +35,14 @@ FOLDER = Path(__file__).parent / "waiting_domain"
 DAY_S = 86_400.0
 DUE = 100  # of them become due while all is down
 AT_ONCE = 1_000
+MORE_AT_ONCE = 50_000  # in one statement, which has a limit of its own
 MEMORY_EVERY_S = 0.25
 LIMIT_S = 600.0
 WAITING = "select count(*) from callboard.turns where waiting"
 MORE = """
   with made as (
     select 'sleeper/more-' || n as agent, (n % 64)::int as partition, gen_random_uuid() as turn, nextval('callboard.mailbox_seq') as seq
-    from generate_series(1, $1::int) n
+    from generate_series($1::int, $2::int) n
   ), turns as (
     insert into callboard.turns (domain, tenant, agent, partition, seq, turn, code, waiting, failures, trials, header, payload, began_at)
       select 'lingering', 'default', m.agent, m.partition, m.seq, m.turn, '', true, 0, 0, t.header, t.payload, t.began_at
@@ -57,7 +58,7 @@ MAKE_DUE = """
   where agent = any (select 'sleeper/' || n from generate_series(0, $1 - 1) n)
 """
 SAY = """
-  select callboard.settle_promise(domain, tenant, id, 'resolved', '{"payload":"go"}', 'external/bench')
+  select callboard.settle_promise(domain, tenant, id, 'resolved', '{"payload":"go"}', 'external/bench', null)
   from callboard.promises where agent = 'listener/0'
 """
 
@@ -106,7 +107,9 @@ async def put_to_wait(deployment: PlainDeployment, turns: int, more: int) -> dic
     seconds = time.monotonic() - began
     note(f"{turns:,} turns wait after {seconds:.0f} s")
     if more:
-        await cluster.postgres.execute(MORE, more, timeout=LIMIT_S)
+        for start in range(0, more, MORE_AT_ONCE):
+            end = min(start + MORE_AT_ONCE, more)
+            await cluster.postgres.execute(MORE, start + 1, end, timeout=LIMIT_S)
     await asyncio.sleep(5.0)  # what the hosts can give back, they give back
     return {
         "put_away_per_s": round(turns / seconds),
