@@ -383,8 +383,12 @@ create function settle_replies(
   o_payload text[]
 ) returns bigint[] language plpgsql as $$
 declare
+  open_n bigint[];
+  places tid[];
   settled bigint[];
 begin
+  -- Locked by a statement of its own: one that its owner writes meanwhile is found where it is then, which the snapshot of
+  -- the same statement would not show.
   with replies as (
     select coalesce(o.domain, o_domain[1]) as domain, coalesce(o.tenant, o_tenant[1]) as tenant, o.settles, o.agent,
            o.header, o.payload, o.n
@@ -393,7 +397,7 @@ begin
     where o.settles is not null
     order by domain, tenant, settles, n
   ), may as (
-    select r.*, (select p.ctid from promises p
+    select r.n, (select p.ctid from promises p
                  where p.domain = r.domain and p.tenant = r.tenant and p.id = r.settles and p.agent = r.agent
                    and p.status = 'pending' and case when p.kind = 'approval'
                      then may_be_settled(p, r.payload::json ->> 'status', r.header::json ->> 'sender',
@@ -402,12 +406,14 @@ begin
                  for update) as place
     from replies r offset 0
   ), still as (  -- of several that may, the first
-    select distinct on (place) * from may where place is not null order by place, n
-  ), done as (
+    select distinct on (place) place, n from may where place is not null order by place, n
+  )
+  select array_agg(n), array_agg(place) into open_n, places from still;
+  with done as (
     update promises p
-      set status = s.payload::json ->> 'status', settled_by = s.header::json ->> 'sender', settled_at = now(),
-          value = case when p.kind in ('ask', 'sleep') then null else s.payload::json -> 'value' end
-      from still s where p.ctid = s.place
+      set status = o_payload[s.n]::json ->> 'status', settled_by = o_header[s.n]::json ->> 'sender', settled_at = now(),
+          value = case when p.kind in ('ask', 'sleep') then null else o_payload[s.n]::json -> 'value' end
+      from unnest(open_n, places) as s(n, place) where p.ctid = s.place
       returning s.n
   )
   select coalesce(array_agg(n), '{}') into settled from done;
