@@ -39,6 +39,8 @@ class Gathering:
         self._first = first
         self._done: list[int] = []
         self._failed: int | None = None
+        self._lacks = 0  # branches that have to end
+        self._goes_on = False  # the branch that waits for them
 
     async def results(self) -> list[Any]:
         """In the order of the calls. Raises the first error of a branch, which ends all."""
@@ -89,8 +91,9 @@ class Gathering:
         branches = self._journal.branches
         tasks = {n: asyncio.create_task(self._branch(n)) for n in wanted}
         branches.enter(len(tasks))
+        self._lacks = count
         for task in tasks.values():
-            task.add_done_callback(lambda _: branches.leave())
+            task.add_done_callback(self._ended)
         branches.leave()  # this branch waits for those
         try:
             self._done = await self._first_done(tasks, count)
@@ -98,10 +101,21 @@ class Gathering:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-            branches.enter()
+            if not self._goes_on:
+                branches.enter()
             for n in tasks.keys() - set(self._done):
                 self._journal.forgive(self._prefix(n))
         return [tasks[n].result() for n in self._done]
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """The branch that waits for these is counted before the last of them is not: between the two the turn could be put
+        away with what it was woken by, and nothing would wake it again."""
+        self._lacks -= 1
+        has_failed = task.cancelled() or task.exception() is not None
+        if not self._goes_on and (self._lacks == 0 or has_failed):
+            self._goes_on = True
+            self._journal.branches.enter()
+        self._journal.branches.leave()
 
     async def _first_done(self, tasks: dict[int, asyncio.Task[Any]], count: int) -> list[int]:
         """The numbers of the first `count` tasks that have ended; raises the first error."""

@@ -9,7 +9,7 @@ import pytest
 
 from actors.activation import Activation
 from bus.errors import PromiseExpired
-from callboard import Context
+from callboard import Context, Promise
 from storage.journal import Does
 from tests.unit.agents import Note
 from tests.unit.waiter import AT, Run, Waiter, open_turns, program, put_away, waiters
@@ -183,6 +183,43 @@ async def test_a_wake_up_that_comes_when_its_turn_is_being_put_away_is_not_lost_
         kit.store.passing = passing
         ref = Waiter.calls[0]
         assert await kit.resolve(ref, "paid")
+        async with asyncio.timeout(5):
+            await fatal.wait()
+        await kit.crash()
+        await kit.recover()
+        assert kit.state(AT).log == ["paid"]
+
+
+async def test_a_turn_is_not_put_away_between_the_end_of_a_branch_and_what_comes_after_the_gather() -> None:
+    async def awaited(promise: Promise) -> str:
+        return str(await promise)
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        promise = await ctx.promise("payment")
+        Waiter.calls.append(promise.ref)
+        self.state.log += await ctx.gather(awaited(promise), ctx.sleep(1_000), first=1)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        host, fatal = kit._running[0].host, asyncio.Event()
+        waits = host.waiting.waits
+
+        def waits_and_is_put_away(activation: Activation) -> None:
+            """There is no room for turns that wait."""
+            waits(activation)
+            parking.append(asyncio.create_task(host.waiting._park(activation)))
+
+        def passing(reached: str) -> None:
+            if reached == "commit.after":
+                kit.store.passing = lambda point: None
+                fatal.set()
+                raise asyncio.CancelledError  # the process is gone
+
+        parking: list[asyncio.Task[None]] = []
+        host.waiting.waits = waits_and_is_put_away  # type: ignore[method-assign]
+        kit.store.passing = passing
+        assert await kit.resolve(Waiter.calls[0], "paid")
         async with asyncio.timeout(5):
             await fatal.wait()
         await kit.crash()
