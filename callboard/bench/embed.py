@@ -10,24 +10,17 @@ import asyncio
 import contextlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
-from statistics import quantiles
 from typing import Self
 
 import httpx2
 import msgspec
 import psutil
 
-from actors.model_gateway import GatewayAddress
 from bus.errors import ServiceUnavailable
-from callboard.gateway import LocalGateway
-from callboard.runtime import running_cluster
-from callboard.settings import load_settings
+from callboard.bench.own_gateway import own_gateway, quantile
 
-_COLD_S = 300.0  # to the first answer: libraries, and a model that may have to be downloaded
 _WARM_UP = 64  # texts
 _MODELS = """\
 upstreams:
@@ -120,7 +113,8 @@ class Bare:
 
 async def measure(load: Load, progress: Callable[[str], None]) -> Report:
     """Raises ServiceUnavailable."""
-    async with Bare.started(load.model, load.device) as bare, _gateway(load, progress) as client:
+    models = _MODELS.format(device=load.device, model=load.model)
+    async with Bare.started(load.model, load.device) as bare, own_gateway(models, progress) as client:
         progress("loading the model, twice")
         await asyncio.gather(ask(client, load.texts[:1]), bare.encode(load.texts[:_WARM_UP]))
         await over_http(client, load.texts[:_WARM_UP], load.each, 8)
@@ -149,8 +143,8 @@ def report(load: Load, bare_s: float, passes: dict[int, Measured], replica_mib: 
                 concurrency=clients,
                 texts_per_s=round(count / one.seconds, 1),
                 ratio=round(bare_s / one.seconds, 3),
-                p50_ms=round(1000 * _quantile(one.times_s, 50), 1),
-                p99_ms=round(1000 * _quantile(one.times_s, 99), 1),
+                p50_ms=round(1000 * quantile(one.times_s, 50), 1),
+                p99_ms=round(1000 * quantile(one.times_s, 99), 1),
             )
             for clients, one in passes.items()
         ],
@@ -193,38 +187,9 @@ async def ask(client: httpx2.AsyncClient, texts: Sequence[str]) -> int:
     return int(found["usage"]["total_tokens"])
 
 
-@contextlib.asynccontextmanager
-async def _gateway(load: Load, progress: Callable[[str], None]) -> AsyncIterator[httpx2.AsyncClient]:
-    with tempfile.TemporaryDirectory(prefix="callboard-bench-", dir="/var/tmp") as folder:
-        await asyncio.to_thread(os.chmod, folder, 0o711)  # as root, the servers' own account passes through
-        home = Path(folder) / "home"
-        models = Path(folder) / "models.yaml"
-        models.write_text(_MODELS.format(device=load.device, model=load.model))
-        own = {"home": home, "models": models, "ray_address": None}  # Serve is only in a Ray of our own
-        settings = load_settings().model_copy(update=own)
-        async with running_cluster(settings, gateway=LocalGateway(settings), progress=progress) as cluster:
-            assert cluster.gateway is not None
-            async with _client(await cluster.gateway) as client:
-                yield client
-
-
-def _client(address: GatewayAddress) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(
-        base_url=address.base_url,
-        headers={"authorization": f"Bearer {address.key}", "content-type": "application/json"},
-        timeout=_COLD_S,
-        trust_env=False,
-        limits=httpx2.Limits(max_connections=1024),
-    )
-
-
 def _replica_mib() -> int:
     """What the process of the model holds; 0 where it runs elsewhere."""
     for process in psutil.process_iter(["cmdline", "memory_info"]):
         if any("embeddings-here-" in word for word in process.info["cmdline"] or ()):
             return int(process.info["memory_info"].rss // 2**20)
     return 0
-
-
-def _quantile(times: list[float], percent: int) -> float:
-    return quantiles(times, n=100, method="inclusive")[percent - 1] if len(times) > 1 else times[0]

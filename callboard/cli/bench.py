@@ -138,6 +138,24 @@ async def generate(
     _show(await measure(load, note), as_json)
 
 
+@app.command("gateway")
+@asynchronous
+async def overhead(
+    requests: Annotated[int, typer.Option(min=20, help="Requests in each pass.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """What the model gateway adds to a request, from 1, 8 and 32 clients: beside the same upstream asked directly."""
+    from callboard.bench.overhead import Load, measure
+
+    report = await measure(Load(requests=requests), note)
+    if as_json:
+        emit(report)
+        return
+    names = tuple(report.runs[0].__struct_fields__)
+    rows = [tuple(f"{getattr(run, name):,}" for name in names) for run in report.runs]
+    console().print(table(names, rows, right=names))
+
+
 def _show(report: msgspec.Struct, as_json: bool) -> None:
     if as_json:
         emit(report)
