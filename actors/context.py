@@ -320,6 +320,9 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
             with self.apart("started"):
                 self.report_started()  # never raises
         assert self._keep is not None
+        # Before the messages are taken: a branch that waits here with its own would take along the promise of another's
+        # ask, whose message would come in a later write, or never.
+        await journal.unparked()
         await self._keep.blobs.store(self._puts.blobs)
         await journal.flush(self._puts.take_sends(), begins=begins)
 

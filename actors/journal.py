@@ -207,14 +207,18 @@ class Journal:
 
     # -- committing ----------------------------------------------------------------------------------
 
+    async def unparked(self) -> None:
+        """Wait while the turn is being put away: no two changes of its row go into one group."""
+        if self._parking is not None:
+            await asyncio.shield(self._parking)
+
     async def flush(self, sends: list[tuple[str, Outgoing]], *, begins: bool = False) -> None:
         """Make durable what is new, with these messages (each with its place); raises TurnGone.
 
         `begins` says that a call is about to be made: that is no progress yet, so a turn whose calls kill its host
         does not forget how many hosts have died of it.
         """
-        if self._parking is not None:  # no two changes of a turn's row go into one group
-            await asyncio.shield(self._parking)
+        await self.unparked()
         if self._closed:
             raise TurnGone
         if sends:
