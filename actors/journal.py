@@ -270,7 +270,9 @@ class Journal:
         while self.in_flight:
             await asyncio.wait(self.in_flight)
         while self._flushing:
-            if not all(await asyncio.gather(*self._flushing)):
+            flushing = [*self._flushing]
+            await asyncio.wait(flushing)  # which cancels none of them with this turn
+            if not all(flush.result() for flush in flushing):
                 raise TurnGone
 
     def end(self) -> JournalWrite | None:

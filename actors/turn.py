@@ -116,9 +116,6 @@ class TurnRunner:
             activation.instance = None
             raise
         except asyncio.CancelledError:
-            if activation.parking:
-                activation.instance = None
-                return None
             if activation.overdue:
                 limit = self._scope.limits.turn_s
                 error = TurnTimeout(f"The turn has run longer than {limit:g} s.")
@@ -171,7 +168,12 @@ class TurnRunner:
             if await self._scope.is_outdated():
                 return self._outcomes.hold_back(activation, envelope, unreadable)
             raise
-        await self._handle(activation, envelope, handler, message, ctx)
+        try:
+            await self._handle(activation, envelope, handler, message, ctx)
+        finally:
+            activation.task = None  # the time of the handler is over: for what it has begun it is waited
+            if activation.parking:  # whatever the handler has made of that: its turn has not ended
+                raise TurnGone
         if activation.cancelled is not None:
             doomed = doomed or _cut_short(activation, envelope)
         if doomed is not None:

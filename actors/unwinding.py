@@ -56,6 +56,7 @@ async def _run(
     activation: Activation, ctx: Context, journal: Journal, compensation: Compensation
 ) -> JournalEntry:
     journal.branches.on_running()  # it has as much time as a turn
+    activation.task = asyncio.current_task()
     began = time.perf_counter()
     try:
         with ctx.apart(compensation.undo_at):
@@ -70,6 +71,8 @@ async def _run(
         ok, value = False, values.encode_error(TurnTimeout("It has run longer than a turn may."))
     except Exception as error:
         ok, value = False, values.encode_error(error)
+    finally:
+        activation.task = None
     if not ok:
         ctx.consequences.take_sends()
         ctx.logger.error("%s could not be undone: %s", compensation.name, values.error_line(value))
