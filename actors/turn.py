@@ -107,7 +107,8 @@ class TurnRunner:
         except BlobsUnavailable:
             raise
         except TurnGone:
-            if doomed is None or activation.journal is None or activation.journal.is_closed:
+            journal = activation.journal
+            if doomed is None or journal is None or journal.is_closed or activation.parking:
                 raise
             return doomed
         except (TaskCancelled, LimitExceeded) as cancelled:
