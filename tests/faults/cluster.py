@@ -112,6 +112,15 @@ class Cluster(Watched):
 
         await self.until(look, f"process {pid} to end", timeout_s)
 
+    async def led(self) -> None:
+        """Wait until the coordinator has begun."""
+
+        async def look() -> bool:
+            leads = await self.value("select pid from coordinators where name = $1", DOMAIN)
+            return self.coordinator is not None and leads == self.coordinator.pid
+
+        await self.until(look, "the coordinator to begin")
+
     # -- services ------------------------------------------------------------------------------------
 
     async def crash_postgres(self) -> None:

@@ -29,6 +29,7 @@ async def kill_host_while_postgres_is_away(cluster: Cluster, rng: Random) -> Non
 async def kill_host_while_nats_is_away(cluster: Cluster, rng: Random) -> None:
     """The takeover and its aftermath go without the bus; the new host cannot start before it is back."""
     host = await a_host(cluster, rng)
+    await cluster.led()  # without the bus no other would begin
     await cluster.kill_nats()
     cluster.signal_host(host, signal.SIGKILL)
     await cluster.ended(host.epoch)
