@@ -20,9 +20,13 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-async def cluster(own_services: Services, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+async def cluster(
+    faults_services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Cluster]:
     """Two hosts for all tests here; each begins when they have settled after what the one before has done to them."""
-    async with running_cluster(own_services, tmp_path_factory.mktemp("blocked") / "run", hosts=2) as cluster:
+    async with running_cluster(
+        faults_services, tmp_path_factory.mktemp("blocked") / "run", hosts=2
+    ) as cluster:
         yield cluster
 
 

@@ -21,7 +21,10 @@ async def test_hosts_come_and_go_without_a_loss_or_a_long_wait(
 ) -> None:
     async with running_cluster(own_services, tmp_path / "run", hosts=2, full_size=True) as cluster:
         await start_chains(cluster, CHAINS, agents=200)
-        await cluster.progress(2_000)
+        await cluster.progress(1_000)
+        since = await cluster.value("select clock_timestamp()")
+        await cluster.progress(1_000)
+        [usual, *_] = await _longest_waits(cluster, since)
         since = await cluster.value("select clock_timestamp()")
         for hosts in (3, 2):
             await cluster.set_hosts(hosts)
@@ -32,7 +35,8 @@ async def test_hosts_come_and_go_without_a_loss_or_a_long_wait(
         assert await broken_chains(cluster) == []
         drained = await cluster.sql("select epoch from hosts where ended_why = 'drained'")
         assert len(drained) == 1
-        assert waits[0] <= LONGEST_WAIT_S, f"the longest waits, in seconds: {waits}"
+        # Beyond what a message waits on this machine when nobody comes or goes.
+        assert waits[0] <= LONGEST_WAIT_S + usual, f"the longest waits, in seconds: {waits}; before {usual}"
 
 
 async def _longest_waits(cluster: Cluster, since: object) -> list[float]:
