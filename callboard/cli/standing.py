@@ -48,7 +48,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
     are the addresses of agents that tasks wait for; `asked` what waits for somebody's word, the oldest 100;
-    `domains` has those that are active or asleep; `model_levels` says how well each model of the gateway is served.
+    `domains` has those that are active or asleep; `model_levels` says how well each model of the gateway is
+    served, null while no gateway answers.
     """
 
     running: bool

@@ -182,7 +182,7 @@ async def test_an_operator_ends_a_stuck_task(office: Deployment, broken: set[str
         await office.client.fail(task, "again")
     [letter] = await letters(office, task)
     broken.clear()
-    await mend(office, letter, RetryDeadLetter(id=letter.id))
+    await mend(office, letter, RetryDeadLetter(id=letter.id, force=True))  # its task has ended
 
     async def is_late() -> bool:
         return (await kinds(office, task)).count("late") == 3  # the mend, the progress and the result
