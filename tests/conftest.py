@@ -17,6 +17,8 @@ from callboard.services import Endpoints, ensure_services
 from callboard.settings import Settings
 from storage.migrate import migrate
 
+ACCEPTANCE = Path(__file__).parent / "acceptance"
+
 # A developer's own services must neither be used nor be harmed by the tests.
 for variable in (
     "POSTGRES_URL",
@@ -31,6 +33,11 @@ for variable in (
 ):
     os.environ.pop(f"CALLBOARD_{variable}", None)
 os.environ.pop("RAY_ADDRESS", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that share a running Ray come last: what it does at rest would slow all others down."""
+    items.sort(key=lambda item: ACCEPTANCE in item.path.parents)
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,10 @@ async def test_dead_letters_are_listed_shown_retried_and_dropped(cli: Cli, desk:
     assert f"It was dead letter {dead.id} before" in await cli("dead-letters", "show", str(again.id))
     shown = await cli("agent", "desk/clerk/a")
     assert f"desk.note.v1 (dead letter {dead.id} again) from" in shown
-    assert f'"id": {dead.id}, "found": true, "force": false, "refused": null, "message": "{dead.message}"' in shown
+    assert (
+        f'"id": {dead.id}, "found": true, "force": false, "refused": null, "message": "{dead.message}"'
+        in shown
+    )
     assert f"desk.note.v1 (dead letter {dead.id} again)" in await cli("agent", "desk/clerk/a", "--timeline")
     assert "is dropped" in await cli("dead-letters", "drop", str(again.id), "--reason", "of no use")
     assert await cli("dead-letters") == "No dead letters.\n"
