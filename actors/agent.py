@@ -18,6 +18,7 @@ from actors.supervision import Supervision
 from bus.address import require_word
 from bus.errors import CallboardError, InvalidPayload
 from bus.registry import describe_validation, first_line, refuse_unfit, wire_name_of
+from bus.strict_json import strict_json
 
 if TYPE_CHECKING:
     from actors.context import Context
@@ -133,7 +134,7 @@ class AgentType:
         self.has_activated_hook = cls.on_activated is not Agent.on_activated
         self.has_passivated_hook = cls.on_passivated is not Agent.on_passivated
         self._state_class = cls.State
-        self._dump = cls.State.__pydantic_serializer__.to_json
+        self._serializer = cls.State.__pydantic_serializer__
         self._load = cls.State.__pydantic_validator__.validate_json
 
     def _add(self, name: str, function: Callable[..., Any], marked: _Marked) -> None:
@@ -177,7 +178,7 @@ class AgentType:
     def dump_state(self, state: BaseModel) -> str:
         """Raises InvalidPayload for what could not be loaded again."""
         try:
-            text: str = self._dump(state, warnings="error").decode()
+            text = strict_json(self._serializer, state)
         except PydanticSerializationError as error:
             raise InvalidPayload(
                 f"The state of {self.cls.__qualname__} does not fit its model: {first_line(error)}.",

@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from bus.complaints import in_plain_words
 from bus.errors import InvalidMessage, InvalidPayload, UnknownMessageType
+from bus.strict_json import strict_json
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -78,7 +79,7 @@ def class_of(wire_name: str) -> type[BaseModel]:
 def encode_payload(model: BaseModel) -> str:
     """The model as JSON text that Postgres can hold; raises InvalidPayload."""
     try:
-        text = model.__pydantic_serializer__.to_json(model, warnings="error").decode()
+        text = strict_json(model.__pydantic_serializer__, model)
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
         raise InvalidPayload(
             f"{type(model).__qualname__} cannot be written as JSON: {first_line(error)}.",
