@@ -31,6 +31,9 @@ def _put_first() -> None:
     """Only what pydantic itself says of a call in this very module: nobody else's warnings change."""
     global _first
     warnings.filterwarnings(
-        "error", message="Pydantic serializer warnings", category=UserWarning, module=__name__.replace(".", r"\.")
+        "error",
+        message="Pydantic serializer warnings",
+        category=UserWarning,
+        module=__name__.replace(".", r"\."),
     )
     _first = warnings.filters[0]
