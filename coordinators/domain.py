@@ -32,7 +32,6 @@ _logger = logging.getLogger("callboard.coordinator")
 
 ROUND_EVERY_S = 0.25
 GIVE_BACK_WITHIN_S = 1.5  # a host that keeps a partition longer than this after being asked has it taken
-START_WITHIN_S = 60.0  # a host is ready after 2 to 6 s
 KILL_AFTER_S = 30.0  # a process whose epoch was ended and that does not exit is killed
 
 Plan = dict[int, frozenset[int]]
@@ -155,11 +154,11 @@ class DomainCoordinator:
                 started.ready = True
                 if started.ours:
                     self._starts.succeeded(host.code)
-            silent_s = self._silence.of(host)
-            if silent_s is not None and (host.ready or host.age_s > START_WITHIN_S):
+            silent_s, within_s = self._silence.of(host), self._starts.within_s(host.code)
+            if silent_s is not None and (host.ready or host.age_s > within_s):
                 dead.append((host, f"silent for {silent_s:.1f} s"))
-            elif not host.ready and host.age_s > START_WITHIN_S:
-                dead.append((host, f"it beats, but was not ready within {START_WITHIN_S:g} s"))
+            elif not host.ready and host.age_s > within_s:
+                dead.append((host, f"it beats, but was not ready within {within_s:g} s"))
         return dead
 
     async def _clear_the_way(self, epoch: int, why: str) -> None:
@@ -320,7 +319,7 @@ class DomainCoordinator:
         for name, started in self._started.items():
             if started.dead or name in registered or name in self._ended:
                 continue
-            if now - started.started > START_WITHIN_S:
+            if now - started.started > self._starts.within_s(started.code):
                 self._ended[name] = now
                 self._has_not_started(name, started)
             else:

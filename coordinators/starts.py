@@ -1,4 +1,4 @@
-"""How soon another host may be started after some have failed to start."""
+"""How soon another host may be started after some have failed to start, and how long it may take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PAUSES_S = (0.0, 1.0, 5.0, 15.0, 30.0)  # after so many failures in a row
+START_WITHIN_S = 60.0  # a host is ready after 2 to 6 s
+_DOUBLED = 3  # times at most
 
 
 @dataclass(slots=True)
@@ -26,6 +28,12 @@ class Starts:
     def may_start(self, code: str) -> bool:
         failures = self._of.get(code)
         return failures is None or self._clock() >= failures.start_from
+
+    def within_s(self, code: str) -> float:
+        """How long a host may take until it is ready. Twice as long after each that has failed: on a machine that is too
+        busy for the first, a second one with as much time would get no further."""
+        failures = self._of.get(code)
+        return START_WITHIN_S * 2 ** min(failures.count, _DOUBLED) if failures is not None else START_WITHIN_S
 
     def succeeded(self, code: str) -> None:
         """A host that was started for this code is ready."""

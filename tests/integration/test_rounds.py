@@ -10,7 +10,7 @@ import pytest
 
 from bus.errors import Fenced, SchemaMismatch
 from callboard.services import Endpoints
-from coordinators import domain, silence
+from coordinators import domain, silence, starts
 from storage.connect import connect
 from tests.integration.deployment import Deployment
 from tests.integration.puppets import Puppets
@@ -134,7 +134,7 @@ async def test_a_host_that_stops_beating_is_taken_over(puppets: Puppets) -> None
 async def test_a_host_that_beats_and_is_never_ready_is_replaced_with_a_reason(
     puppets: Puppets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain, "START_WITHIN_S", 0.5)
+    monkeypatch.setattr(starts, "START_WITHIN_S", 0.5)
     slow = await puppets.register("slow", ready=False)
     async with puppets.led(hosts=1):
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinators.starts import PAUSES_S, Starts
+from coordinators.starts import PAUSES_S, START_WITHIN_S, Starts
 
 
 class Clock:
@@ -47,3 +47,17 @@ def test_other_code_may_be_started_at_once() -> None:
     starts.failed("broken", started_at=0.1)
     assert not starts.may_start("broken")
     assert starts.may_start("mended")
+
+
+def test_each_start_that_failed_gives_the_next_twice_the_time_up_to_a_limit() -> None:
+    clock = Clock()
+    starts = Starts(clock)
+    given = []
+    for _ in range(5):
+        given.append(starts.within_s("slow"))
+        clock.now += 1_000
+        starts.failed("slow", started_at=clock.now)
+    assert given == [START_WITHIN_S * times for times in (1, 2, 4, 8, 8)]
+    assert starts.within_s("other") == START_WITHIN_S
+    starts.succeeded("slow")
+    assert starts.within_s("slow") == START_WITHIN_S
