@@ -110,7 +110,8 @@ class Cluster:
             await asyncio.sleep(0.05)
         raise ServiceUnavailable(
             f"The hosts of {domain} were not ready within {timeout_s:.0f} s.",
-            fix="Look at `callboard status`, and at the hosts' logs in the Ray dashboard.",
+            fix="See `callboard status`, and the hosts' logs: in the Ray dashboard, or in ray/last-logs of the data folder once"
+            " Ray is stopped.",
         )
 
 

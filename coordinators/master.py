@@ -17,7 +17,7 @@ from bus.registry import describe_validation
 from coordinators.launcher import Leaders
 from coordinators.scaling import Load, desired_hosts
 from storage.boundary import translated
-from storage.domains import ASLEEP, DomainRow, all_domains, forget_coordinator, wake_if_sent_to
+from storage.domains import ASLEEP, DomainRow, all_domains, forget_coordinator, wake_if_due
 from storage.placement import live_hosts
 from storage.queries import query
 
@@ -78,13 +78,14 @@ class Master:
         await self._end_removed(rows)
 
     async def _wakes(self, domain: str) -> bool:
-        """Whether a domain that is asleep has been sent something; looked at now and then."""
+        """Whether a domain that is asleep has something to do; looked at now and then."""
         if time.monotonic() < self._mail_at.get(domain, 0.0):
             return False
         self._mail_at[domain] = time.monotonic() + LOOK_FOR_MAIL_EVERY_S
-        if not await wake_if_sent_to(self._pool, domain):
+        why = await wake_if_due(self._pool, domain)
+        if why is None:
             return False
-        _logger.info("%s wakes: a message was sent to it", domain)
+        _logger.info("%s wakes: %s", domain, why)
         return True
 
     async def _end_removed(self, registered: Sequence[DomainRow]) -> None:

@@ -92,10 +92,11 @@ async def wake_domain(db: Connection, domain: str) -> None:
         await db.execute(query("wake_domain"), domain)
 
 
-async def wake_if_sent_to(db: Connection, domain: str) -> bool:
-    """Wake a domain that has been sent a message since it fell asleep; whether it has."""
+async def wake_if_due(db: Connection, domain: str) -> str | None:
+    """Wake a domain that sleeps if there is something for it to do; why it wakes, or None."""
     with translated():
-        return await db.fetchval(query("wake_if_sent_to"), domain) is not None
+        why: str | None = await db.fetchval(query("wake_if_due"), domain)
+        return why
 
 
 # -- removed -----------------------------------------------------------------------------------------

@@ -32,19 +32,26 @@ update domains set state = 'active', asleep_after = null where state = 'asleep'
 -- name: wake_domain
 update domains set state = 'active', asleep_after = null where domain = $1 and state = 'asleep'
 
--- name: wake_if_sent_to
+-- name: wake_if_due
 update domains d set state = 'active', asleep_after = null
-where d.domain = $1 and d.state = 'asleep'
-  and (exists (select from mailbox m where m.domain = $1  -- below zero: it passes its queue
-                 and m.seq + case when m.seq < 0 then 4611686018427387904 else 0 end > d.asleep_after)
-       or exists (select from timers where domain = $1 and due_at <= now())
-       or exists (select from schedules where domain = $1 and next_at <= now())
-       or exists (select from promises where domain = $1 and status = 'pending' and due_at <= now())
-       or exists (select from cancellations c join turns t
-                    on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
-                      and t.header ->> 'undoes' is null
-                  where c.ended_at is null and t.domain = $1))
-returning d.domain
+from (
+  select case
+    when exists (select from mailbox m, domains a where a.domain = $1 and m.domain = $1  -- below zero: it passes its queue
+                 and m.seq + case when m.seq < 0 then 4611686018427387904 else 0 end > a.asleep_after)
+      then 'a message was sent to it'
+    when exists (select from timers where domain = $1 and due_at <= now()) then 'a message is due'
+    when exists (select from schedules where domain = $1 and next_at <= now()) then 'a schedule is due'
+    when exists (select from promises where domain = $1 and status = 'pending' and due_at <= now())
+      then 'a wait is over'
+    when exists (select from cancellations c join turns t
+                   on t.tenant = c.tenant and t.header ->> 'task' = c.domain || '/' || c.task
+                     and t.header ->> 'undoes' is null
+                 where c.ended_at is null and t.domain = $1)
+      then 'a task that it works for was cancelled'
+    end as why
+) due
+where d.domain = $1 and d.state = 'asleep' and due.why is not null
+returning due.why
 
 -- name: unregister_domain
 -- Nothing happens while it has tasks that have not ended, unless $2.

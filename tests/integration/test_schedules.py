@@ -87,9 +87,9 @@ async def test_a_sleeping_domain_is_woken_by_a_schedule(rota: Deployment) -> Non
     await rota.kill_hosts()
     await rota.pool.execute("update domains set state = 'asleep', asleep_after = 9000000000")
     await rota.pool.execute("update schedules set next_at = now() + interval '1 hour'")
-    assert await rota.pool.fetchval(query("wake_if_sent_to"), "rota") is None
+    assert await rota.pool.fetchval(query("wake_if_due"), "rota") is None
     await minutes_ago(rota, 1)
-    assert await rota.pool.fetchval(query("wake_if_sent_to"), "rota") == "rota"
+    assert await rota.pool.fetchval(query("wake_if_due"), "rota") == "a schedule is due"
 
 
 async def test_people_see_when_each_comes_next(rota: Deployment, cli: Cli) -> None:
