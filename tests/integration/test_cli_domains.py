@@ -179,6 +179,7 @@ async def test_deleting_takes_every_row_of_the_domain_and_none_of_another(cli: C
 
 async def test_a_deleted_domain_begins_anew_and_hears_no_old_event(cli: Cli, desk: Deployment) -> None:
     stream, key = EventStream(desk.transport), secrets.token_hex(4)
+    await stream.ensure()  # the host that does so may be yet to come
     event = f'{{"task": "{key}", "number": 1, "text": "old"}}'.encode()
     await stream.publish("desk", "note", event, message_id=key)
     await until(lambda: desk.fetch("select from agents where agent = $1", f"clerk/{key}"))
