@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from callboard import Agent, Context, Happened, NotHappened, TaskWork, handler
+from callboard import Agent, Context, Happened, NotHappened, TaskWork, handler, tool
 from callboard.testing import TestKit
 from tests.unit.tools.caller import Receipt, World, blocking, statuses
 
@@ -126,6 +126,36 @@ async def test_a_cancellation_waits_for_the_person_who_knows_what_a_call_has_don
         assert kit.task(task).status == "cancelled"
         assert (Payer.undone, world.calls) == (undone, [])
         assert statuses(kit) == [("block_address", status, 1)]
+
+
+async def test_a_host_that_ends_while_a_call_is_in_doubt_undoes_nothing(world: World) -> None:
+    @tool(effect="at_most_once")
+    async def block_address(address: str, minutes: int = 60) -> Receipt:
+        """Block an address; only the first is done at once."""
+        receipt = await world.act(address)
+        world.gate = asyncio.Event()
+        return receipt
+
+    Payer.tool = block_address
+    async with TestKit([Payer]) as kit:
+        task = await kit.give_task(AT)
+        await until(lambda: len(kit.ledger()) == 2)
+        await kit.cancel_task(task, "not needed")
+        await until(lambda: kit.task(task).status == "cancelling")
+        await kit.crash()
+        world.gate = None
+        await kit.recover()
+        (asked,) = kit.approvals()
+        (running,) = kit._running
+        await until(lambda: len(running.host.waiting) == 1)
+        running.host.end("drained")
+        await running.task
+        assert (Payer.undone, kit.task(task).status) == ([], "cancelling")
+        await kit.crash()
+        await kit.recover()
+        assert await kit.say(asked.id, happened=True, result={"id": 2, "address": "x"})
+        await look(kit)
+        assert (Payer.undone, kit.task(task).status) == (["1"], "cancelled")
 
 
 async def test_other_branches_wait_with_the_one_whose_call_is_in_doubt(world: World) -> None:
