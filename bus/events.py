@@ -46,6 +46,7 @@ RETRY_AFTER_S = 5.0  # a reader looks as often whether the stream is filling up
 FORGOTTEN_AFTER_S = 60.0  # JetStream keeps the consumer of a dead host so long
 DUPLICATE_WINDOW_S = 120.0  # JetStream's own; the `seen` keys in Postgres remember for far longer
 _FORGETS_WITHIN_S = 0.1  # the shortest that JetStream allows
+_FORGOTTEN_WITHIN_S = 30.0
 
 _KEPT = "callboard-kept-s"  # in the stream's own metadata, where every host reads it
 _NO_MESSAGE = 10037  # JetStream's error code for a sequence that it does not have
@@ -276,13 +277,29 @@ class EventStream:
             # JetStream remembers the ids of what it has deleted, and would drop the same events of a domain that
             # begins anew. It forgets them all by a short window; Postgres remembers those of the other domains.
             config = (await self._js.stream_info(EVENTS_STREAM)).config
+            newest = f"{domain}/newest/{token_hex(8)}"
+            has_room = await self._probe(domain, newest) is not None
             try:
                 await self._js.update_stream(replace(config, duplicate_window=_FORGETS_WITHIN_S))
-                await asyncio.sleep(3 * _FORGETS_WITHIN_S)
+                async with asyncio.timeout(_FORGOTTEN_WITHIN_S):
+                    await asyncio.sleep(_FORGETS_WITHIN_S if has_room else 30 * _FORGETS_WITHIN_S)
+                    while await self._probe(domain, newest):  # noqa: ASYNC110  # on a busy machine NATS takes its time
+                        await asyncio.sleep(_FORGETS_WITHIN_S)
             finally:
                 await self._js.update_stream(replace(config, duplicate_window=DUPLICATE_WINDOW_S))
+                await self._js.purge_stream(EVENTS_STREAM, subject=events(domain))
         except (TimeoutError, NatsError, OSError) as error:
             raise unavailable(error) from error
+
+    async def _probe(self, domain: str, message_id: str) -> bool | None:
+        """Publish an event of this id; whether JetStream remembers the id from before, or None if it has no room."""
+        try:
+            ack = await self._js.publish(events(domain, "probe"), b"", headers={MSG_ID_HEADER: message_id})
+        except APIError as error:
+            if _refusal(error, domain, "probe") is None:
+                raise
+            return None
+        return bool(ack.duplicate)
 
     async def reader(self, domain: str, after: int, *, connection: int | None = None) -> EventReader:
         """Read a domain's events after a sequence number. Raises ServiceUnavailable.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -272,3 +273,20 @@ async def _is_up(stream: EventStream) -> bool:
     except Exception:
         return False
     return True
+
+
+async def test_ids_of_a_purged_domain_are_forgotten_however_long_nats_takes(
+    stream: EventStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any wait of our own: what is waited for is that NATS has forgotten them."""
+    sleep = asyncio.sleep
+    key = secrets.token_hex(4)
+    first = await stream.publish("gone", "note", b"{}", message_id=key)
+    assert await stream.publish("gone", "note", b"{}", message_id=key) == first
+    monkeypatch.setattr("bus.events.asyncio.sleep", lambda seconds: sleep(0))
+    await stream.purge("gone")
+    assert await stream.unread("gone", 0) == 0
+    assert await stream.publish("gone", "note", b"{}", message_id=key) > first
+    assert await stream.unread("gone", 0) == 1
+    await stream.purge("gone")
+    assert await stream.unread("gone", 0) == 0
