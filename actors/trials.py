@@ -73,7 +73,7 @@ class Trials:
         self._under_way += 1
         open_()
         try:
-            for activation in [a for a in suspects if a.queue[0].trials]:
+            for activation in [a for a in suspects if (head := a.head()) is not None and head.trials]:
                 del untried[activation]
                 await self._try_again(activation, quiet)
                 self._untried -= 1

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from actors import holdings, trials
+from bus.address import partition_of
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
 from storage.memory import MemoryStore
@@ -62,6 +63,31 @@ class Tried(Agent):
 
 def trials_of(store: MemoryStore) -> dict[str, int]:
     return {box[3]: max(row.trials for row in rows.values()) for box, rows in store.mail.boxes.items()}
+
+
+@message("trials.question.v1")
+class Question(BaseModel):
+    pass
+
+
+class Answering(Agent):
+    kind = "answering"
+
+    @handler
+    async def on_question(self, question: Question, ctx: Context) -> int:
+        return 1
+
+
+class Asking(Agent):
+    """Holds its host once its question has been answered."""
+
+    kind = "asking"
+
+    @handler
+    async def on_job(self, job: Job, ctx: Context) -> None:
+        await ctx.ask("test/answering/a", Question())
+        Tried.begun.append(ctx.address.agent)
+        await Tried.release.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +176,26 @@ async def test_a_death_in_a_first_attempt_leaves_few_to_be_tried_alone(
         await recovery
         assert all(kit.state(f"test/tried/{n:03}").done == 1 for n in range(10))
         assert kit.dead_letters() == []
+
+
+async def test_what_was_under_way_comes_first_also_where_a_wake_up_waits_for_it(patient: None) -> None:
+    async with TestKit([Tried, Asking, Answering]) as kit:
+        last = next(f"asking/{n}" for n in range(99) if partition_of("default", f"asking/{n}", 8) == 7)
+        await kit.send(f"test/{last}", Job())
+        for deaths in range(1, 3):
+            await until(lambda deaths=deaths: Tried.begun == [last] * deaths)
+            await kit.crash()
+            kit.store.end_host(kit._running[0].host.fence, "it crashed")
+            if deaths == 2:
+                await dead_with(kit, 10)
+            everything = kit._running[0].partitions
+            kit._running[0] = kit._start(everything, suspect=everything)
+        await until(lambda: len(Tried.begun) > 2)
+        assert Tried.begun == [last] * 3
+        assert sum(trials_of(kit.store).values()) == 0
+        Tried.release.set()
+        await kit.quiet()
+        assert len(Tried.begun) == 13
 
 
 async def test_no_more_slow_turns_run_beside_each_other_than_the_host_allows_and_one_chunk(
