@@ -208,7 +208,7 @@ class Holdings:
 
     async def _try_carefully(self, holdings: dict[int, _Holding]) -> None:
         host = self._host
-        await host.mailboxes.roster.loaded()
+        await host.mailboxes.roster.loaded(host.mailboxes.roster.in_partitions(holdings.keys()))
         holdings = {p: h for p, h in holdings.items() if self._held.get(p) is h}
         suspects = [
             a for a in host.mailboxes.roster.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)

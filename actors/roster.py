@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Protocol
 
 from actors.activation import Activation
@@ -43,8 +43,8 @@ class Roster:
         self._activations: OrderedDict[tuple[str, str], Activation] = OrderedDict()
         self._to_load: deque[Activation] = deque()
         self._load_wanted = asyncio.Event()
-        self._all_loaded = asyncio.Event()
-        self._all_loaded.set()
+        self._is_loaded = True
+        self._page_read = asyncio.Event()  # of the page that is read next
 
     def __len__(self) -> int:
         return len(self._activations)
@@ -52,11 +52,14 @@ class Roster:
     @property
     def is_loaded(self) -> bool:
         """Whether every agent in memory has its committed state."""
-        return self._all_loaded.is_set()
+        return self._is_loaded
 
-    async def loaded(self) -> None:
-        """Wait for it."""
-        await self._all_loaded.wait()
+    async def loaded(self, activations: Iterable[Activation]) -> None:
+        """Wait until each of these has its committed state, or is gone; not for those that come into memory meanwhile, of
+        which there may be no end."""
+        waiting = list(activations)
+        while waiting := [a for a in waiting if a.alive and not a.loaded]:
+            await self._page_read.wait()
 
     def find(self, key: tuple[str, str]) -> Activation | None:
         return self._activations.get(key)
@@ -77,7 +80,7 @@ class Roster:
             else:
                 self._to_load.append(activation)
             self._load_wanted.set()
-            self._all_loaded.clear()
+            self._is_loaded = False
         return activation
 
     def touch(self, activation: Activation) -> None:
@@ -131,5 +134,6 @@ class Roster:
                 if activation.alive:
                     activation.restore(found.get(activation.key))
                     self._on_loaded(activation)
-            if not self._to_load:
-                self._all_loaded.set()
+            self._is_loaded = not self._to_load
+            self._page_read.set()
+            self._page_read = asyncio.Event()

@@ -96,7 +96,7 @@ async def test_the_state_of_an_agent_with_an_own_message_is_read_before_those_of
     deliver(5_000, "task/by-type", TROUBLE)
     mailboxes.read_named("default", "task/by-nudge", 0)
     loading = asyncio.create_task(mailboxes.roster.load_states())
-    await mailboxes.roster.loaded()
+    await mailboxes.roster.loaded(mailboxes.roster.in_partitions((0,)))
     loading.cancel()
     assert store.read[:3] == ["task/by-nudge", "task/by-type", "keeper/1"]
     assert len(store.read) == len(set(store.read)) == 2 * LOAD_STATES + 1
