@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from bus.errors import AskCycle, InvalidMessage, WasCancelled
+from bus.errors import AskCycle, CallboardError, InvalidMessage, WasCancelled
 
 MOST_ATTEMPTS = 32_000  # a mailbox counts failures in 16 bits
+MOST_S = (
+    366 * 24 * 3600.0
+)  # Postgres refuses a next try past its last year, and a host could not put its message off
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """Exponential backoff with jitter. Times are seconds.
+    """Exponential backoff with jitter. Times are seconds, a year at the most.
 
     `attempts` counts all tries, the first included; above 32,000 it counts as that. An error that is a `give_up_on` is not tried again; nor
     is one that is not a `retry_on`. `jitter` is the share of a delay that is random: 0.2 gives 80% to 100%.
@@ -25,6 +28,14 @@ class RetryPolicy:
     jitter: float = 0.2
     retry_on: tuple[type[Exception], ...] = (Exception,)
     give_up_on: tuple[type[Exception], ...] = (InvalidMessage, AskCycle, WasCancelled)
+
+    def __post_init__(self) -> None:
+        """Raises CallboardError."""
+        numbers = self.first_delay_s, self.factor, self.max_delay_s
+        if not (all(0 <= number <= MOST_S for number in numbers) and 0 <= self.jitter <= 1):
+            raise CallboardError(
+                f"{self!r} has no delays.", fix="Give times from 0 s to a year, and a jitter from 0 to 1."
+            )
 
     def allows(self, error: Exception, failures: int) -> bool:
         """Whether a message that has now failed `failures` times is tried again."""

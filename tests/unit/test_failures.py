@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from typing import Literal
 
@@ -525,6 +526,25 @@ def test_a_policy_of_countless_attempts_has_a_delay_and_an_end() -> None:
     assert policy.delay_s(2_000, random.Random()) == policy.max_delay_s
     assert policy.allows(ValueError(), 31_999)
     assert not policy.allows(ValueError(), 32_000)  # mailbox.failures is a smallint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_delay_s": math.inf},  # a delay that Postgres refuses, and with it the mark of a failure
+        {"max_delay_s": 1e18},
+        {"first_delay_s": math.nan},
+        {"first_delay_s": -1.0},
+        {"factor": math.inf},
+        {"jitter": 1.5},
+    ],
+    ids=str,
+)
+def test_a_policy_without_a_delay_that_can_be_stored_is_refused_where_it_is_made(
+    wrong: dict[str, float],
+) -> None:
+    with pytest.raises(CallboardError, match="a year"):
+        RetryPolicy(attempts=1_000, **wrong)  # type: ignore[arg-type]
 
 
 async def test_a_destroyed_agent_starts_anew_with_what_was_waiting() -> None:
