@@ -182,9 +182,10 @@ begin
     end if;
   end if;
 
-  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms)
+  -- Read from where the turn began: not before that, however much the clock has been set back meanwhile.
+  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms, at)
     select p_domain, f_tenant[e.flush], f_agent[e.flush], f_turn[e.flush], e.number, e.key, e.kind, e.name, e.ok,
-           e.value::json, e.blob, e.took_ms
+           e.value::json, e.blob, e.took_ms, greatest(now(), to_timestamp(f_began_at[e.flush]))
     from unnest(e_flush, e_number, e_key, e_kind, e_name, e_ok, e_value, e_blob, e_took_ms)
       as e(flush, number, key, kind, name, ok, value, blob, took_ms);
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def promise(kind: Kind = Kind.ASK, **more: Any) -> PromiseWrite:
 
 def flush(message: Message, does: Does, *, sends: tuple[Outgoing, ...] = (), **more: Any) -> Flush:
     seq, id_ = message
-    journal = JournalWrite(seq=seq, turn=id_, does=does, began_at=12.25, **more)
+    journal = JournalWrite(**{"seq": seq, "turn": id_, "does": does, "began_at": 12.25, **more})
     return Flush(tenant="default", partition=0, agent=AGENT, journal=journal, sends=sends)
 
 
@@ -86,6 +87,15 @@ async def test_a_turn_that_opens_leaves_the_mailbox_with_its_journal(rig: Rig) -
     assert (envelope.seq, envelope.open, envelope.agent) == (message[0], True, AGENT)
     ([state], _) = await rig.store.load_states(DOMAIN, [("default", AGENT)])
     assert (state.turn, state.version, state.state) == ("open", 0, None)
+
+
+async def test_what_is_recorded_after_the_clock_was_set_back_is_found(rig: Rig) -> None:
+    fence = await rig.host(0)
+    began_at = time.time() + 24 * 3600
+    message = await opened(rig, fence, entries=(entry(1),), began_at=began_at)
+    goes_on = flush(message, Does.GO, entries=(entry(2),), recorded=1, began_at=began_at)
+    await rig.store.commit(fence, [goes_on], [])
+    assert [e.number for e in (await stored(rig)).entries] == [1, 2]
 
 
 async def test_several_flushes_of_one_turn_may_be_in_one_commit(
