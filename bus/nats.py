@@ -27,11 +27,34 @@ UNSENT_BYTES = (
 PENDING_BYTES = 64 * 1024 * 1024  # a receiver that is further behind loses messages, and reloads
 
 
+class _Client(Client):
+    """A message whose subject is no UTF-8, or whose headers are none, would end the library's reading: its connection would
+    hear nothing more until it is found stale, and then the same message again."""
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Any:
+        try:
+            return super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            return super()._build_message(sid, _legible(subject), _legible(reply), data, headers)
+
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, UnicodeDecodeError):
+            return None
+
+
+def _legible(subject: bytes) -> bytes:
+    return subject.decode(errors="replace").encode()
+
+
 class NatsTransport:
     """Implements Transport on one NATS connection, which reconnects for ever."""
 
     def __init__(self) -> None:
-        self.client: Client = Client()
+        self.client: Client = _Client()
         self._on_loss: dict[int, Callable[[], None]] = {}
         self._reconnected: list[Callable[[], None]] = []
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -100,6 +102,38 @@ async def test_an_event_with_a_header_named_status_is_an_event(
 ) -> None:
     reader = await stream.reader(domain, 0)
     await stream.publish(domain, "note", b"odd", headers={"Status": status})
+    await stream.publish(domain, "note", b"plain")
+    found = await read(reader, 2)
+    assert [event.data for event in found] == [b"odd", b"plain"]
+    await reader.close()
+
+
+async def say(url: str, *lines: bytes) -> None:
+    """Speak to the server as no client library would; returns when it has heard all of it."""
+    to = urlsplit(url)
+    reader, writer = await asyncio.open_connection(to.hostname, to.port)
+    login = {"verbose": False, "headers": True, "user": to.username, "pass": to.password}
+    for line in (b"CONNECT " + json.dumps(login).encode(), *lines, b"PING"):
+        writer.write(line + b"\r\n")
+    async with asyncio.timeout(SOON_S):
+        while not (await reader.readline()).startswith(b"PONG"):
+            pass
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "publish",
+    [
+        (b"PUB callboard.events.%s.b\xffd 3", b"odd"),
+        (b"HPUB callboard.events.%s.note 1 4", b"Xodd"),
+    ],
+    ids=["subject", "headers"],
+)
+async def test_an_event_that_the_client_library_cannot_read_keeps_no_other_from_coming(
+    stream: EventStream, services: Endpoints, domain: str, publish: tuple[bytes, bytes]
+) -> None:
+    reader = await stream.reader(domain, 0)
+    await say(services.nats_url, publish[0] % domain.encode(), publish[1])
     await stream.publish(domain, "note", b"plain")
     found = await read(reader, 2)
     assert [event.data for event in found] == [b"odd", b"plain"]
