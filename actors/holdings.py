@@ -42,6 +42,7 @@ class Holdings:
         self._host = host
         self._transport = transport
         self._held: dict[int, _Holding] = {}
+        self._taken = 0  # of what was taken from this host, how much it has seen
         self._together = HeldBytes()
         self._changed = asyncio.Event()
         self._step = asyncio.Lock()
@@ -144,7 +145,9 @@ class Holdings:
         if now.ended:
             host.end(now.ended_why or "its epoch was ended")
             return False
-        for partition in [p for p in self._held if p not in now.owned]:
+        # What has come back already was another host's meanwhile, and may be suspect by now.
+        taken, self._taken = frozenset(now.taken[self._taken :]), len(now.taken)
+        for partition in [p for p in self._held if p in taken or p not in now.owned]:
             self._drop(partition)
         gained = sorted(now.owned - self._held.keys())
         if gained:

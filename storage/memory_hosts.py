@@ -21,8 +21,8 @@ class MemoryHosts:
         if row is None:
             raise Fenced(f"Epoch {fence.epoch} of {fence.domain} is unknown.")
         return Ownership(
-            owned=row.owned, wanted=row.wanted, suspect=row.suspect, draining=row.draining,
-            ended=not row.is_live, ended_why=row.ended_why,
+            owned=row.owned, wanted=row.wanted, suspect=row.suspect, taken=row.taken,
+            draining=row.draining, ended=not row.is_live, ended_why=row.ended_why,
         )  # fmt: skip
 
     async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
@@ -59,6 +59,11 @@ class MemoryHosts:
         row.wanted |= given
         row.suspect |= frozenset(suspect) | (untried & given)
         self.suspect[fence.domain] = untried - given
+
+    async def take_back(self, fence: Fence, partitions: Sequence[int]) -> None:
+        """Take partitions from a host that does not give them back by itself."""
+        await self.release(fence, partitions)
+        self.hosts[(fence.domain, fence.epoch)].taken += tuple(partitions)
 
     def set_wanted(self, fence: Fence, partitions: Collection[int]) -> None:
         """What a host should keep; it gives the rest back by itself."""

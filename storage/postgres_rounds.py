@@ -120,6 +120,7 @@ class PostgresRounds(Pooled):
             owned=frozenset(row["owned"]),
             wanted=frozenset(row["wanted"]),
             suspect=frozenset(row["suspect"]),
+            taken=tuple(row["taken"]),
             draining=row["draining"],
             ended=row["ended"],
             ended_why=row["ended_why"],

@@ -222,11 +222,12 @@ class EventBatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A host's row: what it may write, what it should have, what it must try carefully."""
+    """A host's row: what it may write, what it should have, what it must try carefully, and what was ever taken from it."""
 
     owned: frozenset[int]
     wanted: frozenset[int]
     suspect: frozenset[int]
+    taken: tuple[int, ...]
     draining: bool
     ended: bool
     ended_why: str | None

@@ -1148,6 +1148,7 @@ CREATE TABLE callboard.hosts (
     owned integer[] DEFAULT '{}'::integer[] NOT NULL,
     wanted integer[] DEFAULT '{}'::integer[] NOT NULL,
     suspect integer[] DEFAULT '{}'::integer[] NOT NULL,
+    taken integer[] DEFAULT '{}'::integer[] NOT NULL,
     stopped bigint[] DEFAULT '{}'::bigint[] NOT NULL,
     draining boolean DEFAULT false NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,

@@ -42,6 +42,7 @@ create table hosts (
   owned      int[] not null default '{}',
   wanted     int[] not null default '{}',
   suspect    int[] not null default '{}',
+  taken      int[] not null default '{}',   -- what was taken from it, one after another: it may be its own again when it looks
   stopped    bigint[] not null default '{}', -- the cancellations of which nothing runs on it any more
   draining   boolean not null default false,
   started_at timestamptz not null default now(),

@@ -8,11 +8,14 @@ returning epoch, extract(epoch from clock_timestamp())::float8 as now
 update hosts set ready_at = coalesce(ready_at, now()) where domain = $1 and epoch = $2 and ended_at is null
 
 -- name: read_ownership
-select owned, wanted, suspect, draining, ended_at is not null as ended, ended_why
+select owned, wanted, suspect, taken, draining, ended_at is not null as ended, ended_why
 from hosts where domain = $1 and epoch = $2
 
 -- name: release_partitions
 select release_partitions($1, $2, $3::int[])
+
+-- name: note_taken
+update hosts set taken = taken || $3::int[] where domain = $1 and epoch = $2 and ended_at is null
 
 -- name: clear_suspects
 update hosts set suspect = array(select p from unnest(suspect) p where p <> all ($3::int[]) order by p)

@@ -273,6 +273,31 @@ async def test_a_turn_that_outlasts_the_hand_over_runs_again_at_the_new_owner() 
         assert (kit.state(AT).done, kit.state(SINK).notes) == (["hold"], ["hold"])
 
 
+async def test_a_partition_that_was_away_and_is_back_before_its_host_looks_is_taken_up_anew() -> None:
+    async with TestKit([Worker, Keeper], hosts=2) as kit:
+        partition = kit._partition(parse_address(AT))
+        first = 0 if partition in kit._running[0].partitions else 1
+        blocked, other = kit._running[first].host, kit._running[1 - first].host
+        async with blocked.holdings._look:  # as long as something holds its event loop
+            await kit.store.take_back(blocked.fence, [partition])
+            kit.transport.lose = lambda subject: subject.startswith("callboard.agents")
+            await kit.send(AT, Work(name="hold"))
+            kit.store.grant(other.fence, {partition})
+            await other.holdings.refresh()
+            await until(lambda: Worker.begun.get("hold"))
+            await kit.crash(1 - first)
+            kit.store.end_host(other.fence, "it crashed")
+            everything = {partition} | kit._running[1 - first].partitions
+            kit.store.grant(blocked.fence, everything, everything)
+        await until(lambda: Worker.begun["hold"] == 2)
+        assert [
+            row.trials for row in kit.store.mail.boxes[("test", "default", partition, "worker/w")].values()
+        ] == [1]
+        Worker.hold.set()
+        await until(lambda: kit.state(AT).done == ["hold"])
+        await until(lambda: not kit.store.hosts[("test", blocked.fence.epoch)].suspect)
+
+
 async def test_what_is_committed_for_a_partition_on_its_way_out_travels_on() -> None:
     async with TestKit([Keeper], hosts=2) as kit:
         giver = kit._running[0].host
