@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from uuid import UUID
 
 import msgspec
 
@@ -34,12 +36,33 @@ def added_up(writes: Sequence[TurnRecord | Flush]) -> dict[tuple[str, str], Spen
 
 
 def spent_argument(writes: Sequence[TurnRecord | Flush]) -> str | None:
-    """The same as `charge_tasks` takes it; None where nothing was used."""
-    rows = []
+    """The same as `charge_tasks` takes it, one row a task; None where nothing was used.
+
+    An event may name as its task what is none, or write a task's id in its own way.
+    """
+    rows: dict[tuple[str, str, str], Spent] = {}
     for (tenant, root), spent in added_up(writes).items():
         domain, task = split_task_ref(root)
-        rows.append({"domain": domain, "tenant": tenant, "task": task, **msgspec.structs.asdict(spent)})
-    return encode_numbers(rows).decode() if rows else None
+        id_ = _id_of(task)
+        if id_ is not None:
+            key = tenant, domain, id_
+            rows[key] = rows[key] + spent if key in rows else spent
+    if not rows:
+        return None
+    named = [
+        {"domain": domain, "tenant": tenant, "task": task, **msgspec.structs.asdict(spent)}
+        for (tenant, domain, task), spent in rows.items()
+    ]
+    return encode_numbers(named).decode()
+
+
+@lru_cache(maxsize=4_096)
+def _id_of(task: str) -> str | None:
+    """A task's id as Postgres writes it; None for what is none: nothing is counted for it."""
+    try:
+        return str(UUID(task))
+    except ValueError:
+        return None
 
 
 def read_reached(over: str | None) -> list[Reached]:

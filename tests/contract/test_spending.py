@@ -80,6 +80,21 @@ async def test_what_is_used_adds_up_over_commits_and_hosts(rig: Rig, spender: Sp
     assert await rig.used(await limited(rig)) == (0, 0, 0, 0, 0)
 
 
+async def test_what_names_no_task_is_committed_and_nothing_is_counted_for_it(rig: Rig) -> None:
+    spender = Spender(rig, await rig.host(0), f"{DOMAIN}/ticket 4711")
+    await spender.spend(hops=1)
+    assert len(await rig.history("order/1")) == 1
+
+
+async def test_a_task_is_one_however_its_id_is_written(rig: Rig, spender: Spender) -> None:
+    loud = Spender(rig, spender.fence, spender.root.upper().replace(DOMAIN.upper(), DOMAIN), agent="order/2")
+    records = [
+        turn(await rig.accept(letter(s.agent)), agent=s.agent, spent=s.of(hops=1)) for s in (spender, loud)
+    ]
+    await rig.store.commit(spender.fence, records, [])
+    assert len(await rig.history("order/2")) == 1
+
+
 async def test_the_writes_of_one_commit_are_added_up(rig: Rig, spender: Spender) -> None:
     writes = []
     for n in range(3):
