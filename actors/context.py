@@ -32,7 +32,7 @@ from bus.errors import (
     InvalidMessage,
 )
 from bus.registry import encode_json, encode_payload, wire_name_of
-from bus.task_ref import task_ref
+from bus.task_ref import given_task_ref
 from storage.ledger import EarlierCall
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
             )
         rank = self._envelope.header.priority if priority is None else int(priority)
         if task is not None:
-            task = task_ref(task, self.address.domain)
+            task = given_task_ref(task, self.address.domain)
         return self._puts.post(
             to, wire_name, encode_payload(message), place, rank, deadline, due, reply_to=reply_to, task=task, shared=shared
         )  # fmt: skip

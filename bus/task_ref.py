@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from bus.errors import InvalidMessage
+
+MAX_CHARACTERS = 200
+
 
 def task_ref(task: str, domain: str) -> str:
     """The reference `domain/id`; an id alone is a task of `domain`."""
     return task if "/" in task else f"{domain}/{task}"
+
+
+def given_task_ref(task: str, domain: str) -> str:
+    """The same of what an author gives; raises InvalidMessage for what no index of Postgres would take: a message that is
+    part of it could not even become a dead letter."""
+    ref = task_ref(task, domain)
+    if "\0" in ref or len(ref) > MAX_CHARACTERS:
+        raise InvalidMessage(f"{task[:60]!r} is no task.", fix="Hand on what `ctx.task` says.")
+    return ref
 
 
 def split_task_ref(ref: str) -> tuple[str, str]:

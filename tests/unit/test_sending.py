@@ -120,6 +120,15 @@ async def test_what_is_spent_for_another_task_does_not_count_for_the_one_at_the_
         }
 
 
+@pytest.mark.parametrize("task", ["a\0b", "x" * 4_000])
+async def test_a_task_that_could_not_be_stored_is_refused_where_it_is_named(task: str) -> None:
+    """Its recipient's dead letter could not be stored either, and would end one host after another."""
+    async with TestKit([Actor, Keeper]) as kit:
+        [error] = await acted(kit, lambda act, ctx: ctx.send("test/keeper/k", Note(), task=task))
+        assert isinstance(error, InvalidMessage)
+        assert kit.history("test/keeper/k") == []
+
+
 async def test_a_deadline_in_the_past_is_refused() -> None:
     async with TestKit([Actor, Keeper]) as kit:
         [error] = await acted(kit, lambda act, ctx: ctx.send("test/keeper/k", Note(), deadline=ctx.now))
