@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
+
+AT_ONCE = 64  # as many as turns run at once by default; the others wait
+_MOST = 1_024  # with those that nobody waits for any more: a thread cannot be ended, and may go on for ever
+
+_threads = ThreadPoolExecutor(_MOST, "callboard")  # made as they are needed
+_places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns; its errors are raised here."""
-    return await asyncio.to_thread(_called, function, arguments)
+    """What the function returns; its errors are raised here. When this is cancelled, the function goes on in its thread,
+    and takes no other's place."""
+    loop = asyncio.get_running_loop()
+    places = _places.setdefault(loop, asyncio.Semaphore(AT_ONCE))
+    call = partial(contextvars.copy_context().run, _called, function, arguments)
+    async with places:
+        return await loop.run_in_executor(_threads, call)
 
 
 def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
