@@ -27,7 +27,7 @@ class Consequences:
     """
 
     __slots__ = (
-        "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes", "pauses",
+        "_blob_bytes", "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes", "pauses",
         "sends", "task_events", "tasks", "undead",
     )  # fmt: skip
 
@@ -37,6 +37,7 @@ class Consequences:
         self._now = now
         self._places: list[str] = []  # of the sends, in a turn with a journal
         self._bytes = 0
+        self._blob_bytes = 0  # of those of `blobs` that are sent
         self.journal = journal
         self.apart: str | None = None  # the place of a message that takes no other's
         self.sends: list[Outgoing] = []
@@ -113,7 +114,9 @@ class Consequences:
         if came.hops >= scope.limits.hops and not wire_name.startswith(OWN):  # reports, answers: they end
             raise HopLimitExceeded(f"The chain of {came.correlation or came.id} has {came.hops} hops.")
         if blob is None and self.is_large(payload):
+            before = len(self.blobs)
             payload, blob = self.check_in(payload)
+            self._bound_blobs(before)
         header = Header(
             id=new_id(),
             type=wire_name,
@@ -211,6 +214,19 @@ class Consequences:
         ):  # it is checked in again while storage is away
             self.blobs.append((self._envelope.tenant, digest, data))
         return "null", digest
+
+    def _bound_blobs(self, before: int) -> None:
+        """What is sent and waits to be stored is in memory, however little of it the commit will have. One blob may be in
+        any case; there were so many `before`."""
+        if len(self.blobs) == before:
+            return
+        limit = self._scope.limits.turn_bytes
+        self._blob_bytes = len(self.blobs[-1][2]) + (self._blob_bytes if before else 0)
+        if before and self._blob_bytes > limit and not self._leads_a_task:
+            raise PayloadTooLarge(
+                f"One turn may send {limit} bytes of large payloads.",
+                fix="Send the rest in further turns, or raise the domain's `limits.turn_bytes`.",
+            )
 
     def count_bytes(self, size: int) -> None:
         """Bounds what one turn puts into the commit; characters are near enough."""

@@ -135,6 +135,26 @@ async def test_a_deadline_in_the_past_is_refused() -> None:
         assert isinstance(error, DeadlineExceeded)
 
 
+async def test_what_one_turn_may_send_counts_large_payloads_too() -> None:
+    """They go into blobs, and wait in memory for the turn's end."""
+
+    def plan(act: Act, ctx: Context) -> None:
+        for number in range(1_000):
+            ctx.send("test/keeper/k", Note(text=f"{number:04}" * 1_000))
+
+    def the_same(act: Act, ctx: Context) -> None:
+        for number in range(1_000):
+            ctx.send(f"test/keeper/{number}", Note(text="same" * 1_000))
+
+    limits = LimitSpec(claim_check_bytes=1_024, turn_bytes=1_000_000)
+    async with TestKit([Actor, Keeper], limits=limits) as kit:
+        [error] = await acted(kit, plan)
+        assert isinstance(error, PayloadTooLarge)
+        assert len(kit.store.blobs) == 0
+        assert await acted(kit, the_same) == []
+        assert len(kit.store.blobs) == 1
+
+
 async def test_a_chain_of_messages_ends_at_the_hop_limit() -> None:
     def again(act: Act, ctx: Context) -> None:
         ctx.send(ctx.address, Act(n=act.n + 1))
