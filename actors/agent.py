@@ -125,6 +125,13 @@ class AgentType:
     def __init__(self, cls: type[Agent]) -> None:
         self.cls = cls
         self.kind = require_word(cls.kind, "kind")
+        if (
+            not 0 <= cls.schema_version < 2**31
+        ):  # in 32 bits on every turn, also on that which gives a message up
+            raise CallboardError(
+                f"{cls.__qualname__}.schema_version is {cls.schema_version}.",
+                fix="Count it up from 1 with each change.",
+            )
         self.handlers: dict[str, Handler] = {}
         self.queries: dict[str, Handler] = {}
         for name, function in inspect.getmembers(cls, callable):

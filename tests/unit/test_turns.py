@@ -121,6 +121,15 @@ def test_two_handlers_of_one_message_are_refused() -> None:
         agent_type(Twice)
 
 
+def test_a_schema_version_that_no_row_can_hold_is_refused() -> None:
+    class Dated(Agent):
+        kind = "dated"
+        schema_version = 202611211830
+
+    with pytest.raises(CallboardError, match="schema_version is 202611211830"):
+        agent_type(Dated)
+
+
 def test_a_handler_without_a_message_class_is_refused() -> None:
     class Vague(Agent):
         kind = "vague"
