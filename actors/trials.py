@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 import msgspec
 
@@ -118,19 +118,31 @@ class Trials:
         """Start the turn, and wait for its end at most so long."""
         faultpoints.reached("trial.before")
         self._begun.add(head[0])
-        turn = turns.create_task(self._handle(*head))
-        await asyncio.wait((turn,), timeout=seconds)
+        ended = asyncio.Event()
+        turn = turns.create_task(self._handle(*head, ended))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await ended.wait()
         return turn
 
-    async def _handle(self, activation: Activation, envelope: Envelope) -> None:
+    async def _handle(self, activation: Activation, envelope: Envelope, ended: asyncio.Event) -> None:
         activation.task = asyncio.current_task()
         try:
             entry = await self._run_turn(activation, envelope)
         finally:
             self._begun.discard(activation)
-        if entry is not None:
-            self._committer.submit(entry)
-            self._mailboxes.schedule(activation)
+            ended.set()
+        if entry is None:
+            return
+        # Were its next message to kill the process before this one has committed, this one would be blamed, again and again.
+        activation.running = True
+        entry.done = asyncio.get_running_loop().create_future()
+        self._committer.submit(entry)
+        try:
+            await entry.done
+        finally:
+            activation.running = False
+        self._mailboxes.schedule(activation)
 
     @asynccontextmanager
     async def _alone(self, quiet: Quiet) -> AsyncIterator[None]:

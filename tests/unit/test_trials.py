@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -178,12 +180,16 @@ async def test_a_death_in_a_first_attempt_leaves_few_to_be_tried_alone(
         assert kit.dead_letters() == []
 
 
+def begun_so_often(times: int) -> bool:
+    return len(Tried.begun) == times
+
+
 async def test_what_was_under_way_comes_first_also_where_a_wake_up_waits_for_it(patient: None) -> None:
     async with TestKit([Tried, Asking, Answering]) as kit:
         last = next(f"asking/{n}" for n in range(99) if partition_of("default", f"asking/{n}", 8) == 7)
         await kit.send(f"test/{last}", Job())
         for deaths in range(1, 3):
-            await until(lambda deaths=deaths: Tried.begun == [last] * deaths)
+            await until(partial(begun_so_often, deaths))
             await kit.crash()
             kit.store.end_host(kit._running[0].host.fence, "it crashed")
             if deaths == 2:
@@ -196,6 +202,57 @@ async def test_what_was_under_way_comes_first_also_where_a_wake_up_waits_for_it(
         Tried.release.set()
         await kit.quiet()
         assert len(Tried.begun) == 13
+
+
+@message("trials.deed.v1")
+class Deed(BaseModel):
+    kills: bool = False
+
+
+class Deadly(Agent):
+    kind = "deadly"
+    killed: asyncio.Event
+
+    class State(BaseModel):
+        done: int = 0
+
+    state: State
+
+    @handler
+    async def on_deed(self, deed: Deed, ctx: Context) -> None:
+        if deed.kills:
+            Deadly.killed.set()
+            await asyncio.Event().wait()
+        self.state.done += 1
+
+
+async def test_what_kills_as_soon_as_the_one_before_it_has_ended_is_found_and_that_one_not_blamed() -> None:
+    Deadly.killed = asyncio.Event()
+    async with TestKit([Deadly]) as kit:
+        commit = kit.store.commit
+
+        async def as_a_disk(*arguments: Any) -> Any:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            return await commit(*arguments)
+
+        kit.store.commit = as_a_disk  # type: ignore[method-assign,assignment]
+        await kit.crash()
+        for kills in (False, False, True, False):
+            await kit.send("test/deadly/d", Deed(kills=kills))
+        everything = kit._running[0].partitions
+        for _ in range(9):
+            kit.store.end_host(kit._running[0].host.fence, "it crashed")
+            kit._running[0] = kit._start(everything, suspect=everything)
+            await until(lambda: Deadly.killed.is_set() or kit.dead_letters())
+            if kit.dead_letters():
+                break
+            await kit.crash()
+            Deadly.killed.clear()
+        [letter] = kit.dead_letters()
+        assert letter.message == Deed(kills=True)
+        await kit.quiet()
+        assert kit.state("test/deadly/d").done == 3
 
 
 async def test_no_more_slow_turns_run_beside_each_other_than_the_host_allows_and_one_chunk(
