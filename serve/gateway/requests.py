@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
 from jsonschema.exceptions import SchemaError
-from jsonschema.validators import validator_for
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,6 +23,7 @@ from pydantic import (
 
 from bus.complaints import in_plain_words
 from serve.gateway.errors import ApiError
+from serve.gateway.json_schema import validator_of
 
 MAX_INPUTS = 2048  # OpenAI's own
 MAX_MESSAGES = 100_000  # Anthropic's own
@@ -92,7 +92,7 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage
 def _is_schema(schema: dict[str, Any] | None) -> dict[str, Any] | None:
     if schema is not None:
         try:
-            validator_for(schema).check_schema(schema)
+            validator_of(schema).check_schema(schema)
         except SchemaError as error:
             place = "/".join(str(part) for part in error.absolute_path) or "its top"
             raise ValueError(f"is no JSON schema, at {place}: {error.message[:200]}") from None

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterable
 from uuid import uuid4
 
 import msgspec
-from jsonschema.validators import validator_for
 
+from serve.gateway.json_schema import UnusableSchema, misfit
 from serve.gateway.models_file import RuleSpec
 from serve.gateway.requests import ChatRequest
 from serve.gateway.upstream import Json
@@ -56,10 +56,10 @@ def _fits(answer: str, request: ChatRequest) -> bool:
         return True
     try:
         value = msgspec.json.decode(answer)
-    except msgspec.DecodeError:
+        schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
+        return misfit(value, schema) is None
+    except (msgspec.DecodeError, UnusableSchema):
         return False
-    schema = {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
-    return bool(validator_for(schema)(schema).is_valid(value))
 
 
 def _head(kind: str) -> Json:

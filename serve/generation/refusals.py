@@ -37,6 +37,12 @@ def bad_messages(model: str, why: str) -> ApiError:
     )
 
 
+def bad_schema(why: str) -> ApiError:
+    return ApiError(
+        f"response_format: no answer can be held against the schema: {why}", param="response_format"
+    )
+
+
 def no_tools(model: str) -> ApiError:
     return unsupported("tools", f"{model} was given no words for them (its template has no <tool_call>)")
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from bus.registry import first_line
+from serve.gateway.json_schema import UnusableSchema
 from serve.generation import refusals, structured, tool_calls
 from serve.generation.engine_protocol import Engine, Grown, Sampling
 from serve.generation.generator import Finish, Generated, GenerateRequest, Json
@@ -94,7 +95,10 @@ class GenerationService:
         for _ in range(_TRIES):
             whole = await self._whole(engine, asked)
             prompt_tokens, tokens = prompt_tokens + whole.prompt_tokens, tokens + whole.tokens
-            why = None if whole.finish == "length" else structured.complaint(whole.text, schema)
+            try:
+                why = None if whole.finish == "length" else structured.complaint(whole.text, schema)
+            except UnusableSchema as error:
+                raise refusals.bad_schema(str(error)) from None
             if why is None:
                 text = whole.text if whole.finish == "length" else structured.json_of(whole.text)
                 return Generated(text=text, finish=whole.finish, prompt_tokens=prompt_tokens, tokens=tokens)

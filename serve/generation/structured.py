@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
-from jsonschema.exceptions import best_match
-from jsonschema.validators import validator_for
 
+from serve.gateway.json_schema import misfit
 from serve.generation.generator import GenerateRequest, Json
 
 _LONGEST_SHOWN = 300
@@ -41,12 +40,12 @@ def corrected(request: GenerateRequest, said: str, why: str) -> GenerateRequest:
 
 
 def complaint(said: str, schema: Json) -> str | None:
-    """Why it does not fit, as a sentence; None where it does."""
+    """Why it does not fit, as a sentence; None where it does. Raises UnusableSchema."""
     try:
         value = msgspec.json.decode(json_of(said))
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return "it is not JSON."
-    error = best_match(validator_for(schema)(schema).iter_errors(value))
+    error = misfit(value, schema)
     return None if error is None else f"at {error.json_path}, {error.message[:_LONGEST_SHOWN]}."
 
 

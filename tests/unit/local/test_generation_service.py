@@ -1,0 +1,85 @@
+"""A generation service with a played engine: what it gives back, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from serve.gateway.errors import ApiError
+from serve.generation.engine_protocol import Grown, Sampling
+from serve.generation.generator import GenerateRequest, Json
+from serve.generation.service import GenerationService
+from serve.local.settings import GenerationSpec
+
+
+class Engine:
+    """Implements Engine: a byte is a token. It says the first `said` of what it has to say at once, and no more."""
+
+    device = "cpu"
+    longest = 400
+    tool_format: str | None = "hermes"
+    alive = True
+    running = 0
+
+    def __init__(self, line: str, *, said: int | None = None) -> None:
+        self.line = line.encode()
+        self.said = len(self.line) if said is None else said
+        self.prompts = 0
+        self.under_way: set[str] = set()
+
+    def prompt(self, messages: Sequence[Json], tools: Sequence[Json]) -> list[int]:
+        self.prompts += 1
+        return [1, 2, 3]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode(errors="replace")
+
+    def ends(self, token: int) -> bool:
+        return False
+
+    def begin(
+        self, name: str, prompt: list[int], most: int, sampling: Sampling,
+        heard: Callable[[Grown], None], *, piecemeal: bool,
+    ) -> None:  # fmt: skip
+        ended = self.said == len(self.line)
+        if not ended:
+            self.under_way.add(name)
+        heard(Grown(tokens=self.line[: self.said], ended=ended))
+
+    def cancel(self, name: str) -> None:
+        self.under_way.remove(name)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def asking(**more: Any) -> GenerateRequest:
+    return GenerateRequest(messages=({"role": "user", "content": "Hello"},), piecemeal=True, **more)
+
+
+def serving(engine: Engine, **spec: Any) -> GenerationService:
+    return GenerationService("tiny", GenerationSpec(**spec), lambda: engine)
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#/none"}, {"$ref": "#"}, {"$ref": "http://127.0.0.1:9/"}])
+async def test_a_schema_that_leads_nowhere_is_the_clients_matter(schema: Json) -> None:
+    engine = Engine("{}")
+    service = serving(engine)
+    with pytest.raises(ApiError) as caught:
+        await anext(service.generate(asking(schema=schema)))
+    assert (caught.value.status, caught.value.param) == (400, "response_format")
+    assert (caught.value.unwell, engine.prompts) == (False, 1)
+    await service.close()
+
+
+async def test_nonsense_that_is_nested_without_end_is_no_json() -> None:
+    engine = Engine("[" * 100_000)
+    engine.longest = 200_000
+    service = serving(engine, max_tokens=150_000)
+    with pytest.raises(ApiError, match="it is not JSON") as caught:
+        await asyncio.wait_for(anext(service.generate(asking(schema={}))), 20)
+    assert caught.value.code == "model_answer_invalid"
+    await service.close()
