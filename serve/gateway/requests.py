@@ -28,6 +28,9 @@ from serve.gateway.json_schema import validator_of
 MAX_INPUTS = 2048  # OpenAI's own
 MAX_MESSAGES = 100_000  # Anthropic's own
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+T = TypeVar("T")
+# Up to the first that is wrong: a million complaints of one request would hold up all others, and take gigabytes.
+_List = Annotated[list[T], Field(fail_fast=True)]
 
 
 class _Open(BaseModel):
@@ -66,23 +69,23 @@ class ToolCall(_Open):
 
 class SystemMessage(_Open):
     role: Literal["system", "developer"]
-    content: str | list[Part]
+    content: str | _List[Part]
 
 
 class UserMessage(_Open):
     role: Literal["user"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[_List[Part], Field(min_length=1)]
 
 
 class AssistantMessage(_Open):
     role: Literal["assistant"]
-    content: str | list[Part] | None = None
-    tool_calls: list[ToolCall] | None = None
+    content: str | _List[Part] | None = None
+    tool_calls: _List[ToolCall] | None = None
 
 
 class ToolMessage(_Open):
     role: Literal["tool"]
-    content: str | list[Part]
+    content: str | _List[Part]
     tool_call_id: Annotated[str, Field(min_length=1)]
 
 
@@ -161,7 +164,7 @@ class ModelRequest(_Open):
 
 
 class ChatRequest(ModelRequest):
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[_List[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -169,8 +172,8 @@ class ChatRequest(ModelRequest):
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: str | list[str] | None = None
-    tools: Annotated[list[Tool], Field(min_length=1, max_length=1024)] | None = None
+    stop: str | _List[str] | None = None
+    tools: Annotated[_List[Tool], Field(min_length=1, max_length=1024)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -192,7 +195,7 @@ class ChatRequest(ModelRequest):
 
 
 class EmbeddingsRequest(ModelRequest):
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | _List[str] | _List[int] | _List[_List[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
@@ -220,7 +223,7 @@ class RerankRequest(ModelRequest):
 
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[
-        list[Annotated[str, Field(min_length=1)] | Document], Field(min_length=1, max_length=MAX_INPUTS)
+        _List[Annotated[str, Field(min_length=1)] | Document], Field(min_length=1, max_length=MAX_INPUTS)
     ]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False

@@ -1,15 +1,17 @@
-"""What clients send, read."""
+"""What clients send, read in a time that goes by its size and not by how much of it is wrong."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
 from serve.gateway.errors import ApiError
-from serve.gateway.requests import read_chat
+from serve.gateway.requests import read_chat, read_embeddings, read_rerank
 
+MANY = 200_000
 ASK = [{"role": "user", "content": "Hello"}]
 
 
@@ -17,6 +19,26 @@ def refused(read: Any, **body: Any) -> ApiError:
     with pytest.raises(ApiError) as caught:
         read(msgspec.json.encode({"model": "m", **body}))
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "param"),
+    [
+        (read_embeddings, {"input": [None] * MANY}, "input[0]"),
+        (read_embeddings, {"input": [[None] * MANY]}, "input[0][0]"),
+        (read_chat, {"messages": [0] * MANY}, "messages[0]"),
+        (read_chat, {"messages": [{"role": "user", "content": [0] * MANY}]}, "messages[0].content[0]"),
+        (read_chat, {"messages": ASK, "stop": [0] * MANY}, "stop[0]"),
+        (read_chat, {"messages": ASK, "tools": [0] * MANY}, "tools[0]"),
+        (read_rerank, {"query": "q", "documents": [0] * MANY}, "documents[0]"),
+    ],
+)
+def test_a_request_that_is_wrong_in_many_places_is_left_at_the_first(
+    read: Any, body: dict[str, Any], param: str
+) -> None:
+    began = time.process_time()
+    assert refused(read, **body).param == param
+    assert time.process_time() - began < 0.5  # seconds, where each place is told
 
 
 @pytest.mark.parametrize("named", [5, ["https://json-schema.org/draft/2020-12/schema"]])
