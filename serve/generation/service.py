@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -53,13 +53,10 @@ class GenerationService:
             if request.schema is not None:
                 yield await self._fitting(engine, request, request.schema)
                 return
-            if request.tools:
-                if engine.tool_format is None:
-                    raise refusals.no_tools(self._model)
-                async for piece in self._calling(engine, request):
-                    yield piece
-                return
-            async with contextlib.aclosing(self._sequence(engine, request)) as pieces:
+            if request.tools and engine.tool_format is None:
+                raise refusals.no_tools(self._model)
+            answering = self._calling if request.tools else self._sequence
+            async with contextlib.aclosing(answering(engine, request)) as pieces:
                 async for piece in pieces:
                     yield piece
 
@@ -105,7 +102,7 @@ class GenerationService:
             asked = structured.corrected(asked, whole.text, why)
         raise refusals.does_not_fit(self._model, why or "")
 
-    async def _calling(self, engine: Engine, request: GenerateRequest) -> AsyncIterator[Generated]:
+    async def _calling(self, engine: Engine, request: GenerateRequest) -> AsyncGenerator[Generated]:
         """Text as it comes, up to the first call of a tool; the calls at the end, once they can be read."""
         text, said = "", 0
         async with contextlib.aclosing(self._sequence(engine, request)) as pieces:

@@ -10,9 +10,11 @@ import pytest
 
 from serve.gateway.errors import ApiError
 from serve.generation.engine_protocol import Grown, Sampling
-from serve.generation.generator import GenerateRequest, Json
+from serve.generation.generator import Generated, GenerateRequest, Json
 from serve.generation.service import GenerationService
 from serve.local.settings import GenerationSpec
+
+TOOL: Json = {"type": "function", "function": {"name": "weather"}}
 
 
 class Engine:
@@ -62,6 +64,20 @@ def asking(**more: Any) -> GenerateRequest:
 
 def serving(engine: Engine, **spec: Any) -> GenerationService:
     return GenerationService("tiny", GenerationSpec(**spec), lambda: engine)
+
+
+@pytest.mark.parametrize("tools", [(), (TOOL,)])
+async def test_closing_an_answer_ends_the_engines_work_before_its_place_is_given_back(tools: Any) -> None:
+    engine = Engine("Hello, you", said=5)
+    service = serving(engine, sequences=1, waiting=0)
+    pieces = service.generate(asking(tools=tools))
+    assert await anext(pieces) == Generated(text="Hello")
+    assert len(engine.under_way) == 1
+    await pieces.aclose()
+    assert engine.under_way == set()
+    await anext(after := service.generate(asking()))
+    await after.aclose()
+    await service.close()
 
 
 @pytest.mark.parametrize("schema", [{"$ref": "#/none"}, {"$ref": "#"}, {"$ref": "http://127.0.0.1:9/"}])
