@@ -20,6 +20,9 @@ from serve.local.torch_settings import WORDS, knows_no_words
 
 _PAGE = 32  # tokens of a piece of the cache
 _CPU_CACHE_TOKENS = 16_384
+_COLDEST = (
+    1e-5  # what is divided by less may be endless, and the engine would die of it, with all its requests
+)
 # Each request says its own.
 _DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 0.5, "top_k": 0, "top_p": 0.5}
 
@@ -130,7 +133,7 @@ class TransformersEngine:
         return manager
 
     def _drawn(self, sampling: Sampling) -> dict[str, Any]:
-        if sampling.temperature == 0:
+        if sampling.temperature < _COLDEST:
             return {"temperature": 1.0, "top_p": 1.0, "seed": LIKELIEST}
         drawn = {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p)}
         if sampling.seed is None:

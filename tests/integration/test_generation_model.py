@@ -116,6 +116,15 @@ async def test_a_cold_temperature_draws_the_likeliest_and_a_narrow_top_p_too(
     assert (await whole(service, asking(temperature=2.0, seed=1)))[0] != likeliest
 
 
+@pytest.mark.parametrize("temperature", [1e-37, 1e-40, 1e-300])
+async def test_no_temperature_is_too_cold_for_the_engine(
+    service: GenerationService, temperature: float
+) -> None:
+    likeliest = (await whole(service, asking()))[0]
+    assert (await whole(service, asking(temperature=temperature)))[0] == likeliest
+    assert (await whole(service, asking(temperature=temperature, top_p=0.5)))[0] == likeliest
+
+
 async def test_it_ends_before_a_stop(
     service: GenerationService, made: tuple[GenerationService, list[Any]]
 ) -> None:
