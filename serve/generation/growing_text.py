@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 _UNFINISHED = "\ufffd"  # what the first bytes of a character are written as
@@ -14,7 +15,8 @@ class GrowingText:
     def __init__(self, text_of: Callable[[Sequence[int]], str], stops: Sequence[str]) -> None:
         self._text_of = text_of
         self._stops = stops
-        self._read = 0  # tokens whose text is known
+        # How many tokens the known text had, each time that it grew: never a part of a character.
+        self._known = deque([0])
         self._waiting = ""  # may be the beginning of a stop
         self.stopped = False
 
@@ -35,12 +37,14 @@ class GrowingText:
         return said
 
     def _new_text(self, tokens: Sequence[int], ended: bool) -> str:
-        start = max(0, self._read - _CONTEXT)
-        known = self._text_of(tokens[start : self._read])
+        start, read = self._known[0], self._known[-1]
+        known = self._text_of(tokens[start:read])
         text = self._text_of(tokens[start:])
         if text.endswith(_UNFINISHED) and not ended:
             return ""
-        self._read = len(tokens)
+        self._known.append(len(tokens))
+        while self._known[1] <= len(tokens) - _CONTEXT:
+            self._known.popleft()
         return text[len(known) :]
 
     def _may_begin_a_stop(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -12,6 +13,26 @@ from serve.generation.growing_text import GrowingText
 
 def of_bytes(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode(errors="replace")
+
+
+def by_fallback(tokens: Sequence[int]) -> str:
+    """As tokenizers with a token for each byte: what is not ASCII is read as a whole, or not at all."""
+
+    def read(run: re.Match[bytes]) -> bytes:
+        try:
+            return run[0].decode().encode()
+        except UnicodeDecodeError:
+            return "\ufffd".encode() * len(run[0])
+
+    return re.sub(rb"[\x80-\xff]+", read, bytes(tokens)).decode()
+
+
+@given(st.text(alphabet="aü\u1e81\U0001f600 ", max_size=40))
+def test_characters_of_several_tokens_are_never_cut_in_what_is_read_again(text: str) -> None:
+    tokens = text.encode()
+    growing = GrowingText(by_fallback, [])
+    said = [growing.grow(tokens[:at], ended=at == len(tokens)) for at in range(1, len(tokens) + 1)]
+    assert "".join(said) == text
 
 
 @given(
