@@ -10,6 +10,7 @@ from typing import Any
 import ray.exceptions
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
+from bus.registry import first_line
 from serve.embedding.embedder import Embedded, EmbedRequest
 from serve.gateway.errors import ApiError
 from serve.gateway.local_upstream import LocalModels
@@ -100,5 +101,10 @@ def failures(model: str) -> Iterator[None]:
         yield
     except BackPressureError:
         raise refusals.busy(model, Busy(0, 1.0)) from None
+    except ray.exceptions.RayTaskError as error:
+        # Its process goes on: another try would meet the same, and it says nothing against the others' requests.
+        if not isinstance(error.cause, Exception):  # it was cancelled there
+            raise refusals.gone(model) from None
+        raise refusals.failed(model, first_line(error.cause)) from None
     except (ray.exceptions.RayError, DeploymentUnavailableError, RequestCancelledError):
         raise refusals.gone(model) from None

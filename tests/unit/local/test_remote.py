@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ from serve.generation.generator import Generated, GenerateRequest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own code, as it is imported
+    from ray.exceptions import ActorDiedError, RayTaskError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
     from ray.serve.schema import LoggingConfig
 
@@ -83,12 +85,19 @@ async def test_who_goes_away_cancels_the_call() -> None:
     assert handle.cancelled
 
 
+def raised(there: BaseException) -> Exception:
+    return RayTaskError("generate", "its traceback", there)  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize(
     ("given", "status", "code"),
     [
         (ApiError("no", status=400, code="some"), 400, "some"),
         (BackPressureError(num_queued_requests=1, max_queued_requests=1), 429, "rate_limit_exceeded"),
         (DeploymentUnavailableError("d"), 502, "upstream_unreachable"),  # type: ignore[arg-type]
+        (ActorDiedError(), 502, "upstream_unreachable"),
+        (raised(ValueError("no such thing\nat all")), 500, "model_failed"),
+        (raised(asyncio.CancelledError()), 502, "upstream_unreachable"),
     ],
 )
 async def test_what_fails_there_is_an_error_here(given: Exception, status: int, code: str) -> None:
@@ -96,3 +105,5 @@ async def test_what_fails_there_is_an_error_here(given: Exception, status: int, 
         async for _ in RemoteGenerator("m", Handle(given)).generate(REQUEST):
             pass
     assert (caught.value.status, caught.value.code) == (status, code)
+    assert caught.value.unwell == (status == 502)
+    assert "\n" not in caught.value.message
