@@ -113,7 +113,9 @@ class ExactCache:
         try:
             answer = await make()
         finally:
-            self._flights.pop(key, None)
+            # One that its last passenger has left takes a while to end; by then the key may be another's.
+            if (flight := self._flights.get(key)) is not None and flight.task is asyncio.current_task():
+                del self._flights[key]
         self._keep(key, answer, by)
         return answer
 

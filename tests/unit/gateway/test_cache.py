@@ -90,3 +90,33 @@ async def test_the_last_who_leaves_ends_the_call_and_who_comes_then_begins_anoth
         await waiting[1]
     assert ended.is_set()
     assert (await get(cache, "a", answer()))[1] == "miss"
+
+
+async def test_a_call_that_takes_a_while_to_end_does_not_end_the_sharing_of_the_next_one() -> None:
+    cache = ExactCache(CacheSpec())
+    ending, end, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow_to_end() -> Answer:
+        try:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError("nobody ends it")
+        finally:
+            ending.set()
+            await end.wait()
+
+    async def make() -> Answer:
+        await go.wait()
+        return answer()
+
+    left = asyncio.create_task(cache.get("a", slow_to_end))
+    await asyncio.sleep(0)
+    left.cancel()
+    await ending.wait()
+    second = asyncio.create_task(cache.get("a", make))
+    await asyncio.sleep(0)
+    end.set()
+    await asyncio.wait([left])
+    third = asyncio.create_task(cache.get("a", make))
+    await asyncio.sleep(0)
+    go.set()
+    assert [(await one)[1] for one in (second, third)] == ["miss", "shared"]
