@@ -12,7 +12,7 @@ from bus.amount import exact
 from serve.gateway.models_file import TargetSpec, UpstreamSpec
 from serve.gateway.upstream import Json
 
-MAX_ACCOUNTS = 10_000  # past it, new ones are counted together
+MAX_ACCOUNTS = 10_000  # past it, new ones are counted together for each tenant; past twice as many, for all
 REST = "(others)"
 _MILLION = Decimal(1_000_000)
 
@@ -135,6 +135,8 @@ class Accounts:
         key = (payer.tenant, payer.task, payer.agent, model)
         if key not in self._accounts and len(self._accounts) >= MAX_ACCOUNTS:
             key = (payer.tenant, REST, REST, model)
+        if key not in self._accounts and len(self._accounts) >= 2 * MAX_ACCOUNTS:
+            key = (REST, REST, REST, model)  # tenants, too, are what headers say
         return self._accounts.setdefault(key, Account())
 
 

@@ -63,3 +63,9 @@ def test_past_the_bound_new_accounts_are_one(monkeypatch: pytest.MonkeyPatch) ->
         ("task-1", 1),
         ("(others)", 3),
     ]
+    for number in range(5):
+        kept.charge(Payer(f"tenant-{number}", "task"), "m", Usage(input=1), Decimal(1))
+    assert [(one["tenant"], one["requests"]) for one in kept.listed()[3:]] == [
+        ("tenant-0", 1),
+        ("(others)", 4),
+    ]
