@@ -89,6 +89,11 @@ class Exchange:
         except ApiError as error:
             await self._write(msgspec.json.encode(error.body()))
             raise
+        except OSError:  # nobody reads it any more
+            raise
+        except Exception:  # without a word it would look like an answer's end
+            await self._write(msgspec.json.encode(_our_fault().body()))
+            raise
         else:
             await self._write(b"[DONE]")
         finally:
