@@ -238,7 +238,7 @@ def _upstream(
 ) -> Upstream:
     """With its SDK imported only where it is needed: each takes a second or two."""
     if spec.type == "local":
-        return LocalUpstream(name, local)
+        return LocalUpstream(name, local, spec.silence_s)
     if spec.type == "anthropic":
         from serve.gateway.anthropic_upstream import AnthropicUpstream
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from array import array
@@ -14,7 +15,7 @@ from serve.gateway.errors import ApiError, unsupported
 from serve.gateway.local_chat import chunks, completion, to_generate
 from serve.gateway.models_file import TargetSpec
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, ModelRequest, RerankRequest
-from serve.gateway.upstream import Json
+from serve.gateway.upstream import Json, too_slow
 from serve.generation.generator import Generated, Generator
 from serve.reranking.reranker import Reranker, ScoreRequest
 
@@ -34,11 +35,12 @@ class LocalModels:
 
 
 class LocalUpstream:
-    """Implements serve.gateway.upstream.Upstream."""
+    """Implements serve.gateway.upstream.Upstream. `silence_s`: between two pieces of a stream, at most."""
 
-    def __init__(self, name: str, models: LocalModels) -> None:
+    def __init__(self, name: str, models: LocalModels, silence_s: float) -> None:
         self._name = name
         self._models = models
+        self._silence_s = silence_s
 
     async def chat(self, target: TargetSpec, request: ChatRequest) -> Json:
         async with contextlib.aclosing(self._generated(target, request)) as pieces:
@@ -46,8 +48,22 @@ class LocalUpstream:
 
     async def stream(self, target: TargetSpec, request: ChatRequest) -> AsyncGenerator[Json]:
         async with contextlib.aclosing(self._generated(target, request)) as pieces:
-            async for chunk in chunks(target.model, pieces):
+            async for chunk in chunks(target.model, self._heard(pieces)):
                 yield chunk
+
+    async def _heard(self, pieces: AsyncGenerator[Generated]) -> AsyncGenerator[Generated]:
+        """The first one is waited for by whoever asks. Raises ApiError."""
+        limit = None
+        while True:
+            try:
+                async with asyncio.timeout(limit):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise too_slow(self._name) from None
+            limit = self._silence_s
+            yield piece
 
     def _generated(self, target: TargetSpec, request: ChatRequest) -> AsyncGenerator[Generated]:
         return self._models.generators[self._name, target.model].generate(to_generate(request))
