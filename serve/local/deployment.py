@@ -13,11 +13,11 @@ from ray.serve.schema import LoggingConfig
 
 from serve.gateway.models_file import ModelsFile, Serves
 from serve.local.replicas import EmbeddingReplica, GenerationReplica, RerankingReplica
-from serve.local.settings import LocalSpec
+from serve.local.settings import GenerationSpec, LocalSpec
 
 ONGOING = 1024  # requests of a replica; how much they may be together is the batcher's to say
 _QUEUED = 1024  # while the first replica starts
-_BUSY = 64  # requests at once, after which another replica is started, where there may be one
+_BUSY = 64  # requests at once, after which another replica is started, where there may be one; for chats: their sequences
 _REPLICAS: dict[Serves, Any] = {
     "embeddings": EmbeddingReplica,
     "rerank": RerankingReplica,
@@ -61,7 +61,7 @@ def _deployment(one: LocalModel, spec: LocalSpec, log_level: str, logging_config
             min_replicas=spec.always,
             initial_replicas=spec.always,
             max_replicas=max(spec.replicas, spec.always),
-            target_ongoing_requests=_BUSY,
+            target_ongoing_requests=spec.sequences if isinstance(spec, GenerationSpec) else _BUSY,
             upscale_delay_s=5.0,
             downscale_delay_s=60.0,
             downscale_to_zero_delay_s=spec.idle_s,

@@ -70,6 +70,19 @@ def test_each_model_of_what_it_serves_has_one_deployment_with_a_name_of_its_own(
         assert list(kind) == [("here", "/m")]
 
 
+def test_another_replica_comes_before_chats_are_refused() -> None:
+    found = model_deployments(
+        parse_models(MODELS.replace("generation: {device: cpu}", "generation: {device: cpu, sequences: 4}")),
+        "INFO",
+        LoggingConfig(),
+    )
+    wanted = {
+        of.serves: one._bound_deployment._deployment_config.autoscaling_config.target_ongoing_requests
+        for of, one in found.items()
+    }
+    assert wanted == {"chat": 4, "embeddings": 64, "rerank": 64}
+
+
 async def test_pieces_come_as_they_were_given() -> None:
     given = [Generated(text="a"), Generated(finish="stop")]
     handle = Handle(*given)
