@@ -17,6 +17,15 @@ def too_long(model: str, prompt: int, answer: int | None, longest: int) -> ApiEr
     )
 
 
+def far_too_long(model: str, size: int, longest: int) -> ApiError:
+    return ApiError(
+        f"{model} holds {longest:,} tokens, which {size:,} bytes of messages and tools cannot be.",
+        fix="Send fewer messages.",
+        code="context_length_exceeded",
+        param="messages",
+    )
+
+
 def too_many(model: str, open_: int, wait_s: float) -> ApiError:
     return ApiError(
         f"{model} has {open_:,} requests before this one.",

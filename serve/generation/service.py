@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import msgspec
+
 from bus.registry import first_line
 from serve.gateway.json_schema import UnusableSchema
 from serve.generation import refusals, structured, tool_calls
@@ -22,6 +24,9 @@ from serve.local.settings import GenerationSpec
 
 _TRIES = 2  # for an answer that has to fit a schema
 _WEIGHT = 0.2  # of the newest request in the mean
+_LONGEST_TOKEN = (
+    64  # bytes; what has more than so many for each token is not tokenised first, which others wait for
+)
 
 
 class GenerationService:
@@ -172,6 +177,9 @@ class GenerationService:
 
     async def _prompt(self, engine: Engine, request: GenerateRequest) -> list[int]:
         """Raises ApiError."""
+        size = len(msgspec.json.encode((request.messages, request.tools)))
+        if size > engine.longest * _LONGEST_TOKEN:
+            raise refusals.far_too_long(self._model, size, engine.longest)
         in_thread = asyncio.get_running_loop().run_in_executor
         try:
             return await in_thread(self._thread, engine.prompt, request.messages, request.tools)

@@ -99,3 +99,13 @@ async def test_nonsense_that_is_nested_without_end_is_no_json() -> None:
         await asyncio.wait_for(anext(service.generate(asking(schema={}))), 20)
     assert caught.value.code == "model_answer_invalid"
     await service.close()
+
+
+async def test_what_can_never_fit_is_refused_before_others_wait_for_its_tokens() -> None:
+    engine = Engine("Hello")
+    service = serving(engine)
+    huge = GenerateRequest(messages=({"role": "user", "content": "x" * 64 * engine.longest},))
+    with pytest.raises(ApiError) as caught:
+        await anext(service.generate(huge))
+    assert (caught.value.status, caught.value.code, engine.prompts) == (400, "context_length_exceeded", 0)
+    await service.close()
