@@ -129,6 +129,7 @@ class TransformersEngine:
         processors.tensors_required = 3
         processors.supported_keys["seed"] = int
         manager.warmup()  # makes the cache, so that it is known how much it holds
+        _mark_what_is_held(manager.batch_processor.cache)
         manager.start()
         return manager
 
@@ -144,6 +145,22 @@ class TransformersEngine:
         router = self._manager.output_router
         with router._lock:
             router.result_handlers.pop(name, None)
+
+
+def _mark_what_is_held(cache: Any) -> None:
+    """Asynchronous steps are read when the next one is under way: a sequence that was cancelled in between has given its pages
+    back, and the library's engine would die of looking for them."""
+    mark = cache.mark_complete_blocks
+
+    def mark_held(state: Any, pages: dict[str, int]) -> None:
+        held = {
+            name: n
+            for name, n in pages.items()
+            if state.request_id in cache.cache_allocators[name].block_table
+        }
+        mark(state, held)
+
+    cache.mark_complete_blocks = mark_held
 
 
 def prepared(model: str, spec: GenerationSpec, device: str) -> tuple[Any, Any]:

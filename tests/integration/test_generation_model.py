@@ -147,6 +147,20 @@ async def test_who_goes_away_ends_the_engines_work(
     assert (await whole(service, asking()))[1].tokens > 0
 
 
+async def test_a_step_that_is_read_after_its_sequence_was_cancelled_is_left_out(
+    service: GenerationService, made: tuple[GenerationService, list[Any]]
+) -> None:
+    """Steps are asynchronous on GPUs only, so the reading is called by hand."""
+    from transformers.generation.continuous_batching.requests import RequestState
+
+    await whole(service, asking())
+    processor = made[1][0]._manager.batch_processor
+    gone = RequestState(request_id="gone", initial_tokens=[1] * 64)
+    processor.cache.mark_complete_blocks(gone, dict.fromkeys(processor.cache.cache_allocators, 1))
+    assert all("gone" not in one.block_table for one in processor.cache.cache_allocators.values())
+    assert (await whole(service, asking()))[1].tokens > 0
+
+
 async def test_what_does_not_fit_is_refused_and_the_next_one_is_answered(
     service: GenerationService,
 ) -> None:
