@@ -12,10 +12,10 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from actors.agent import AgentType
-from bus.address import DEFAULT_TENANT, require_word
+from bus.address import DEFAULT_TENANT, parse_address, require_word
 from bus.envelope import Priority
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
-from bus.registry import decode_payload
+from bus.registry import decode_payload, encode_json
 
 CatchUp = Literal["none", "one", "all"]
 
@@ -124,6 +124,8 @@ def check_schedules(
                 fix=f"It has some for {', '.join(sorted(kinds[kind].handlers)) or 'nothing'}.",
             )
         try:
+            parse_address(f"any/{schedule.to}")
+            encode_json(schedule.payload)
             decode_payload(schedule.message, schedule.payload_json)
         except CallboardError as error:
             raise InvalidDomainFile(f"{what}: {error.message}", fix=error.fix) from None

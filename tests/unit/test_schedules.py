@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,14 @@ def test_what_cannot_be_a_schedule_is_refused(fields: dict[str, Any], words: str
         ({"to": "clockwork"}, "no agent"),
         ({"message": "schedules.unknown.v1"}, "for which clockwork has no handler"),
         ({"payload": {"count": "many"}}, "count"),
+        ({"payload": {"count": 1, "more": math.inf}}, "JSON"),
+        ({"payload": {"count": 1, "more": "a\0b"}}, "NUL"),
+        ({"payload": {"count": 1, "more": datetime(2026, 1, 1, tzinfo=UTC)}}, "JSON"),
+        (
+            {"to": "clockwork/a\0b"},
+            "NUL",
+        ),  # Postgres refuses it when it is due, and the host that keeps it would end
+        ({"to": "clockwork/" + "x" * 600}, "512"),
     ],
 )
 def test_what_its_recipient_would_not_understand_is_refused(fields: dict[str, Any], words: str) -> None:
