@@ -23,6 +23,7 @@ from storage.journal import Does, Flush
 from storage.records import DeadLetter, Mark, TurnRecord
 
 HOLD_BACK_S = 1.0  # for newer code; a host that has it waits at most so long for what it takes over
+_PLAIN_WORDS = "Postgres has refused its dead letter; the log of its host has the reason"
 
 Outcome = TurnRecord | Mark | Flush
 
@@ -74,6 +75,21 @@ class Outcomes:
             empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
         return self._record(
             activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,
+            activation.lifecycle, dead,
+        )  # fmt: skip
+
+    def give_up_plainly(
+        self, activation: Activation, envelope: Envelope, ctx: Context, reason: str
+    ) -> TurnRecord:
+        """The same for a message whose dead letter was refused: with nothing in it that Postgres has not had before, and no
+        word to whoever asked or to its task, since that may be what it refuses."""
+        dead = DeadLetter(reason=reason, error=_PLAIN_WORDS, failures=envelope.failures)
+        alone = msgspec.structs.replace(envelope, header=msgspec.structs.replace(envelope.header, task=None))
+        empty = Context(self._scope, alone, ctx.now)
+        empty.explain("dead_letter", reason=reason, error=_PLAIN_WORDS, failures=envelope.failures)
+        ctx.logger.error("nobody is told that %s is a dead letter: %s", envelope.header.id, _PLAIN_WORDS)
+        return self._record(
+            activation, alone, empty, "dead_letter", activation.state_json, activation.schema_version,
             activation.lifecycle, dead,
         )  # fmt: skip
 

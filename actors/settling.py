@@ -97,13 +97,12 @@ class Settling:
         host, activation = self._host, entry.activation
         activation.uncommitted -= 1
         _logger.error("a turn of %s cannot be stored: %s", activation.agent, error)
-        turn = entry.outcome
-        if isinstance(turn, Mark) or (
-            isinstance(turn, TurnRecord) and turn.dead is not None
-        ):  # not even the plain words can be stored
-            host.mailboxes.drop(activation)
-            host.end(f"Postgres refuses a dead letter: {error.message}")
-            return
+        if isinstance(entry.outcome, TurnRecord) and entry.outcome.dead is not None:
+            if entry.envelope.seq in host.turns.unspeakable:  # not even the plain one can be stored
+                host.mailboxes.drop(activation)
+                host.end(f"Postgres refuses a dead letter: {error.message}")
+                return
+            host.turns.unspeakable.add(entry.envelope.seq)
         host.turns.condemned[entry.envelope.seq] = error.message
         host.mailboxes.forget(entry.envelope.seq)
         host.mailboxes.drop(activation)

@@ -54,6 +54,7 @@ class TurnRunner:
         self._outcomes = Outcomes(scope, self.blobs)
         self._control = ControlTurns(scope, storage, self._outcomes, self.open_turns)
         self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words
+        self.unspeakable: set[int] = set()  # those whose dead letters it has refused as well
 
     async def run(self, activation: Activation, envelope: Envelope) -> Outcome | None:
         """Handle the message; return the turn to commit, or the mark of a failure that is tried again.
@@ -234,6 +235,8 @@ class TurnRunner:
         envelope = msgspec.structs.replace(envelope, failures=ending.failures)
         if ending.reason == CANCELLED:
             return self._outcomes.cancel(activation, envelope, ctx, ending.error)
+        if envelope.seq in self.unspeakable:
+            return self._outcomes.give_up_plainly(activation, envelope, ctx, ending.reason)
         return self._outcomes.give_up(activation, envelope, ctx, ending.reason, ending.error)
 
     async def _unhandled(self, activation: Activation, envelope: Envelope) -> Outcome | Ending:
