@@ -106,6 +106,10 @@ class TransformersEngine:
         waiting: int = self._manager.input_queue.qsize()
         return len(scheduler.active_requests) + len(scheduler.waiting_requests) + waiting
 
+    @property
+    def steps(self) -> int:
+        return int(getattr(self._manager, "current_batch", 0))  # there once its thread has begun
+
     def close(self) -> None:
         self._manager.stop(block=True, hard_stop=True)
 

@@ -72,6 +72,11 @@ class Engine(Protocol):
         """Sequences that are worked on, or wait for it."""
         ...
 
+    @property
+    def steps(self) -> int:
+        """Taken so far; they grow while any sequence is worked on."""
+        ...
+
     def close(self) -> None:
         """Blocks until its thread has ended."""
         ...

@@ -24,9 +24,8 @@ from serve.local.settings import GenerationSpec
 
 _TRIES = 2  # for an answer that has to fit a schema
 _WEIGHT = 0.2  # of the newest request in the mean
-_LONGEST_TOKEN = (
-    64  # bytes; what has more than so many for each token is not tokenised first, which others wait for
-)
+_STUCK_S = 300.0
+_LONGEST_TOKEN = 64  # bytes; what is longer by that is not tokenised to be refused: others wait for it
 
 
 class GenerationService:
@@ -50,6 +49,7 @@ class GenerationService:
         self._thread = ThreadPoolExecutor(1, "tokenise")
         self._loading = Loading(model, load, self._thread, clock)
         self._engine: Engine | None = None
+        self._steps = 0, clock()  # so many, and since when
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Generated]:
         """Raises ApiError."""
@@ -66,9 +66,17 @@ class GenerationService:
                     yield piece
 
     def check(self) -> None:
-        """Raises RuntimeError when its engine has died, so that another process takes its place."""
-        if self._engine is not None and not self._engine.alive:
+        """Raises RuntimeError when its engine has died or hangs, so that another process takes its place."""
+        engine, now = self._engine, self._clock()
+        if engine is None:
+            return
+        if not engine.alive:
             raise RuntimeError(f"The engine of {self._model} has died.")
+        steps, since = self._steps
+        if not engine.running or engine.steps != steps:
+            self._steps = engine.steps, now
+        elif now - since > _STUCK_S:
+            raise RuntimeError(f"The engine of {self._model} has been at one step for {now - since:.0f} s.")
 
     async def close(self) -> None:
         if self._engine is not None:

@@ -43,6 +43,7 @@ class Played:
     device = "cpu"
     longest = 400
     alive = True
+    steps = 0
 
     def __init__(self, *lines: str, tool_format: str | None = "hermes") -> None:
         self.lines = [line.encode() for line in lines]

@@ -25,6 +25,7 @@ class Engine:
     tool_format: str | None = "hermes"
     alive = True
     running = 0
+    steps = 0
 
     def __init__(self, line: str, *, said: int | None = None) -> None:
         self.line = line.encode()
@@ -108,4 +109,20 @@ async def test_what_can_never_fit_is_refused_before_others_wait_for_its_tokens()
     with pytest.raises(ApiError) as caught:
         await anext(service.generate(huge))
     assert (caught.value.status, caught.value.code, engine.prompts) == (400, "context_length_exceeded", 0)
+    await service.close()
+
+
+async def test_an_engine_that_hangs_is_noticed_and_one_that_is_slow_or_idle_is_not() -> None:
+    now = 0.0
+    engine = Engine("Hello", said=1)
+    service = GenerationService("tiny", GenerationSpec(), lambda: engine, clock=lambda: now)
+    service.check()
+    await anext(pieces := service.generate(asking()))
+    for engine.running, engine.steps in ((1, 1), (1, 2), (0, 2), (1, 2)):
+        now += 200.0
+        service.check()
+    now += 200.0
+    with pytest.raises(RuntimeError, match="at one step for 400 s"):
+        service.check()
+    await pieces.aclose()
     await service.close()
