@@ -72,8 +72,15 @@ class Telemetry:
             "http.route": route,
             **{name: value for name, value in said.items() if value is not None},
         }
-        with self._tracer.start_as_current_span(f"POST {route}", parent, SpanKind.SERVER, attributes):
-            yield
+        with self._tracer.start_as_current_span(
+            f"POST {route}", parent, SpanKind.SERVER, attributes,
+            record_exception=False, set_status_on_exception=False,
+        ) as span:  # fmt: skip
+            try:
+                yield
+            except BaseException as error:
+                self._fail(span, error)
+                raise
 
     @contextlib.contextmanager
     def operation(
@@ -101,9 +108,7 @@ class Telemetry:
         except GeneratorExit:  # nobody reads it any more, and nothing is wrong
             raise
         except BaseException as raised:
-            error = (raised.code if isinstance(raised, ApiError) else None) or type(raised).__name__
-            span.set_status(Status(StatusCode.ERROR, str(raised) if isinstance(raised, ApiError) else None))
-            span.set_attribute("error.type", error)
+            error = self._fail(span, raised)
             raise
         finally:
             found.end()
@@ -111,6 +116,14 @@ class Telemetry:
             if found.model is not None:
                 common["gen_ai.response.model"] = found.model
             self._measure(found, common, error, self._clock() - began)
+
+    def _fail(self, span: Span, raised: BaseException) -> str:
+        """Its type. An error's words may be a model's or an upstream's, about what was said: they are content."""
+        error = (raised.code if isinstance(raised, ApiError) else None) or type(raised).__name__
+        words = str(raised) if self._content and isinstance(raised, ApiError) else None
+        span.set_status(Status(StatusCode.ERROR, words))
+        span.set_attribute("error.type", error)
+        return error
 
     def _measure(
         self, found: OperationSpan, common: dict[str, Any], error: str | None, took_s: float
