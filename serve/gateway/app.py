@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import httpx2
@@ -40,6 +40,9 @@ from serve.gateway.upstream import Json, Upstream
 _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
 # A company's proxy cannot reach what listens on this machine.
 _WITHOUT_PROXY = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
+# Read in a thread: half a megabyte that is a JSON schema takes seconds, and all others would wait.
+_LARGE_BYTES = 32 * 1024
+R = TypeVar("R", bound=ModelRequest)
 _WHAT: dict[Serves, str] = {"chat": "chats", "embeddings": "embeddings", "rerank": "reranking"}
 _HOW: dict[Serves, str] = {
     "chat": "with the upstream that answers for it",
@@ -134,7 +137,7 @@ class Gateway:
 
     async def _chat(self, exchange: Exchange) -> None:
         with self._limits.entered() as admission:
-            request = read_chat(await exchange.body(admission.take))
+            request = await reading(read_chat, await exchange.body(admission.take))
             payer, model = _payer(exchange.request.headers), self._model(request.model, "chat")
             if request.stream:
                 await exchange.while_connected(
@@ -145,13 +148,13 @@ class Gateway:
 
     async def _embed(self, exchange: Exchange) -> None:
         with self._limits.entered() as admission:
-            request = read_embeddings(await exchange.body(admission.take))
+            request = await reading(read_embeddings, await exchange.body(admission.take))
             payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
             await self._whole(exchange, payer, model, request)
 
     async def _rerank(self, exchange: Exchange) -> None:
         with self._limits.entered() as admission:
-            request = read_rerank(await exchange.body(admission.take))
+            request = await reading(read_rerank, await exchange.body(admission.take))
             payer, model = _payer(exchange.request.headers), self._model(request.model, "rerank")
             await self._whole(exchange, payer, model, request)
 
@@ -246,6 +249,11 @@ def _upstream(
     from serve.gateway.openai_upstream import OpenAIUpstream
 
     return OpenAIUpstream(name, spec, secrets, http)
+
+
+async def reading(read: Callable[[bytes], R], body: bytes) -> R:
+    """Raises what `read` raises."""
+    return read(body) if len(body) < _LARGE_BYTES else await asyncio.to_thread(read, body)
 
 
 def _payer(headers: Mapping[str, str]) -> Payer:

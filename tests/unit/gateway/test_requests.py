@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import msgspec
 import pytest
 
+from serve.gateway.app import reading
 from serve.gateway.errors import ApiError
-from serve.gateway.requests import read_chat, read_embeddings, read_rerank
+from serve.gateway.requests import ChatRequest, read_chat, read_embeddings, read_rerank
 
 MANY = 200_000
 ASK = [{"role": "user", "content": "Hello"}]
@@ -46,3 +48,16 @@ def test_a_schema_that_names_its_kind_with_no_text_is_refused(named: Any) -> Non
     schema = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"$schema": named}}}
     error = refused(read_chat, messages=ASK, response_format=schema)
     assert (error.status, error.param) == (400, "response_format.json_schema.schema")
+
+
+async def test_a_large_request_is_read_beside_the_others_and_a_small_one_at_once() -> None:
+    threads = []
+
+    def read(content: bytes) -> ChatRequest:
+        threads.append(threading.current_thread())
+        return read_chat(content)
+
+    for text in ("a", "a" * 100_000):
+        body = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": text}]})
+        assert (await reading(read, body)).messages[0].content == text
+    assert [one is threading.main_thread() for one in threads] == [True, False]
