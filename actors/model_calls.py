@@ -157,7 +157,7 @@ class Model:
         timeout_s: float | None,
         options: Json,
     ) -> tuple[str, Json]:
-        if options.get("stream"):
+        if {**self._options, **options}.get("stream"):
             raise InvalidMessage("A recorded answer comes whole.", fix="Leave `stream` out.")
         given = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
         return await self._make("chat/completions", what, {**options, "messages": given}, key, timeout_s)

@@ -225,6 +225,8 @@ async def test_without_a_gateway_it_says_what_to_do(monkeypatch: pytest.MonkeyPa
     async def run(self: Waiter, ctx: Context) -> None:
         with pytest.raises(InvalidMessage, match="comes whole"):
             await ctx.model("tiny").chat("a", stream=True)
+        with pytest.raises(InvalidMessage, match="comes whole"):
+            await ctx.model("tiny", stream=True).chat("a")
         with pytest.raises(ModelFailed, match=r"No model gateway is reached.*callboard up"):
             await ctx.model("tiny").chat("a")
 
