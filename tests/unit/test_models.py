@@ -229,11 +229,13 @@ async def test_without_a_gateway_it_says_what_to_do(monkeypatch: pytest.MonkeyPa
             await ctx.model("tiny", stream=True).chat("a")
         with pytest.raises(ModelFailed, match=r"No model gateway is reached.*callboard up"):
             await ctx.model("tiny").chat("a")
+        self.state.log.append("said")
 
     async with waiters() as kit:
         await kit.send(AT, Run(program=program(run)))
         await kit.quiet()
         assert kit.dead_letters() == []
+        assert kit.state(AT).log == ["said"]
 
 
 async def test_a_turn_that_is_put_away_has_its_answers_when_it_wakes() -> None:
