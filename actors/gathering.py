@@ -50,7 +50,12 @@ class Gathering:
         if chosen is not None:
             wanted = msgspec.json.decode(chosen.value, type=list[int])
             self._leave_out(wanted)
-            results = await self._run(wanted, len(wanted))
+            try:
+                results = await self._run(wanted, len(wanted))
+            except Exception as error:
+                if not chosen.ok and not self._journal.branches.is_ending:
+                    self._journal.ended_by(error, self._place)
+                raise
             if not chosen.ok:
                 raise NonDeterministicHandler(
                     f"The calls at {self._place} end without the error that the journal has there.",
