@@ -16,6 +16,7 @@ from actors.calls import DurableCalls
 from actors.charges import Charges
 from actors.child_tasks import ChildTasks
 from actors.consequences import Consequences
+from actors.inquiry import intended
 from actors.journal import Journal
 from actors.ledger import EarlierCalls, Ledger
 from actors.model_calls import ModelCalls
@@ -26,11 +27,7 @@ from actors.values import Error, encode_answer
 from actors.wake import WAKE, wake_json
 from bus.address import Address, parse_address
 from bus.envelope import Envelope, Header, Priority
-from bus.errors import (
-    CallboardError,
-    DeadlineExceeded,
-    InvalidMessage,
-)
+from bus.errors import CallboardError, DeadlineExceeded, InvalidMessage
 from bus.registry import encode_json, encode_payload, wire_name_of
 from bus.task_ref import given_task_ref
 from storage.ledger import EarlierCall
@@ -388,9 +385,10 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         return self._keep.ledger
 
     async def _earlier_call(self, tool: str, digest: str, place: str) -> EarlierCall | None:
+        journal = self._journal()
         if self._earlier is None:
-            self._earlier = EarlierCalls(self._ledger, self.tenant, self._envelope.agent, self.header.id)
-        return await self._earlier.take(self._journal().turn, tool, digest, place)
+            self._earlier = EarlierCalls(self._ledger, self._envelope, intended(journal.entries))
+        return await self._earlier.take(journal.turn, tool, digest, place)
 
     def _must_be_open(self) -> None:
         if self._closed:

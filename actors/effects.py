@@ -20,7 +20,7 @@ import msgspec
 
 from actors import values
 from actors.call_record import CALL, CallRecord
-from actors.inquiry import Inquiry, Intent
+from actors.inquiry import INTENT, Inquiry, Intent
 from actors.tool import Bound, Tool
 from actors.under_way import called
 from bus import faultpoints
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from actors.journal import Journal
 
 _logger = logging.getLogger("callboard.effects")
-
-INTENT = "intent"
 
 _FINAL: dict[str, type[CallboardError]] = {
     error.__name__: error for error in (ApprovalDenied, EffectUnknown, ResultLost)
@@ -158,13 +156,16 @@ class Call:
     async def _intend(self, attempt: int, earlier: EarlierCall | None) -> Intent:
         """Commit that the call is about to be made. A host that has lost the agent does not come past this."""
         intent = Intent(self._record.id, self._turn._ledger.epoch if earlier is None else earlier.epoch)
-        self._journal.record(
-            f"{self._place}!{attempt}", INTENT, self._record.name, msgspec.json.encode(intent).decode()
-        )
+        self._record_intent(attempt, intent)
         unknown = earlier is not None and self._tool.effect is Effect.AT_MOST_ONCE
         self._record.enter(CallStatus.UNKNOWN if unknown else CallStatus.STARTED, attempt)
         await self._turn._flush(begins=True)
         return intent
+
+    def _record_intent(self, attempt: int, intent: Intent) -> None:
+        self._journal.record(
+            f"{self._place}!{attempt}", INTENT, self._record.name, msgspec.json.encode(intent).decode()
+        )
 
     async def _known(
         self, inquiry: Inquiry, attempt: int, intent: Intent, given: dict[str, str] | None
@@ -256,8 +257,10 @@ class Call:
                 raise
 
     async def _taken_over(self, earlier: EarlierCall) -> JournalEntry:
-        """It was made for the same message in a turn that was given up: that is its result."""
+        """It was made for the same message in a turn that was given up: that is its result. The intent says that it is
+        taken: a later call of this turn with the same arguments is another one."""
         self._record.id = earlier.id
+        self._record_intent(1, Intent(earlier.id, earlier.epoch))
         if earlier.value is None and earlier.blob is None:
             lost = ResultLost(f"{self._tool.name} has acted, and its result is lost: nothing was kept of it.")
             return await self._record.committed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("callboard.effects")
 
+INTENT = "intent"
+
 # A host that has ended is mostly known to be gone within seconds, a frozen one once it was killed.
 GONE_WITHIN_S = 15.0
 _LOOK_EVERY_S = 0.5
@@ -34,6 +36,11 @@ class Intent(msgspec.Struct, frozen=True):
 
     id: str
     epoch: int
+
+
+def intended(entries: Iterable[JournalEntry]) -> set[str]:
+    """The ids of the calls that a turn has on record."""
+    return {msgspec.json.decode(entry.value, type=Intent).id for entry in entries if entry.kind == INTENT}
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

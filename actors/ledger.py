@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from actors.blobs import BlobsUnavailable
+from bus.envelope import Envelope
 from bus.errors import StorageUnavailable
 from storage.ledger import EarlierCall
 
@@ -43,17 +45,21 @@ class Ledger:
 class EarlierCalls:
     """Those that turns before this one have made for the same message: an operator's retry finds them.
 
-    Each is taken once, by a call of the same tool with the same arguments; of several by the one at its place.
+    Each is taken once, by a call of the same tool with the same arguments; of several by the one at its place. `taken`
+    are those (their ids) that this turn had taken when it ran before.
     """
 
-    def __init__(self, ledger: Ledger, tenant: str, agent: str, message: str) -> None:
+    def __init__(self, ledger: Ledger, envelope: Envelope, taken: Collection[str]) -> None:
         self._ledger = ledger
-        self._of = tenant, agent, message
+        self._of = envelope.tenant, envelope.agent, envelope.header.id
+        self._taken = taken
         self._left: list[EarlierCall] | None = None
 
     async def take(self, turn: str, tool: str, digest: str, place: str) -> EarlierCall | None:
         if self._left is None:
-            self._left = [call for call in await self._ledger.of_message(*self._of) if call.turn != turn]
+            found = await self._ledger.of_message(*self._of)
+            if self._left is None:  # a call beside this one may have read them meanwhile
+                self._left = [c for c in found if c.turn != turn and c.id not in self._taken]
         like = [call for call in self._left if (call.tool, call.digest) == (tool, digest)]
         if not like:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -139,3 +140,59 @@ async def test_an_idempotent_call_that_has_failed_keeps_its_key_when_the_message
         assert kit.state(AT).log == ["receipt"]
         assert len(acted) == 1
         assert statuses(kit) == [("pay", "succeeded", 1)]
+
+
+async def test_the_outcome_of_a_call_before_counts_for_one_call_also_when_the_turn_was_put_away(
+    world: World,
+) -> None:
+    remind = blocking(world)
+    broken = True
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(remind, "somebody")
+        if broken:
+            raise ValueError("a bug")
+        await ctx.sleep(3600)
+        self.state.log.append(f"{(await ctx.call(remind, 'somebody')).id}")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        await kit.advance(minutes=5)
+        (letter,) = kit.dead_letters()
+        broken = False
+        await kit.retry_dead_letter(letter.id)
+        await kit.quiet()
+        await kit.advance(seconds=2)
+        assert not kit._running[0].host.waiting  # the turn has left memory
+        await kit.advance(hours=2)
+        assert kit.state(AT).log == ["2"]
+        assert world.calls == ["somebody"] * 2
+
+
+async def test_the_outcome_of_a_call_before_counts_for_one_of_two_calls_beside_each_other(
+    world: World,
+) -> None:
+    remind = blocking(world)
+    broken = True
+
+    async def run(self: Caller, ctx: Context) -> None:
+        if broken:
+            await ctx.call(remind, "somebody")
+            raise ValueError("a bug")
+        await ctx.gather(ctx.call(remind, "somebody"), ctx.call(remind, "somebody"))
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        await kit.advance(minutes=5)
+        (letter,) = kit.dead_letters()
+        broken = False
+        look = kit.store.earlier_calls
+
+        async def slow_look(*of: str) -> Any:
+            await asyncio.sleep(0)  # as Postgres answers
+            return await look(*of)
+
+        kit.store.earlier_calls = slow_look  # type: ignore[method-assign, assignment]
+        await kit.retry_dead_letter(letter.id)
+        await kit.advance(minutes=5)
+        assert world.calls == ["somebody"] * 2
