@@ -24,7 +24,9 @@ from storage.store import AskStore
 _logger = logging.getLogger("callboard.cycles")
 
 LOOK_AFTER_S = 0.02  # most asks are answered sooner, and need no look
-MOST_EDGES = 5_000  # seen in one look, which bounds what it costs
+MOST_EDGES = 5_000  # seen at once, which bounds what it costs
+MOST_TOGETHER = 1_000  # askers
+MOST_HALVINGS = 50  # in one look, of those that lead to more
 MOST_CHAINED = 10_000  # agents looked at when partitions are taken over
 _RETRY_S = 0.5
 
@@ -76,7 +78,7 @@ class CycleWatch:
                     )
                 if askers:
                     self.looks += 1
-                    await self._look([(self._scope.domain, *key) for key in sorted(askers)])
+                    await self._look_for([(self._scope.domain, *key) for key in sorted(askers)])
             except StorageError as error:
                 _logger.warning("asks cannot be looked at yet: %s", error.message)
                 self._asked += asked
@@ -85,8 +87,26 @@ class CycleWatch:
             if not (self._asked or self._taken_over):
                 self._wanted.clear()
 
-    async def _look(self, askers: Sequence[Agent]) -> None:
-        edges = {edge.id: edge for edge in await self._walk(askers)}
+    async def _look_for(self, askers: Sequence[Agent]) -> None:
+        """Together, so far as they lead to few enough asks; else in halves, and so not without an end."""
+        slices = [askers[at : at + MOST_TOGETHER] for at in range(0, len(askers), MOST_TOGETHER)]
+        halvings = MOST_HALVINGS
+        while slices:
+            part = slices.pop()
+            edges, is_whole = await self._walk(part)
+            if not is_whole and len(part) > 1 and halvings:
+                halvings -= 1
+                slices += [part[len(part) // 2 :], part[: len(part) // 2]]
+                continue
+            if not is_whole:
+                _logger.warning(
+                    "agents that ask each other form a chain of more than %d asks; it is not searched for a cycle"
+                    " to its end", MOST_EDGES,
+                )  # fmt: skip
+            await self._look(edges)
+
+    async def _look(self, found_edges: Sequence[WaitEdge]) -> None:
+        edges = {edge.id: edge for edge in found_edges}
         while (found := find_deadlock(edges.values())) is not None:
             addresses = [f"{domain}/{agent}" for domain, _, agent in found.agents]
             refusal = await self._store.refuse_ask(found.newest, found.asks, addresses)
@@ -96,8 +116,9 @@ class CycleWatch:
                 _say(found, addresses)
                 nudge(self._transport, set(refusal.mail))
 
-    async def _walk(self, askers: Sequence[Agent]) -> list[WaitEdge]:
-        """All asks that these lead to. Few lead further than to an agent whose turn asks nobody."""
+    async def _walk(self, askers: Sequence[Agent]) -> tuple[list[WaitEdge], bool]:
+        """The asks that these lead to, and whether that is all. Few lead further than to an agent whose turn asks
+        nobody."""
         edges: dict[str, WaitEdge] = {}
         seen: set[Agent] = set()
         ahead = set(askers)
@@ -106,14 +127,10 @@ class CycleWatch:
             room = MOST_EDGES - len(edges)
             found = await self._store.wait_edges(sorted(ahead), room)
             if len(found) >= room:
-                _logger.warning(
-                    "agents that ask each other form a chain of more than %d asks; it is not searched for a cycle"
-                    " to its end", MOST_EDGES,
-                )  # fmt: skip
-                break
+                return list(edges.values()), False
             edges.update((edge.id, edge) for edge in found)
             ahead = {edge.asked for edge in found} - seen
-        return list(edges.values())
+        return list(edges.values()), True
 
 
 def _still_waits(journal: Journal | None, promise: str) -> bool:

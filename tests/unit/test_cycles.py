@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from actors import cycles
 from bus.errors import AskCycle, AskFailed
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
@@ -277,3 +278,21 @@ def _random_work(rng: random.Random, keys: str, depth: int, name: str) -> Work:
         first=rng.choice((None, None, 1)) if len(asked) > 1 else None,
         then=_random_work(rng, keys, depth - 1, f"{name}'") if depth else None,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("together", [4, 1_000])
+async def test_a_cycle_is_found_among_more_asks_than_are_seen_at_once(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "MOST_TOGETHER", together)
+    monkeypatch.setattr(cycles, "MOST_EDGES", 6)
+    others = [f"other{n}" for n in range(20)]
+    async with TestKit([Peer]) as kit:
+        for key in others:
+            await kit.send(at(f"{key}-asked"), Work(wait_s=100))
+            await kit.send(at(key), Work(name=key, ask=[f"{key}-asked"], wait_s=5))
+        await begin(kit, a=Work(name="of a", ask=["b"], wait_s=5), b=Work(name="of b", ask=["a"], wait_s=5))
+        await kit.advance(seconds=10)
+        assert sorted(len(log) for log in logs(kit, "ab")) != [0, 0]
+        await kit.advance(seconds=200)
+        assert leftovers(kit) == (0, 0, 0)
