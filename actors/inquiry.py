@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from actors import values
 from actors.retry import RetryPolicy
 from actors.tool import Happened, NotHappened, Verdict
 from actors.under_way import UNDER_WAY, called
@@ -142,7 +143,7 @@ class Inquiry:
         if recorded is None and journal.promises.at(place) is None:
             details = {
                 "tool": self._tool.name, "arguments": msgspec.Raw(record.bound.text.encode()), "call": record.id,
-                "why": self._why,
+                "why": values.storable(self._why),
             }  # fmt: skip
             journal.promises.make(
                 place, Kind.OUTCOME, record.name, details=msgspec.json.encode(details).decode(),

@@ -88,8 +88,13 @@ def decode_answer(text: msgspec.Raw) -> Any:
 
 
 def encode_error(error: BaseException, hide: Callable[[str], str] = str) -> str:
-    text = first_line(error, hide).encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    text = storable(first_line(error, hide))
     return msgspec.json.encode(Error(type=type(error).__name__, message=text[:MAX_ERROR])).decode()
+
+
+def storable(words: str) -> str:
+    """Words of whatever origin, as Postgres can hold them."""
+    return words.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def error_line(text: str) -> str:

@@ -21,6 +21,7 @@ from tests.unit.tools.caller import (
     blocking,
     crashed_in_call,
     program,
+    run_once,
     statuses,
 )
 
@@ -247,3 +248,26 @@ async def test_a_crash_on_either_side_of_a_commit_makes_no_call_twice(
         assert world.calls == ["192.0.2.1", "192.0.2.2"]
         assert len(set(keys)) == 1
         assert {status for _, status, _ in statuses(kit)} == {"succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("no such file: \udcff", "OSError: no such file: \\udcff"),
+        ("a NUL \0 in it", "OSError: a NUL \\0 in it"),
+    ],
+)
+async def test_a_person_is_asked_also_where_the_error_has_words_that_postgres_refuses(
+    words: str, why: str, world: World
+) -> None:
+    block = blocking(world)
+    world.fails = [OSError(words)]
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        assert asked.details["why"] == why
+        assert statuses(kit) == [("block_address", "unknown", 1)]
