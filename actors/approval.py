@@ -129,12 +129,13 @@ class Comment(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def question(action: str, details: Any, approvers: Sequence[str]) -> Question:
-    """Raises InvalidPayload for details that JSON cannot carry, InvalidMessage for no action, InvalidAddress for an
+    """Raises InvalidPayload for details or names that JSON cannot carry, InvalidMessage for no action, InvalidAddress for an
     approver that would be an agent."""
     if not action.strip():
         raise InvalidMessage("An approval says of what it is one.", fix="Give `action` some words.")
     if isinstance(approvers, str) or not all(isinstance(name, str) and name for name in approvers):
         raise InvalidMessage(f"{approvers!r} are no approvers.", fix="Give a list of names.")
+    values.encode(list(approvers))
     for name in filter(is_address, approvers):
         parse_address(name)
     text = bytes(details).decode() if isinstance(details, msgspec.Raw) else values.encode(details)

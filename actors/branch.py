@@ -40,7 +40,7 @@ class Branch:
         if key is None:
             self._calls += 1
             return f"{self.prefix}#{self._calls}"
-        if not key or key.startswith("#") or "\0" in key or len(key) > 200:
+        if not key or key.startswith("#") or "\0" in key or len(key) > 200 or _has_surrogates(key):
             raise InvalidMessage(
                 f"{key!r} cannot be a key.", fix="Give 1 to 200 characters that do not begin with '#'."
             )
@@ -49,6 +49,11 @@ class Branch:
     def send_place(self) -> str:
         self._sends += 1
         return f"{self.prefix}>{self._sends}"
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether Postgres would refuse it."""
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
 
 
 current: ContextVar[Branch | None] = ContextVar("callboard_branch", default=None)

@@ -35,6 +35,7 @@ from bus.errors import (
     PromiseExpired,
     StepFailed,
 )
+from bus.moment import require_moment
 from storage.journal import Kind
 from storage.ledger import EarlierCall
 
@@ -219,7 +220,7 @@ class DurableCalls(Approvals):
         place = self._branch().place(key)
         if journal.recorded(place, Kind.SLEEP, "sleep") is None and journal.promises.at(place) is None:
             await self._begin_wait(journal)
-            until = self._scope.clock.now() + seconds
+            until = require_moment(self._scope.clock.now() + seconds)
             due_at = until if self.deadline is None else min(until, self.deadline)
             journal.promises.make(place, Kind.SLEEP, "sleep", due_at=due_at)
             await self._flush()

@@ -28,6 +28,7 @@ from actors.wake import WAKE, wake_json
 from bus.address import Address, parse_address
 from bus.envelope import Envelope, Header, Priority
 from bus.errors import CallboardError, DeadlineExceeded, InvalidMessage
+from bus.moment import require_moment
 from bus.registry import encode_json, encode_payload, wire_name_of
 from bus.task_ref import given_task_ref
 from storage.ledger import EarlierCall
@@ -149,7 +150,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         if (delay_s is None) == (at is None):
             raise InvalidMessage("send_later takes either delay_s or at.", fix="Give exactly one of them.")
         due = at if at is not None else self._puts.clock_now() + (delay_s or 0.0)
-        return self._send(address, message, priority, self.deadline, due)
+        return self._send(address, message, priority, self.deadline, require_moment(due))
 
     def reply(self, message: BaseModel) -> str:
         """Answer whoever sent the message being handled; raises InvalidMessage if that was no agent.
@@ -335,7 +336,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
             raise InvalidMessage(
                 f"A timeout of {timeout} s is over before it begins.", fix="Give a positive one."
             )
-        due_at = None if timeout is None else self._scope.clock.now() + timeout
+        due_at = None if timeout is None else require_moment(self._scope.clock.now() + timeout)
         return min((at for at in (due_at, self.deadline) if at is not None), default=None)
 
     def _asks_for(self) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from bus.address import DEFAULT_TENANT, require_word
 from bus.envelope import new_id
 from bus.errors import InvalidTask, Overloaded, PayloadTooLarge, UnknownDomain
 from bus.limits import BACKLOG_MESSAGES
+from bus.moment import LAST_MOMENT
 from bus.registry import first_line
 from bus.task_limits import NO_LIMITS, TaskLimits
 from storage.boundary import translated
@@ -29,7 +30,6 @@ MAX_INPUT_DEPTH = 100  # JSON readers along the way stop at 200
 MAX_REQUEST_KEY_BYTES = 256
 POLICIES = ("direct", "least_loaded", "contract_net")
 _AROUND_BYTES = 512  # of the message that hands a task over, around its goal and its input
-_LAST_MOMENT = 253_402_300_799.0  # the end of the year 9999
 _RETRY_AFTER_S = 5
 
 
@@ -159,7 +159,7 @@ def check_terms(goal: str, input: Any, priority: int, deadline: float | None, po
     require_text("goal", goal, MAX_GOAL_BYTES)
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 10:
         raise InvalidTask(f"A priority of {priority!r} is not an integer from 0 to 10.")
-    if deadline is not None and not (math.isfinite(deadline) and 0 < deadline <= _LAST_MOMENT):
+    if deadline is not None and not (math.isfinite(deadline) and 0 < deadline <= LAST_MOMENT):
         raise InvalidTask(
             f"A deadline of {deadline} is no time.", fix="Give seconds since 1970, UTC, in the future."
         )
