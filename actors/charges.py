@@ -11,6 +11,8 @@ from actors.spending import CHARGE, Charge
 from bus.amount import exact
 from bus.errors import InvalidMessage
 
+TOO_MANY = 10**15  # tokens, of which a column has room for the sums
+
 
 class Charges(ABC):
     """Counts for the task, and for the one at the top of those that have started it."""
@@ -23,13 +25,13 @@ class Charges(ABC):
 
         It never refuses, for the money is gone: what would spend more is refused once the task is above its limit.
         A cost is rounded to 12 places after the point, and its sums are exact. Raises InvalidMessage for what is below
-        zero, not finite, or 10^15 and more.
+        zero, not finite, or 10^15 and more, and for tokens that are no whole number.
         """
         try:
             spent = exact(cost)
         except ValueError:
             spent = Decimal(-1)
-        if tokens < 0 or spent < 0:
+        if not (isinstance(tokens, int) and 0 <= tokens < TOO_MANY) or spent < 0:
             raise InvalidMessage(f"Nobody can spend {tokens} tokens and {cost}.", fix="Give what was used.")
         journal = self._journal()
         place = self._branch().place(key)
