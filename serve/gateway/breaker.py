@@ -84,10 +84,10 @@ class Ticket:
         try:
             yield
         except ApiError as error:
-            self._breaker.settle(self._period, False if error.unwell else None)
+            self.settle(False if error.unwell else None)
             raise
         except BaseException:
-            self._breaker.settle(self._period, None)
+            self.settle(None)
             raise
 
     @contextlib.contextmanager
@@ -95,4 +95,8 @@ class Ticket:
         """Settles it when the block ends, whichever way."""
         with self.failing():
             yield
-        self._breaker.settle(self._period, True)
+        self.settle(True)
+
+    def settle(self, healthy: bool | None) -> None:
+        """None says nothing of the health of who was called."""
+        self._breaker.settle(self._period, healthy)
