@@ -58,9 +58,10 @@ class LocalGateway:
             base_url(record["port"]) if record and head is not None and record.get("head") == head else None
         )
 
-    async def serve(self, ray: RayProcess) -> GatewayAddress:
+    async def serve(self, ray: RayProcess, postgres_url: str | None = None) -> GatewayAddress:
         """Serve it in the Ray that the process has joined; one that runs is replaced if it was started differently.
 
+        With a Postgres its answers are also kept there.
         Raises ServiceUnavailable, InvalidModelsFile, DataFolderError.
         """
         from serve.gateway import make_key, read_models
@@ -70,7 +71,7 @@ class LocalGateway:
         async with lock.exclusive(self.settings.home / "gateway.lock", timeout_s=LOCK_TIMEOUT_S):
             self._fail("its start has not come to an end")
             try:
-                address = await self._serve(ray, key, read_models(path))
+                address = await self._serve(ray, key, read_models(path), postgres_url)
             except CallboardError as error:
                 self._fail(str(error))
                 raise
@@ -98,12 +99,19 @@ class LocalGateway:
     def _fail(self, why: str) -> None:
         write_private(self._failure_path, json.dumps({"head": self._head.running(), "why": why}))
 
-    async def _serve(self, ray: RayProcess, key: str, models: str) -> GatewayAddress:
+    async def _serve(
+        self, ray: RayProcess, key: str, models: str, postgres_url: str | None
+    ) -> GatewayAddress:
         from serve.gateway import GatewaySettings, ServedGateway
 
         record = read_record(self.settings.home)
         served = ServedGateway(
-            settings=GatewaySettings(key=key, models=models, models_path=str(self.settings.models_path)),
+            settings=GatewaySettings(
+                key=key,
+                postgres_url=postgres_url,
+                models=models,
+                models_path=str(self.settings.models_path),
+            ),
             secrets=str(self.settings.secrets_folder),
             log_level=self.settings.log_level,
             port=record.get("port", FIRST_PORT),
@@ -136,7 +144,15 @@ class LocalGateway:
 
 def _digest(served: ServedGateway) -> str:
     settings = served.settings
-    parts = [release(), settings.key, settings.models, settings.models_path, served.secrets, served.log_level]
+    parts = [
+        release(),
+        settings.key,
+        settings.postgres_url,
+        settings.models,
+        settings.models_path,
+        served.secrets,
+        served.log_level,
+    ]
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 

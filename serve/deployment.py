@@ -103,7 +103,7 @@ def _deploy(served: ServedGateway) -> None:
     concurrent = models.limits.concurrent
     deployment = serve.deployment(
         name="gateway",
-        num_replicas=1,  # its cache, limits and breakers are in its memory
+        num_replicas=1,  # its limits, counts and breakers are in its memory
         max_ongoing_requests=concurrent + _SPARE,
         max_queued_requests=_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),

@@ -399,6 +399,21 @@ begin
   end if;
   return numbers;
 end $$;
+CREATE FUNCTION callboard.count_answers() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if tg_op = 'TRUNCATE' then
+    update callboard.model_answers_held set answers = 0, bytes = 0;
+  elsif tg_op = 'INSERT' then
+    update callboard.model_answers_held h set answers = h.answers + n.answers, bytes = h.bytes + n.bytes
+      from (select count(*) as answers, sum(size) as bytes from changed) n where n.answers > 0;
+  else
+    update callboard.model_answers_held h set answers = h.answers - n.answers, bytes = h.bytes - n.bytes
+      from (select count(*) as answers, sum(size) as bytes from changed) n where n.answers > 0;
+  end if;
+  return null;
+end $$;
 CREATE FUNCTION callboard.end_cancellations(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS SETOF callboard.mailbox
     LANGUAGE plpgsql
     AS $$
@@ -518,6 +533,32 @@ begin
   return exists (select from agents where domain = p_domain and tenant = p_tenant and agent = p_agent
                    and lifecycle = 'paused')
     or exists (select from turns where domain = p_domain and tenant = p_tenant and agent = p_agent);
+end $$;
+CREATE FUNCTION callboard.keep_answers(p_tenant text[], p_key bytea[], p_revision bytea[], p_target integer[], p_made_for bytea[], p_body bytea[], p_size bigint[], p_holds interval, p_stays interval, p_answers bigint, p_bytes bigint, p_limit integer) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+  too_many bigint;
+  too_large bigint;
+  oldest record;
+  gone tid[] := '{}';
+begin
+  insert into model_answers_held values (true, 0, 0) on conflict do nothing;
+  perform purge_answers(100 + 2 * cardinality(p_key));
+  delete from model_answers m using unnest(p_tenant, p_key) as n(tenant, key) where m.tenant = n.tenant and m.key = n.key;
+  insert into model_answers (tenant, key, revision, target, made_for, body, size, holds_until, kept_until)
+    select n.*, now() + p_holds, now() + p_holds + p_stays
+    from unnest(p_tenant, p_key, p_revision, p_target, p_made_for, p_body, p_size) as n;
+  select answers - p_answers, bytes - p_bytes into too_many, too_large from model_answers_held;
+  if too_many > 0 or too_large > 0 then
+    for oldest in select ctid as place, size from model_answers order by stored_at limit p_limit loop
+      exit when too_many <= 0 and too_large <= 0;
+      gone := gone || oldest.place;
+      too_many := too_many - 1;
+      too_large := too_large - oldest.size;
+    end loop;
+    delete from model_answers where ctid = any (gone);
+  end if;
 end $$;
 CREATE FUNCTION callboard.keep_schedules(p_domain text, p_epoch bigint, p_name text[], p_cron text[], p_timezone text[], p_recipient text[], p_catch_up text[], p_next_at double precision[]) RETURNS void
     LANGUAGE plpgsql
@@ -721,6 +762,18 @@ begin
     on conflict (domain) do update
     set waiting = excluded.waiting, at_seq = excluded.at_seq, counted_at = excluded.counted_at, took = excluded.took;
   return counted;
+end $$;
+CREATE FUNCTION callboard.purge_answers(p_limit integer) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+declare
+  gone bigint;
+begin
+  perform 1 from model_answers_held for update;
+  delete from model_answers where ctid = any (array(
+    select ctid from model_answers where kept_until <= now() order by kept_until limit p_limit));
+  get diagnostics gone = row_count;
+  return gone;
 end $$;
 CREATE FUNCTION callboard.refuse_ask(p_domain text[], p_tenant text[], p_id uuid[], p_newest integer, p_value text) RETURNS TABLE(domain text, partition integer, tenant text, agent text, gone uuid)
     LANGUAGE plpgsql
@@ -1292,6 +1345,26 @@ CREATE TABLE callboard.migrations (
     digest text NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
+CREATE UNLOGGED TABLE callboard.model_answers (
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    key bytea NOT NULL,
+    revision bytea NOT NULL,
+    target integer NOT NULL,
+    made_for bytea,
+    body bytea NOT NULL,
+    size bigint NOT NULL,
+    stored_at timestamp with time zone DEFAULT now() NOT NULL,
+    holds_until timestamp with time zone NOT NULL,
+    kept_until timestamp with time zone NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.05', toast.autovacuum_vacuum_scale_factor='0.05');
+ALTER TABLE ONLY callboard.model_answers ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE UNLOGGED TABLE callboard.model_answers_held (
+    one boolean DEFAULT true NOT NULL,
+    answers bigint NOT NULL,
+    bytes bigint NOT NULL,
+    CONSTRAINT model_answers_held_one_check CHECK (one)
+);
 CREATE TABLE callboard.pauses (
     domain text NOT NULL COLLATE pg_catalog."C",
     tenant text COLLATE pg_catalog."C",
@@ -1457,6 +1530,10 @@ ALTER TABLE ONLY callboard.mailbox
     ADD CONSTRAINT mailbox_pkey PRIMARY KEY (domain, tenant, partition, agent, seq);
 ALTER TABLE ONLY callboard.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
+ALTER TABLE ONLY callboard.model_answers_held
+    ADD CONSTRAINT model_answers_held_pkey PRIMARY KEY (one);
+ALTER TABLE ONLY callboard.model_answers
+    ADD CONSTRAINT model_answers_pkey PRIMARY KEY (tenant, key);
 ALTER TABLE ONLY callboard.promises
     ADD CONSTRAINT promises_pkey PRIMARY KEY (domain, tenant, id);
 ALTER TABLE ONLY callboard.schedules
@@ -1485,6 +1562,8 @@ CREATE INDEX journal_202702_domain_tenant_turn_number_idx ON callboard.journal_2
 CREATE INDEX journal_default_domain_tenant_turn_number_idx ON callboard.journal_default USING btree (domain, tenant, turn, number);
 CREATE INDEX ledger_agent ON callboard.ledger USING btree (domain, tenant, agent, message);
 CREATE INDEX ledger_unknown ON callboard.ledger USING btree (domain, tenant, started_at) WHERE (status = ANY (ARRAY['started'::text, 'unknown'::text]));
+CREATE INDEX model_answers_kept ON callboard.model_answers USING btree (kept_until);
+CREATE INDEX model_answers_stored ON callboard.model_answers USING btree (stored_at);
 CREATE UNIQUE INDEX pauses_open ON callboard.pauses USING btree (domain, tenant, task) NULLS NOT DISTINCT WHERE (resumed_at IS NULL);
 CREATE INDEX promises_decided ON callboard.promises USING btree (tenant, kind, settled_at DESC, id) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status <> 'pending'::text));
 CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL));
@@ -1511,3 +1590,6 @@ ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202702_dom
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_default_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.transitions_agent ATTACH PARTITION callboard.transitions_default_domain_tenant_agent_version_idx;
 ALTER INDEX callboard.transitions_task ATTACH PARTITION callboard.transitions_default_tenant_task_at_idx;
+CREATE TRIGGER model_answers_added AFTER INSERT ON callboard.model_answers REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION callboard.count_answers();
+CREATE TRIGGER model_answers_emptied AFTER TRUNCATE ON callboard.model_answers FOR EACH STATEMENT EXECUTE FUNCTION callboard.count_answers();
+CREATE TRIGGER model_answers_gone AFTER DELETE ON callboard.model_answers REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION callboard.count_answers();

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from serve.gateway import rules
 from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
-from serve.gateway.cache import ExactCache, cache_key, repeat_key
+from serve.gateway.cache import ExactCache, Shelf, cache_key, repeat_key
 from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Exchange
 from serve.gateway.levels import Level, Levels
@@ -15,6 +15,7 @@ from serve.gateway.limits import Limits
 from serve.gateway.models_file import ModelsFile, ModelSpec, TargetSpec
 from serve.gateway.relay import Answer, Relay
 from serve.gateway.requests import ChatRequest, ModelRequest
+from serve.gateway.shared_cache import SharedCache
 from serve.gateway.upstream import Json
 
 
@@ -24,6 +25,7 @@ class Answering:
         file: ModelsFile,
         relay: Relay,
         cache: ExactCache,
+        shared: SharedCache | None,
         limits: Limits,
         accounts: Accounts,
         levels: Levels,
@@ -31,6 +33,7 @@ class Answering:
         self._file = file
         self._relay = relay
         self._cache = cache
+        self._shared = shared
         self._limits = limits
         self._accounts = accounts
         self._levels = levels
@@ -46,13 +49,16 @@ class Answering:
         key = cache_key(payer.tenant, request)
         if key is None and by is not None:
             key = repeat_key(payer.tenant, request, by)
+        shelf = None
+        if key is not None and self._shared is not None:
+            shelf = self._shared.shelf(payer.tenant, request.model, model, key)
         try:
             if key is None:
                 answer, how = await make(), "miss"
             else:
-                answer, how = await self._cache.get(key, make, by)
+                answer, how = await self._cache.get(key, make, by, shelf)
         except ApiError as error:
-            await self._do_without(exchange, model, request, key, error)
+            await self._do_without(exchange, model, request, error, key, shelf)
             return
         is_paid = how in ("miss", "again")
         if not is_paid:
@@ -89,15 +95,21 @@ class Answering:
             if exchange.answered:
                 raise
             self._accounts.failed(payer, request.model)
-            await self._do_without(exchange, model, request, None, error)
+            await self._do_without(exchange, model, request, error)
 
     async def _do_without(
-        self, exchange: Exchange, model: ModelSpec, request: ModelRequest, key: str | None, error: ApiError
+        self,
+        exchange: Exchange,
+        model: ModelSpec,
+        request: ModelRequest,
+        error: ApiError,
+        key: str | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         """Answer it without any upstream. Raises `error` where there is nothing left, or it is the client's matter."""
         if error.status < 500 and error.status != 429:
             raise error
-        stale = self._cache.stale(key) if key is not None else None
+        stale = await self._cache.stale(key, shelf) if key is not None else None
         # Whoever is told to come back later does better than with a rule.
         said = None
         if isinstance(request, ChatRequest) and error.status != 429:

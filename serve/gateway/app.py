@@ -32,9 +32,11 @@ from serve.gateway.models_file import ModelSpec, Serves, UpstreamSpec, parse_mod
 from serve.gateway.relay import Reached, Relay
 from serve.gateway.requests import ModelRequest, read_chat, read_embeddings, read_rerank
 from serve.gateway.settings import GatewaySettings
+from serve.gateway.shared_cache import WITHIN_S, SharedCache
 from serve.gateway.telemetry import Telemetry, UpstreamAt
 from serve.gateway.traced_upstream import TracedUpstream
 from serve.gateway.upstream import Json, Upstream
+from storage.answers import PostgresAnswers
 
 # More than there are calls at once, so that none waits for a connection.
 _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
@@ -62,6 +64,7 @@ class Gateway:
         local: LocalModels = LocalModels(),  # noqa: B008  (it is empty, and frozen)
         telemetry: Telemetry | None = None,
         retry_pause_s: float = 0.25,
+        shared_within_s: float = WITHIN_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -81,13 +84,20 @@ class Gateway:
             clock=clock,
         )
         self._cache = ExactCache(self._file.cache, clock)
+        self._shared = self._shared_cache(settings.postgres_url, shared_within_s, clock)
         self._limits = Limits(self._file.limits, clock)
         self._accounts = Accounts()
         self._levels = Levels(
             self._file.models, self._relay.is_open, cached=self._file.cache.bytes > 0, clock=clock
         )
         self._answering = Answering(
-            self._file, self._relay, self._cache, self._limits, self._accounts, self._levels
+            self._file,
+            self._relay,
+            self._cache,
+            self._shared,
+            self._limits,
+            self._accounts,
+            self._levels,
         )
         self.app = Starlette(
             routes=[
@@ -106,8 +116,26 @@ class Gateway:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
         await self._http.aclose()
+        if self._shared is not None:
+            await self._shared.close()
         if self._telemetry is not None:
             await asyncio.to_thread(self._telemetry.close)
+
+    def _shared_cache(
+        self, postgres_url: str | None, within_s: float, clock: Callable[[], float]
+    ) -> SharedCache | None:
+        """None where nothing is to be kept, or no Postgres is known."""
+        spec = self._file.cache
+        if postgres_url is None or spec.bytes == 0 or spec.shared.bytes == 0:
+            return None
+        return SharedCache(
+            spec,
+            self._file.models,
+            self._file.upstreams,
+            lambda: PostgresAnswers.open(postgres_url),
+            within_s=within_s,
+            clock=clock,
+        )
 
     def _route(self, path: str, method: str, handle: Any) -> Route:
         async def admitted(exchange: Exchange) -> None:
@@ -185,6 +213,7 @@ class Gateway:
                 "running": self._limits.running,
                 "upstreams": self._relay.states(),
                 "cache_bytes": self._cache.bytes,
+                "shared_cache": "off" if self._shared is None else self._shared.state,
                 "accounts": self._accounts.listed(),
             }
         )

@@ -176,12 +176,20 @@ class ModelSpec(_Strict):
         return self
 
 
+class SharedCacheSpec(_Strict):
+    """What of it is in Postgres as well, where a restart does not lose it and another gateway finds it."""
+
+    bytes: int = Field(default=256 * 1024 * 1024, ge=0, le=1024**5)  # 0 keeps nothing there
+    answers: int = Field(default=100_000, ge=1, le=1024**3)
+
+
 class CacheSpec(_Strict):
     """Equal requests that can only have equal answers: embeddings, and chats with a temperature of 0."""
 
-    bytes: int = Field(default=64 * 1024 * 1024, ge=0)  # 0 keeps nothing
+    bytes: int = Field(default=64 * 1024 * 1024, ge=0)  # of memory; 0 keeps nothing, also not in Postgres
     ttl_s: float = Field(default=3600.0, gt=0)
     stale_s: float = Field(default=86_400.0, ge=0)  # after that it is given when no upstream can be reached
+    shared: SharedCacheSpec = SharedCacheSpec()
 
 
 class LimitSpec(_Strict):
@@ -248,6 +256,7 @@ _MODELS: dict[_Place, type[BaseModel]] = {
     ("models", "*", "targets", "*", "price"): PriceSpec,
     ("models", "*", "rules", "*"): RuleSpec,
     ("cache",): CacheSpec,
+    ("cache", "shared"): SharedCacheSpec,
     ("limits",): LimitSpec,
 }
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings:
-    """`models` is the text of models.yaml, `models_path` where people find it."""
+    """`models` is the text of models.yaml, `models_path` where people find it; `postgres_url` is where answers are shared,
+    and carries a password."""
 
     key: str = field(repr=False)
+    postgres_url: str | None = field(default=None, repr=False)
     models: str = ""
     models_path: str = "models.yaml"
 

@@ -9,15 +9,20 @@ import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import openai
 import pytest
 
 from callboard.bench import made_up_model
 from callboard.ray_head import RayHead
+from callboard.services import running_endpoints
+from callboard.settings import Settings
+from storage.connect import connect
 from tests import tiny_models
 from tests.acceptance.program import PROGRAM, Program
 from tests.acceptance.test_readme import block
+from tests.integration.cli import until
 from tests.integration.upstreams import (
     KEY,
     Played,
@@ -138,6 +143,30 @@ def test_its_key_is_its_owners_alone_and_stands_nowhere_else(served: Served) -> 
     key_file = served.program.home / "gateway.key"
     assert sorted(found) == sorted([key_file, served.secret])
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+
+
+async def test_its_answers_are_in_postgres_whose_password_is_nowhere_in_ray(served: Served) -> None:
+    served.played.fresh()
+    served.played.put_on(reply(completion()))
+    endpoints = running_endpoints(Settings(home=served.program.home))
+    assert endpoints is not None
+    db = await connect(endpoints.postgres_url, application="callboard-test")
+
+    async def is_stored() -> bool:
+        return bool(await db.fetchval("select exists (select from model_answers where tenant = 'postgres')"))
+
+    async with served.client() as gateway:
+        headers = {"X-Callboard-Tenant": "postgres"}
+        await gateway.chat.completions.create(
+            model="small", messages=ASK, temperature=0, extra_headers=headers
+        )
+    await until(is_stored)
+    await db.close()
+    password = urlsplit(endpoints.postgres_url).password
+    assert password
+    temporary = RayHead(folder=served.program.home / "ray")._temp
+    files = [path for path in temporary.rglob("*") if path.is_file()]
+    assert [path for path in files if unquote(password).encode() in path.read_bytes()] == []
 
 
 def test_a_wrong_models_yaml_is_said_and_what_runs_goes_on(served: Served) -> None:

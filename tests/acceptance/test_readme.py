@@ -15,6 +15,7 @@ from typer.main import get_command
 from callboard.cli.main import app
 from callboard.testing import GivenModels, TestKit
 from serve.gateway import parse_models
+from serve.gateway.models_file import CacheSpec
 from tests.acceptance.program import Program
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,7 @@ def test_the_models_yaml_is_read() -> None:
     assert [target.upstream for target in found.models["small"].targets] == ["openai", "claude"]
     upstreams = "upstreams: {openai: {type: openai, api_key: OPENAI_API_KEY}}\nmodels:\n"
     assert len(parse_models(upstreams + block("yaml", "rules:")).models["small"].rules) == 2
+    assert parse_models(block("yaml", "cache:")).cache == CacheSpec()  # what holds where nothing is said
 
 
 def test_the_agent_that_asks_models_has_its_answers() -> None:

@@ -23,6 +23,7 @@ from serve.gateway.telemetry import Telemetry
 from tests.integration.upstreams import KEY, Played, serving
 
 LOCAL_KEY = "cb-the-key-of-the-gateway"
+SHARED_WITHIN_S = 10.0  # a busy machine is no Postgres that is slow
 
 MODELS = """
 {upstreams}
@@ -120,20 +121,33 @@ class Stage:
         without_models: bool = False,
         local: LocalModels = LocalModels(),  # noqa: B008
         telemetry: Telemetry | None = None,
+        postgres_url: str | None = None,
+        shared_within_s: float = SHARED_WITHIN_S,
     ) -> AsyncIterator[Front]:
-        """A gateway of a test's own, with upstreams that were asked nothing yet."""
+        """A gateway of a test's own, with upstreams that were asked nothing yet. Within it another one takes its place."""
         self.openai.fresh()
         self.claude.fresh()
         text = MODELS.format(
             openai=self.openai_url, claude=self.claude_url, times=times, more=more, upstreams=upstreams
         )
         settings = GatewaySettings(
-            key=LOCAL_KEY, models="" if without_models else text, models_path="/home/models.yaml"
+            key=LOCAL_KEY,
+            postgres_url=postgres_url,
+            models="" if without_models else text,
+            models_path="/home/models.yaml",
         )
         secrets = GivenSecrets({"UPSTREAM": KEY})
         app = Gateway(
-            settings, secrets, local=local, telemetry=telemetry, retry_pause_s=0.01, clock=clock
+            settings,
+            secrets,
+            local=local,
+            telemetry=telemetry,
+            retry_pause_s=0.01,
+            shared_within_s=shared_within_s,
+            clock=clock,
         ).app
+        before = self.gateway
         async with app.router.lifespan_context(app):
             self.gateway = app
             yield Front(self.url, self.openai, self.claude, self.http)
+        self.gateway = before

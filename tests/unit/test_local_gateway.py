@@ -44,9 +44,10 @@ class Rig:
         self.ray = Ray()
         self.head: int | None = 4711
         self.listens = True
+        self.postgres_url = "postgresql://callboard:its-password@127.0.0.1/callboard"
 
     async def serve(self) -> int:
-        found = await LocalGateway(self.settings).serve(self.ray)  # type: ignore[arg-type]
+        found = await LocalGateway(self.settings).serve(self.ray, self.postgres_url)  # type: ignore[arg-type]
         return found.port
 
 
@@ -78,7 +79,10 @@ async def test_it_is_served_once_with_its_key_models_and_secrets(rig: Rig) -> No
     assert served.settings.models == "limits: {concurrent: 7}\n"
     assert served.settings.models_path == str(rig.home / "models.yaml")
     assert (served.secrets, served.port) == (str(rig.home / "secrets"), port)
-    assert served.settings.key not in repr(served) + (rig.home / "gateway.json").read_text()
+    assert served.settings.postgres_url == rig.postgres_url
+    seen = repr(served) + (rig.home / "gateway.json").read_text()
+    for secret in (served.settings.key, "its-password"):
+        assert secret not in seen
     local = LocalGateway(rig.settings)
     assert local.base_url() == local.address().base_url == f"http://127.0.0.1:{port}/v1"
     assert local.address().key == served.settings.key
@@ -93,6 +97,13 @@ async def test_it_is_replaced_at_its_place_when_models_yaml_has_changed(rig: Rig
         taken.listen()
         assert await rig.serve() == port
     assert len(rig.ray.served) == 2
+
+
+async def test_it_is_replaced_when_postgres_is_another(rig: Rig) -> None:
+    port = await rig.serve()
+    rig.postgres_url += "_restored"
+    assert await rig.serve() == port
+    assert [served.settings.postgres_url for served in rig.ray.served][1] == rig.postgres_url
 
 
 @pytest.mark.parametrize("change", ["another head", "nobody listens", "no record"])

@@ -8,7 +8,14 @@ from textwrap import dedent
 import pytest
 
 from bus.errors import InvalidModelsFile
-from serve.gateway.models_file import DEFAULT, EXAMPLE, ModelsFile, parse_models, read_models
+from serve.gateway.models_file import (
+    DEFAULT,
+    EXAMPLE,
+    ModelsFile,
+    SharedCacheSpec,
+    parse_models,
+    read_models,
+)
 
 GOOD = """
     upstreams:
@@ -195,3 +202,26 @@ def test_what_is_wrong_with_a_rule(rules: str, words: str) -> None:
     assert words in caught.value.message
     with pytest.raises(InvalidModelsFile, match="rules are for a model that serves chat"):
         parse_models(EXAMPLE.replace("{targets", "{rules: [{answer: b}], serves: embeddings, targets"))
+
+
+@pytest.mark.parametrize(
+    ("shared", "words"),
+    [
+        ("{byte: 1}", "line 4: cache.shared.byte: is not known; did you mean bytes"),
+        ("{answers: 0}", "line 4: cache.shared.answers: must be at least 1"),
+        ("{bytes: -1}", "line 4: cache.shared.bytes: must be at least 0"),
+        ("{answers: many}", "line 4: cache.shared.answers: must be a whole number"),
+        ("off", "line 4: cache.shared"),
+    ],
+)
+def test_what_is_wrong_with_the_shared_cache(shared: str, words: str) -> None:
+    with pytest.raises(InvalidModelsFile) as caught:
+        parse_models(f"upstreams:\n  here: {{type: local}}\ncache:\n  shared: {shared}\n")
+    assert words in caught.value.message
+
+
+def test_the_shared_cache_is_bounded_unless_told_otherwise() -> None:
+    assert parse_models("cache: {ttl_s: 60}").cache.shared == SharedCacheSpec(
+        bytes=268_435_456, answers=100_000
+    )
+    assert parse_models("cache: {shared: {bytes: 0}}").cache.shared.bytes == 0
