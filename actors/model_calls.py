@@ -62,9 +62,12 @@ class Ranked(msgspec.Struct, frozen=True):
 class Model:
     """One model of the gateway, by its name in models.yaml, with what every request to it says."""
 
-    def __init__(self, calls: ModelCalls, name: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, calls: ModelCalls, name: str, retry: RetryPolicy | None, options: Mapping[str, Any]
+    ) -> None:
         self._calls = calls
         self._name = name
+        self._retry = retry
         self._options = options
 
     async def chat(
@@ -166,18 +169,23 @@ class Model:
         self, path: str, what: str, body: Json, key: str | None, timeout_s: float | None
     ) -> tuple[str, Json]:
         body = {**self._options, **body, "model": self._name}
-        return await self._calls._ask_model(path, f"{what} {self._name}", body, key, timeout_s)
+        return await self._calls._ask_model(
+            path, f"{what} {self._name}", body, key, timeout_s, self._retry or RETRY
+        )
 
 
 class ModelCalls(ABC):
     __slots__ = ()
 
-    def model(self, name: str, **options: Any) -> Model:
-        """A model of the gateway, by its name in models.yaml; `options` go into each request to it."""
-        return Model(self, name, options)
+    def model(self, name: str, *, retry: RetryPolicy | None = None, **options: Any) -> Model:
+        """A model of the gateway, by its name in models.yaml; `options` go into each request to it.
+
+        A gateway that is away or full is asked again for some 20 s, or as `retry` says: NO_RETRY for what can be done without.
+        """
+        return Model(self, name, retry, options)
 
     async def _ask_model(
-        self, path: str, name: str, body: Json, key: str | None, timeout_s: float | None
+        self, path: str, name: str, body: Json, key: str | None, timeout_s: float | None, retry: RetryPolicy
     ) -> tuple[str, Json]:
         """Its place, and the recorded answer, or a new one; raises ModelFailed."""
         journal = self._journal()
@@ -200,7 +208,7 @@ class ModelCalls(ABC):
                 journal.record(bill, CHARGE, CHARGE, charge.to_json())
 
         async def made() -> ModelReply:
-            reply: ModelReply = await attempt(self, self._scope.models.make, (request,), {}, RETRY, name)
+            reply: ModelReply = await attempt(self, self._scope.models.make, (request,), {}, retry, name)
             return reply
 
         ok, text = await self._once(

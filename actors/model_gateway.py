@@ -84,11 +84,11 @@ class GatewayClient:
         self._http: httpx2.AsyncClient | None = None
 
     async def make(self, request: ModelRequest) -> ModelReply:
-        import httpx2  # by those hosts only whose agents ask models
+        address = await asyncio.to_thread(self._address)
+        import httpx2  # by those hosts only whose agents ask models, and only where one was ever served
 
         if self._http is None:
             self._http = httpx2.AsyncClient(trust_env=False)
-        address = await asyncio.to_thread(self._address)
         headers = {
             "authorization": f"Bearer {address.key}",
             "idempotency-key": request.key,

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from actors import model_calls
 from actors.models import Json
-from actors.retry import RetryPolicy
+from actors.retry import NO_RETRY, RetryPolicy
 from bus.errors import InvalidMessage, InvalidModelAnswer, ModelFailed, ModelUnavailable
 from callboard import Context
 from callboard.testing import GivenModels
@@ -217,6 +217,21 @@ async def test_one_that_is_away_is_asked_again_and_what_it_refuses_is_not(
     models = GivenModels(answer)
     assert await done(run, models) == ["here"]
     assert len({request.key for request in models.requests}) == 2
+
+
+async def test_one_that_can_be_done_without_is_asked_as_often_as_the_agent_says() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        for retry in (NO_RETRY, RetryPolicy(attempts=3, first_delay_s=0.001)):
+            with pytest.raises(ModelFailed, match="chat tiny: away"):
+                await ctx.model("tiny", retry=retry, seed=1).chat("a")
+
+    def answer(path: str, body: Json) -> Json:
+        raise ModelUnavailable("away")
+
+    models = GivenModels(answer)
+    await done(run, models)
+    assert [request.body["seed"] for request in models.requests] == [1] * 4
+    assert all("retry" not in request.body for request in models.requests)
 
 
 async def test_without_a_gateway_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
