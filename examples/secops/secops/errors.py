@@ -7,6 +7,7 @@ CallboardError
 │   ├── BinaryInput        is not text
 │   └── InputTooLarge      is longer than the limit, once decompressed
 ├── LinesMissing           lines came before the ones that precede them
+├── NotComparable          a model's vectors are no vectors
 ├── NotDone
 │   └── NotBlocked         an address could not be blocked; nothing was changed
 └── PolicyError            policy.yaml is missing, unreadable or wrong
@@ -49,6 +50,10 @@ class LinesMissing(CallboardError):
     """Lines came before the ones that precede them: a feed was cut off, and is being repeated."""
 
     fix = "Feed the file again; then put these lines back with `callboard dead-letters retry ID`."
+
+
+class NotComparable(CallboardError):
+    """A model's vectors cannot be compared with each other."""
 
 
 class NotBlocked(NotDone):

@@ -25,6 +25,7 @@ _SHOWN = 8
 _RANGES_SHOWN = 12
 _COMMENT_SHOWN = 200
 _PLACE_SHOWN = 300
+_NOTE_SHOWN = 300
 
 
 def render(report: IncidentReport) -> str:
@@ -34,6 +35,7 @@ def render(report: IncidentReport) -> str:
         _summary(report),
         _facts(report),
         *_table(report),
+        *_groups(report),
         *_blocks(report),
         *_details(report),
         f"---\nReport {code(report.id)}, generated {_time(report.generated_at, True)}. "
@@ -78,6 +80,7 @@ def _facts(report: IncidentReport) -> str:
             f"- **Period** {period}{years}",
             f"- **Lines** {log.lines.total}, by sshd {log.lines.sshd}; {log.lines.failures} tell of a failure"
             f"{unclear}, {plural(log.lines.accepted, 'accepted login')}{left_out if report.left_out else ''}",
+            f"- **Groups** {_grouped(report)}",
         )
     )
 
@@ -98,6 +101,27 @@ def _table(report: IncidentReport) -> Iterator[str]:
         for each in rows
     ]
     yield "\n".join(lines)
+
+
+def _grouped(report: IncidentReport) -> str:
+    note = _plain(report.groups_note)
+    if report.groups is None:
+        return f"not looked for: {code(note, limit=_NOTE_SHOWN)}"
+    found = f"of sources that behaved alike: {len(report.groups) or 'none'}"
+    return f"{found}. {note}" if note else found
+
+
+def _groups(report: IncidentReport) -> Iterator[str]:
+    if not report.groups:
+        return
+    yield "## Groups"
+    yield "Sources that behaved alike, which may be one campaign."
+    yield "\n".join(
+        f"- {_some(each.addresses)}. {_plain(each.why)} "
+        + (f"Each tried {_some(each.users)}. " if each.users else "")
+        + f"Similarity {each.similarity:.2f}."
+        for each in report.groups
+    )
 
 
 def _blocks(report: IncidentReport) -> Iterator[str]:

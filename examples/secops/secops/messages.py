@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from callboard import message
 
 from .finding import Finding
+from .grouping import Likeness
+from .policy import Grouping
 from .report import Docket, LogFacts
 from .response import Response
 from .rules import Judgement
@@ -233,9 +235,24 @@ class Responded(_Message):
     response: Response
 
 
+@message("ssh.compare.v1")
+class Compare(_Message):
+    """Reporter asks analyst: which sources are alike, by what each of them did, the gravest first."""
+
+    by: Grouping
+    texts: dict[str, str]
+
+
+@message("ssh.compared.v1")
+class Compared(_Message):
+    """Analyst answers reporter: which are, or why nobody can say."""
+
+    likeness: Likeness
+
+
 @message("ssh.conclude.v1")
 class Conclude(_Message):
-    """Reporter to itself: what became of each block is known."""
+    """Reporter to itself: what became of each block is known, and which sources are alike."""
 
 
 @message("ssh.reported.v1")

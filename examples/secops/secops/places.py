@@ -39,6 +39,10 @@ def investigator(source: str) -> str:
     return f"{DOMAIN}/investigator/{network_of(source) or source}"
 
 
+def analyst(log: str) -> str:
+    return f"{DOMAIN}/analyst/{log}"
+
+
 def responder(case: str, source: str) -> str:
     """The responder for one source in one case: a log that is judged, or a task that acts."""
     return f"{DOMAIN}/responder/{source}/{case}"

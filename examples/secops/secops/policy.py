@@ -120,6 +120,21 @@ class Approval(_Strict):
         return None if self.hours is None else self.hours * 3600
 
 
+class Grouping(_Strict):
+    """Which sources are taken for one campaign, and what finding them may take.
+
+    Two are alike when the embeddings of their behaviour, by this `model` of the gateway, have a cosine `similarity` of at
+    least so much. The gravest `sources` are compared, in requests of `texts` at most; what takes longer than `within_s`
+    seconds is done without.
+    """
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    similarity: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    sources: Annotated[int, Field(ge=2, le=256, strict=True)]
+    texts: Annotated[int, Field(ge=1, le=128, strict=True)]
+    within_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)]
+
+
 class Policy(_Strict):
     """A whole policy. Every verdict at every severity is covered by a rule, and every rule can be reached."""
 
@@ -127,6 +142,7 @@ class Policy(_Strict):
     allow: tuple[Allowed, ...] = ()
     approval: Approval
     rules: tuple[Rule, ...]
+    grouping: Grouping | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .address import sort_key
 from .finding import Finding
+from .grouping import NOT_COMPARED, Group, Likeness, groups_of
 from .policy import Action
 from .response import Outcome, Response
 from .verdict import Severity, Verdict
@@ -60,6 +61,8 @@ class IncidentReport(BaseModel):
 
     `failures` and `verdicts` count every finding, `responses` what became of those that are listed. A finding that is no longer listed, because `addresses` is
     full, is among the least grave; `left_out` says of how many sources, at most, the report says nothing more.
+    `groups` are sources that behaved alike; None when they were not compared, and then `groups_note` says why. It also
+    says so when some were left out of the comparison, and is empty otherwise.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,6 +76,8 @@ class IncidentReport(BaseModel):
     responses: dict[Outcome, int]
     addresses: tuple[Finding, ...]
     left_out: int = 0
+    groups: tuple[Group, ...] | None = None
+    groups_note: str = ""
 
 
 class Docket(BaseModel):
@@ -126,6 +131,7 @@ class Docket(BaseModel):
         report_id: str,
         generated_at: datetime,
         responses: Mapping[str, Response] = {},
+        likeness: Likeness = NOT_COMPARED,
     ) -> IncidentReport:
         """Return the report, with what became of the proposals by address; the others are proposals still."""
         addresses = tuple(_responded(each, responses.get(each.address)) for each in self.findings)
@@ -140,6 +146,8 @@ class Docket(BaseModel):
             responses={outcome: outcomes[outcome] for outcome in Outcome},
             addresses=addresses,
             left_out=self.left_out,
+            groups=groups_of(addresses, likeness),
+            groups_note=likeness.note,
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from secops.errors import PolicyError
 from secops.policy import Policy, load_policy
+from secops.rulebook import POLICY_NAME, name_of
 from secops.verdict import Severity, Verdict
 
 
@@ -80,6 +82,12 @@ def test_any_other_address_is_blocked(policy: Policy, source: str) -> None:
         ("severity: [high, critical]", "severity: [medium, high, critical]", "two rules"),
         ("network: 192.0.2.0/28", "network: 192.0.2.1/28", "network"),
         ("why: the office's own addresses", "why: ''", "why"),
+        ("similarity: 0.85", "similarity: 0", "similarity"),
+        ("similarity: 0.85", "similarity: .nan", "similarity"),
+        ("sources: 200", "sources: 257", "sources"),
+        ("sources: 200", "sources: 200, more: 1", "more"),
+        ("texts: 64", "texts: 0", "texts"),
+        ("within_s: 30", "within_s: .inf", "within_s"),
         ("rules:", "rules: [", "not valid YAML"),
         ("rules:", "rulez:", "rules"),
         ("version: 1", "version: !!python/object/apply:os.getcwd []", "not valid YAML"),
@@ -93,6 +101,15 @@ def test_a_wrong_policy_is_refused(example: Path, tmp_path: Path, old: str, new:
     with pytest.raises(PolicyError, match=told) as caught:
         load_policy(tmp_path / "policy.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_policy_may_do_without_groups_and_is_the_same_for_blocks(example: Path, tmp_path: Path) -> None:
+    text = (example / "policy.yaml").read_text("utf-8")
+    (tmp_path / "policy.yaml").write_text(re.sub(r"(?m)^grouping:.*\n", "", text), "utf-8")
+    without = load_policy(tmp_path / "policy.yaml")
+    assert without.grouping is None
+    assert name_of(without) == POLICY_NAME
+    assert f"`{POLICY_NAME}`" in (example / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"just text"])

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from actors.models import ModelClient
 from actors.task_messages import TaskCompleted, TaskFailure, TaskProgress
 from callboard import Asked
 from callboard.testing import TestKit
@@ -33,8 +34,8 @@ def task_id(number: int) -> str:
 class Triage:
     """One cluster of the kit with the secops domain on it."""
 
-    def __init__(self, *, hosts: int = 2) -> None:
-        self.kit = TestKit(EXAMPLE, hosts=hosts, system_kinds=(TaskAgent,))
+    def __init__(self, *, hosts: int = 2, models: ModelClient | None = None) -> None:
+        self.kit = TestKit(EXAMPLE, hosts=hosts, system_kinds=(TaskAgent,), models=models)
         self._hosts = hosts
 
     async def __aenter__(self) -> Triage:
@@ -153,8 +154,9 @@ class Triage:
 
 
 def comparable(result: dict[str, Any]) -> dict[str, Any]:
-    """The report but for ids, times, and the file that blocks are written into."""
-    kept = {name: each for name, each in result.items() if name not in ("id", "generated_at", "markdown")}
+    """The report but for ids, times, why no model was asked, and the file that blocks are written into."""
+    own = ("id", "generated_at", "markdown", "groups_note")
+    kept = {name: each for name, each in result.items() if name not in own}
     kept["addresses"] = [
         each
         | {"response": each["response"] and {n: v for n, v in each["response"].items() if n not in _LOCAL}}

@@ -8,20 +8,36 @@ from pydantic import BaseModel, Field
 
 from callboard import Agent, AskFailed, Context, handler
 from secops.finding import Finding
+from secops.grouping import NOT_COMPARED, Likeness, suspicious, texts_of
 from secops.markdown import render
-from secops.messages import Conclude, Expect, Gathered, Reported, Respond, Responded, Responding
-from secops.places import desk, responder
+from secops.messages import (
+    Compare,
+    Compared,
+    Conclude,
+    Expect,
+    Gathered,
+    Reported,
+    Respond,
+    Responded,
+    Responding,
+)
+from secops.places import analyst, desk, responder
 from secops.progress import ALL_JUDGED, ALL_READ
 from secops.report import Docket, LogFacts
 from secops.response import Outcome, Response
-from secops.rulebook import POLICY
+from secops.rulebook import LIMITS, POLICY
 from secops.rules import plural
 
 MAX_BLOCKS = 500  # of one report, the gravest; what comes on top stays a proposal
+_OTHERS_S = (
+    30.0  # what the analyst may take beyond its model: hosts that start or die, another task on the same log
+)
 
 
 class Reporter(Agent):
-    """Merges what the clerks have gathered, has the blocks carried out, and completes the task. Its key is the task's id.
+    """Merges what the clerks have gathered, has the blocks carried out and the sources compared, and completes the task.
+
+    Its key is the task's id.
 
     The result is the report (see IncidentReport) with its page under `markdown`.
     """
@@ -37,6 +53,7 @@ class Reporter(Agent):
         is_complete: bool = False
         responses: dict[str, Response] = {}
         """What became of each block, by address."""
+        likeness: Likeness = NOT_COMPARED
 
     state: State
 
@@ -66,10 +83,11 @@ class Reporter(Agent):
             report_id=task,
             generated_at=datetime.fromtimestamp(ctx.now, UTC),
             responses=state.responses,
+            likeness=state.likeness,
         )
         ctx.complete(report.model_dump(mode="json") | {"markdown": render(report)}, task=task)
         ctx.send(desk(task), Reported())
-        state.docket, state.responses = Docket(), {}
+        state.docket, state.responses, state.likeness = Docket(), {}, NOT_COMPARED
 
     def _tell(self, ctx: Context) -> None:
         state = self.state
@@ -91,20 +109,47 @@ class Reporter(Agent):
             ctx.progress(
                 ALL_JUDGED, f"{plural(len(blocks), 'block')} proposed, {asked} of them to be approved"
             )
-            responses = await ctx.gather(*(self._respond(each, ctx) for each in blocks))
-            state.responses = {each.address: one for each, one in zip(blocks, responses, strict=True)}
+        compared, *responses = await ctx.gather(
+            self._compare(state.facts.digest, ctx), *(self._respond(each, ctx) for each in blocks)
+        )
+        state.likeness = compared
+        state.responses = {each.address: one for each, one in zip(blocks, responses, strict=True)}
         ctx.send(ctx.address, Conclude())
 
     async def _respond(self, finding: Finding, ctx: Context) -> Response:
         """What becomes of one block, which may take days; no longer than the task may."""
-        deadline = self.state.deadline
         try:
             answer: Responded = await ctx.ask(
                 responder(ctx.address.key, finding.address),
                 Respond(finding=finding),
-                timeout=None if deadline is None else max(deadline - ctx.now, 0.001),
+                timeout=self._left_s(ctx),
             )
         except AskFailed as failed:
             outcome = Outcome.TIMED_OUT if failed.reason == "timeout" else Outcome.FAILED
             return Response(outcome=outcome, error=failed.message)
         return answer.response
+
+    async def _compare(self, log: str, ctx: Context) -> Likeness:
+        """Which of the gravest sources behaved alike: beside the blocks, which it does not hold up."""
+        by, sources = POLICY.grouping, suspicious(self.state.docket.findings)
+        if by is None:
+            return Likeness(note="policy.yaml names no model for it.")
+        texts = texts_of(sources[: by.sources], LIMITS)
+        if len(texts) < 2:
+            return Likeness(alike=())
+        within_s, left_s = by.within_s + _OTHERS_S, self._left_s(ctx)
+        if left_s is not None:
+            within_s = min(within_s, left_s / 2)  # a report in time is worth more than its groups
+        try:
+            answer: Compared = await ctx.ask(analyst(log), Compare(by=by, texts=texts), timeout=within_s)
+        except AskFailed as failed:
+            return Likeness(note=failed.message)
+        likeness = answer.likeness
+        if likeness.alike is not None and len(texts) < len(sources):
+            note = f"Of {plural(len(sources), 'source')} the {len(texts)} gravest were compared."
+            return likeness.model_copy(update={"note": note})
+        return likeness
+
+    def _left_s(self, ctx: Context) -> float | None:
+        deadline = self.state.deadline
+        return None if deadline is None else max(deadline - ctx.now, 0.001)
