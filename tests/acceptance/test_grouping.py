@@ -15,7 +15,7 @@ from tests.acceptance.program import Program
 from tests.conftest import make_home
 from tests.unit.secops.triage_run import EXAMPLE, SAMPLE, comparable, real_log, reference
 
-# Two clusters and a torch: 60 s. tests/unit/secops/test_analyst.py has the short forms, with a played model.
+# Three clusters and a torch: two to three minutes. tests/unit/secops/test_analyst.py has the short forms, with a played model.
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 ALIKE = {
