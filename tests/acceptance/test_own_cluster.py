@@ -55,7 +55,7 @@ def left_behind(program: Program) -> list[str]:
         pytest.param("starting Postgres", 0.0, signal.SIGTERM, marks=pytest.mark.long),
         pytest.param("starting Postgres", 1.5, signal.SIGINT, marks=pytest.mark.long),
         ("starting Postgres", 1.5, signal.SIGTERM),
-        ("starting the coord", 0.0, signal.SIGINT),
+        pytest.param("starting the coord", 0.0, signal.SIGINT, marks=pytest.mark.long),
         pytest.param("starting the coord", 0.0, signal.SIGTERM, marks=pytest.mark.long),
     ],
 )
