@@ -15,7 +15,7 @@ from serve.embedding.embedder import InputType
 from serve.embedding.encoder_protocol import Vector
 from serve.local.model_folder import BrokenModel, model_folder
 from serve.local.settings import BatchedSpec
-from serve.local.torch_settings import LONGEST_TOKEN, MAX_TOKENS, WORDS, dtype_of, knows_no_words
+from serve.local.torch_settings import LONGEST_TOKEN, MAX_TOKENS, WORDS, knows_no_words, lower
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class SentenceEncoder:
             model_kwargs=_model_kwargs(device),
             local_files_only=folder is not None,
         )
-        self._model.to(dtype_of(spec, self._model, device))
         self._model.eval()
-        self._transformer = self._model[0]
+        self._transformer, *rest = self._model
+        lower(self._transformer, spec, device)
+        for module in rest:
+            module.float()
         self._tokenizer = self._plain_tokenizer(model)
         self.longest = min(self._model.max_seq_length or MAX_TOKENS, 1_000_000)
         [ids] = self._tokens([WORDS], "", self.longest)

@@ -20,7 +20,7 @@ class LocalSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where Ray has one to give
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: half on a GPU, float32 on a CPU
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # see the README
     gpus: float = Field(default=1.0, gt=0, le=1)
     cpus: float = Field(default=0.0, ge=0)
     threads: int | None = Field(

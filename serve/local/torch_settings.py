@@ -14,13 +14,31 @@ WORDS = "the words of a text 0 1 2"
 MAX_TOKENS = 8192  # of a text, where the model does not say
 
 
-def dtype_of(spec: LocalSpec, model: Any, device: str) -> Any:
+def lower(transformer: torch.nn.Module, spec: LocalSpec, device: str) -> None:
+    """Set what the transformer computes in. What comes out is float32, and so is what follows: pooling, heads."""
+    transformer.to(_dtype_of(spec, transformer, device))
+    transformer.register_forward_hook(_in_float32)
+
+
+def _dtype_of(spec: LocalSpec, transformer: torch.nn.Module, device: str) -> Any:
     if spec.dtype != "auto":
         return getattr(torch, spec.dtype)
     if device == "cpu":
-        return torch.float32
+        return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
     # One that was trained with bfloat16's range may not fit into float16's.
-    return torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float16
+    return torch.bfloat16 if next(transformer.parameters()).dtype == torch.bfloat16 else torch.float16
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor has a unit for that (AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _in_float32(transformer: torch.nn.Module, given: Any, found: Any) -> Any:
+    for name, value in found.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            found[name] = value.float()
+    return found
 
 
 def knows_no_words(tokenizer: Any, ids: Sequence[int]) -> bool:

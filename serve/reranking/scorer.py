@@ -12,7 +12,7 @@ import torch
 
 from serve.local.model_folder import BrokenModel, model_folder
 from serve.local.settings import BatchedSpec
-from serve.local.torch_settings import LONGEST_TOKEN, MAX_TOKENS, WORDS, dtype_of, knows_no_words
+from serve.local.torch_settings import LONGEST_TOKEN, MAX_TOKENS, WORDS, knows_no_words, lower
 from serve.reranking.scorer_protocol import Pair
 
 
@@ -30,9 +30,10 @@ class CrossEncoderScorer:
         )
         if self._model.num_labels != 1:
             raise BrokenModel(f"it gives {self._model.num_labels} numbers for a pair; a reranker gives one.")
-        self._model.to(dtype_of(spec, self._model, device))
-        self._model.eval()
         self._tokenizer = self._plain_tokenizer(model)
+        self._model.eval()
+        self._model.float()
+        lower(self._model[0].model.base_model, spec, device)
         self.longest = min(self._model.max_seq_length or MAX_TOKENS, 1_000_000)
         [pair] = self.tokens([WORDS], WORDS, most=self.longest)
         if knows_no_words(self._tokenizer, pair.ids):

@@ -40,7 +40,7 @@ def table(found: Embedded) -> Any:
 
 @pytest.fixture(scope="module")
 async def minilm() -> AsyncIterator[EmbeddingService]:
-    service = service_of(DEFAULT_MODEL, batch_tokens=1000, truncate=True)
+    service = service_of(DEFAULT_MODEL, batch_tokens=1000, truncate=True, dtype="float32")
     yield service
     await service.close()
 
@@ -75,11 +75,35 @@ async def test_the_numbers_are_those_of_encode(minilm: EmbeddingService, bare: A
     np.testing.assert_allclose(table(cut), wanted, atol=1e-5)
 
 
+async def test_half_as_many_bits_change_little_and_lengths_stay_one(bare: Any) -> None:
+    service = service_of(DEFAULT_MODEL, truncate=True, dtype="bfloat16")
+    found = table(await service.embed(EmbedRequest(texts=TEXTS)))
+    wanted = bare.encode(list(TEXTS))
+    assert (found * wanted).sum(axis=1).min() > 0.999
+    assert np.abs(found - wanted).max() > 1e-5  # it did compute in them
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    await service.close()
+
+
+@pytest.mark.parametrize(("has_unit", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_a_processor_computes_in_bfloat16_where_it_has_a_unit_for_that(
+    has_unit: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from serve.local.torch_settings import lower
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_unit})
+    layer = torch.nn.Linear(1, 1)
+    lower(layer, BatchedSpec(), "cpu")
+    assert layer.weight.dtype == getattr(torch, dtype)
+
+
 async def test_queries_and_documents_are_encoded_as_the_library_does(prompted: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     library = SentenceTransformer(str(prompted), device="cpu")
-    service = service_of(str(prompted))
+    service = service_of(str(prompted), dtype="float32")
     texts = ("short", "a longer one, with more words in it")
     ways: Any = {None: library.encode, "query": library.encode_query, "document": library.encode_document}
     seen = []
