@@ -24,7 +24,7 @@ from callboard.bench.own_gateway import own_gateway, quantile
 _WARM_UP = 64  # texts
 _MODELS = """\
 upstreams:
-  here: {{type: local, retries: 0, answer_s: 300, embedding: {{device: {device}, truncate: true, always: 1}}}}
+  here: {{type: local, retries: 0, answer_s: 300, embedding: {{device: {device}, dtype: {dtype}, truncate: true, always: 1}}}}
 models:
   measured: {{serves: embeddings, targets: [{{upstream: here, model: "{model}"}}]}}
 cache: {{bytes: 0}}
@@ -37,6 +37,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     texts: Sequence[str]
     model: str
     device: str
+    dtype: str = "auto"
     each: int = 1
     concurrency: tuple[int, ...] = (1, 8, 32)
 
@@ -52,7 +53,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """`dtype` is what was asked for of the gateway's model."""
+
     device: str
+    dtype: str
     model: str
     texts: int
     texts_a_request: int
@@ -113,7 +117,7 @@ class Bare:
 
 async def measure(load: Load, progress: Callable[[str], None]) -> Report:
     """Raises ServiceUnavailable."""
-    models = _MODELS.format(device=load.device, model=load.model)
+    models = _MODELS.format(device=load.device, dtype=load.dtype, model=load.model)
     async with Bare.started(load.model, load.device) as bare, own_gateway(models, progress) as client:
         progress("loading the model, twice")
         await asyncio.gather(ask(client, load.texts[:1]), bare.encode(load.texts[:_WARM_UP]))
@@ -133,6 +137,7 @@ def report(load: Load, bare_s: float, passes: dict[int, Measured], replica_mib: 
     count = len(load.texts)
     return Report(
         device=load.device,
+        dtype=load.dtype,
         model=load.model,
         texts=count,
         texts_a_request=load.each,

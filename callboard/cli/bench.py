@@ -92,6 +92,13 @@ async def embed(
     model: Annotated[
         str | None, typer.Option(help="A model folder, or a name of the hub; else the packaged model.")
     ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="What the gateway's model computes in: auto, float32, float16 or bfloat16. The bare loop has the library's "
+            "own float32 on a CPU, and half precision on a GPU."
+        ),
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Embeddings a second over HTTP, from 1, 8 and 32 clients, beside sentence-transformers alone."""
@@ -101,8 +108,11 @@ async def embed(
 
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter("must be cpu or cuda", param_hint="--device")
+    if dtype not in ("auto", "float32", "float16", "bfloat16"):
+        raise typer.BadParameter("must be auto, float32, float16 or bfloat16", param_hint="--dtype")
     given = made_up(count) if texts is None else read_texts(texts)[:count]
-    report = await measure(Load(texts=given, model=model or DEFAULT_MODEL, device=device, each=each), note)
+    load = Load(texts=given, model=model or DEFAULT_MODEL, device=device, dtype=dtype, each=each)
+    report = await measure(load, note)
     if as_json:
         emit(report)
         return

@@ -95,6 +95,9 @@ def _show(found: dict[str, Any]) -> None:
             ],
         )
     )
+    for one in found["models"]:
+        if one["similar"] is not None:
+            out.print(plain(_similar_line(one["model"], one["similar"])))
     out.print()
     states = found["upstreams"].items()
     out.print(
@@ -104,6 +107,13 @@ def _show(found: dict[str, Any]) -> None:
     )
     if found["accounts"]:
         out.print(_account_table(found["accounts"]))
+
+
+def _similar_line(model: str, state: dict[str, int]) -> str:
+    return (
+        f"{model}: {state['given']:,} answers to similar questions, of {state['kept']:,} kept; {state['sampled']:,} more "
+        f"were asked for all the same, and {state['wrong']:,} of those differed; {state['vetoed']:,} vetoes"
+    )
 
 
 def _account_table(accounts: list[dict[str, Any]]) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 
 from serve.gateway import rules
@@ -14,9 +15,14 @@ from serve.gateway.levels import Level, Levels
 from serve.gateway.limits import Limits
 from serve.gateway.models_file import ModelsFile, ModelSpec, TargetSpec
 from serve.gateway.relay import Answer, Relay
-from serve.gateway.requests import ChatRequest, ModelRequest
+from serve.gateway.requests import ChatRequest, ModelRequest, embeddings_request
+from serve.gateway.revision import revision_of
 from serve.gateway.shared_cache import SharedCache
+from serve.gateway.similar import Found, Question, SimilarAnswers, nearness, text_of
 from serve.gateway.upstream import Json
+
+_EMBEDDED_WITHIN_S = 1.0  # a question is sooner answered than compared
+_SAME = 0.9  # the cosine from which on two answers, in other words, say the same
 
 
 class Answering:
@@ -29,6 +35,7 @@ class Answering:
         limits: Limits,
         accounts: Accounts,
         levels: Levels,
+        clock: Callable[[], float],
     ) -> None:
         self._file = file
         self._relay = relay
@@ -37,14 +44,33 @@ class Answering:
         self._limits = limits
         self._accounts = accounts
         self._levels = levels
+        self._similar = {
+            name: SimilarAnswers(model.similar, revision_of(model, file.upstreams), file.cache.ttl_s, clock)
+            for name, model in file.models.items()
+            if model.similar is not None and file.cache.bytes > 0
+        }
+
+    def similar_state(self, name: str) -> dict[str, int] | None:
+        """Of a model that is answered by answers to similar questions; None of others."""
+        similar = self._similar.get(name)
+        return None if similar is None else similar.state
 
     async def whole(
         self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ModelRequest, by: str | None
     ) -> None:
         """`by`: its Idempotency-Key. Raises ApiError."""
+        similar = self._similar.get(request.model)
+        question = None
+        if similar is not None:
+            asked = exchange.request.headers
+            question = similar.question(
+                payer.tenant, request, asked.get("x-callboard-corpus"), asked.get("x-callboard-category")
+            )
 
         async def make() -> Answer:
-            return await self._paid(payer, model, request)
+            if similar is None or question is None:
+                return await self._paid(payer, model, request)
+            return await self._similar_or_paid(payer, model, request, similar, question)
 
         key = cache_key(payer.tenant, request)
         if key is None and by is not None:
@@ -64,6 +90,8 @@ class Answering:
         if not is_paid:
             self._accounts.free(payer, request.model)
         headers = {"x-callboard-upstream": answer.target.upstream, "x-callboard-cache": how}
+        if answer.similarity is not None:
+            headers["x-callboard-similarity"] = str(answer.similarity)
         if how == "miss":
             headers["x-callboard-level"] = self._levels.answered_by(request.model, answer.target)
         cost = self._cost(answer.target, usage_of(answer.body)) if is_paid else Decimal(0)
@@ -126,6 +154,52 @@ class Answering:
             await exchange.stream(_wanted(rules.chunks(said), request), headers)
         else:
             await exchange.answer(rules.completion(said), headers=headers)
+
+    async def _similar_or_paid(
+        self,
+        payer: Payer,
+        model: ModelSpec,
+        request: ModelRequest,
+        similar: SimilarAnswers,
+        question: Question,
+    ) -> Answer:
+        vectors = await self._vectors(payer, similar.spec.by, [question.text])
+        if vectors is None:
+            return await self._paid(payer, model, request)
+        found = similar.find(question, vectors[0])
+        if found is not None and not found.is_sampled:
+            return found.answer
+        try:
+            answer = await self._paid(payer, model, request)
+        except ApiError:
+            if found is None:
+                raise
+            return found.answer
+        if found is not None and not await self._say_the_same(payer, similar.spec.by, found, answer):
+            similar.wrong += 1
+        similar.keep(question, vectors[0], answer)
+        return answer
+
+    async def _say_the_same(self, payer: Payer, by: str, found: Found, answer: Answer) -> bool:
+        one, other = text_of(found.answer), text_of(answer)
+        if one is None or other is None:
+            return found.answer.body.get("choices") == answer.body.get("choices")
+        if one.split() == other.split():
+            return True
+        vectors = await self._vectors(payer, by, [one, other])
+        return vectors is not None and nearness(*vectors) >= _SAME
+
+    async def _vectors(self, payer: Payer, by: str, texts: list[str]) -> list[list[float]] | None:
+        """None where they cannot be had soon."""
+        request, model = embeddings_request(by, texts), self._file.models[by]
+        key = cache_key(payer.tenant, request)
+        assert key is not None
+        try:
+            async with asyncio.timeout(_EMBEDDED_WITHIN_S):
+                answer, _ = await self._cache.get(key, lambda: self._paid(payer, model, request))
+            return [one["embedding"] for one in answer.body["data"]]
+        except (ApiError, TimeoutError, KeyError, TypeError):
+            return None
 
     async def _paid(self, payer: Payer, model: ModelSpec, request: ModelRequest) -> Answer:
         try:

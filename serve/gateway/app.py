@@ -98,6 +98,7 @@ class Gateway:
             self._limits,
             self._accounts,
             self._levels,
+            clock,
         )
         self.app = Starlette(
             routes=[
@@ -207,6 +208,7 @@ class Gateway:
                         "serves": model.serves,
                         "level": self._levels.now(name),
                         "targets": [f"{target.upstream}: {target.model}" for target in model.targets],
+                        "similar": self._answering.similar_state(name),
                     }
                     for name, model in self._file.models.items()
                 ],

@@ -19,7 +19,7 @@ from serve.gateway.models_file import CacheSpec
 from serve.gateway.relay import Answer
 from serve.gateway.requests import ChatRequest, ModelRequest
 
-How = Literal["miss", "again", "hit", "shared"]
+How = Literal["miss", "again", "hit", "shared", "similar"]
 _OVERHEAD_BYTES = 512  # of an entry, beside its answer
 _MOST_ADRIFT = 64  # calls that nobody waits for any more
 
@@ -121,6 +121,8 @@ class ExactCache:
             task = asyncio.ensure_future(self._fly(key, make, made_for, shelf))
             flight = self._flights[key] = _Flight(task, made_for)
         landed = await self._aboard(key, flight)
+        if landed.answer.similarity is not None:
+            how = "similar"
         return landed.answer, how if landed.is_made else _kept_for(landed.made_for, made_for)
 
     async def stale(self, key: str, shelf: Shelf | None = None) -> Answer | None:
@@ -161,6 +163,8 @@ class ExactCache:
         try:
             found = None if shelf is None else await shelf.find()
             answer = await make() if found is None else found.answer
+            if answer.similarity is not None:  # it is the answer to another question
+                return _Landed(answer, made_for, is_made=True)
         finally:
             # One that its last passenger has left takes a while to end; by then the key may be another's.
             if (flight := self._flights.get(key)) is not None and flight.task is asyncio.current_task():

@@ -161,6 +161,18 @@ class RuleSpec(_Strict):
         return None if self.match is None else re.compile(self.match)
 
 
+class SimilarSpec(_Strict):
+    """Answers to questions that were asked before in other words. `by`: a model of this file that serves embeddings.
+    `threshold`: the cosine from which on two questions may be one; `categories` has others, by the client's
+    X-Callboard-Category, null for never. `shadow`: the share of them that is asked for all the same, and compared."""
+
+    by: str
+    threshold: float = Field(default=0.95, ge=0.5, le=1)
+    categories: dict[str, Annotated[float, Field(ge=0.5, le=1)] | None] = Field(default_factory=dict)
+    shadow: float = Field(default=0.05, ge=0, le=1)
+    answers: int = Field(default=1000, ge=1, le=10_000)  # that are kept in memory
+
+
 class ModelSpec(_Strict):
     """A name that clients ask for. Its targets are tried in order: the file's, the cheapest or the fastest first."""
 
@@ -168,11 +180,13 @@ class ModelSpec(_Strict):
     strategy: Literal["fixed", "cost", "latency"] = "fixed"
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1, max_length=16)]
     rules: tuple[RuleSpec, ...] = ()  # of one that chats: the first that matches answers
+    similar: SimilarSpec | None = None  # of one that chats
 
     @model_validator(mode="after")
-    def _rules_are_for_chats(self) -> ModelSpec:
-        if self.rules and self.serves != "chat":
-            raise ValueError("rules are for a model that serves chat")
+    def _some_things_are_for_chats(self) -> ModelSpec:
+        for name in ("rules", "similar"):
+            if getattr(self, name) and self.serves != "chat":
+                raise ValueError(f"{name} is for a model that serves chat")
         return self
 
 
@@ -233,7 +247,15 @@ class ModelsFile(_Strict):
                     )
                 if (why := _cannot(model.serves, upstream)) is not None:
                     return place, why
+            if model.similar is not None and (why := self._cannot_compare(model.similar.by)) is not None:
+                return ("models", name, "similar", "by"), why
         return None
+
+    def _cannot_compare(self, by: str) -> str | None:
+        model = self.models.get(by)
+        if model is None:
+            return f"there is no model {by!r}" + _meant(by, self.models)
+        return None if model.serves == "embeddings" else f"{by} serves {model.serves}, not embeddings"
 
 
 def _cannot(serves: Serves, upstream: UpstreamSpec) -> str | None:
@@ -255,6 +277,7 @@ _MODELS: dict[_Place, type[BaseModel]] = {
     ("models", "*", "targets", "*"): TargetSpec,
     ("models", "*", "targets", "*", "price"): PriceSpec,
     ("models", "*", "rules", "*"): RuleSpec,
+    ("models", "*", "similar"): SimilarSpec,
     ("cache",): CacheSpec,
     ("cache", "shared"): SharedCacheSpec,
     ("limits",): LimitSpec,

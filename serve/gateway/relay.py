@@ -39,10 +39,11 @@ class Reached:
 
 @dataclass(frozen=True)
 class Answer:
-    """Which target has answered, and what."""
+    """Which target has answered, and what. `similarity` of its question to the one that was asked, where these differ."""
 
     target: TargetSpec
     body: Json
+    similarity: float | None = None
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,11 @@ def read_embeddings(content: bytes) -> EmbeddingsRequest:
     return _checked(EmbeddingsRequest, read_json(content))
 
 
+def embeddings_request(model: str, texts: list[str]) -> EmbeddingsRequest:
+    """Of the gateway's own."""
+    return _checked(EmbeddingsRequest, {"model": model, "input": texts})
+
+
 def read_rerank(content: bytes) -> RerankRequest:
     """Raises ApiError with the place of the first thing that is wrong."""
     return _checked(RerankRequest, read_json(content))

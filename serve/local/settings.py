@@ -20,7 +20,9 @@ class LocalSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where Ray has one to give
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # see the README
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = (
+        "auto"  # on a GPU half; on a CPU see decision 45
+    )
     gpus: float = Field(default=1.0, gt=0, le=1)
     cpus: float = Field(default=0.0, ge=0)
     threads: int | None = Field(

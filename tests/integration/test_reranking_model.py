@@ -51,7 +51,9 @@ async def test_half_as_many_bits_change_the_scores_little(tmp_path: Path) -> Non
     found = await service.rerank(ScoreRequest(query=QUERY, documents=DOCUMENTS, truncate=True))
     wanted = CrossEncoder(str(folder), device="cpu").predict([(QUERY, one) for one in DOCUMENTS])
     assert found.scores == pytest.approx([float(one) for one in wanted], abs=0.01)
-    assert len(set(found.scores)) == len(set(DOCUMENTS))  # the head computes in float32: none is as good as another
+    assert len(set(found.scores)) == len(
+        set(DOCUMENTS)
+    )  # the head computes in float32: none is as good as another
     await service.close()
 
 

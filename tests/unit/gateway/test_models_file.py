@@ -200,8 +200,28 @@ def test_what_is_wrong_with_a_rule(rules: str, words: str) -> None:
     with pytest.raises(InvalidModelsFile) as caught:
         parse_models(EXAMPLE.replace("{targets", f"{{rules: {rules}, targets"))
     assert words in caught.value.message
-    with pytest.raises(InvalidModelsFile, match="rules are for a model that serves chat"):
+    with pytest.raises(InvalidModelsFile, match="rules is for a model that serves chat"):
         parse_models(EXAMPLE.replace("{targets", "{rules: [{answer: b}], serves: embeddings, targets"))
+
+
+@pytest.mark.parametrize(
+    ("similar", "words"),
+    [
+        ("{by: vector}", "small.similar.by: there is no model 'vector'; did you mean vectors"),
+        ("{by: small}", "small.similar.by: small serves chat, not embeddings"),
+        ("{by: vectors, threshhold: 1}", "threshhold: is not known; did you mean threshold"),
+        ("{by: vectors, threshold: 0.3}", "similar.threshold: must be at least 0.5"),
+        ("{by: vectors, categories: {faq: 2}}", "similar.categories.faq: must be at most 1"),
+        ("{threshold: 0.9}", "similar.by"),
+    ],
+)
+def test_what_is_wrong_with_similar(similar: str, words: str) -> None:
+    vectors = "  vectors: {serves: embeddings, targets: [{upstream: openai, model: e}]}\n"
+    with pytest.raises(InvalidModelsFile) as caught:
+        parse_models(EXAMPLE.replace("{targets", f"{{similar: {similar}, targets") + vectors)
+    assert words in caught.value.message
+    with pytest.raises(InvalidModelsFile, match="similar is for a model that serves chat"):
+        parse_models(EXAMPLE + vectors.replace("{serves", "{similar: {by: vectors}, serves"))
 
 
 @pytest.mark.parametrize(
