@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from actors.activation import Activation
@@ -274,6 +274,9 @@ class Host:
             return None
         self.mailboxes.set_apart(activation, on_disk)
         return on_disk
+
+    def give_back(self, activation: Activation, numbers: Sequence[int]) -> None:
+        self.mailboxes.give_back(activation, numbers)
 
     def in_memory(self) -> list[Activation]:
         """Those whose handlers run or wait in memory."""

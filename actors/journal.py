@@ -100,6 +100,11 @@ class Journal:
     def is_dirty(self) -> bool:
         return self._draft.is_dirty
 
+    @property
+    def wakes_left(self) -> list[int]:
+        """The numbers of the wake-ups that were taken, and are in no write yet."""
+        return self._draft.consumed
+
     # -- recording, and finding it again -------------------------------------------------------------
 
     def recorded(self, place: str, kind: str, name: str, *, inner: bool = False) -> JournalEntry | None:

@@ -103,8 +103,7 @@ class Mailboxes:
         self.books.cached += 1
 
     def read_agent(self, tenant: str, agent: str, partition: int) -> None:
-        """Read one agent's mailbox, into which something was put: what was sent before that may still be on its way
-        here."""
+        """Read one agent's mailbox, into which something was put: what came before that may be on its way here."""
         self._refills.want_new(self.roster.activation(tenant, agent, partition))
 
     def reopen(self, tenant: str, agent: str, partition: int) -> None:
@@ -126,8 +125,7 @@ class Mailboxes:
         return seq in self.books.seen
 
     def read_named(self, tenant: str, agent: str, partition: int) -> None:
-        """Read the mailbox of an agent that a nudge names: a message from outside is in it, perhaps one that passes
-        the queue."""
+        """Read the mailbox that a nudge names: a message from outside is in it, perhaps one that passes the queue."""
         self.roster.activation(tenant, agent, partition, first=True)
         self.read_agent(tenant, agent, partition)
 
@@ -341,6 +339,14 @@ class Mailboxes:
         activation.apart.add(seq)
         self.books.seen.setdefault(seq, 0)
 
+    def give_back(self, activation: Activation, numbers: Sequence[int]) -> None:
+        """Control messages that were set apart, and are not used up: they are on disk, and are read again."""
+        for seq in numbers:
+            activation.apart.discard(seq)
+            self.books.forget(activation, seq)
+        activation.more_control = True
+        self._refills.want(activation, control_only=True)
+
     # -- coming and going ----------------------------------------------------------------------------
 
     def drop(self, activation: Activation) -> None:
@@ -355,9 +361,7 @@ class Mailboxes:
         self.on_dropped(activation)
         self.roster.remove(activation)
         self.books.cached -= len(activation.queue)
-        for envelope in activation.queue:
-            self.books.forget(activation, envelope.seq)
-        for seq in activation.apart:
+        for seq in (*(envelope.seq for envelope in activation.queue), *activation.apart):
             self.books.forget(activation, seq)
         self._refills.forget(activation)
         self._refills.feed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -37,6 +38,10 @@ class TurnHost(Protocol):
 
     async def withdraw(self, activation: Activation, message: str) -> int | None:
         """Set a message that waits in the agent's mailbox apart, to be deleted; None when it waits there no more."""
+        ...
+
+    def give_back(self, activation: Activation, numbers: Sequence[int]) -> None:
+        """Messages that were set apart are in the mailbox as before."""
         ...
 
 
@@ -102,6 +107,14 @@ class OpenTurns:
             return False
         activation.journal = self._journal(activation, envelope, stored.began_at, stored)
         return True
+
+    def close_journal(self, activation: Activation, journal: Journal) -> None:
+        """This run of the turn is over. A wake-up that it has taken, and that no commit of it takes along, is for the
+        next run; or for nobody, where the turn that it was for has ended: then it leaves the mailbox by itself."""
+        journal.close()
+        activation.journal = None
+        if journal.wakes_left and activation.alive:
+            self._host.give_back(activation, journal.wakes_left)
 
     async def withdraw(self, activation: Activation, message: str) -> int | None:
         """Set a message apart whose turn has not begun, and return its number; raises BlobsUnavailable."""

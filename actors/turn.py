@@ -92,8 +92,7 @@ class TurnRunner:
         finally:
             ctx.close()
             if activation.journal is not None:
-                activation.journal.close()
-                activation.journal = None
+                self.open_turns.close_journal(activation, activation.journal)
 
     async def _attempt(
         self, activation: Activation, envelope: Envelope, ctx: Context
