@@ -55,7 +55,6 @@ class TaskAssigner:
         self._domain = domain
         self._epoch = epoch
         self._is_full = False
-        self._batch = BATCH
         self._go_on: Callable[[], None] = lambda: None
 
     async def listen(self, wake: Callable[[], None]) -> Subscription:
@@ -87,17 +86,8 @@ class TaskAssigner:
                 room = spec.tasks.concurrent - await tasks_at_work(self._pool, self._domain)
             if room <= 0:
                 return
-            limit = min(self._batch, room)
-            try:
-                assigned = await self._assign_batch(spec, limit, children)
-            except InvalidMessage as error:
-                # One task cannot be told to its agent: find it by going one by one, and refuse it alone.
-                _logger.error("a task of %s cannot be handed over: %s", self._domain, error)
-                refusal = str(error) if limit == 1 else None
-                assigned = await self._assign_batch(spec, 1, children, refusal=refusal)
-                self._batch = 1
-            else:
-                self._batch = BATCH if len(assigned) < limit else self._batch
+            limit = min(BATCH, room)
+            assigned = await self._assign_batch(spec, limit, children)
             nudge(self._transport, [self._leader(task, row.partitions) for task in assigned])
             if len(assigned) < limit:
                 return
@@ -105,35 +95,34 @@ class TaskAssigner:
                 self._go_on()
                 return
 
-    async def _assign_batch(
-        self, spec: DomainSpec, limit: int, children: bool, *, refusal: str | None = None
-    ) -> list[WaitingTask]:
+    async def _assign_batch(self, spec: DomainSpec, limit: int, children: bool) -> list[WaitingTask]:
         async with leading(self._pool, self._domain, self._epoch) as connection:
             tasks = await waiting_tasks(connection, self._domain, limit, children=children)
             for task in tasks:
-                decision = await self._decide(connection, spec, task, refusal)
+                decision = await self._decide(connection, spec, task)
+                try:
+                    await self._tell(connection, task, decision)
+                except InvalidMessage as error:  # nothing is written: it is refused, and the others go on
+                    _logger.error("task %s of %s cannot be handed over: %s", task.id, self._domain, error)
+                    decision = TaskAssigned(id=task.id, goal="", policy=decision.policy, refused=str(error))
+                    await self._tell(connection, task, decision)
                 await hand_over_task(
                     connection, self._domain, task, policy=decision.policy, assignee=decision.assignee
-                )
-                await accept(
-                    connection, None, [self._tell(task, decision)], tenant=task.tenant, admitted=True
                 )
             faultpoints.reached("assign.before_commit")
         faultpoints.reached("assign.after_commit")
         return tasks
 
-    async def _decide(
-        self, connection: Any, spec: DomainSpec, task: WaitingTask, refusal: str | None
-    ) -> TaskAssigned:
+    async def _decide(self, connection: Any, spec: DomainSpec, task: WaitingTask) -> TaskAssigned:
         name = task.policy or spec.tasks.policy
         load = functools.partial(self._load, connection, task.tenant)
         policy = make_policy(name, spec.tasks, lambda skill: spec.members.get(skill, ()), load)
-        assignment = Refused(refusal) if refusal is not None else await policy.assign(task.id)
+        assignment = await policy.assign(task.id)
         decided = functools.partial(
             TaskAssigned,
             id=task.id,
             goal=task.goal,
-            input=json.loads(task.input) if refusal is None else None,
+            input=json.loads(task.input),
             priority=task.priority,
             deadline=task.deadline,
             policy=name,
@@ -159,8 +148,8 @@ class TaskAssigner:
         agent = task_agent(task_ref(task.id, self._domain)).agent
         return self._domain, partition_of(task.tenant, agent, partitions), task.tenant, agent
 
-    def _tell(self, task: WaitingTask, decision: TaskAssigned) -> Incoming:
-        return Incoming(
+    async def _tell(self, connection: Any, task: WaitingTask, decision: TaskAssigned) -> None:
+        told = Incoming(
             to=Address(self._domain, TASK_KIND, task.id),
             message=decision,
             key=f"assign:{task.id}",
@@ -169,6 +158,7 @@ class TaskAssigner:
             task=task.id,
             root=task.root,
         )
+        await accept(connection, None, [told], tenant=task.tenant, admitted=True)
 
 
 def message_priority(priority: int) -> Priority:

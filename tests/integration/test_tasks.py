@@ -271,6 +271,23 @@ async def test_a_round_of_assignment_ends_in_time_and_asks_for_the_next(
         await word.close()
 
 
+async def test_a_task_that_cannot_be_handed_over_is_refused_alone(deployed: Open) -> None:
+    """The domain's new code may allow less than the one under which it was submitted."""
+    async with deployed("direct") as at:
+        first = await at.client.submit(at.domain.name, goal="x" * 8_000, input=["a"], priority=9)
+        others = [await at.submit(["a"]) for _ in range(3)]
+        last = await at.submit(["x" * 8_000], priority=1)
+        await at.pool.execute(
+            "update domains set spec = jsonb_set(spec::jsonb, '{limits,payload_bytes}', '4096')::json"
+        )
+        await at.coordinate()
+        for task in others:
+            assert await at.client.result(task, timeout_s=SOON_S) == {"page 1": 1}
+        for task in (first, last):
+            with pytest.raises(TaskFailed, match="4096 is the limit"):
+                await at.client.result(task, timeout_s=SOON_S)
+
+
 async def test_the_concurrency_of_a_domain_is_kept(deployed: Open) -> None:
     async with deployed("least_loaded", concurrent=3) as at:
         await at.coordinate()
