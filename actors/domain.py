@@ -53,7 +53,8 @@ def _require_import(value: str, what: str) -> str:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON, as which Postgres keeps the file, has no infinity: the file could not be read again.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class KindSpec(_Strict):
