@@ -84,7 +84,8 @@ class ScheduleSpec(BaseModel):
     def after(self, moment: float) -> float:
         """The first occurrence after a moment, seconds since 1970, UTC."""
         start = datetime.fromtimestamp(moment, ZoneInfo(self.timezone))
-        return next(CronSim(self.cron, start)).timestamp()
+        # In an hour that comes twice it begins with what has been in the first.
+        return next(at for found in CronSim(self.cron, start) if (at := found.timestamp()) > moment)
 
     def due(self, first: float, now: float) -> tuple[list[float], float]:
         """Of the occurrences from `first` until now those to be sent, and the one after them."""

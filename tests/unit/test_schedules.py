@@ -178,6 +178,11 @@ def test_when_the_clocks_go_back_a_time_that_is_there_twice_comes_once_and_an_ho
     assert moments(hourly, "2026-10-24T23:45", 3) == ["25 00:30", "25 01:30", "25 02:30"]
 
 
+def test_a_schedule_that_begins_when_an_hour_comes_the_second_time_begins_with_none_that_has_passed() -> None:
+    given = spec(cron="30 2 * * *", timezone="Europe/Berlin")
+    assert moments(given, "2026-10-25T01:05", 2) == ["26 01:30", "27 01:30"]
+
+
 def test_due_in_the_hour_that_is_there_twice_goes_on_where_it_was() -> None:
     given = spec(cron="30 2 * * *", timezone="Europe/Berlin", catch_up="all")
     sent, following = given.due(utc("2026-10-25T00:30"), utc("2026-10-25T01:45"))
