@@ -312,7 +312,14 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
         if loaded.kind in kinds:
             raise InvalidDomainFile(f"The kind {loaded.kind!r} is Callboard's own.", fix="Rename yours.")
         kinds[loaded.kind] = loaded
+    seen = set()
     for event in spec.events:
+        if (event.name, event.type) in seen:
+            raise InvalidDomainFile(
+                f"The event {event.name} of type {event.type} is there twice.",
+                fix="One agent gets it; let that one send it on.",
+            )
+        seen.add((event.name, event.type))
         if event.to.partition("/")[0] not in kinds:
             raise InvalidDomainFile(
                 f"The event {event.name} goes to {event.to}, which is no kind of the domain."
