@@ -20,21 +20,29 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bundle, whenever 
 def pack(folder: Path) -> tuple[str, bytes]:
     """The digest (sha256, hex) of the folder's files, and a zip of them.
 
-    Raises InvalidDomainFile when it is larger than 64 MiB: data belongs elsewhere.
+    Raises InvalidDomainFile when it is larger than 64 MiB (data belongs elsewhere), or when a file of it cannot be read, or
+    its name not written as UTF-8.
     """
     buffer = io.BytesIO()
     digest = ContentDigest()
     size = 0
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name, content in files_of(folder):
-            size += len(content)
-            if size > MAX_BUNDLE_BYTES:
-                raise InvalidDomainFile(
-                    f"The folder {folder} holds more than {MAX_BUNDLE_BYTES // 2**20} MiB.",
-                    fix="Keep only the domain's code and settings in it.",
-                )
-            digest.add(name, content)
-            bundle.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+    try:
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for name, content in files_of(folder):
+                size += len(content)
+                if size > MAX_BUNDLE_BYTES:
+                    raise InvalidDomainFile(
+                        f"The folder {folder} holds more than {MAX_BUNDLE_BYTES // 2**20} MiB.",
+                        fix="Keep only the domain's code and settings in it.",
+                    )
+                digest.add(name, content)
+                bundle.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+    except UnicodeEncodeError as error:
+        raise InvalidDomainFile(
+            f"The folder {folder} holds a file whose name is not UTF-8: {error.object!a}.", fix="Rename it."
+        ) from None
+    except OSError as error:
+        raise InvalidDomainFile(f"{error.filename} cannot be read: {error.strerror}.") from None
     return digest.hex(), buffer.getvalue()
 
 

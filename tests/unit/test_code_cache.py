@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.errors import DataFolderError, StorageError
+from bus.errors import DataFolderError, InvalidDomainFile, StorageError
 from storage import code_cache
 from storage.code import pack
 from storage.code_cache import KEPT, CodeCache
@@ -49,6 +49,20 @@ def test_the_same_files_have_the_same_digest_however_they_are_compressed(
     (folder / "__pycache__").mkdir()  # importing leaves these
     (folder / "__pycache__" / "agents.pyc").touch()
     assert cache.find(digest) == folder == cache.add(digest, data)
+
+
+def test_a_file_whose_name_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    tmp_path.joinpath(os.fsdecode(b"gr\xf6\xdfe.csv")).touch()
+    with pytest.raises(InvalidDomainFile, match=r"'gr\\udcf6\\udcdfe.csv'\. Rename it"):
+        pack(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor's, that is gone when its turn has come."""
+    (tmp_path / "agents.py.swp").touch()
+    monkeypatch.setattr(Path, "is_file", lambda path: path.unlink() is None)
+    with pytest.raises(InvalidDomainFile, match=r"agents\.py\.swp cannot be read: No such file"):
+        pack(tmp_path)
 
 
 def test_what_is_unpacked_is_for_nobody_else(cache: CodeCache, root: Path, tmp_path: Path) -> None:
