@@ -3,12 +3,15 @@ had begun. Only once it is gone may such a call be made again (storage/ledger.py
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from actors.birth import born
+from bus.errors import StorageUnavailable
 from storage.boundary import translated
 from storage.queries import query
 
@@ -20,13 +23,17 @@ IsGone = Callable[[str, int, str], Awaitable[bool]]  # node, process id, and whi
 
 
 class GoneHosts:
-    """Called every round of a domain's coordinator; notes in the hosts' rows whose processes are gone."""
+    """Called every round of a domain's coordinator; notes in the hosts' rows whose processes are gone.
+
+    It looks at each beside the rounds: a node that is lost keeps its question waiting, and nothing else.
+    """
 
     def __init__(self, db: Any, domain: str, is_gone: IsGone) -> None:
         self._db = db
         self._domain = domain
         self._is_gone = is_gone
-        self._looked_at = 0.0
+        self._looked_at = float("-inf")
+        self._looks: dict[int, asyncio.Task[None]] = {}  # by epoch
 
     async def __call__(self) -> None:
         now = time.monotonic()
@@ -36,9 +43,25 @@ class GoneHosts:
         with translated():
             rows = await self._db.fetch(query("hosts_not_known_gone"), self._domain)
         for row in rows:
-            if await self._is_gone(row["node"], row["pid"], row["born"]):
-                with translated():
-                    await self._db.execute(query("host_gone"), self._domain, row["epoch"])
+            epoch = row["epoch"]
+            if epoch not in self._looks:
+                look = asyncio.create_task(self._look(epoch, row["node"], row["pid"], row["born"]))
+                self._looks[epoch] = look
+                look.add_done_callback(functools.partial(self._has_looked, epoch))
+
+    async def _look(self, epoch: int, node: str, pid: int, was: str) -> None:
+        if await self._is_gone(node, pid, was):
+            with translated():
+                await self._db.execute(query("host_gone"), self._domain, epoch)
+
+    def _has_looked(self, epoch: int, look: asyncio.Task[None]) -> None:
+        del self._looks[epoch]
+        if look.cancelled() or (error := look.exception()) is None:
+            return
+        if isinstance(error, StorageUnavailable):
+            _logger.warning("whether epoch %d is gone is looked up again: %s", epoch, error.message)
+        else:
+            _logger.error("whether epoch %d is gone cannot be told", epoch, exc_info=error)
 
 
 def has_ended(pid: int, was: str) -> bool:

@@ -19,10 +19,11 @@ order by l.started_at, l.id
 select gone_at is not null from hosts where domain = $1 and epoch = $2
 
 -- name: hosts_not_known_gone
--- Those of the last day: the index of live hosts is no help, and retention keeps the table short.
+-- Those of the last day: the index of live hosts is no help, and retention keeps the table short. By chance, for of those
+-- on a lost node nothing is ever known.
 select epoch, node, pid, born from hosts
 where domain = $1 and ended_at > now() - interval '1 day' and gone_at is null
-order by epoch limit 50
+order by random() limit 50
 
 -- name: host_gone
 update hosts set gone_at = now() where domain = $1 and epoch = $2 and gone_at is null
