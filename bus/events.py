@@ -28,7 +28,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from bus.address import DEFAULT_TENANT
 from bus.errors import Overloaded, ServiceUnavailable
-from bus.event_reader import ANSWER_WITHIN_S, EventReader, unavailable
+from bus.event_reader import EventReader, unavailable
 from bus.nats import NatsTransport
 from bus.subjects import EVENTS_ALL, EVENTS_STREAM, events
 
@@ -47,6 +47,7 @@ FORGOTTEN_AFTER_S = 60.0  # JetStream keeps the consumer of a dead host so long
 DUPLICATE_WINDOW_S = 120.0  # JetStream's own; the `seen` keys in Postgres remember for far longer
 _FORGETS_WITHIN_S = 0.1  # the shortest that JetStream allows
 _FORGOTTEN_WITHIN_S = 30.0
+_SHOWN_WITHIN_S = 5.0
 
 _KEPT = "callboard-kept-s"  # in the stream's own metadata, where every host reads it
 _NO_MESSAGE = 10037  # JetStream's error code for a sequence that it does not have
@@ -199,17 +200,24 @@ class EventStream:
         return _nanoseconds(answer["message"]["time"])
 
     async def first_after(self, domain: str, at_ns: int) -> int | None:
-        """The number of a domain's first event that the stream took after a time; None when there is none yet."""
+        """The number of a domain's first event that the stream took after a time; None when there is none yet.
+
+        Raises ServiceUnavailable.
+        """
         moment = datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         start = f"{moment}.{at_ns % 1_000_000_000:09d}Z"
-        reader = await self._reader(
+        reader, left = await self._reader(
             domain, None, deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=start
         )
         try:
-            while events := await reader.fetch(100, timeout_s=ANSWER_WITHIN_S):
+            while left > 0:
+                events = await reader.fetch(100, timeout_s=_SHOWN_WITHIN_S)
+                if not events:
+                    raise ServiceUnavailable("JetStream has events that it does not deliver in time.")
                 for event in events:
                     if event.at_ns > at_ns:
                         return event.seq
+                left -= len(events)
         finally:
             await reader.close()
         return None
@@ -306,16 +314,18 @@ class EventStream:
 
         `connection` is the one over which the number was found to be right; the reader ends with it.
         """
-        return await self._reader(domain, connection, **_from(after))
+        return (await self._reader(domain, connection, **_from(after)))[0]
 
-    async def _reader(self, domain: str, connection: int | None, **start: Any) -> EventReader:
+    async def _reader(self, domain: str, connection: int | None, **start: Any) -> tuple[EventReader, int]:
+        """A reader, and how many events it has before it."""
         if connection is None:
             connection = self._transport.connection
         try:
             consumer = await self._js.add_consumer(EVENTS_STREAM, self._consumer(domain, **start))
-            return await EventReader.open(self._transport, consumer.name, connection)
+            reader = await EventReader.open(self._transport, consumer.name, connection)
         except (TimeoutError, NatsError, OSError) as error:
             raise unavailable(error) from error
+        return reader, consumer.num_pending or 0
 
     def _consumer(self, domain: str, **start: Any) -> ConsumerConfig:
         return ConsumerConfig(

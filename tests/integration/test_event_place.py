@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from bus.errors import ServiceUnavailable
+from bus.event_reader import Event, EventReader
 from bus.events import EventStream, StreamState, _nanoseconds
 from bus.nats import NatsTransport
 from callboard.services import Endpoints
 from tests.integration.cli import DESK, until
 from tests.integration.deployment import Deployment
 from tests.integration.forgetful_nats import ForgetfulNats, forgetful_nats
+
+DAY_NS = 86_400 * 1_000_000_000
 
 
 @pytest.fixture
@@ -126,6 +130,27 @@ async def test_the_time_of_an_event_is_the_same_however_it_is_asked_for(
     assert await stream.taken_at(seq + 1_000_000) is None
     assert await stream.first_after("desk", event.at_ns) is None
     assert await stream.first_after("desk", event.at_ns - 1) == seq
+
+
+async def test_a_jetstream_that_is_slow_is_not_taken_for_one_without_events(
+    services: Endpoints, desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came after its stream had lost its end would be skipped."""
+    stream = EventStream(desk.transport)
+    await stream.ensure()
+    first, *_ = await publish(desk, "x", "y", "z")
+    before = await stream.taken_at(first) or 0
+    fetch, slow = EventReader.fetch, True
+
+    async def fetched(reader: EventReader, limit: int, *, timeout_s: float) -> list[Event]:
+        return [] if slow else await fetch(reader, min(limit, 2), timeout_s=timeout_s)
+
+    monkeypatch.setattr(EventReader, "fetch", fetched)
+    with pytest.raises(ServiceUnavailable, match="in time"):
+        await stream.first_after("desk", before)
+    slow = False
+    assert await stream.first_after("desk", before) == first + 1
+    assert await stream.first_after("desk", before + DAY_NS) is None
 
 
 @pytest.mark.parametrize(
