@@ -81,13 +81,10 @@ class TaskAgent(Leader):
         self._write(ctx)
 
     def _call_for_bids(self, ctx: Context, task: TaskAssigned) -> None:
-        bid_by = ctx.now + task.bid_within_s
-        self.state.auction = Auction(work=task.work, policy=task.policy, candidates=task.candidates)
-        for candidate in task.candidates:
-            call = CallForBids(**task.work.model_dump(), bid_by=bid_by)
-            ctx.send(candidate, call, deadline=min(bid_by, task.deadline or bid_by))
-        ctx.send_later(ctx.address, BidDeadline(), at=bid_by)
-        self._log(ctx, "called_for_bids", candidates=task.candidates, bid_by=bid_by)
+        self.state.auction = Auction(
+            work=task.work, policy=task.policy, candidates=task.candidates, within_s=task.bid_within_s
+        )
+        self._call(ctx, self.state.auction)
         self._write(ctx)
 
     @handler
@@ -104,8 +101,13 @@ class TaskAgent(Leader):
             self._decline(ctx, decline.note)
 
     @handler
-    async def on_bid_deadline(self, _: BidDeadline, ctx: Context) -> None:
-        if self.state.auction is not None:
+    async def on_bid_deadline(self, deadline: BidDeadline, ctx: Context) -> None:
+        auction = self.state.auction
+        if auction is None or deadline.call != auction.calls or self.state.paused is not None:
+            return  # they are called again when it is resumed
+        if auction.was_held_up(ctx.now):
+            self._call(ctx, auction)
+        else:
             self._close_auction(ctx)
 
     def _awaits_answer(self, ctx: Context) -> bool:

@@ -190,6 +190,12 @@ class Leader(Agent):
             self._miss_deadline(ctx)
         elif paused.late == WALL:
             self._stop_at(ctx, LimitReached.of_time(paused.wall_s))
+        elif self.state.auction is not None:  # its calls were held
+            self._call(ctx, self.state.auction)
+
+    def _call(self, ctx: Context, auction: Auction) -> None:
+        auction.call(ctx)
+        self._log(ctx, "called_for_bids", candidates=auction.candidates, bid_by=auction.bid_by)
 
     def _let_go(self, ctx: Context) -> None:
         self.state.paused = None

@@ -53,4 +53,6 @@ class WallTime(BaseModel):
 
 @message("callboard.bid_deadline.v1")
 class BidDeadline(BaseModel):
-    """A timer: whoever wants the task has bid by now."""
+    """A timer: whoever wants the task has bid by now, of those who were called so often."""
+
+    call: int

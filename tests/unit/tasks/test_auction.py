@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from actors.task_messages import TaskWork
-from coordinators.tasks.auction import Auction
+from coordinators.tasks.auction import MAX_CALLS, STOOD_STILL_S, Auction
 
 
 def auction(*candidates: str) -> Auction:
-    return Auction(work=TaskWork(id="1", goal="go"), policy="contract_net", candidates=candidates)
+    return Auction(
+        work=TaskWork(id="1", goal="go"), policy="contract_net", candidates=candidates, within_s=2.0
+    )
 
 
 def test_the_highest_bid_wins() -> None:
@@ -39,3 +41,14 @@ def test_it_awaits_each_candidate_once_and_nobody_else() -> None:
     sale.bids["a"] = 1.0
     sale.declined.append("b")
     assert [name for name in "abcd" if sale.awaits(name)] == ["c"]
+
+
+def test_a_bid_deadline_was_held_up_when_it_comes_late_and_nobody_has_bid_so_often_at_most() -> None:
+    sale = auction("a", "b")
+    sale.bid_by, late = 100.0, 100.1 + STOOD_STILL_S
+    assert sale.was_held_up(late)
+    assert not sale.was_held_up(100.1)
+    sale.calls = MAX_CALLS
+    assert not sale.was_held_up(late)
+    sale.calls, sale.bids = 1, {"a": 1.0}
+    assert not sale.was_held_up(late)

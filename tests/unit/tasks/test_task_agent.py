@@ -270,6 +270,50 @@ async def test_a_second_bid_and_a_strangers_bid_do_not_count(desk: Desk) -> None
     assert desk.row.assignee == "test/worker/b"
 
 
+async def look(kit: TestKit) -> None:
+    """Let every host see what is paused."""
+    for _ in range(4):
+        await kit.advance(seconds=0.25)
+
+
+async def test_whoever_was_called_for_a_paused_task_is_called_again_when_it_goes_on(desk: Desk) -> None:
+    await desk.kit.pause_task(TASK)
+    await look(desk.kit)
+    await desk.call({"a": 1, "b": 5, "c": None})
+    await desk.kit.advance(seconds=60)
+    assert desk.row.status == "paused"
+    await desk.kit.resume_task(TASK)
+    await look(desk.kit)
+    await desk.kit.advance(seconds=1)
+    assert desk.row.assignee == "test/worker/b"
+    assert desk.log[-2:] == ["assigned", "running"]
+
+
+async def test_whoever_was_called_in_a_paused_domain_is_called_again_when_it_goes_on(desk: Desk) -> None:
+    desk.kit.pause_domain()
+    await look(desk.kit)
+    await desk.call({"a": 1, "b": 5})
+    await desk.kit.advance(seconds=60)
+    desk.kit.resume_domain()
+    await look(desk.kit)
+    await desk.kit.advance(seconds=1)
+    assert desk.row.assignee is None  # c is silent
+    await desk.kit.advance(seconds=3)
+    assert desk.row.assignee == "test/worker/b"
+
+
+async def test_a_deadline_that_passes_in_a_paused_domain_ends_the_call(desk: Desk) -> None:
+    desk.kit.pause_domain()
+    await look(desk.kit)
+    await desk.call({"a": 1, "b": 5, "c": 3}, deadline=desk.kit.clock.now() + 30)
+    await desk.kit.advance(seconds=60)
+    desk.kit.resume_domain()
+    await look(desk.kit)
+    await desk.kit.advance(seconds=5)
+    assert desk.error["code"] == "deadline"
+    assert desk.kit.sent(type=TaskWork) == []
+
+
 async def test_a_deadline_before_the_bid_deadline_ends_the_call(desk: Desk) -> None:
     await desk.call({"a": 1}, deadline=desk.kit.clock.now() + 1)
     await desk.kit.advance(seconds=5)
