@@ -358,7 +358,7 @@ class DomainCoordinator:
             elif now - since > KILL_AFTER_S:
                 _logger.warning("host %s did not exit after its epoch was ended; it is killed", name)
                 await started.process.kill()
-                del self._ended[name]
+                self._ended[name] = now  # once more if that does not help
         for name, started in list(self._started.items()):
             if started.dead and name not in self._ended and now - started.started > ROUND_EVERY_S:
                 del self._started[name]  # it died before or after its row; a row that is left is ended above
