@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import md5
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ from bus.errors import SettingsError
 from storage.boundary import translated
 
 SCHEMA = "callboard"
+_APPLICATION_BYTES = 63  # of a connection's name Postgres keeps so many
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000  # bounds how long a drawn sequence number can stay uncommitted
 # A process that freezes inside a transaction keeps its locks for so long. Nobody waits for anything but Postgres
@@ -40,14 +42,16 @@ _BY_KEY = {
 
 def coordinator_application(name: str) -> str:
     """The name that the connections of a coordinator carry: that of `master`, or of a domain's."""
-    return "callboard-master" if name == "master" else f"callboard-coordinator {name}"[:63]
+    if name == "master":
+        return "callboard-master"
+    if len(application := f"callboard-coordinator {name}") <= _APPLICATION_BYTES:
+        return application
+    return f"callboard-coordinator {md5(name.encode(), usedforsecurity=False).hexdigest()}"
 
 
 def host_application(domain: str, epoch: int) -> str:
     """The application_name of all connections of one incarnation; a takeover ends them by it."""
-    return f"callboard-host {epoch} {domain}"[
-        :63
-    ]  # Postgres cuts it there: the epoch must not be what is lost
+    return f"callboard-host {epoch} {domain}"[:_APPLICATION_BYTES]  # the epoch must not be what is lost
 
 
 async def connect(url: str, *, application: str, by_key: bool = False) -> asyncpg.Connection[Any]:

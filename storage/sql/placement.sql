@@ -107,7 +107,8 @@ where ended_at is null and schema <> $1
 union all
 select 'coordinator ' || name, release, schema from coordinators
 where schema <> $1
-  and case name when 'master' then 'callboard-master' else left('callboard-coordinator ' || name, 63) end
+  and case when name = 'master' then 'callboard-master'
+           else 'callboard-coordinator ' || case when length(name) > 41 then md5(name) else name end end
       in (select application from running)
 order by 1
 

@@ -18,6 +18,7 @@ from coordinators.rivals import wait_for_rivals
 from storage import inspect
 from storage.connect import coordinator_application, create_pool
 from storage.placement import claim_coordinator
+from storage.queries import query
 from tests.integration.deployment import Deployment, cancelled
 from tests.integration.puppets import Puppets
 from tests.integration.test_placement import until
@@ -96,5 +97,23 @@ async def test_a_connection_that_a_dead_machine_has_left_is_no_rival(database: s
         nobody: Callable[[], list[str]] = lambda: ["b"]  # noqa: E731
         async with asyncio.timeout(10):
             await wait_for_rivals(database, "master", "b", nobody)
+    finally:
+        pool.terminate()
+
+
+async def test_a_domain_whose_name_begins_as_a_long_one_does_is_no_rival(database: str) -> None:
+    """Of a connection's name Postgres keeps 63 bytes."""
+    north, south = (f"orders-and-returns-of-our-largest-customers-{where}" for where in ("north", "south"))
+    pool = await create_pool(database, application=coordinator_application(south))
+    try:
+        await claim_coordinator(pool, north, "gone")
+        await claim_coordinator(pool, south, "b")
+        async with asyncio.timeout(2):  # within that time this connection is at work
+            await wait_for_rivals(database, north, "b", lambda: ["b"])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await wait_for_rivals(database, south, "c", lambda: ["c"])
+        running = await pool.fetch(query("running_with_other_schema"), 0)
+        assert [row["what"] for row in running] == [f"coordinator {south}"]
     finally:
         pool.terminate()
