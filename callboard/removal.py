@@ -14,7 +14,7 @@ import msgspec
 from bus.events import EventStream
 from bus.nats import NatsTransport
 from storage.boundary import translated
-from storage.domains import delete_domain, unregister_domain
+from storage.domains import begin_deleting, delete_domain, unregister_domain
 from storage.placement import HostRow, live_hosts, terminate_host_backends
 from storage.queries import query
 
@@ -47,7 +47,8 @@ async def remove_domain(
     """Unregister a domain and end its hosts; with `delete_data`, delete its rows and its events for good.
 
     Whatever was cut off goes on when it is called again. Other domains notice nothing. Raises UnknownDomain,
-    DomainBusy while it has tasks that have not ended, unless `force`, or ServiceUnavailable.
+    DomainBusy while it has tasks that have not ended, unless `force`, or when it was registered again before its data was
+    deleted, or ServiceUnavailable.
     """
     hosts = await live_hosts(db, domain)  # before: the coordinator may have drained them at once
     await unregister_domain(db, domain, force=force)
@@ -60,6 +61,7 @@ async def remove_domain(
         if others_run:
             progress("waiting until the hosts of other domains have forgotten it")
             await asyncio.sleep(max(0.0, unregistered + FORGOTTEN_AFTER_S - time.monotonic()))
+        await begin_deleting(db, domain)
         await EventStream(transport).purge(domain)
 
         def count(table: str, rows: int) -> None:

@@ -118,13 +118,28 @@ async def unregister_domain(db: Connection, domain: str, *, force: bool = False)
             )
 
 
-async def delete_domain(db: Connection, domain: str, deleted: Callable[[str, int], None]) -> None:
-    """Delete the rows of a removed domain whose hosts have ended, and the domain; can be called again.
+async def begin_deleting(db: Connection, domain: str) -> None:
+    """From now on a removed domain cannot be registered before it is deleted; can be called again.
 
-    `deleted` is told of each batch: the table's name and its rows.
+    Raises DomainBusy, and UnknownDomain.
     """
     with translated():
         await db.execute(query("begin_deleting_domain"), domain)
+    if (await find_domain(db, domain, removed=True)).state != DELETING:
+        raise DomainBusy(
+            f"The domain {domain!r} was registered again meanwhile: nothing is deleted.",
+            fix="Remove it again.",
+        )
+
+
+async def delete_domain(db: Connection, domain: str, deleted: Callable[[str, int], None]) -> None:
+    """Delete the rows of a removed domain whose hosts have ended, and the domain; can be called again.
+
+    `deleted` is told of each batch: the table's name and its rows. Raises DomainBusy for a domain that is registered, and
+    UnknownDomain.
+    """
+    await begin_deleting(db, domain)
+    with translated():
         for table in await db.fetch(query("domain_deletions")):
             count = _ROWS_AT_ONCE
             while count == _ROWS_AT_ONCE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,6 +217,30 @@ async def test_a_deletion_that_was_cut_off_goes_on_and_nothing_is_registered_mea
     await cli("domains", "remove", "desk", "--yes", "--delete-data")
     assert set((await rows_of(desk, "desk")).values()) == {0}
     await register_domain(desk.pool, desk.row)
+
+
+async def test_nothing_is_deleted_of_a_domain_that_is_registered_again_while_it_is_removed(
+    desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at_work(desk)
+    await desk.forsake()
+    end_hosts, stream = removal._end_hosts, EventStream(desk.transport)
+    before: dict[str, int] = {}
+
+    async def ended(*given: Any) -> tuple[int, int]:
+        done = await end_hosts(*given)
+        await register_domain(desk.pool, desk.row)
+        await stream.publish("desk", "note", b"unread")
+        before.update(await rows_of(desk, "desk"))
+        return done
+
+    monkeypatch.setattr(removal, "DRAINED_WITHIN_S", 0.5)
+    monkeypatch.setattr(removal, "_end_hosts", ended)
+    with pytest.raises(DomainBusy, match="registered again"):
+        await removal.remove_domain(desk.pool, desk.transport, "desk", delete_data=True)
+    assert await rows_of(desk, "desk") == before
+    assert (await stream.subjects())["callboard.events.desk.note"] > 0
+    assert (await find_domain(desk.pool, "desk")).state == "active"
 
 
 async def test_hosts_that_nobody_drains_are_fenced_off(
