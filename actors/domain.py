@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from actors.agent import Agent, AgentType, agent_type
 from actors.code_apart import code_apart, enter_code, require_own_module
 from actors.schedule import ScheduleSpec, check_schedules
-from bus.address import require_word
+from bus.address import parse_address, require_word
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES
 from bus.registry import describe_validation
@@ -327,7 +327,19 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
     if spec.tasks.to is not None and spec.tasks.to.partition("/")[0] not in kinds:
         raise InvalidDomainFile(f"The tasks go to {spec.tasks.to}, which is no kind of the domain.")
     check_schedules(spec.schedules, kinds, spec.limits.claim_check_bytes)
-    return Domain(spec, kinds)
+    domain = Domain(spec, kinds)
+    _check_assignees(domain)
+    return domain
+
+
+def _check_assignees(domain: Domain) -> None:
+    """One that can be no agent could not be written down with a task, and none of the domain's would be assigned."""
+    members = {agent for skill in domain.registered().members.values() for agent in skill}
+    for agent in sorted(members | ({domain.spec.tasks.to} if domain.spec.tasks.to else set())):
+        try:
+            parse_address(f"{domain.name}/{agent}")
+        except InvalidAddress as error:
+            raise InvalidDomainFile(f"A task cannot go to {agent[:60]!r}: {error.message}") from None
 
 
 def _import_class(domain: str, path: str) -> type[Agent]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from actors.domain import DomainSpec, EventSpec, KindSpec, load_domain
+from actors.domain import DomainSpec, EventSpec, KindSpec, TaskSpec, load_domain
 from bus.errors import InvalidDomainFile
 from callboard import Agent, Context, handler, message
 
@@ -19,14 +20,15 @@ class Note(BaseModel):
 
 class Clerk(Agent):
     kind = "clerk"
+    skills = ("notes",)
 
     @handler
     async def on_note(self, note: Note, ctx: Context) -> None: ...
 
 
-def loaded(*events: EventSpec) -> None:
-    kinds = (KindSpec.model_validate({"class": f"{__name__}:Clerk"}),)
-    load_domain(DomainSpec(domain="test", kinds=kinds, events=events), Path())
+def loaded(*events: EventSpec, members: tuple[str, ...] = (), to: str | None = None) -> None:
+    kinds = (KindSpec.model_validate({"class": f"{__name__}:Clerk", "members": members}),)
+    load_domain(DomainSpec(domain="test", kinds=kinds, events=events, tasks=TaskSpec(to=to)), Path())
 
 
 def test_an_event_for_two_agents_is_refused_since_only_one_would_get_it() -> None:
@@ -38,3 +40,21 @@ def test_an_event_for_two_agents_is_refused_since_only_one_would_get_it() -> Non
 
 def test_events_of_one_name_may_have_several_types() -> None:
     loaded(*(EventSpec(name="note", type=f"testdomainfile.note.v{n}", to="clerk/a") for n in (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"members": ("a", "")}, "empty key"),
+        ({"members": ("a\0b",)}, "NUL"),
+        ({"members": ("ü" * 300,)}, "600 bytes"),
+        ({"to": "clerk/" + "x" * 3_000}, "3000 bytes"),
+    ],
+)
+def test_whoever_can_be_no_agent_is_given_no_tasks(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidDomainFile, match=words):
+        loaded(**given)
+
+
+def test_the_agents_that_tasks_may_go_to_are_any_text() -> None:
+    loaded(members=("größe/ü b", "a"), to="clerk/{task}")
