@@ -105,6 +105,7 @@ class Outcomes:
 
     def hold_back(self, activation: Activation, envelope: Envelope, error: Exception) -> Mark:
         """The message keeps its place for a host with the domain's newest code; nothing has failed."""
+        activation.instance = None  # whatever the handler left in it is not the committed state
         return Mark(
             tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
             open=envelope.open or activation.has_open_turn, delay_s=HOLD_BACK_S,

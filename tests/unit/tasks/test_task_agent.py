@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from actors.directory import DomainEntry
 from callboard import Agent, Context, InvalidMessage, TaskWork, handler
 from callboard.testing import TestKit
 from coordinators.tasks.agent import TaskAgent
@@ -74,6 +76,27 @@ async def test_a_task_for_an_unknown_kind_has_failed(desk: Desk) -> None:
     await desk.assign(assignee="test/nobody/n")
     assert desk.error["code"] == "dead_letter"
     assert "nobody" in desk.error["message"]
+
+
+async def test_a_task_for_a_kind_that_only_newer_code_has_waits_for_it(desk: Desk) -> None:
+    """The coordinator reads what is registered at each round, a host now and then."""
+    scope = desk.kit._scope
+    known, entry = scope.directory, DomainEntry(partitions=scope.directory.partitions("test", "worker"))
+    known.replace({"test": msgspec.structs.replace(entry, kinds=frozenset({"task"}))})
+    outdated = True
+
+    async def is_outdated() -> bool:
+        return outdated
+
+    scope.is_outdated = is_outdated
+    await desk.assign(["complete", 1])
+    assert (desk.row.status, desk.log, desk.kit.dead_letters()) == ("assigned", [], [])
+    [waits] = desk.kit.mailbox(f"test/task/{TASK}")
+    assert waits.failures == 0
+    outdated = False
+    known.replace({"test": entry})
+    await desk.kit.advance(seconds=2)
+    assert desk.result == 1
 
 
 async def test_a_refused_task_has_failed_with_the_reason(desk: Desk) -> None:
