@@ -26,6 +26,7 @@ from actors.task_messages import (
     TaskWork,
 )
 from bus.errors import CallboardError
+from bus.moment import LAST_MOMENT
 from bus.registry import wire_name_of
 from coordinators.tasks.auction import Auction
 from coordinators.tasks.leader import Leader
@@ -63,7 +64,7 @@ class TaskAgent(Leader):
         self.state.status = "stuck" if self.state.dead else "assigned"
         if task.deadline is not None:
             ctx.send_later(ctx.address, TaskDeadline(), at=task.deadline)
-        if task.wall_s is not None:
+        if task.wall_s is not None and ctx.now + task.wall_s <= LAST_MOMENT:
             ctx.send_later(ctx.address, WallTime(wall_s=task.wall_s), delay_s=task.wall_s)
         if task.assignee is not None:
             self._award(ctx, task.work, task.assignee, task.policy)

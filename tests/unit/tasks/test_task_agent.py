@@ -199,6 +199,11 @@ async def test_a_task_assigned_after_its_deadline_reaches_nobody(desk: Desk) -> 
     assert desk.kit.sent(type=TaskWork) == []
 
 
+async def test_a_time_limit_that_nobody_lives_to_see_is_none(desk: Desk) -> None:
+    await desk.assign(wall_s=1e12)
+    assert desk.row.status == "running"
+
+
 # -- parts -------------------------------------------------------------------------------------------
 
 
