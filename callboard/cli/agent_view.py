@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from callboard.cli.agent_timeline import dropped_text
 from callboard.cli.table import Beside, table
-from callboard.cli.terminal import ago, clean, console, count, is_terminal, plain
+from callboard.cli.terminal import ago, clean, clean_json, console, count, is_terminal, plain
 from callboard.cli.waits import again, named, show_pause, turn_lines
 
 if TYPE_CHECKING:
@@ -136,14 +136,11 @@ def _print_transition(out: Any, transition: Transition) -> None:
 
 
 def _print_json(out: Any, text: str) -> None:
-    from rich.json import JSON
+    from rich.highlighter import JSONHighlighter
+    from rich.text import Text
 
-    # The JSON view colours the text that json.dumps makes again, so that no raw control character gets out.
-    pretty = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    if is_terminal():
-        out.print(JSON(clean(pretty, lines=True), indent=2))
-    else:
-        out.print(clean(pretty, lines=True), markup=False)
+    shown = Text(clean_json(json.dumps(json.loads(text), indent=2, ensure_ascii=False)))
+    out.print(JSONHighlighter()(shown) if is_terminal() else shown, soft_wrap=True)
 
 
 def agent_json(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> dict[str, Any]:

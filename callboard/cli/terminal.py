@@ -66,12 +66,13 @@ def emit(value: Any) -> None:
     """One JSON document on standard output."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
     text = re.sub(r'"\\u0000(-?[0-9.]+)"', r"\1", text)
-    # Inside JSON these stand in strings only, where they may be escaped.
-    text = re.sub(
-        "[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]", _escape, text
-    )
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(clean_json(text) + "\n")
     sys.stdout.flush()
+
+
+def clean_json(text: str) -> str:
+    """JSON text, on lines of its own, that stays the same JSON: inside it these stand in strings only."""
+    return _TRICKS.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:
