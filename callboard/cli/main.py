@@ -31,7 +31,7 @@ from callboard.cli import (
     verify,
     version,
 )
-from callboard.cli.running import configure_logging, exit_code_of, needs_command
+from callboard.cli.running import configure_logging, exit_code_of, leave, needs_command
 
 _DEBUG = "--debug"
 
@@ -85,4 +85,4 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    sys.exit(invoke(sys.argv[1:]))
+    leave(invoke(sys.argv[1:]))

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ParamSpec
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
 
@@ -71,6 +72,18 @@ async def _ended_by_signals(work: Coroutine[Any, Any, int | None]) -> int | None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if received:  # a thread that reads from a terminal or a pipe cannot be ended, and may read for ever
+            loop.set_default_executor(ThreadPoolExecutor())
+
+
+def leave(code: int) -> NoReturn:
+    """End the process. One that was interrupted does not wait for its threads."""
+    if code in (INTERRUPTED, TERMINATED):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -64,3 +66,27 @@ def test_the_third_ends_it_at_once() -> None:
     assert exit_code_of(command, debug=False) == INTERRUPTED
     assert not stopped
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_reads_what_nobody_writes_can_be_ended(number: int, code: int) -> None:
+    script = (
+        "import asyncio, sys\n"
+        "from callboard.cli.running import asynchronous, exit_code_of, leave\n"
+        "@asynchronous\n"
+        "async def command():\n"
+        "    await asyncio.to_thread(lambda: (print('reading', flush=True), sys.stdin.read()))\n"
+        "leave(exit_code_of(command, debug=False))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert process.stdout.readline() == "reading\n"
+            process.send_signal(number)
+            assert process.wait(20) == code  # its standard input is open all the time
+            assert process.stderr.read() == {130: "Interrupted.\n", 143: "Terminated.\n"}[code]
+        finally:
+            process.kill()
