@@ -84,9 +84,10 @@ class Timeline(BaseModel):
         if self.latest is None:
             return nominal
         at = _in_year(nominal, self.latest.year)
-        if at < self.latest - _HALF_YEAR:
+        ahead = at - self.latest  # half a year beyond the first or the last one there is no time
+        if ahead < -_HALF_YEAR:
             return _in_year(nominal, self.latest.year + 1)
-        if at > self.latest + _HALF_YEAR and self.latest.year > 1:
+        if ahead > _HALF_YEAR and self.latest.year > 1:
             return _in_year(nominal, self.latest.year - 1)
         return at
 

@@ -80,6 +80,16 @@ def test_a_line_without_a_time_takes_the_latest() -> None:
     assert timeline.place(None) == at
 
 
+@pytest.mark.parametrize(("text", "year"), [("0001-01-01T00:00:00Z", 1), ("9999-12-31T23:59:59Z", 9999)])
+@pytest.mark.parametrize("later", ["Jan  1 00:00:00", "Jul  1 00:00:00", "Dec 31 23:59:59"])
+def test_a_year_is_found_beside_the_first_and_the_last_time_there_is(
+    text: str, year: int, later: str
+) -> None:
+    timeline = Timeline()  # programs write the first one where they know no time
+    place(timeline, text)
+    assert place(timeline, later).year == year
+
+
 @given(st.lists(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)), max_size=8), st.booleans())
 def test_any_times_are_placed_without_an_error(times: list[datetime], with_year: bool) -> None:
     timeline = Timeline()
