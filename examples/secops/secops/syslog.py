@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from .stamp import Stamp, read_iso, read_syslog
 
-# Anchored and without nested repetition: each reads a line in one pass.
+# Anchored, and each repetition ends at one place only: each reads a line in one pass.
 _RFC5424 = re.compile(
     r"<\d{1,3}>1 (?P<stamp>\S+) (?P<host>\S+) (?P<program>\S+) (?P<pid>\S+) \S+ "
-    r"(?:-|\[[^\]]*\])(?: \ufeff?(?P<message>.*))?",
+    r"(?:-|(?:\[(?:[^\]\\]|\\.)*\])+)(?: \ufeff?(?P<message>.*))?",
     re.DOTALL,
 )
 _CLASSIC = re.compile(

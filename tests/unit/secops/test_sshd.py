@@ -175,6 +175,8 @@ def test_a_source_has_one_spelling(text: str, expected: str | None) -> None:
         "2024-12-10T06:55:46.123456+01:00 LabSZ sshd-session[1]: ",
         "<38>1 2024-12-10T06:55:46.003Z LabSZ sshd 1 - - ",
         '<38>1 2024-12-10T06:55:46Z LabSZ sshd-session 1 ID47 [meta sequenceId="29"] \ufeff',
+        '<38>1 2024-12-10T06:55:46Z LabSZ sshd 1 - [timeQuality tzKnown="1" isSynced="1"][origin ip="192.0.2.9"] ',
+        r'<38>1 2024-12-10T06:55:46Z LabSZ sshd 1 - [a@1 b="\]\"\\"][c@1] ',
     ],
 )
 def test_every_usual_head_is_read(head: str) -> None:
