@@ -170,6 +170,8 @@ class Policy(_Strict):
         address = parse(source)
         if address is None:
             return "a host name is what its owner says, and not an address to block"
+        if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+            return "the address holds on one link of one machine only"
         allowed: tuple[tuple[Network, str], ...] = tuple((each.network, each.why) for each in self.allow)
         for network, why in (*allowed, *PROTECTED):
             # Equal versions only: an address is never in a network of the other one.

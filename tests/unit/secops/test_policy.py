@@ -45,6 +45,7 @@ def test_a_verdict_has_its_action(
         "0.0.0.0",
         "::1",
         "fe80::1%eth0",
+        "2001:db8::1%eth0",
         "fd00::1",
         "::ffff:10.0.0.1",
         "192.0.2.9",
