@@ -29,7 +29,8 @@ _Reading = tuple[Kind, str, str, str, str, Witness | None]  # kind, source, port
 _WHERE = r"(\S+)(?: port (\d{1,5}))?(?: on \S+)?"
 _TAIL = re.compile(_WHERE)
 _PAM_TAIL = re.compile(r"(\S+)(?: via \S+)?()")
-_ATTEMPT = re.compile(r"(Failed|Accepted) (\S+) for ")
+# A method is one of sshd's own words: any user of the machine can write a line in its name, and the report shows it.
+_ATTEMPT = re.compile(r"(Failed|Accepted) ([A-Za-z0-9./@-]{1,64}) for ")
 _ATTEMPT_TAIL = re.compile(_WHERE + r"(?: ssh\d?)?(?:: [\w-]+ (?:SHA256:|MD5:)?[\w+/=:]+)?", re.ASCII)
 # Lookaheads find candidates that overlap, too: one hidden behind another would leave the wrong one alone.
 _ATTEMPT_ANYWHERE = re.compile(r"(?= from (\S+) port (\d{1,5}) ssh\d?(?::|$))")

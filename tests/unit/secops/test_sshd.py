@@ -307,3 +307,9 @@ def test_a_hostile_line_is_read_in_time(hostile: str) -> None:
 def test_kinds_are_told_apart() -> None:
     assert parsed("Invalid user x from 192.0.2.1").kind is Kind.INVALID_USER
     assert parsed("Failed password for x from 192.0.2.1 port 1 ssh2").kind is Kind.FAILURE
+
+
+@pytest.mark.parametrize("outcome", ["Accepted", "Failed"])
+def test_a_method_that_is_no_word_of_sshds_is_not_taken_over(outcome: str) -> None:
+    record = parsed(f"{outcome} [here](javascript:alert()) for root from 192.0.2.1 port 22 ssh2")
+    assert (record.kind, record.source, record.method) == (Kind.OTHER, None, "")
