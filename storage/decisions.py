@@ -9,7 +9,8 @@ from uuid import UUID
 
 import msgspec
 
-from bus.errors import InvalidMessage, UnknownPromise
+from bus.errors import InvalidMessage, InvalidPayload, UnknownPromise
+from bus.registry import first_line
 from storage.boundary import translated
 from storage.domains import Connection
 from storage.journal import Kind
@@ -99,10 +100,11 @@ async def settle(
     """Settle a promise, once, and leave a wake-up in its owner's mailbox. `by` is a person's name.
 
     Raises AlreadySettled when somebody else was first or the time is up, NotEntitled, or InvalidMessage when it is of
-    another kind or `digest` is not that of what is to be approved.
+    another kind, `digest` is not that of what is to be approved, or its owner could not read `value`.
     """
     if "\0" in by or not by.strip():
         raise InvalidMessage("Whoever decides needs a name.", fix="Give one with --as.")
+    _require_readable(value)
     with translated():
         row = await db.fetchrow(
             query("settle_promise"), promise.domain, tenant, promise.id, status, value, OUTSIDE + by, digest
@@ -116,3 +118,14 @@ async def settle(
     raise why_not or InvalidMessage(
         f"{promise.name} could not be settled.", fix="Look at it again: `callboard approvals`."
     )
+
+
+def _require_readable(value: str | None) -> None:
+    """Postgres takes halves of characters in JSON; a host that comes upon one in a mailbox ends, and the next one too."""
+    try:
+        msgspec.json.decode(value or "null")
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidPayload(
+            f"The decision holds what its agent cannot read: {first_line(error)}.",
+            fix="Use JSON values and valid Unicode.",
+        ) from None

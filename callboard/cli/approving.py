@@ -70,7 +70,7 @@ class Approving:
         return [promise for promise in waiting if promise.id in self._left]
 
     async def _decide(self, promise: Waiting) -> bool:
-        from bus.errors import AlreadySettled, DecisionError
+        from bus.errors import AlreadySettled, DecisionError, InvalidPayload
         from storage.decisions import settle
         from storage.intake import nudge
         from storage.journal import Kind
@@ -86,7 +86,7 @@ class Approving:
             )
         except AlreadySettled:
             return True
-        except DecisionError as error:
+        except (DecisionError, InvalidPayload) as error:
             note(f"{ruling.by} cannot decide: {error}")
             return False
         nudge(self._transport, [owner])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,11 +27,11 @@ from actors.schedule import ScheduleSpec
 from actors.scope import WHOLE, Scope
 from actors.secret import GivenSecrets
 from actors.task_messages import CancelTask, PauseTask, ResumeTask
-from actors.values import encode_answer
+from actors.values import encode, encode_answer
 from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
 from bus.errors import InvalidMessage
-from bus.registry import wire_name_of
+from bus.registry import encode_json, wire_name_of
 from bus.task_limits import TaskLimits
 from bus.transport import LoopbackTransport
 from callboard.testing.children import ChildAssigner
@@ -257,15 +256,15 @@ class TestKit(Committed):
 
     async def approve(self, id_: str, *, by: str = "tester", comment: str = "") -> bool:
         """Approve as a person would; False when that person may not, or somebody has decided before."""
-        return await self._decide(id_, "approved", by, json.dumps({"comment": comment}))
+        return await self._decide(id_, "approved", by, encode_json({"comment": comment}))
 
     async def deny(self, id_: str, *, by: str = "tester", comment: str = "") -> bool:
-        return await self._decide(id_, "denied", by, json.dumps({"comment": comment}))
+        return await self._decide(id_, "denied", by, encode_json({"comment": comment}))
 
     async def say(self, id_: str, *, happened: bool, result: Any = None, again: bool = True) -> bool:
         """Say what a call has done of which nobody knows."""
         said = {"happened": happened, "result": result, "again": again}
-        return await self._decide(id_, "resolved", "tester", json.dumps(said))
+        return await self._decide(id_, "resolved", "tester", encode(said))
 
     async def _decide(self, id_: str, status: str, by: str, value: str) -> bool:
         domain = self.domain.name

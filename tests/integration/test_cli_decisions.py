@@ -93,6 +93,22 @@ async def test_a_person_refuses_and_it_is_not_done(cli: Cli, vigil: Deployment) 
     assert (call["status"], call["attempts"]) == ("denied", 0)
 
 
+async def test_words_that_an_agent_could_not_read_are_refused_and_its_host_goes_on(
+    cli: Cli, vigil: Deployment
+) -> None:
+    id_ = await ask_to_open(vigil, "broken")
+    latin = "caf\udce9"  # what a terminal that is not in UTF-8 gives
+    for words in (["approve", id_, "--comment", latin], ["deny", id_, "--reason", latin]):
+        assert "cannot read" in await cli.error(*words, "--as", "alice")
+    await cli("approve", id_, "--as", "alice", "--comment", "café")
+    question = await waits_for(vigil, "outcome", agent="guard/a")
+    for result in ('"\\ud800"', "NaN", "[" * 300 + "]" * 300):
+        said = await cli.error("ledger", "settle", question, "--happened", "--result", result)
+        assert "cannot be written as JSON" in said
+    await cli("ledger", "settle", question, "--happened", "--result", '"it stands open"')
+    await has_turn(vigil, GUARD, 1)
+
+
 async def test_of_two_decisions_at_once_one_wins_and_the_other_is_told(cli: Cli, vigil: Deployment) -> None:
     import asyncio
 
