@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,7 +71,7 @@ async def agents(
         return
     console().print(_listed(page) if page else plain("No agent has had a message yet."))
     if more:
-        note(f"There are more: --after '{page[-1].address}'")
+        note(f"There are more: --after {shlex.quote(page[-1].address)}")
 
 
 @asynchronous

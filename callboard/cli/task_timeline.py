@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from itertools import groupby
@@ -136,7 +137,7 @@ class Drawing:
         left_out = turn.more_calls + len(turn.calls[_CALLS:])
         if left_out:
             yield plain(
-                f"{indent}· {count(left_out, 'more call')}: callboard agent {clean(turn.address)} --timeline",
+                f"{indent}· {count(left_out, 'more call')}: callboard agent {shlex.quote(turn.address)} --timeline",
                 "dim",
             )
         for promise in turn.pending[:_CALLS]:

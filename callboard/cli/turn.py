@@ -114,7 +114,7 @@ async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> No
         if isinstance(request, EditTurn) and not edited(entries, request.key, request.value):
             raise InvalidMessage(
                 f"The open turn of {address} has no step or call at {request.key!r} that could be {word} so.",
-                fix=f"`callboard agent {address} --timeline` names them; a tool's call is not forgotten, and a promise "
+                fix=f"`callboard agent {shlex.quote(address)} --timeline` names them; a tool's call is not forgotten, and a promise "
                 "is resolved.",
             )
         (accepted,) = await accept(

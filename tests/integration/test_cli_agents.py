@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from storage.inspect import list_dead_letters
@@ -33,6 +35,18 @@ async def test_agents_are_listed_by_address_in_pages(cli: Cli, desk: Deployment)
     assert rest["next"] is None
     assert "desk/clerk/a" in await cli("agents")
     assert "There is no domain 'other'" in await cli.error("agents", "--domain", "other")
+
+
+async def test_a_command_that_is_offered_holds_a_key_as_one_word_of_the_shell(
+    cli: Cli, desk: Deployment
+) -> None:
+    for key in ("it's; reboot #", "z"):
+        await note(desk, key, "hello")
+        await versions(desk, key, 1)
+    await cli("agents", "--limit", "1")
+    offered = shlex.split(cli.err.partition("--after ")[2])
+    assert offered == ["desk/clerk/it's; reboot #"]
+    assert "desk/clerk/z" in await cli("agents", "--after", *offered)
 
 
 async def test_an_agent_is_shown_with_state_mailbox_and_verified_history(cli: Cli, desk: Deployment) -> None:
