@@ -143,7 +143,7 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         if timeline:
             turns = await task_timeline(at.db, found.ref, tenant=at.tenant, limit=limit)
             emit(turns) if as_json else show_task_timeline(found, turns)
-            return 1 if found.status == "failed" else 0
+            return _exit_code(found)
         events = await list_task_events(at.db, found.domain, found.id, tenant=at.tenant)
         letters = await list_dead_letters_of_task(at.db, found.ref, tenant=at.tenant)
         usage = await usage_of(at.db, found)
@@ -174,6 +174,10 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         emit(shown)
     else:
         show_task(found, events, letters, paused, asked, children, usage)
+    return _exit_code(found)
+
+
+def _exit_code(found: TaskView) -> int:
     return 1 if found.status in ("failed", "cancelled") else 0
 
 

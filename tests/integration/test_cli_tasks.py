@@ -143,6 +143,7 @@ async def test_a_task_is_cancelled_and_says_who_did_it_and_why(cli: Cli, desk: D
     assert shown["error"] == {"code": "cancelled", "message": "not needed", "by": "external/operator"}
     assert [event["kind"] for event in shown["events"]][-2:] == ["cancelling", "cancelled"]
     assert "cancelled: not needed" in await cli("task", task, code=1)
+    await cli("task", task, "--timeline", code=1)
     assert (await cli.json("cancel", task))["status"] == "cancelled"
     assert "is not the id of a task" in await cli.error("cancel", "nonsense")
 
