@@ -30,6 +30,7 @@ _LETTERS = 5  # dead letters that are named; the list has all
 def show_task(
     found: TaskView,
     events: list[TaskEventView],
+    left_out: int,
     letters: list[DeadLetterView],
     paused: list[str],
     asked: list[Waiting],
@@ -54,6 +55,8 @@ def show_task(
     if usage_line := _usage(usage):
         out.print(plain(usage_line, "dim"))
     out.print()
+    if left_out:
+        out.print(plain(f"… {left_out:,} earlier", "dim"))
     for event in events:
         out.print(event_line(found, event))
     for child in children[:_CHILDREN]:

@@ -20,7 +20,10 @@ from callboard.cli.task_view import COLOURS, short, show_task
 from callboard.cli.terminal import ago, console, emit, note, plain
 
 if TYPE_CHECKING:
-    from storage.inspect import TaskView
+    from callboard.cli.connection import Opened
+    from storage.inspect import TaskEventView, TaskView
+
+_EVENTS = 1_000  # lines of a task's log that are shown, the newest ones
 
 app = typer.Typer(
     invoke_without_command=True, help="List tasks, newest first; fail one.", add_completion=False
@@ -132,7 +135,6 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         children_of,
         find_task,
         list_dead_letters_of_task,
-        list_task_events,
         paused_of,
         task_timeline,
         usage_of,
@@ -144,7 +146,7 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
             turns = await task_timeline(at.db, found.ref, tenant=at.tenant, limit=limit)
             emit(turns) if as_json else show_task_timeline(found, turns)
             return _exit_code(found)
-        events = await list_task_events(at.db, found.domain, found.id, tenant=at.tenant)
+        events, left_out = await _newest_events(at, found)
         letters = await list_dead_letters_of_task(at.db, found.ref, tenant=at.tenant)
         usage = await usage_of(at.db, found)
         children = await children_of(at.db, found.ref, tenant=at.tenant)
@@ -160,6 +162,7 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         shown["events"] = [
             {"number": e.number, "at": e.at, "kind": e.kind, "body": json.loads(e.body)} for e in events
         ]
+        shown["events_left_out"] = left_out
         shown["dead_letters"] = [
             {
                 "id": x.id, "address": x.address, "message": x.message, "type": x.type, "reason": x.reason,
@@ -173,8 +176,22 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         shown["children"] = [_as_json(child) for child in children]
         emit(shown)
     else:
-        show_task(found, events, letters, paused, asked, children, usage)
+        show_task(found, events, left_out, letters, paused, asked, children, usage)
     return _exit_code(found)
+
+
+async def _newest_events(at: Opened, found: TaskView) -> tuple[list[TaskEventView], int]:
+    """The end of the task's log, and how many lines are before that."""
+    from storage.inspect import list_task_events
+
+    events: list[TaskEventView] = []
+    count, after = 0, -1
+    while page := await list_task_events(
+        at.db, found.domain, found.id, tenant=at.tenant, after=after, limit=_EVENTS
+    ):
+        count, after = count + len(page), page[-1].number
+        events = (events + page)[-_EVENTS:]
+    return events, count - len(events)
 
 
 def _exit_code(found: TaskView) -> int:

@@ -134,6 +134,27 @@ async def test_a_task_is_ended_by_hand(cli: Cli, desk: Deployment) -> None:
     assert await cli.json("tasks", "--open") == []
 
 
+async def test_of_a_long_log_the_end_is_shown_and_what_is_left_out_is_said(
+    cli: Cli, desk: Deployment
+) -> None:
+    task = await desk.submit({"lines": 1})
+    await status(desk, task, "running")
+    await desk.pool.execute(
+        "insert into task_events (domain, tenant, task, number, kind, body)"
+        " select 'desk', 'default', $1::uuid, n, 'progress', json_build_object('message', 'line ' || n)"
+        " from generate_series(1000, 2500) n",
+        task,
+    )
+    shown = await cli.json("task", task)
+    assert [event["number"] for event in shown["events"]] == list(range(1501, 2501))
+    first = len(await desk.fetch("select from task_events where number < 1000"))
+    assert shown["events_left_out"] == first + 501
+    text = await cli("task", task)
+    assert f"… {first + 501} earlier\n" in text
+    assert "line 2500" in text
+    assert "line 1500\n" not in text
+
+
 async def test_a_task_is_cancelled_and_says_who_did_it_and_why(cli: Cli, desk: Deployment) -> None:
     task = await desk.submit({"lines": 1})
     await status(desk, task, "running")
