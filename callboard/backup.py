@@ -6,6 +6,7 @@ Passwords go through the environment, never through a command line that every us
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -51,40 +52,67 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 async def back_up(url: str, file: Path, *, force: bool = False) -> Backup:
     """Write a backup of a database that may be in use; the file appears when it is complete.
 
-    Raises StorageError when it exists already or cannot be written, or pg_dump fails.
+    Raises StorageError when it exists already or cannot be written, another backup writes it, or pg_dump fails.
     """
-    partial = file.with_name(file.name + ".partial")
-    handle = _create(file, partial, force)
+    partial, handle = _create(file, force)
     try:
-        await _dump(url, partial)
+        await _dump(url, partial, handle)
         os.fsync(handle)
         size = os.fstat(handle).st_size
         os.replace(partial, file)
-    except BaseException:
+    except BaseException as error:
         os.unlink(partial)
+        if isinstance(error, OSError):
+            raise _unwritable(file, error) from None
         raise
     finally:
         os.close(handle)
     return Backup(file=str(file), bytes=size)
 
 
-def _create(file: Path, partial: Path, force: bool) -> int:
-    if file.exists() and not force:
-        raise StorageError(f"{file} exists already.", fix="Name another file, or give --force.")
+def _create(file: Path, force: bool) -> tuple[Path, int]:
+    """The file beside it that is written to, locked: another backup would write into the midst of this one."""
     try:
-        return os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        if file.is_dir():
+            raise StorageError(f"{file} is a folder.", fix="Name a file in it.")
+        if file.exists() and not force:
+            raise StorageError(f"{file} exists already.", fix="Name another file, or give --force.")
+        partial = file.with_name(file.name + ".partial")
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
+        raise _unwritable(file, error) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(handle), os.stat(partial)):
+            raise FileNotFoundError  # the one that has just ended has given it its name
+        os.fchmod(handle, 0o600)
+        os.ftruncate(handle, 0)
+    except (BlockingIOError, FileNotFoundError):
+        os.close(handle)
         raise StorageError(
-            f"{partial} cannot be written: {error.strerror}.", fix="Name a folder you may write to."
+            f"Another backup is being written to {file}.", fix="Wait for it, or name another file."
         ) from None
+    except OSError as error:
+        os.close(handle)
+        raise _unwritable(file, error) from None
+    return partial, handle
 
 
-async def _dump(url: str, file: Path) -> None:
+def _unwritable(file: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{file} cannot be written: {error.strerror or error}.",
+        fix="Name a file in a folder you may write to.",
+    )
+
+
+async def _dump(url: str, file: Path, lock: int) -> None:
+    """The lock is pg_dump's as well, which goes on writing should this process be killed."""
     place, environment = without_password(url)
     process = await asyncio.create_subprocess_exec(
         client_program("pg_dump"), "--format=custom", f"--schema={SCHEMA}", "--no-owner", "--no-privileges",
         "--no-unlogged-table-data", f"--file={file}", f"--dbname={place}",
         env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        pass_fds=(lock,),
     )  # fmt: skip
     _, complaint = await _to_end(process)
     if process.returncode:
