@@ -16,6 +16,7 @@ from storage.boundary import translated
 SCHEMA = "callboard"
 _APPLICATION_BYTES = 63  # of a connection's name Postgres keeps so many
 CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 60.0
 STATEMENT_TIMEOUT_MS = 30_000  # bounds how long a drawn sequence number can stay uncommitted
 # A process that freezes inside a transaction keeps its locks for so long. Nobody waits for anything but Postgres
 # inside one; whoever locks what every commit needs sets less (FROZEN_AFTER_MS).
@@ -54,14 +55,22 @@ def host_application(domain: str, epoch: int) -> str:
     return f"callboard-host {epoch} {domain}"[:_APPLICATION_BYTES]  # the epoch must not be what is lost
 
 
-async def connect(url: str, *, application: str, by_key: bool = False) -> asyncpg.Connection[Any]:
-    """One connection with our schema on its search path; raises StorageUnavailable or SettingsError."""
+async def connect(
+    url: str, *, application: str, by_key: bool = False, unhurried: bool = False
+) -> asyncpg.Connection[Any]:
+    """One connection with our schema on its search path; raises StorageUnavailable or SettingsError.
+
+    `unhurried`: a statement may take as long as it takes, on either side.
+    """
+    settings = _settings(application, by_key)
+    if unhurried:
+        settings["statement_timeout"] = "0"
     with _connecting():
         connection = await asyncpg.connect(
             url,
             timeout=CONNECT_TIMEOUT_S,
-            server_settings=_settings(application, by_key),
-            command_timeout=60.0,
+            server_settings=settings,
+            command_timeout=None if unhurried else COMMAND_TIMEOUT_S,
         )
         await _ask_after_silence(connection)
         return connection
@@ -77,7 +86,7 @@ async def create_pool(
             min_size=1,
             max_size=size,
             timeout=CONNECT_TIMEOUT_S,
-            command_timeout=60.0,
+            command_timeout=COMMAND_TIMEOUT_S,
             server_settings=_settings(application, by_key),
             init=_ask_after_silence,
             reset=_nothing_to_reset if by_key else None,

@@ -58,10 +58,9 @@ async def retain(url: str, *, months: int | None, dry_run: bool = False) -> Rete
     """
     if months is not None and months < 1:
         raise StorageError("At least one whole month of history is kept.", fix="Give --months 1 or more.")
-    db = await connect(url, application="callboard-retention")
+    db = await connect(url, application="callboard-retention", unhurried=True)
     try:
         with translated():
-            await db.execute("set statement_timeout = 0")
             if not await db.fetchval(query("retention_lock"), _LOCK):
                 raise Overloaded("Another retention is running.", fix="Wait for it to end.")
             cutoff = None

@@ -364,6 +364,23 @@ async def test_two_retentions_do_not_run_at_once(desk: Deployment, database: str
     await other.close()
 
 
+async def test_a_statement_of_retention_may_take_longer_than_any_other(
+    desk: Deployment, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader: asyncpg.Connection[Any] = await connect(database, application="reader")
+    monkeypatch.setattr("storage.connect.COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("storage.connect.STATEMENT_TIMEOUT_MS", 200)
+    transaction = reader.transaction()
+    await transaction.start()
+    await reader.execute("lock table seen in access exclusive mode")
+    retaining = asyncio.create_task(retain(database, months=3))
+    await asyncio.wait([retaining], timeout=1)  # five times as long as a statement may take elsewhere
+    assert not retaining.done()
+    await transaction.rollback()
+    assert not (await retaining).months
+    await reader.close()
+
+
 async def test_a_commit_under_way_delays_the_dropping_of_a_month(desk: Deployment, database: str) -> None:
     await age(desk)
     reader: asyncpg.Connection[Any] = await connect(database, application="reader")
