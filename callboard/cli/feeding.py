@@ -189,5 +189,5 @@ def read_json(path: str) -> Any:
         raise InvalidTask(f"{path} cannot be read: {error.strerror}.", fix="Name a readable file.") from None
     except UnicodeDecodeError:
         raise InvalidTask(f"{path} is not text in UTF-8.", fix="The input of a task is JSON.") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidTask(f"{path} is not JSON: {error}.", fix="The input of a task is JSON.") from None

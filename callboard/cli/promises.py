@@ -38,7 +38,7 @@ async def resolve(
 
     try:
         given = json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidPayload(f"The value is no JSON: {error}.", fix="Quote text twice: '\"yes\"'.") from None
     async with opened(bus=True) as at:
         found = await settled_by_person(at, id_, "resolved", encode_answer(given), by)

@@ -94,7 +94,7 @@ async def edit(
     if value is not None:
         try:
             json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidPayload(
                 f"The value is no JSON: {error}.", fix="Quote text twice: '\"yes\"'."
             ) from None

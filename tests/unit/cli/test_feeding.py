@@ -53,6 +53,13 @@ def test_a_folder_is_no_file_and_a_missing_one_none_either(tmp_path: Path) -> No
         feeding.check_input(str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("text", ["{", "9" * 5_000, "[" * 100_000], ids=["half", "a long number", "deep"])
+def test_an_input_that_is_no_json_or_more_than_can_be_read_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "input").write_text(text)
+    with pytest.raises(InvalidTask, match="is not JSON: "):
+        feeding.read_json(str(tmp_path / "input"))
+
+
 def test_nothing_is_taken_out_of_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     feeding.check_input(str(tmp_path / "pipe"))  # opening it would wait for a writer

@@ -177,6 +177,21 @@ def test_code_that_cannot_be_loaded_is_said_before_anything_starts(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["promise", "resolve", "01a1fcb6", "VALUE"],
+        ["ledger", "settle", "01a1fcb6", "--happened", "--result", "VALUE"],
+        ["turn", "edit", "x/y/z", "key", "--reason", "why", "--value", "VALUE"],
+    ],
+)
+def test_a_value_that_is_nested_too_deep_is_said(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.invoke([word.replace("VALUE", "[" * 100_000) for word in words]) == 1
+    assert "is no JSON: maximum recursion depth exceeded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("tasks", "said"),
     [
         ("", "does not say which agent gets a task"),
