@@ -79,18 +79,20 @@ async def _endpoints(settings: Settings, stack: AsyncExitStack) -> tuple[Endpoin
 
 async def _check_schema(url: str) -> None:
     from callboard.services.checks import connect_postgres
+    from storage.boundary import translated
     from storage.migrate import migrations
 
     connection = await connect_postgres(url)
-    try:
-        if await connection.fetchval("select to_regclass('callboard.migrations') is null"):
-            raise StorageError(
-                "The database is empty: no domain has run in it.",
-                fix="Run one with `callboard run DOMAIN_DIR`, or start Callboard with `callboard up`.",
-            )
-        done = {row[0] for row in await connection.fetch("select number from callboard.migrations")}
-    finally:
-        await connection.close(timeout=5)
+    with translated():
+        try:
+            if await connection.fetchval("select to_regclass('callboard.migrations') is null"):
+                raise StorageError(
+                    "The database is empty: no domain has run in it.",
+                    fix="Run one with `callboard run DOMAIN_DIR`, or start Callboard with `callboard up`.",
+                )
+            done = {row[0] for row in await connection.fetch("select number from callboard.migrations")}
+        finally:
+            await connection.close(timeout=5)
     if missing := {m.number for m in migrations()} - done:
         raise StorageError(
             f"The database lacks {len(missing)} migration(s) of this release.",

@@ -214,6 +214,22 @@ async def test_a_wrong_password_is_said_and_not_shown(
     assert "hunter2" not in cli.err
 
 
+async def test_a_role_that_may_not_read_the_schema_is_told_so(
+    cli: Cli, desk: Deployment, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.pool.execute("create role stranger login password 'secret'")
+    try:
+        monkeypatch.setenv(
+            "CALLBOARD_POSTGRES_URL", f"postgresql://stranger:secret@{database.partition('@')[2]}"
+        )
+        said = await cli.error("agents")
+        assert "permission denied for schema callboard" in said
+        assert "bug" not in said
+        assert "secret" not in said
+    finally:
+        await desk.pool.execute("drop role stranger")
+
+
 async def test_a_nats_that_is_away_is_one_line(
     cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
