@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from storage.domains import Connection
+from storage.domains import Connection, find_domain
 from storage.inspect.rows import fetch_all
 
 
@@ -40,5 +40,10 @@ async def list_ledger(
     unknown: bool = False,
     limit: int = 100,
 ) -> list[CallView]:
-    """The newest calls first. `agent` is `kind/key`, `task` is `domain/id`; `unknown` leaves out what is known."""
+    """The newest calls first. `agent` is `kind/key`, `task` is `domain/id`; `unknown` leaves out what is known.
+
+    Raises UnknownDomain.
+    """
+    if domain is not None:
+        await find_domain(db, domain, removed=True)
     return await fetch_all(db, CallView, "list_ledger", tenant, domain, agent, task, unknown, limit)

@@ -54,6 +54,8 @@ async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deploy
     assert (settled["by"], settled["decision"]) == ("alice", {"comment": "for the fire brigade"})
     (call,) = (await cli.json("ledger", "--agent", GUARD))["calls"]
     assert (call["tool"], call["status"], call["approval"]) == ("open_gate", "succeeded", id_)
+    assert "There is no domain 'vigli'" in await cli.error("ledger", "--domain", "vigli")
+    assert "There is no domain 'vigli'" in await cli.error("ledger", "--agent", "vigli/guard/a")
     assert call["arguments"] == {"gate": "north", "minutes": 5}
 
 
