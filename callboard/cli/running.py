@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from typer.exceptions import TyperException
 
 P = ParamSpec("P")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -140,6 +143,11 @@ def _report(error: Exception, debug: bool) -> None:
         sys.stderr.write(clean("".join(traceback.format_exception(error)), lines=True))
     if isinstance(error, CallboardError):
         note(f"Error: {error}")
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        place = f" at {error.filename}" if error.filename else ""
+        note(
+            f"Error: There is no space left{place}. Free some, and try again; `callboard doctor` says how much there is."
+        )
     else:
         hint = "" if debug else " This is a bug in Callboard; --debug shows where."
         note(f"Error: {type(error).__name__}: {str(error).strip() or 'no message'}.{hint}")

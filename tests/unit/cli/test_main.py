@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -219,6 +220,11 @@ def fail(error: BaseException) -> None:
         (ServiceUnavailable("It is away.", fix="Start it."), 1, "Error: It is away. Start it.\n"),
         (ValueError("x"), 1, "Error: ValueError: x. This is a bug in Callboard; --debug shows where.\n"),
         (ServiceUnavailable("bad \x1b[2J"), 1, "Error: bad \\x1b[2J\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/x"),
+            1,
+            "Error: There is no space left at /data/x. Free some, and try again; `callboard doctor` says how much there is.\n",
+        ),
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (typer.Abort(), 130, "Interrupted.\n"),
     ],
