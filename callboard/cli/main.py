@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -85,4 +86,6 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where it is not in Unicode, what it lacks is spelled out
+        sys.stdout.reconfigure(errors="backslashreplace")
     leave(invoke(sys.argv[1:]))

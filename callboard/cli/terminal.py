@@ -64,10 +64,14 @@ def note(text: str) -> None:
 
 def emit(value: Any) -> None:
     """One JSON document on standard output."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    text = json.dumps(value, indent=2, ensure_ascii=not _is_unicode(), default=_plain)
     text = re.sub(r'"\\u0000(-?[0-9.]+)"', r"\1", text)
     sys.stdout.write(clean_json(text) + "\n")
     sys.stdout.flush()
+
+
+def _is_unicode() -> bool:
+    return (sys.stdout.encoding or "utf-8").lower().startswith("utf")
 
 
 def clean_json(text: str) -> str:

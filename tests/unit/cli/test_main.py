@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,24 @@ def test_wrong_usage_is_one_line_that_names_the_right_help_and_exit_code_2(
     assert said.err.startswith("Error: ")
     assert expected in said.err
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_where_output_is_not_unicode_what_it_lacks_is_spelled_out(encoding: str, tmp_path: Path) -> None:
+    home = tmp_path / "Zoë 監視 🔒"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "CALLBOARD_HOME": str(home)}
+    code = "from callboard.cli.main import main; main()"
+
+    def said(*words: str) -> str:
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, env=environment, check=False
+        )
+        assert ran.stderr == b""
+        return ran.stdout.decode(encoding)
+
+    assert json.loads(said("status", "--json"))["home"] == str(home)
+    assert "Nothing runs in" in said("status")
+    assert said("status").count(r"\u76e3\u8996 \U0001f512") == 1
 
 
 def test_down_with_nothing_running_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
