@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
-from callboard.doctor import GOOD, examine_machine
+from callboard.doctor import GOOD, Finding, examine_machine
 from callboard.doctor.machine import _fits
 from callboard.ray_head import RayHead
 from callboard.settings import Settings
@@ -34,12 +35,21 @@ def test_this_installation_is_in_order(tmp_path: Path) -> None:
         assert found[check].status == GOOD, found[check]
 
 
-def test_a_password_file_that_others_can_read_is_a_failure(tmp_path: Path) -> None:
-    (tmp_path / "credentials.json").write_text("{}")
-    (tmp_path / "credentials.json").chmod(0o644)
-    found = {finding.check: finding for finding in examine_machine(Settings(home=tmp_path), None)}
-    assert found["private files"].status == "fail"
-    assert "chmod 600" in found["private files"].mend
+@pytest.mark.parametrize("name", ["credentials.json", "gateway.key", "secrets/API KEY"])
+def test_a_password_file_that_others_can_read_is_a_failure(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / name).write_text("{}")
+    (tmp_path / name).chmod(0o600)
+    assert _private_files(tmp_path).status == "good"
+    (tmp_path / name).chmod(0o644)
+    found = _private_files(tmp_path)
+    assert found.status == "fail"
+    assert shlex.split(found.mend) == ["chmod", "600", str(tmp_path / name)]
+
+
+def _private_files(home: Path) -> Finding:
+    found = {finding.check: finding for finding in examine_machine(Settings(home=home), None)}
+    return found["private files"]
 
 
 @pytest.mark.parametrize(("mode", "status"), [("token", "good"), ("", "warn")])
