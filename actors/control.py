@@ -23,7 +23,10 @@ class Resume(BaseModel):
 
 @message("callboard.destroy.v1")
 class Destroy(BaseModel):
-    """Delete the agent's state; its history stays, and a later message creates it anew."""
+    """Delete the agent's state; its history stays, and a later message creates it anew. A turn that is open ends first,
+    as with SkipTurn."""
+
+    leave_done: bool = False
 
 
 @message("callboard.withdraw.v1")
@@ -52,9 +55,11 @@ class DropDeadLetter(BaseModel):
 
 @message("callboard.skip_turn.v1")
 class SkipTurn(BaseModel):
-    """End the open turn without its handler: its message becomes a dead letter, and the agent goes on."""
+    """Give the open turn up, as its last failure would: its compensations run, its message becomes a dead letter, and the
+    agent goes on. With `leave_done` nothing is undone: its handler does not run any more."""
 
     reason: str = ""
+    leave_done: bool = False
 
 
 @message("callboard.edit_turn.v1")

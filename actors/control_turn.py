@@ -10,16 +10,17 @@ from actors import control
 from actors.activation import PAUSED, Activation
 from actors.agent import Agent
 from actors.context import Context
+from actors.entries import SENT, VOID
 from actors.open_turns import OpenTurns
 from actors.outcomes import Outcomes
+from actors.saga import DESTROYED, SKIPPED, Ending, ending_of, outstanding, unwind_entry
 from actors.scope import Scope
-from actors.spending import spent
 from actors.turn_edit import edited
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from bus.registry import decode_payload
-from storage.journal import Does, JournalWrite, Kind, StoredJournal
-from storage.records import BuriedMessage, DeadLetter, TurnRecord
+from storage.journal import Does, JournalWrite, StoredJournal
+from storage.records import BuriedMessage, TurnRecord
 
 
 class DeadLetterReader(Protocol):
@@ -59,31 +60,29 @@ class ControlTurns:
                     await agent.on_resumed(ctx)
                 return await self._outcomes.succeed(activation, envelope, ctx, "resumed")
             case control.Destroy():
+                stored = await self._open_turns.load(activation)
                 if agent is not None:
                     await agent.on_destroyed(ctx)
-                ctx.destroy()
-                record = await self._outcomes.succeed(activation, envelope, ctx, "destroyed")
-                stored = await self._open_turns.load(activation)
                 if stored is None:
-                    return record
-                return _without_turn(
-                    self._scope,
-                    activation,
-                    record,
-                    stored,
-                    "destroyed",
-                    "its agent was destroyed while it waited",
-                )
+                    ctx.destroy()
+                    return await self._outcomes.succeed(activation, envelope, ctx, "destroyed")
+                activation.instance = None  # its state stays until the turn has ended
+                ending = Ending(
+                    reason=DESTROYED, error="its agent was destroyed while it waited", failures=stored.failures,
+                    leaves=_leaves(stored, message.leave_done), destroys=True,
+                )  # fmt: skip
+                return await self._give_up(activation, envelope, ctx, "destroying", stored, ending)
             case control.SkipTurn():
                 stored = await self._open_turns.load(activation)
                 ctx.explain("skip_turn", reason=message.reason, found=stored is not None)
-                record = await self._outcomes.succeed(activation, envelope, ctx, "turn_skipped")
                 if stored is None:
-                    return record
-                why = f"skipped by {ctx.sender.removeprefix('external/')}: {message.reason}".removesuffix(
-                    ": "
-                )
-                return _without_turn(self._scope, activation, record, stored, "skipped", why)
+                    return await self._outcomes.succeed(activation, envelope, ctx, "turn_skipped")
+                by = f"skipped by {ctx.sender.removeprefix('external/')}"
+                ending = Ending(
+                    reason=SKIPPED, error=f"{by}: {message.reason}" if message.reason else by,
+                    failures=stored.failures, leaves=_leaves(stored, message.leave_done),
+                )  # fmt: skip
+                return await self._give_up(activation, envelope, ctx, "turn_skipped", stored, ending)
             case control.EditTurn():
                 return await self._edit(activation, envelope, ctx, message)
             case control.RetryDeadLetter():
@@ -123,6 +122,31 @@ class ControlTurns:
             return record
         also = JournalWrite(seq=envelope.seq, turn=envelope.header.id, does=Does.NONE, consumed=(seq,))
         return msgspec.structs.replace(record, journal=also)
+
+    async def _give_up(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        ctx: Context,
+        decision: str,
+        stored: StoredJournal,
+        ending: Ending,
+    ) -> TurnRecord:
+        """That the open turn is given up goes on record; it ends as a turn of its own that begins once that is committed, so
+        whoever has asked for it is told, and its task. What an earlier hand has said holds, but for what is more."""
+        before = ending_of(stored.entries)
+        if before is not None:
+            ending = msgspec.structs.replace(
+                before, leaves=ending.leaves or before.leaves, destroys=ending.destroys or before.destroys
+            )
+        record = await self._outcomes.succeed(activation, envelope, ctx, decision)
+        activation.parked = True  # nothing of it runs before the commit, which brings it back
+        number = stored.entries[-1].number + 1 if stored.entries else 1
+        on_record = () if ending == before else (unwind_entry(number, ending),)
+        goes_on = JournalWrite(
+            seq=stored.seq, turn=stored.turn, does=Does.RESUME, recorded=stored.recorded, entries=on_record
+        )
+        return msgspec.structs.replace(record, journal=goes_on)
 
     async def _edit(
         self, activation: Activation, envelope: Envelope, ctx: Context, edit: control.EditTurn
@@ -192,20 +216,10 @@ def _named(letter: BuriedMessage | None) -> dict[str, str]:
     return {"message": header.id, "type": header.type}
 
 
-def _without_turn(
-    scope: Scope, activation: Activation, record: TurnRecord, stored: StoredJournal, reason: str, error: str
-) -> TurnRecord:
-    """The record, with which the agent's open turn ends: its message becomes a dead letter."""
-    activation.parked = activation.lacks_turn = False
-    activation.more = True
-    ends = JournalWrite(
-        seq=stored.seq, turn=stored.turn, does=Does.END, recorded=stored.recorded,
-        done=tuple(p.id for p in stored.promises),
-        asks_done=sum(p.kind == Kind.ASK for p in stored.promises),
-    )  # fmt: skip
-    header = header_from_json(stored.header_json)
-    dead = DeadLetter(reason=reason, error=error, failures=stored.failures)
-    return msgspec.structs.replace(
-        record, journal=ends, dead=dead, message_id=header.id,
-        spent=spent(scope, activation.tenant, header, (), ends), header_json=stored.header_json, payload=stored.payload,
-    )  # fmt: skip
+def _leaves(stored: StoredJournal, leave_done: bool) -> bool:
+    """Whether the turn ends without its handler. A turn that was put away has all on record that is to be undone; of another
+    one only the handler can say whether its last results have to be."""
+    if leave_done:
+        return True
+    may_have_more = not stored.waiting and any(e.ok and e.kind not in (SENT, VOID) for e in stored.entries)
+    return not (outstanding(stored.entries) or may_have_more)

@@ -63,35 +63,38 @@ class Outcomes:
             await self._blobs.store(puts.blobs)
         return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
 
-    def give_up(
-        self, activation: Activation, envelope: Envelope, ctx: Context, reason: str, error: str
-    ) -> TurnRecord:
+    def give_up(self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending) -> TurnRecord:
         """The message becomes a dead letter; what its handler did is dropped, the state stays."""
+        reason, error = ending.reason, ending.error
         dead = DeadLetter(reason=reason, error=error, failures=envelope.failures)
         empty = Context(self._scope, envelope, ctx.now)
         empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
         empty.answer_failed(reason, error)
         if reason != EXPIRED and envelope.header.type != TROUBLE:
             empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
-        return self._record(
-            activation, envelope, empty, "dead_letter", activation.state_json, activation.schema_version,
-            activation.lifecycle, dead,
-        )  # fmt: skip
+        return self._buried(activation, envelope, empty, ending, dead)
 
     def give_up_plainly(
-        self, activation: Activation, envelope: Envelope, ctx: Context, reason: str
+        self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending
     ) -> TurnRecord:
         """The same for a message whose dead letter was refused: with nothing in it that Postgres has not had before, and no
         word to whoever asked or to its task, since that may be what it refuses."""
-        dead = DeadLetter(reason=reason, error=_PLAIN_WORDS, failures=envelope.failures)
+        dead = DeadLetter(reason=ending.reason, error=_PLAIN_WORDS, failures=envelope.failures)
         alone = msgspec.structs.replace(envelope, header=msgspec.structs.replace(envelope.header, task=None))
         empty = Context(self._scope, alone, ctx.now)
-        empty.explain("dead_letter", reason=reason, error=_PLAIN_WORDS, failures=envelope.failures)
+        empty.explain("dead_letter", reason=ending.reason, error=_PLAIN_WORDS, failures=envelope.failures)
         ctx.logger.error("nobody is told that %s is a dead letter: %s", envelope.header.id, _PLAIN_WORDS)
+        return self._buried(activation, alone, empty, ending, dead)
+
+    def _buried(
+        self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending, dead: DeadLetter
+    ) -> TurnRecord:
+        state, lifecycle = activation.state_json, activation.lifecycle
+        if ending.destroys:
+            state, lifecycle = None, DESTROYED
         return self._record(
-            activation, alone, empty, "dead_letter", activation.state_json, activation.schema_version,
-            activation.lifecycle, dead,
-        )  # fmt: skip
+            activation, envelope, ctx, "dead_letter", state, activation.schema_version, lifecycle, dead
+        )
 
     def cancel(self, activation: Activation, envelope: Envelope, ctx: Context, why: str) -> TurnRecord:
         """The message's task was cancelled: it is handled no further, and nobody need look after it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ COMPENSATE = "compensate"  # an entry: this will undo what was done before it
 UNDO = "undo"  # an entry: a compensation has run
 UNWIND = "unwind"  # an entry: the turn is given up, and nothing but its compensations runs from here on
 CANCELLED = "cancelled"  # the reason of a turn whose task was cancelled
+SKIPPED = "skipped"  # the reasons of one that somebody has ended by hand
+DESTROYED = "destroyed"
 UNWIND_AT = "#unwind"
 
 COMPENSATION_RETRY = RetryPolicy()
@@ -37,11 +39,18 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a turn is given up; `reason` is that of its dead letter, or `cancelled`."""
+    """Why a turn is given up; `reason` is that of its dead letter, or `cancelled`. One that `leaves` undoes nothing, and
+    one that `destroys` takes its agent's state along."""
 
     reason: str
     error: str
     failures: int
+    leaves: bool = False
+    destroys: bool = False
+
+    @property
+    def is_by_hand(self) -> bool:
+        return self.reason in (SKIPPED, DESTROYED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +66,7 @@ class Compensation:
     @property
     def undo_at(self) -> str:
         """The place of the entry that says that it has run."""
-        return f"#undo:{self.place}"
+        return _undo_at(self.place)
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """What the function is called with, as its annotations say; raises InvalidPayload."""
@@ -100,7 +109,33 @@ class Saga:
     def ending(self) -> Ending | None:
         """What is on record of the turn's having been given up."""
         entry = self._entries.get(UNWIND_AT)
-        return None if entry is None else msgspec.json.decode(entry.value, type=Ending)
+        return None if entry is None else _read_ending(entry)
+
+
+def ending_of(entries: Sequence[JournalEntry]) -> Ending | None:
+    """What is on record of a turn's having been given up: what was said last."""
+    return next((_read_ending(entry) for entry in reversed(entries) if entry.key == UNWIND_AT), None)
+
+
+def unwind_entry(number: int, ending: Ending) -> JournalEntry:
+    value = msgspec.json.encode(ending).decode()
+    return JournalEntry(
+        number=number, key=UNWIND_AT, kind=UNWIND, name=ending.reason, ok=True, value=value, took_ms=0.0
+    )
+
+
+def _read_ending(entry: JournalEntry) -> Ending:
+    return msgspec.json.decode(entry.value, type=Ending)
+
+
+def outstanding(entries: Sequence[JournalEntry]) -> list[str]:
+    """The compensations on record that have not run, by their names, as they would run: the last registered first."""
+    ran = {entry.key for entry in entries if entry.kind == UNDO}
+    return [e.name for e in reversed(entries) if e.kind == COMPENSATE and _undo_at(e.key) not in ran]
+
+
+def _undo_at(place: str) -> str:
+    return f"#undo:{place}"
 
 
 def encode_arguments(arguments: tuple[Any, ...], named: dict[str, Any]) -> str:

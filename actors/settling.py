@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from actors.activation import Activation
@@ -32,6 +32,7 @@ class Settling:
     def committed(self, entries: Sequence[Entry], numbers: list[int | None] | None) -> None:
         host = self._host
         sends: list[Outgoing] = []
+        reopened: list[Activation] = []
         for entry in entries:
             activation = entry.activation
             activation.uncommitted -= 1
@@ -45,6 +46,8 @@ class Settling:
                 if isinstance(outcome, TurnRecord):
                     if outcome.seq is not None:
                         host.mailboxes.handled(activation, outcome.seq)
+                        if outcome.journal is not None and outcome.journal.does is Does.RESUME:
+                            reopened.append(activation)
                     if outcome.tasks or outcome.task_events:
                         host.on_task_events(outcome)
             if entry.done is not None:
@@ -53,6 +56,8 @@ class Settling:
             host.outbound.skip({(send.domain, send.partition) for send in sends})
         elif sends:
             host.outbound.publish(zip(sends, numbers, strict=True))
+        if reopened:  # an operator has given up an open turn: it runs again, from what is committed now
+            self._start_again(reopened)
 
     def _journaled(self, activation: Activation, journal: JournalWrite) -> None:
         host = self._host
@@ -78,11 +83,14 @@ class Settling:
                 host.outbound.skip({(send.domain, send.partition) for send in entry.outcome.sends})
             entry.settle(False)
         fallen = {id(a): a for a in map(self._must_start_again, entries) if a is not None}
-        for activation in fallen.values():
-            host.mailboxes.drop(activation)
-        if fallen:
-            host.committer.drop_dead()
-        for activation in fallen.values():
+        self._start_again(fallen.values())
+
+    def _start_again(self, activations: Collection[Activation]) -> None:
+        for activation in activations:
+            self._host.mailboxes.drop(activation)
+        if activations:
+            self._host.committer.drop_dead()
+        for activation in activations:
             self.restart(activation)
 
     def _must_start_again(self, entry: Entry) -> Activation | None:

@@ -15,12 +15,12 @@ from actors.blobs import Blobs, BlobStore, BlobsUnavailable
 from actors.context import Context
 from actors.control_turn import ControlTurns, DeadLetterReader
 from actors.failure import EXPIRED, describe, reason_of
-from actors.journal import TurnGone
+from actors.journal import Journal, TurnGone
 from actors.ledger import Ledger, LedgerStore
 from actors.open_turns import JournalReader, OpenTurns, TurnHost
 from actors.outcomes import Outcome, Outcomes
 from actors.retry import RetryPolicy
-from actors.saga import CANCELLED, Ending
+from actors.saga import CANCELLED, Ending, outstanding
 from actors.scope import Scope
 from actors.task_messages import TaskWork
 from actors.threads import in_thread
@@ -134,7 +134,7 @@ class TurnRunner:
             error = RuntimeError(f"{type(raised).__name__}: {first_line(raised)}")
         try:
             doomed = doomed or _cut_short(activation, envelope)
-            if doomed is not None and not isinstance(error, NonDeterministicHandler):
+            if doomed is not None and not _needs_mending(activation, error, doomed):
                 return doomed
             return await self._failed(activation, envelope, ctx, error, policy)
         finally:
@@ -152,7 +152,8 @@ class TurnRunner:
         if doomed is not None:
             journal, words = activation.journal, doomed.error
             is_cancelled = doomed.reason == CANCELLED
-            if journal is None or self._kills(envelope) or not (is_cancelled or journal.entries.has_results):
+            has_done = is_cancelled or (journal is not None and journal.entries.has_results)
+            if journal is None or doomed.leaves or self._kills(envelope) or not has_done:
                 return doomed
             # The handler only says again what undoes its results.
             journal.branches.end_early((lambda: TaskCancelled(words)) if is_cancelled else TurnGone)
@@ -224,7 +225,9 @@ class TurnRunner:
         journal = activation.journal
         if journal is not None:
             await journal.settled()
-            if not journal.saga.is_empty:
+            if ending.leaves:
+                ending = _left(ending, journal)
+            elif not journal.saga.is_empty:
                 try:
                     ending = await undo(activation, ctx, ending, for_good=self._kills(envelope))
                 except NonDeterministicHandler as error:
@@ -235,8 +238,8 @@ class TurnRunner:
         if ending.reason == CANCELLED:
             return self._outcomes.cancel(activation, envelope, ctx, ending.error)
         if envelope.seq in self.unspeakable:
-            return self._outcomes.give_up_plainly(activation, envelope, ctx, ending.reason)
-        return self._outcomes.give_up(activation, envelope, ctx, ending.reason, ending.error)
+            return self._outcomes.give_up_plainly(activation, envelope, ctx, ending)
+        return self._outcomes.give_up(activation, envelope, ctx, ending)
 
     async def _unhandled(self, activation: Activation, envelope: Envelope) -> Outcome | Ending:
         name = activation.agent.partition("/")[0]
@@ -290,6 +293,24 @@ class TurnRunner:
 
 def _ending(envelope: Envelope, reason: str, error: str) -> Ending:
     return Ending(reason=reason, error=error, failures=envelope.failures)
+
+
+def _needs_mending(activation: Activation, error: Exception, doomed: Ending) -> bool:
+    """Whether a turn that is given up waits for other code, since its handler no longer comes to what undoes it. One that
+    is ended by hand, often for that very reason, does so only for what is on record."""
+    if not isinstance(error, NonDeterministicHandler):
+        return False
+    journal = activation.journal
+    return not doomed.is_by_hand or (journal is not None and bool(journal.saga.lost()))
+
+
+def _left(ending: Ending, journal: Journal) -> Ending:
+    names = outstanding([*journal.entries])
+    if not names:
+        return ending
+    return msgspec.structs.replace(
+        ending, error=f"{ending.error}; not undone, as was asked: {', '.join(names)}"
+    )
 
 
 def _cut_short(activation: Activation, envelope: Envelope) -> Ending | None:

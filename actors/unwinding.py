@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
+
 from actors import values
 from actors.activation import Activation
 from actors.attempts import attempt
@@ -49,7 +51,7 @@ async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good
     if not failed:
         return ending
     error = f"{ending.error}; not undone: {'; '.join(failed)}"
-    return Ending(reason="not_undone", error=error, failures=ending.failures)
+    return msgspec.structs.replace(ending, reason="not_undone", error=error)
 
 
 async def _run(

@@ -101,6 +101,7 @@ class MemoryTurns:
                 row.waiting = part.does is Does.PARK
             if part.does is Does.RESUME:
                 row.message.trials = 0
+                row.message.retry_at = None
         if part.entries:
             self.journal.setdefault((domain, write.tenant, part.turn), []).extend(part.entries)
         for seq in part.consumed:

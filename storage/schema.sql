@@ -188,7 +188,8 @@ begin
     -- A turn that makes progress is no poison, however many hosts have died in its life.
     update turns t
       set recorded = o.recorded + o.adds, waiting = o.parks is not null or (o.does = 'go' and t.waiting),
-          trials = case when o.does = 'resume' then 0 else t.trials end
+          trials = case when o.does = 'resume' then 0 else t.trials end,
+          retry_at = case when o.does = 'resume' then null else t.retry_at end
       from (
         select f.does, f.recorded, f.adds, f.parks,
                (select k.ctid from turns k

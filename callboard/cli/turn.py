@@ -14,7 +14,7 @@ from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.pausing import resume_agent
 from callboard.cli.running import asynchronous, needs_command
-from callboard.cli.terminal import console, emit, plain
+from callboard.cli.terminal import console, count, emit, note, plain
 from callboard.cli.waits import turn_lines
 
 if TYPE_CHECKING:
@@ -66,11 +66,20 @@ async def retry(address: Address, as_json: Json = False) -> None:
 
 @app.command()
 @asynchronous
-async def skip(address: Address, reason: Reason, as_json: Json = False) -> None:
-    """End the turn without its handler: its message becomes a dead letter, and the agent goes on."""
+async def skip(
+    address: Address,
+    reason: Reason,
+    leave_done: Annotated[
+        bool,
+        typer.Option("--leave-done", help="Undo nothing: its compensations do not run, nor its handler."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Give the turn up: what it has done is undone by its compensations, its message becomes a dead letter, and the agent
+    goes on."""
     from actors.control import SkipTurn
 
-    await _ask(address, SkipTurn(reason=reason), "skipped", as_json)
+    await _ask(address, SkipTurn(reason=reason, leave_done=leave_done), "skipped", as_json)
 
 
 @app.command()
@@ -102,15 +111,22 @@ async def edit(
 
 
 async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> None:
-    from actors.control import EditTurn
+    from actors.control import EditTurn, SkipTurn
+    from actors.saga import outstanding
     from actors.turn_edit import edited
     from bus.address import parse_address
     from bus.errors import InvalidMessage
+    from storage.inspect import find_open_turn, lifecycle_of
     from storage.intake import Incoming, accept
 
     place = parse_address(address)
     async with opened(bus=True) as at:
         entries = await _recorded(at, place)
+        begun = await find_open_turn(at.db, place, tenant=at.tenant)
+        undone = outstanding(entries) if isinstance(request, SkipTurn) else []
+        if undone and isinstance(request, SkipTurn):
+            left = "do not run, as --leave-done says" if request.leave_done else "run first"
+            note(f"{count(len(undone), 'compensation')} {left}: {', '.join(undone)}.")
         if isinstance(request, EditTurn) and not edited(entries, request.key, request.value):
             raise InvalidMessage(
                 f"The open turn of {address} has no step or call at {request.key!r} that could be {word} so.",
@@ -122,16 +138,26 @@ async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> No
         )
 
         async def is_done() -> bool:
-            return not await still_waits(at, place, accepted.seq)
+            if await still_waits(at, place, accepted.seq):
+                return False
+            if not isinstance(request, SkipTurn) or begun is None:
+                return True
+            now = await find_open_turn(at.db, place, tenant=at.tenant)
+            if now is None or now.turn != begun.turn:
+                return True
+            if await lifecycle_of(at.db, place, tenant=at.tenant) == "paused":
+                raise _not_undone(place)
+            return False
 
         done = await carried_out(at, is_done)
     if as_json:
-        emit({"address": address, "message": accepted.id, "wanted": word, "done": done})
+        said = {"address": address, "message": accepted.id, "wanted": word, "done": done}
+        emit({**said, "compensations": undone} if isinstance(request, SkipTurn) else said)
     elif done:
         console().print(plain(f"The open turn of {address} is {word}."))
     else:
         console().print(
-            plain(f"Accepted: the open turn of {address} will be {word} as soon as a host runs it.")
+            plain(f"Accepted: the open turn of {address} will be {word} as soon as a host has run it.")
         )
 
 
@@ -143,6 +169,17 @@ async def _recorded(at: Opened, place: Place) -> Sequence[JournalEntry]:
     if entries is None:
         raise _no_turn(place)
     return entries
+
+
+def _not_undone(place: Place) -> CallboardError:
+    from bus.errors import NonDeterministicHandler
+
+    return NonDeterministicHandler(
+        f"The open turn of {place} cannot be undone: its handler no longer comes to its compensations, and the agent is "
+        "paused.",
+        fix=f"Register code that does, and `callboard resume {shlex.quote(str(place))}`; `turn skip --leave-done` ends it "
+        "as it is.",
+    )
 
 
 def _no_turn(place: Place) -> CallboardError:

@@ -220,12 +220,13 @@ class TestKit(Committed):
     async def resume(self, address: str | Address) -> None:
         await self._post.control(parsed(address), control.Resume())
 
-    async def destroy(self, address: str | Address) -> None:
-        await self._post.control(parsed(address), control.Destroy())
+    async def destroy(self, address: str | Address, *, leave_done: bool = False) -> None:
+        await self._post.control(parsed(address), control.Destroy(leave_done=leave_done))
 
-    async def skip_turn(self, address: str | Address, reason: str = "") -> None:
-        """End the agent's open turn without its handler; its message becomes a dead letter."""
-        await self._post.control(parsed(address), control.SkipTurn(reason=reason))
+    async def skip_turn(self, address: str | Address, reason: str = "", *, leave_done: bool = False) -> None:
+        """Give the agent's open turn up; its message becomes a dead letter, and what it has done is undone, unless
+        `leave_done`."""
+        await self._post.control(parsed(address), control.SkipTurn(reason=reason, leave_done=leave_done))
 
     async def edit_turn(self, address: str | Address, key: str, value: str | None) -> None:
         """Change what the open turn has recorded at a key: its result as JSON text, or None for a step not made."""

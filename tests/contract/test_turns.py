@@ -417,11 +417,13 @@ async def test_a_failure_marked_in_the_commit_in_which_its_turn_opens_is_marked_
     assert envelope.failures == 1
 
 
-async def test_a_turn_that_makes_progress_has_its_trials_forgotten(rig: Rig) -> None:
+async def test_a_turn_that_makes_progress_has_its_trials_and_its_next_try_forgotten(rig: Rig) -> None:
     fence = await rig.host(0)
     message = await opened(rig, fence)
-    tried = Mark(tenant="default", partition=0, agent=AGENT, seq=message[0], tried=3, open=True)
+    tried = Mark(tenant="default", partition=0, agent=AGENT, seq=message[0], tried=3, delay_s=60.0, open=True)
     await rig.store.commit(fence, [], [tried])
-    assert (await stored(rig)).trials == 3
+    before = await stored(rig)
+    assert (before.trials, before.retry_at is None) == (3, False)
     await rig.store.commit(fence, [flush(message, Does.RESUME, entries=(entry(1),))], [])
-    assert (await stored(rig)).trials == 0
+    after = await stored(rig)
+    assert (after.trials, after.retry_at) == (0, None)

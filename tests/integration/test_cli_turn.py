@@ -53,6 +53,30 @@ async def test_a_turn_that_is_skipped_becomes_a_dead_letter(cli: Cli, parked: De
     assert await parked.fetch("select count(*) from turns where agent = 'runner/a'") == [(0,)]
 
 
+async def test_what_a_skipped_turn_has_done_is_undone_and_named(
+    cli: Cli, services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with vigil_at_work(services, database, monkeypatch) as vigil:
+        from vigil import agents
+
+        await send(vigil, RUNNER, agents.Errand(undoes=True))
+        await waits_for(vigil, "ask")
+        skipped = await cli.json("turn", "skip", RUNNER, "--reason", "x")
+        assert (skipped["done"], skipped["compensations"]) == (True, ["forget_price"])
+        assert await vigil.fetch("select name from journal where kind = 'undo'") == [("forget_price",)]
+
+        await send(vigil, RUNNER, agents.Errand(undoes=True))
+        await waits_for(vigil, "ask")
+        monkeypatch.setattr(agents, "changed_code", True)
+        refused = await cli.error("turn", "skip", RUNNER, "--reason", "x")
+        assert "cannot be undone: its handler no longer comes to its compensations" in refused
+        assert "is skipped" in await cli("turn", "skip", RUNNER, "--reason", "x", "--leave-done")
+        letters = (await cli.json("dead-letters"))["dead_letters"]
+        assert [letter["reason"] for letter in letters] == ["skipped", "skipped"]
+        assert letters[1]["error"].endswith("; not undone, as was asked: forget_price")
+        assert await vigil.fetch("select count(*) from turns where agent = 'runner/a'") == [(0,)]
+
+
 async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> None:
     assert "has no step or call at '#9'" in await cli.error(
         "turn", "edit", RUNNER, "#9", "--forget", "--reason", "x"

@@ -29,6 +29,7 @@ class Errand(BaseModel):
     sleep_s: float = 0.0
     permit: bool = False
     fails: bool = False
+    undoes: bool = False
 
 
 @message("vigil.question.v1")
@@ -59,6 +60,10 @@ def weight_of(number: int) -> int:
     return number
 
 
+def forget_price(price: int) -> None:
+    """What undoes that it was computed."""
+
+
 def look_up(number: int) -> str:
     raise LookupError(f"there is no {number}")
 
@@ -80,6 +85,8 @@ class Runner(Agent):
     @handler
     async def on_errand(self, errand: Errand, ctx: Context) -> None:
         price = await ctx.step(weight_of if changed_code else price_of, errand.number)
+        if errand.undoes:
+            ctx.compensate(forget_price, price)
         try:
             await ctx.step(look_up, errand.number)
         except StepFailed:
