@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from pydantic import BaseModel, field_validator
 
-from bus.registry import message
+from bus.errors import InvalidPayload
+from bus.registry import message, read_json
 
 
 @message("callboard.pause.v1")
@@ -75,5 +74,8 @@ class EditTurn(BaseModel):
     @classmethod
     def _is_json(cls, value: str | None) -> str | None:
         if value is not None:
-            json.loads(value)
+            try:
+                read_json(value, "The value")
+            except InvalidPayload as error:
+                raise ValueError(error.message) from None
         return value

@@ -104,6 +104,19 @@ def encode_json(value: Any) -> str:
     return text
 
 
+def read_json(text: str, what: str) -> Any:
+    """The value of JSON text that somebody has typed, of which Postgres and every reader take each part: no NaN, no NUL,
+    no half a character. Raises InvalidPayload, which says `what` it was to be."""
+    try:
+        value = msgspec.json.decode(text)
+    except (ValueError, RecursionError) as error:  # msgspec's own are among them
+        raise InvalidPayload(
+            f"{what} is no JSON: {first_line(error)}.", fix="Quote text twice: '\"yes\"'."
+        ) from None
+    refuse_nul(text)
+    return value
+
+
 def decode_payload(wire_name: str, payload: str) -> BaseModel:
     """The message of a wire name and its JSON text; raises UnknownMessageType or InvalidPayload."""
     cls = class_of(wire_name)

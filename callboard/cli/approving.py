@@ -71,6 +71,7 @@ class Approving:
 
     async def _decide(self, promise: Waiting) -> bool:
         from bus.errors import AlreadySettled, DecisionError, InvalidPayload
+        from bus.registry import encode_json
         from storage.decisions import settle
         from storage.intake import nudge
         from storage.journal import Kind
@@ -79,8 +80,8 @@ class Approving:
         if ruling is None:
             return False
         status = "approved" if ruling.approved else "denied"
-        value = json.dumps({"comment": ruling.comment})
         try:
+            value = encode_json({"comment": ruling.comment})
             owner = await settle(
                 self._db, promise, tenant=self._tenant, status=status, value=value, by=ruling.by
             )

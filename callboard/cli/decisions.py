@@ -84,7 +84,9 @@ async def deny(
 async def _decide(
     id_: str, status: str, by: str | None, comment: str, digest: str | None, as_json: bool
 ) -> None:
-    value = json.dumps({"comment": comment})
+    from bus.registry import encode_json
+
+    value = encode_json({"comment": comment})
     async with opened(bus=True) as at:
         promise = await settled_by_person(at, id_, status, value, by, digest, called="approval")
     if as_json:

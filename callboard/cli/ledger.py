@@ -95,14 +95,10 @@ async def settle(
     as_json: Json = False,
 ) -> None:
     """Say what a call has done of which nobody knows; `callboard approvals` lists such questions."""
-    from actors.values import encode
-    from bus.errors import InvalidPayload
+    from bus.registry import read_json
 
-    try:
-        given = json.loads(result)
-    except (ValueError, RecursionError) as error:
-        raise InvalidPayload(f"The result is no JSON: {error}.", fix="Quote text twice: '\"yes\"'.") from None
-    value = encode({"happened": happened, "result": given, "again": again})
+    given = read_json(result, "The result")
+    value = json.dumps({"happened": happened, "result": given, "again": again})
     async with opened(bus=True) as at:
         found = await settled_by_person(at, id_, "resolved", value, by, called="question about a call")
     if as_json:

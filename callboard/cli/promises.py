@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -34,12 +33,9 @@ async def resolve(
 ) -> None:
     """Resolve a promise with a JSON value; the first to do so counts."""
     from actors.values import encode_answer
-    from bus.errors import InvalidPayload
+    from bus.registry import read_json
 
-    try:
-        given = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise InvalidPayload(f"The value is no JSON: {error}.", fix="Quote text twice: '\"yes\"'.") from None
+    given = read_json(value, "The value")
     async with opened(bus=True) as at:
         found = await settled_by_person(at, id_, "resolved", encode_answer(given), by)
     if as_json:

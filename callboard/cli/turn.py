@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -96,17 +95,13 @@ async def edit(
 ) -> None:
     """Change what the turn has recorded; its record keeps what was there. Then `turn retry` runs it again."""
     from actors.control import EditTurn
-    from bus.errors import InvalidMessage, InvalidPayload
+    from bus.errors import InvalidMessage
+    from bus.registry import read_json
 
     if forget is (value is not None):
         raise InvalidMessage("Either --value or --forget says what is changed.", fix="Give one of them.")
     if value is not None:
-        try:
-            json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise InvalidPayload(
-                f"The value is no JSON: {error}.", fix="Quote text twice: '\"yes\"'."
-            ) from None
+        read_json(value, "The value")
     await _ask(address, EditTurn(key=key, value=value, reason=reason), "edited", as_json)
 
 

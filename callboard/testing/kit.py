@@ -27,7 +27,7 @@ from actors.schedule import ScheduleSpec
 from actors.scope import WHOLE, Scope
 from actors.secret import GivenSecrets
 from actors.task_messages import CancelTask, PauseTask, ResumeTask
-from actors.values import encode, encode_answer
+from actors.values import encode_answer
 from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
 from bus.errors import InvalidMessage
@@ -265,7 +265,7 @@ class TestKit(Committed):
     async def say(self, id_: str, *, happened: bool, result: Any = None, again: bool = True) -> bool:
         """Say what a call has done of which nobody knows."""
         said = {"happened": happened, "result": result, "again": again}
-        return await self._decide(id_, "resolved", "tester", encode(said))
+        return await self._decide(id_, "resolved", "tester", encode_json(said))
 
     async def _decide(self, id_: str, status: str, by: str, value: str) -> bool:
         domain = self.domain.name

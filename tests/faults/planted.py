@@ -199,17 +199,14 @@ def _cursor_runs_ahead() -> None:
 
 def _assigned_twice() -> None:
     """The task's row is not marked when the task is handed over, nor is its agent told only once."""
-    import msgspec
-
     from coordinators.tasks import assign
-
-    tell = assign.TaskAssigner._tell
+    from storage.intake import Incoming
 
     async def unmarked(*arguments: Any, **options: Any) -> None:
         pass
 
     assign.hand_over_task = unmarked  # type: ignore[attr-defined]
-    assign.TaskAssigner._tell = lambda *a: msgspec.structs.replace(tell(*a), key=None)  # type: ignore[method-assign]
+    assign.Incoming = lambda **fields: Incoming(**fields | {"key": None})  # type: ignore[attr-defined, assignment]
 
 
 def _wake_ups_stay() -> None:

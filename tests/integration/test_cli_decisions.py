@@ -101,12 +101,12 @@ async def test_words_that_an_agent_could_not_read_are_refused_and_its_host_goes_
     id_ = await ask_to_open(vigil, "broken")
     latin = "caf\udce9"  # what a terminal that is not in UTF-8 gives
     for words in (["approve", id_, "--comment", latin], ["deny", id_, "--reason", latin]):
-        assert "cannot read" in await cli.error(*words, "--as", "alice")
+        assert "valid Unicode" in await cli.error(*words, "--as", "alice")
     await cli("approve", id_, "--as", "alice", "--comment", "café")
     question = await waits_for(vigil, "outcome", agent="guard/a")
-    for result in ('"\\ud800"', "NaN", "[" * 300 + "]" * 300):
+    for result in ('"\\ud800"', "NaN", "[" * 3000 + "]" * 3000):
         said = await cli.error("ledger", "settle", question, "--happened", "--result", result)
-        assert "cannot be written as JSON" in said
+        assert "The result is no JSON" in said
     await cli("ledger", "settle", question, "--happened", "--result", '"it stands open"')
     await has_turn(vigil, GUARD, 1)
 
@@ -189,3 +189,17 @@ async def test_a_promise_is_found_by_the_beginning_of_its_id(cli: Cli, vigil: De
         return "Approved" in await cli("approve", id_[:20], "--as", "alice")
 
     assert await until(is_decided)
+
+
+async def test_what_is_no_text_or_no_json_decides_nothing(cli: Cli, vigil: Deployment) -> None:
+    """Postgres holds half a character in JSON, and no host could read it: the agent would never go on."""
+    half = "\udcff"  # as the shell gives a byte that is no UTF-8
+    id_ = await ask_to_open(vigil, "north")
+    assert "cannot be written as JSON" in await cli.error("deny", id_, "--as", "alice", "--reason", half)
+    assert "needs a name" in await cli.error("approve", id_, "--as", half)
+    for value in ("NaN", '"\\ud800"', "[" * 100_000):
+        assert "is no JSON" in await cli.error("promise", "resolve", id_, value)
+        assert "is no JSON" in await cli.error("ledger", "settle", id_, "--happened", "--result", value)
+    await cli("approve", id_, "--as", "alice")
+    await has_turn(vigil, GUARD, 1)
+    assert await log_of(cli) == ["north is open, says alice"]

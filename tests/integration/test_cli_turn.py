@@ -82,9 +82,11 @@ async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> 
         "turn", "edit", RUNNER, "#9", "--forget", "--reason", "x"
     )
     assert "Either --value or --forget" in await cli.error("turn", "edit", RUNNER, "#1", "--reason", "x")
-    assert "The value is no JSON" in await cli.error(
-        "turn", "edit", RUNNER, "#1", "--value", "{", "--reason", "x"
-    )
+    for value in ("{", "NaN", '"\\ud800"', "[" * 100_000):
+        assert "The value is no JSON" in await cli.error(
+            "turn", "edit", RUNNER, "#1", "--value", value, "--reason", "x"
+        )
+    assert "NUL" in await cli.error("turn", "edit", RUNNER, "#1", "--value", '"\\u0000"', "--reason", "x")
     assert "has no open turn" in await cli.error("turn", "skip", "vigil/oracle/main", "--reason", "x")
     assert "has no open turn" in await cli.error("turn", "retry", "vigil/oracle/main")
     assert (await cli.json("agent", "vigil/oracle/main"))["mailbox"]["size"] == 0

@@ -165,9 +165,12 @@ async def test_a_pause_leaves_an_agent_uncreated_whose_first_turn_is_open() -> N
         )  # it has created itself, told itself, and heard it of a once
 
 
-def test_a_value_that_is_no_json_is_refused() -> None:
+@pytest.mark.parametrize(
+    "value", ["{", "NaN", "[-Infinity]", "1e999", '"\\ud800"', '"\ud800"', '"\\u0000"', "[" * 100_000]
+)
+def test_a_value_that_no_journal_can_hold_is_refused(value: str) -> None:
     with pytest.raises(ValidationError):
-        EditTurn(key="#1", value="{")
+        EditTurn(key="#1", value=value)
 
 
 class Client(Agent):
