@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from datetime import UTC, datetime
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -21,6 +20,8 @@ CatchUp = Literal["none", "one", "all"]
 
 GRACE_S = 60.0  # what is no later than this was not missed
 MOST_CAUGHT_UP = 100  # occurrences of one schedule, the newest ones
+_WANTED: dict[CatchUp, int] = {"none": 0, "one": 1, "all": MOST_CAUGHT_UP}
+_FURTHER_BACK = 1.25  # a year of minutes takes seconds to walk, so it is looked back only as far as is needed
 _FIELDS = 5
 
 
@@ -89,18 +90,31 @@ class ScheduleSpec(BaseModel):
 
     def due(self, first: float, now: float) -> tuple[list[float], float]:
         """Of the occurrences from `first` until now those to be sent, and the one after them."""
-        passed = deque([first], maxlen=MOST_CAUGHT_UP)
-        start = datetime.fromtimestamp(first, ZoneInfo(self.timezone))
+        wanted = _WANTED[self.catch_up]
+        back = 2 * GRACE_S
+        while True:
+            since = max(first, now - back)
+            passed, coming = self._passed(since, now)
+            if since == first or len(passed) >= wanted:
+                break
+            back *= _FURTHER_BACK
+        passed = [at for at in passed if at > first]
+        if since == first:
+            passed.insert(0, first)
+        if self.catch_up == "none":
+            return [at for at in passed if at >= now - GRACE_S], coming
+        return passed[-wanted:], coming
+
+    def _passed(self, since: float, now: float) -> tuple[list[float], float]:
+        """The occurrences after a moment until now, and the one after them."""
+        start = datetime.fromtimestamp(since, ZoneInfo(self.timezone))
+        passed: list[float] = []
         for moment in CronSim(self.cron, start):
             coming = moment.timestamp()
             if coming > now:
-                break
+                return passed, coming
             passed.append(coming)
-        else:
-            raise AssertionError("a cron line that never comes is refused when it is read")
-        if self.catch_up == "none":
-            return [at for at in passed if at >= now - GRACE_S], coming
-        return list(passed)[-1:] if self.catch_up == "one" else list(passed), coming
+        raise AssertionError("a cron line that never comes is refused when it is read")
 
 
 def check_schedules(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from cronsim import CronSim
 from pydantic import BaseModel, ValidationError
 
 from actors.domain import DomainSpec, KindSpec, load_domain, read_domain
-from actors.schedule import MOST_CAUGHT_UP, ScheduleSpec
+from actors.schedule import GRACE_S, MOST_CAUGHT_UP, ScheduleSpec
 from bus.errors import CallboardError, InvalidDomainFile
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
@@ -103,6 +106,52 @@ async def test_all_that_passed_is_bounded_to_the_newest() -> None:
         await kit.quiet()
         assert len(ticks(kit)) == MOST_CAUGHT_UP
         assert ticks(kit)[-1] == "02 00:00"
+
+
+ZONES = ("UTC", "Europe/Berlin", "America/Sao_Paulo", "Australia/Lord_Howe")
+LINES = (
+    "* * * * *", "*/7 * * * *", "30 2 * * *", "0,15,45 1-3 * * *", "0 */4 * * *", "0 0 * * 1", "0 6 1 * *", "59 23 31 12 *",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("line", LINES)
+def test_what_is_made_up_for_is_what_a_walk_through_all_that_passed_would_give(line: str, zone: str) -> None:
+    chance = random.Random(f"{line} {zone}")
+    for summer in ("2017-10-15", "2018-02-18", "2026-03-29", "2026-10-25", "2026-04-05", "2026-10-04"):
+        now = utc(f"{summer}T00:00") + chance.uniform(-DAY, 2 * DAY)
+        some = spec(cron=line, timezone=zone)
+        first = some.after(now - chance.choice((0.01, 0.5, 3, 20, 400 if " 1" in line else 20)) * DAY)
+        if first > now:
+            continue
+        passed = [first]
+        for moment in CronSim(line, datetime.fromtimestamp(first, ZoneInfo(zone))):
+            coming = moment.timestamp()
+            if coming > now:
+                break
+            passed.append(coming)
+        for catch_up, made_up in (
+            ("none", [at for at in passed[-100:] if at >= now - GRACE_S]),
+            ("one", passed[-1:]),
+            ("all", passed[-100:]),
+        ):
+            assert spec(cron=line, timezone=zone, catch_up=catch_up).due(first, now) == (made_up, coming)
+
+
+@pytest.mark.parametrize("catch_up", ["none", "one", "all"])
+def test_a_year_that_was_missed_is_not_walked_through(catch_up: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = 0
+    step = CronSim.__next__
+
+    def counted(self: CronSim) -> datetime:
+        nonlocal walked
+        walked += 1
+        return step(self)
+
+    some = spec(cron="* * * * *", catch_up=catch_up)
+    monkeypatch.setattr(CronSim, "__next__", counted)
+    some.due(START, START + 365 * DAY)
+    assert walked < 1_000  # of half a million, which take seconds
 
 
 async def test_a_host_that_dies_on_either_side_of_a_firing_sends_it_once() -> None:
