@@ -188,9 +188,12 @@ class LimitReached(BaseModel):
         return f"The task has used {figure(self.used)} {self.limit}; its limit is {figure(self.allowed)}."
 
 
+GONE = "gone"  # of a child: with its domain, in whatever state it was
+
+
 @message("callboard.child_ended.v1")
 class ChildEnded(BaseModel):
-    """To the parent: a child (`domain/id`) has ended, and nothing of it goes on."""
+    """To the parent: a child (`domain/id`) has ended, and nothing of it goes on. One that is `gone` could not say so."""
 
     task: str
     status: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,10 +12,14 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from actors.task_messages import GONE, ChildEnded
+from bus.address import parse_address
+from bus.errors import UnknownDomain, UnknownKind
 from bus.events import EventStream
 from bus.nats import NatsTransport
 from storage.boundary import translated
 from storage.domains import begin_deleting, delete_domain, unregister_domain
+from storage.intake import Incoming, accept, nudge
 from storage.placement import HostRow, live_hosts, terminate_host_backends
 from storage.queries import query
 
@@ -63,6 +68,7 @@ async def remove_domain(
             await asyncio.sleep(max(0.0, unregistered + FORGOTTEN_AFTER_S - time.monotonic()))
         await begin_deleting(db, domain)
         await EventStream(transport).purge(domain)
+        await _tell_who_waits(db, transport, domain)
 
         def count(table: str, rows: int) -> None:
             deleted[table] += rows
@@ -104,3 +110,20 @@ async def _fence_off(db: asyncpg.Pool[Any], domain: str, hosts: Sequence[HostRow
     if suspect:
         with translated():
             await db.execute(query("add_suspects"), domain, sorted(suspect))
+
+
+async def _tell_who_waits(db: asyncpg.Pool[Any], transport: NatsTransport, domain: str) -> None:
+    """What other domains have asked of its agents fails, and so do the tasks that theirs have started in it: once its rows
+    are gone, nobody could tell them."""
+    words = msgspec.json.encode({"type": "UnknownDomain", "message": f"The domain {domain!r} was deleted"})
+    with translated():
+        woken = await db.fetch(query("fail_asks_of_domain"), domain, words.decode())
+        children = await db.fetch(query("children_of_others"), domain)
+    nudge(transport, [(w["domain"], w["partition"], w["tenant"], w["agent"]) for w in woken])
+    for child in children:
+        gone = Incoming(
+            to=parse_address(child["leader"]), message=ChildEnded(task=child["task"], status=GONE)
+        )
+        with contextlib.suppress(UnknownDomain, UnknownKind):  # the parent is gone as well
+            await accept(db, transport, [gone], tenant=child["tenant"], admitted=True)
+    await transport.flush()

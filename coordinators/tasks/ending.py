@@ -48,6 +48,7 @@ class Children(BaseModel):
     """The tasks that this one has started and that have not ended, by their references."""
 
     running: list[str] = Field(default_factory=list)
+    waiters: dict[str, str] = Field(default_factory=dict)  # the promises of those who wait for one's end
     started: int = 0
 
     def __bool__(self) -> bool:
@@ -57,8 +58,10 @@ class Children(BaseModel):
     def is_full(self) -> bool:
         return len(self.running) >= MAX_CHILDREN
 
-    def add(self, child: str) -> None:
+    def add(self, child: str, waiter: str | None) -> None:
         self.running.append(child)
+        if waiter is not None:
+            self.waiters[child] = waiter
         self.started += 1
 
     def find(self, id_: str) -> str | None:
@@ -70,4 +73,5 @@ class Children(BaseModel):
         if child not in self.running:
             return False
         self.running.remove(child)
+        self.waiters.pop(child, None)
         return True

@@ -19,6 +19,7 @@ from actors.agent import Agent, handler
 from actors.context import Context
 from actors.domain import OnDeadLetter
 from actors.task_messages import (
+    GONE,
     MAX_CHILDREN,
     MAX_DEPTH,
     CancelChild,
@@ -134,7 +135,7 @@ class Leader(Agent):
             root=state.root or me, depth=state.depth + 1, by=ctx.sender, waiter=waiter,
         )  # fmt: skip
         ctx.send(task_agent(child), submitted)
-        state.children.add(child)
+        state.children.add(child, waiter)
         if state.paused is not None:  # the turn that has started it was under way
             ctx.send(task_agent(child), PauseTask(reason="its parent is paused"))
         self._run(ctx)
@@ -147,16 +148,18 @@ class Leader(Agent):
             ctx.explain("no_such_child", task=order.id)
             return
         self._tell_child(ctx, child, CancelTask(reason=order.reason))
+        self._end_if_at_rest(ctx)
 
     @handler
     async def on_child_ended(self, report: ChildEnded, ctx: Context) -> None:
-        if not self.state.children.remove(report.task):
+        if report.task not in self.state.children.running:
             ctx.explain("no_such_child", task=report.task)
             return
-        if self._has_ended:  # by force
-            self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
-            return
-        self._log(ctx, "child_ended", task=report.task, status=report.status)
+        if report.status == GONE:
+            self._lose_child(ctx, report.task)
+        else:
+            self.state.children.remove(report.task)
+            self._log(ctx, "child_ended", task=report.task, status=report.status)
         self._end_if_at_rest(ctx)
 
     # -- pauses --------------------------------------------------------------------------------------
@@ -175,6 +178,7 @@ class Leader(Agent):
         self._tell_children(ctx, PauseTask(reason=order.reason))
         self._log(ctx, "paused", by=ctx.sender, reason=order.reason)
         self._write(ctx)
+        self._end_if_at_rest(ctx)
 
     @handler
     async def on_resume(self, _: ResumeTask, ctx: Context) -> None:
@@ -192,6 +196,8 @@ class Leader(Agent):
             self._stop_at(ctx, LimitReached.of_time(paused.wall_s))
         elif self.state.auction is not None:  # its calls were held
             self._call(ctx, self.state.auction)
+        else:
+            self._end_if_at_rest(ctx)
 
     def _call(self, ctx: Context, auction: Auction) -> None:
         auction.call(ctx)
@@ -274,8 +280,18 @@ class Leader(Agent):
     def _tell_child(self, ctx: Context, child: str, message: BaseModel) -> None:
         try:
             ctx.send(task_agent(child), message)
-        except UnknownDomain:  # it has gone with its domain
-            self.state.children.remove(child)
+        except UnknownDomain:
+            self._lose_child(ctx, child)
+
+    def _lose_child(self, ctx: Context, child: str) -> None:
+        """It has gone with its domain: nobody else would ever tell whoever waits for it."""
+        waiter = self.state.children.waiters.get(child)
+        self.state.children.remove(child)
+        self._log(ctx, "child_ended", task=child, status=GONE)
+        if waiter is not None:
+            error = {"code": "domain_gone", "message": f"The domain {child.partition('/')[0]!r} was removed."}
+            with contextlib.suppress(UnknownDomain, UnknownKind):
+                ctx.resolve(waiter, TaskOutcome(task=child, status="failed", error=error))
 
     def _whom_it_waits_for(self) -> dict[str, Any]:
         return {"children": len(self.state.children.running)} if self.state.children else {}

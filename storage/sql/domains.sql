@@ -62,6 +62,27 @@ where domain = $1 and state in ('active', 'asleep')
 -- name: begin_deleting_domain
 update domains set state = 'deleting', updated_at = now() where domain = $1 and state in ('removed', 'deleting')
 
+-- name: fail_asks_of_domain
+-- What agents of other domains have asked of those of domain $1, and wait for; $2 is the error that they are told.
+with failed as (
+  update promises p set status = 'failed', value = $2::json, settled_by = 'external/operator', settled_at = now()
+  where p.kind = 'ask' and p.status = 'pending' and p.domain <> $1 and starts_with(p.target, $1 || '/')
+  returning p.*
+)
+select w.domain, w.tenant, w.partition, w.agent from wake_owners(array(select f::promises from failed f)) w
+
+-- name: children_of_others
+-- The tasks of domain $1 that have not ended, or have not begun, and whose parents are led in other domains.
+select t.tenant, t.domain || '/' || t.id as task,
+       split_part(t.parent, '/', 1) || '/task/' || split_part(t.parent, '/', 2) as leader
+from tasks t
+where t.domain = $1 and t.finished_at is null and split_part(t.parent, '/', 1) <> $1
+union
+select m.tenant, m.domain || '/' || split_part(m.agent, '/', 2), m.header ->> 'sender'
+from mailbox m
+where m.domain = $1 and m.header ->> 'type' = 'callboard.task_submitted.v1'
+  and split_part(m.header ->> 'sender', '/', 1) <> $1
+
 -- name: domain_deletions
 -- A statement for each table that holds rows of domains; $1 is the domain, $2 how many rows go at once.
 select regexp_replace(c.relname, '^(transitions|journal)_.*$', '\1') as name,

@@ -12,6 +12,7 @@ import pytest
 
 from bus.errors import TaskFailed
 from bus.task_limits import TaskLimits
+from callboard import removal
 from callboard.services import Endpoints
 from coordinators.tasks.front import Submission
 from coordinators.tasks.remote import submit_over_nats
@@ -78,6 +79,19 @@ async def test_a_cancelled_task_takes_its_child_along_whatever_dies(office: Depl
     with pytest.raises(TaskFailed, match="not needed"):
         await office.client.result(task, timeout_s=SOON_S)
     assert (await office.client.find(child.ref)).status == "cancelled"
+    assert await office.fetch("select count(*) from turns") == [(0,)]
+
+
+@pytest.mark.parametrize("waits_for", ["hire", "ask"])
+async def test_who_waits_for_something_of_a_domain_that_is_deleted_is_told(
+    cli: Cli, office: Deployment, waits_for: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "FORGOTTEN_AFTER_S", 2.5)
+    task = await office.submit({waits_for: "wait"})
+    await until(lambda: office.fetch("select from turns where domain = 'depot' and waiting"))
+    await cli("domains", "remove", "depot", "--yes", "--force", "--delete-data")
+    with pytest.raises(TaskFailed, match="depot"):
+        await office.client.result(task, timeout_s=SOON_S)
     assert await office.fetch("select count(*) from turns") == [(0,)]
 
 

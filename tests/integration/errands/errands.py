@@ -37,6 +37,9 @@ class Clerk(Agent):
             inner = work.input["office"]
             ctx.complete(await ctx.run_task("office", goal=f"part of {work.goal}", input=inner))
             return
+        if isinstance(work.input, dict) and "ask" in work.input:
+            ctx.complete(await ctx.ask("depot/porter/asked", Fetch(item=work.input["ask"])))
+            return
         if isinstance(work.input, dict):
             ctx.complete(await ctx.run_task("depot", goal=f"hire for {work.goal}", input=work.input["hire"]))
             return
@@ -64,6 +67,8 @@ class Porter(Agent):
 
     @handler
     async def on_fetch(self, fetch: Fetch, ctx: Context) -> None:
+        if fetch.item == "wait":
+            await ctx.sleep(3_600)
         if fetch.item in broken:
             raise ValueError(f"the {fetch.item} is locked away")
         ctx.progress(0.5, f"has the {fetch.item}")

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from actors.directory import DomainEntry
 from actors.domain import LimitSpec, TaskSpec
-from actors.task_messages import CancelTask, SubmitTask, TaskSubmitted
+from actors.task_messages import GONE, CancelChild, CancelTask, ChildEnded, SubmitTask, TaskSubmitted
 from bus.envelope import new_id
 from callboard import (
     Context,
@@ -396,6 +397,48 @@ async def test_a_child_comes_to_its_end_although_its_parent_has_gone_with_its_do
     await kit.send(f"test/task/{child}", submitted)
     await kit.quiet()
     assert (kit.task(child).status, kit.dead_letters()) == ("completed", [])
+
+
+def forget_elsewhere(kit: TestKit) -> None:
+    kit._scope.directory.replace({"test": DomainEntry(partitions=kit.domain.spec.partitions)})
+
+
+@pytest.mark.parametrize("told", ["removal", "cancel", "pause"])
+async def test_a_task_that_only_waits_for_a_child_whose_domain_is_gone_ends(kit: TestKit, told: str) -> None:
+    async def leaves(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("elsewhere", goal="never")
+        ctx.complete("done")
+
+    task = await given(kit, leaves)
+    [submitted] = kit.sent(type=TaskSubmitted)
+    assert kit.task(task).status == "ending"
+    forget_elsewhere(kit)
+    if told == "pause":
+        await kit.pause_task(task)
+    else:
+        gone = ChildEnded(task=f"elsewhere/{submitted.id}", status=GONE)
+        order = gone if told == "removal" else CancelChild(id=submitted.id, reason="no use for it")
+        await kit.send(f"test/task/{task}", order)
+    await kit.quiet()
+    assert (kit.task(task).status, kit.task(task).result) == ("completed", "done")
+
+
+async def test_who_waits_for_a_child_whose_domain_is_gone_is_told_at_once(kit: TestKit) -> None:
+    async def waits(self: Worker, ctx: Context) -> None:
+        try:
+            await ctx.run_task("elsewhere", goal="never")
+        except TaskFailed as failed:
+            ctx.complete([failed.code, failed.message])
+
+    task = await given(kit, waits)
+    [submitted] = kit.sent(type=TaskSubmitted)
+    forget_elsewhere(kit)
+    await kit.send(f"test/task/{task}", ChildEnded(task=f"elsewhere/{submitted.id}", status=GONE))
+    await kit.quiet()
+    code, words = kit.task(task).result
+    assert code == "domain_gone"
+    assert "The domain 'elsewhere' was removed." in words
+    assert kit.task(task).status == "completed"
 
 
 async def test_an_operator_fails_a_task_whose_children_do_not_end(kit: TestKit) -> None:
