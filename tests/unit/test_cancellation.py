@@ -8,54 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.errors import InvalidMessage, TaskCancelled
-from callboard import Agent, Context, TaskWork, handler, message, tool
+from callboard import Agent, Context, tool
 from callboard.testing import TestKit
 from tests.unit.agents import Keeper, Note
-
-
-@message("cancel.errand.v1")
-class Errand(BaseModel):
-    program: str
-
-
-Program = Callable[["Worker", Context], Awaitable[Any]]
-
-
-class Worker(Agent):
-    """Runs the program that the test has given it, as the assignee of a task or for another one."""
-
-    kind = "worker"
-    retry = RetryPolicy(attempts=2, first_delay_s=1.0, jitter=0.0)
-    programs: dict[str, Program] = {}  # noqa: RUF012  (shared on purpose)
-    log: list[str] = []  # noqa: RUF012
-
-    class State(BaseModel):
-        done: list[str] = []
-
-    state: State
-
-    @handler
-    async def on_task(self, work: TaskWork, ctx: Context) -> None:
-        await Worker.programs[work.goal](self, ctx)
-
-    @handler
-    async def on_errand(self, errand: Errand, ctx: Context) -> str:
-        await Worker.programs[errand.program](self, ctx)
-        return errand.program
-
-    @handler
-    async def on_note(self, note: Note, ctx: Context) -> None:
-        self.state.done.append(note.text)
-
-
-def program(function: Program) -> str:
-    Worker.programs[function.__name__] = function
-    return function.__name__
+from tests.unit.tasks.worker import Errand, Worker, fresh, program
 
 
 def book(name: str) -> str:
@@ -68,9 +28,8 @@ def release(name: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> None:
-    Worker.programs.clear()
-    Worker.log = []
+def anew() -> None:
+    fresh()
 
 
 AT = "test/worker/w"
@@ -139,7 +98,7 @@ async def test_a_turn_that_waits_is_told_and_undone(is_put_away: bool) -> None:
         assert leftovers(kit) == (0, 0, 0, 0)
         await kit.send(AT, Note(text="next"))
         await kit.quiet()
-        assert kit.state(AT).done == ["next"]
+        assert kit.state(AT).noted == ["next"]
 
 
 async def test_asks_sends_and_timers_that_a_task_has_started_end_with_it() -> None:
@@ -195,7 +154,7 @@ async def test_messages_of_a_cancelled_task_are_dropped_when_their_turn_comes() 
         assert kit.task(task).status == "cancelled"
         gate.set()
         await kit.quiet()
-        assert kit.state("test/worker/busy").done == ["of nobody"]
+        assert kit.state("test/worker/busy").noted == ["of nobody"]
         decisions = [turn.decision for turn in kit.history("test/worker/busy")]
         assert decisions == ["handled", "cancelled", "handled"]
         assert kit.dead_letters() == []
@@ -352,7 +311,7 @@ async def test_a_handler_without_a_journal_is_cancelled() -> None:
         assert kit.sent(type=Note) == []
         await kit.send(AT, Note(text="next"))
         await kit.quiet()
-        assert kit.state(AT).done == ["next"]
+        assert kit.state(AT).noted == ["next"]
 
 
 async def test_whoever_swallows_the_cancellation_can_do_nothing_new() -> None:
@@ -373,14 +332,14 @@ async def test_whoever_swallows_the_cancellation_can_do_nothing_new() -> None:
                 await call()
         with pytest.raises(TaskCancelled):
             ctx.send("test/keeper/k", Note(text="never"))
-        self.state.done.append("never")
+        self.state.noted.append("never")
 
     async with TestKit(KINDS) as kit:
         task = await kit.give_task(AT, goal=program(stubborn))
         await kit.quiet()
         await cancelled(kit, task)
         assert (refused, Worker.log) == (["sleep"] * 3, [])
-        assert kit.state(AT).done == []
+        assert kit.state(AT).noted == []
         assert kit.sent(type=Note) == []
 
 

@@ -29,6 +29,11 @@ class Worker(Agent):
     programs: dict[str, Program] = {}  # noqa: RUF012  (shared on purpose)
     log: list[str] = []  # noqa: RUF012
 
+    class State(BaseModel):
+        noted: list[str] = []
+
+    state: State
+
     @handler
     async def on_task(self, work: TaskWork, ctx: Context) -> None:
         await Worker.programs[work.goal](self, ctx)
@@ -40,7 +45,7 @@ class Worker(Agent):
 
     @handler
     async def on_note(self, note: Note, ctx: Context) -> None:
-        Worker.log.append(note.text)
+        self.state.noted.append(note.text)
 
 
 def fresh(*programs: Program) -> None:
