@@ -13,7 +13,7 @@ from actors import values
 from actors.retry import RetryPolicy
 from actors.tool import Happened, NotHappened, Verdict
 from actors.under_way import UNDER_WAY, called
-from bus.errors import EffectUnknown, NotDone
+from bus.errors import EffectUnknown, InvalidPayload, NotDone
 from storage.journal import JournalEntry, Kind
 from storage.ledger import CallStatus
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from actors.call_record import CallRecord
     from actors.calls import DurableCalls
     from actors.journal import Journal
+    from actors.wake import Wake
 
 _logger = logging.getLogger("callboard.effects")
 
@@ -136,9 +137,30 @@ class Inquiry:
         return await self._turn._ledger.is_gone(intent.epoch)
 
     async def ask(self, attempt: int) -> JournalEntry | None:
-        """Wait until a person says what attempt n has done; None when it is to be made again."""
+        """Wait until a person says what attempt n has done; None when it is to be made again. Who says that it has acted
+        and gives a result that it cannot have returned is asked again: with that on record, no turn would ever go on."""
+        record, asked = self._record, 0
+        while True:
+            again = f".{asked}" if asked else ""
+            outcome = await self._asked(attempt, f"{record.place}?{attempt}{again}")
+            asked += 1
+            by = (outcome.by or "somebody").removeprefix("external/")
+            said = msgspec.json.decode(outcome.value, type=Said)
+            unfit = self._unfit(said.result) if said.happened else None
+            if unfit is not None:
+                self._why = f"{by} says that it has acted, and with a result that it cannot have: {unfit}"
+            elif said.happened:
+                return await record.committed(await record.succeed(said.result, attempt))
+            elif said.again:
+                await record.committed(record.rule_out(attempt, "null"))
+                return None
+            else:
+                error = NotDone(f"{by} says that it has not acted, and is not to")
+                return await record.committed(record.fail(error, CallStatus.FAILED, attempt))
+
+    async def _asked(self, attempt: int, place: str) -> Wake:
+        """What a person has said to the question at a place."""
         journal, record = self._journal, self._record
-        place = f"{record.place}?{attempt}"
         recorded = journal.recorded(place, Kind.OUTCOME, record.name, inner=True)
         if recorded is None and journal.promises.at(place) is None:
             details = {
@@ -151,12 +173,12 @@ class Inquiry:
             )  # fmt: skip
             record.enter(CallStatus.UNKNOWN, attempt)
             await self._turn._flush()
-        outcome = await self._turn._outcome(place, in_doubt=True)
-        said = msgspec.json.decode(outcome.value, type=Said)
-        if said.happened:
-            return await record.committed(await record.succeed(said.result, attempt))
-        if said.again:
-            await record.committed(record.rule_out(attempt, "null"))
-            return None
-        error = NotDone(f"{outcome.by or 'somebody'} says that it has not acted, and is not to")
-        return await record.committed(record.fail(error, CallStatus.FAILED, attempt))
+        return await self._turn._outcome(place, in_doubt=True)
+
+    def _unfit(self, result: Any) -> str | None:
+        """Why this is nothing that the tool returns."""
+        try:
+            values.decode(values.encode(result), self._tool.function)
+        except InvalidPayload as error:
+            return error.message
+        return None

@@ -94,6 +94,32 @@ async def test_a_person_is_asked_what_an_unknown_call_has_done(
         assert (kit.state(AT).log, world.calls) == (log, calls)
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_a_person_who_says_what_a_call_cannot_have_returned_is_asked_again(
+    world: World, crashes: bool
+) -> None:
+    block = blocking(world)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        receipt = await ctx.call(block, "192.0.2.1")
+        self.state.log.append(f"{receipt.id}")
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        (first,) = kit.approvals()
+        await kit.say(first.id, happened=True)  # as `ledger settle --happened` without a result
+        (second,) = kit.approvals()
+        assert "tester says that it has acted, and with a result that it cannot have" in second.details["why"]
+        if crashes:
+            await kit.crash()
+            await kit.recover()
+        await kit.say(second.id, happened=True, result={"id": 7, "address": "192.0.2.1"})
+        await kit.quiet()
+        assert (kit.state(AT).log, kit.dead_letters(), kit.approvals()) == (["7"], [], [])
+        assert [status for _, status, _ in statuses(kit)] == ["succeeded"]
+        assert world.calls == []
+
+
 async def test_a_verify_function_finds_out_that_it_has_acted(world: World) -> None:
     async def look(address: str, minutes: int) -> Happened | NotHappened:
         return Happened(Receipt(id=9, address=address))
