@@ -96,7 +96,13 @@ class Looks:
     async def resolve(self) -> None:
         promise = await decisions.find_promise(self._pool, await self._some(), tenant=TENANT)
         await decisions.settle(
-            self._pool, promise, tenant=TENANT, status="resolved", value='{"payload":1}', by="bench"
+            self._pool,
+            promise,
+            tenant=TENANT,
+            status="resolved",
+            value='{"payload":1}',
+            by="bench",
+            kind=Kind.PROMISE,
         )
 
     async def listed(self, kinds: tuple[Kind, ...], *, pending: bool = True) -> None:

@@ -15,7 +15,7 @@ from storage.boundary import translated
 from storage.domains import Connection
 from storage.journal import Kind
 from storage.queries import query
-from storage.standing import OUTSIDE, Standing
+from storage.standing import OUTSIDE, Standing, of_another_kind
 
 PROMISE = "promise"
 ASKED = Kind.APPROVAL, Kind.OUTCOME  # of people
@@ -95,13 +95,16 @@ async def settle(
     status: str,
     value: str | None,
     by: str,
+    kind: Kind,
     digest: str | None = None,
 ) -> Owner:
     """Settle a promise, once, and leave a wake-up in its owner's mailbox. `by` is a person's name.
 
-    Raises AlreadySettled when somebody else was first or the time is up, NotEntitled, or InvalidMessage when it is of
-    another kind or `digest` is not that of what is to be approved.
+    Raises AlreadySettled when somebody else was first or the time is up, NotEntitled, or InvalidMessage when it is not of
+    the `kind` that the value is for, or `digest` is not that of what is to be approved.
     """
+    if promise.kind != kind:
+        raise of_another_kind(promise.name, promise.kind, status)
     if not by.strip() or not _is_text(by):
         raise InvalidMessage("Whoever decides needs a name.", fix="Give one with --as.")
     if value is not None:

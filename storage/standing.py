@@ -52,10 +52,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
                 fix="Nothing was changed.", status="expired", by=None, at=self.due_at,
             )  # fmt: skip
         if (self.kind == Kind.APPROVAL) != (status in _DECISIONS) or self.kind in (Kind.ASK, Kind.SLEEP):
-            return InvalidMessage(
-                f"{self.name} is of the kind {self.kind}, and cannot be {status}.",
-                fix=_WAYS.get(Kind(self.kind), "Only its agent's partner, or the clock, settles it."),
-            )
+            return of_another_kind(self.name, self.kind, status)
         asked = msgspec.json.decode(self.details or "{}", type=_Asked)
         if not self.may_decide:
             names = ", ".join(asked.approvers)
@@ -69,6 +66,13 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
                 fix="Look at it again: `callboard approvals`.",
             )
         return None
+
+
+def of_another_kind(name: str, kind: str, status: str) -> InvalidMessage:
+    return InvalidMessage(
+        f"{name} is of the kind {kind}, and cannot be {status} so.",
+        fix=_WAYS.get(Kind(kind), "Only its agent's partner, or the clock, settles it."),
+    )
 
 
 def _moment(at: float | None) -> str:

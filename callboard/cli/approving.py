@@ -83,7 +83,13 @@ class Approving:
         try:
             value = encode_json({"comment": ruling.comment})
             owner = await settle(
-                self._db, promise, tenant=self._tenant, status=status, value=value, by=ruling.by
+                self._db,
+                promise,
+                tenant=self._tenant,
+                status=status,
+                value=value,
+                by=ruling.by,
+                kind=Kind.APPROVAL,
             )
         except AlreadySettled:
             return True

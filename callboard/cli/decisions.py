@@ -88,7 +88,9 @@ async def _decide(
 
     value = encode_json({"comment": comment})
     async with opened(bus=True) as at:
-        promise = await settled_by_person(at, id_, status, value, by, digest, called="approval")
+        promise = await settled_by_person(
+            at, id_, status, value, by, digest, kind="approval", called="approval"
+        )
     if as_json:
         emit({"id": promise.id, "address": address_of(promise), "status": status, "by": by or login_name()})
         return
@@ -103,18 +105,21 @@ async def settled_by_person(
     by: str | None,
     digest: str | None = None,
     *,
+    kind: str = "promise",
     called: str = "promise",
 ) -> Waiting:
     """Settle a promise and wake its owner; raises what `storage.decisions` raises."""
     from bus.registry import refuse_nul
     from storage.decisions import find_promise, settle
     from storage.intake import nudge
+    from storage.journal import Kind
 
     refuse_nul(value)
     promise = await find_promise(at.db, id_, tenant=at.tenant, called=called)
     owner = await settle(
-        at.db, promise, tenant=at.tenant, status=status, value=value, by=by or login_name(), digest=digest
-    )
+        at.db, promise, tenant=at.tenant, status=status, value=value, by=by or login_name(),
+        kind=Kind(kind), digest=digest,
+    )  # fmt: skip
     assert at.transport is not None
     nudge(at.transport, [owner])
     await at.transport.flush()

@@ -100,7 +100,9 @@ async def settle(
     given = read_json(result, "The result")
     value = json.dumps({"happened": happened, "result": given, "again": again})
     async with opened(bus=True) as at:
-        found = await settled_by_person(at, id_, "resolved", value, by, called="question about a call")
+        found = await settled_by_person(
+            at, id_, "resolved", value, by, kind="outcome", called="question about a call"
+        )
     if as_json:
         emit({"id": found.id, "address": address_of(found), "happened": happened, "by": by or login_name()})
         return

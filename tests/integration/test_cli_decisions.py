@@ -115,12 +115,15 @@ async def test_of_two_decisions_at_once_one_wins_and_the_other_is_told(cli: Cli,
     import asyncio
 
     from storage.decisions import find_promise, settle
+    from storage.journal import Kind
 
     id_ = await ask_to_open(vigil, "north")
     promise = await find_promise(vigil.pool, id_, tenant="default")
 
     def decide(by: str, status: str) -> Any:
-        return settle(vigil.pool, promise, tenant="default", status=status, value="null", by=by)
+        return settle(
+            vigil.pool, promise, tenant="default", status=status, value="null", by=by, kind=Kind.APPROVAL
+        )
 
     outcomes = await asyncio.gather(
         *(decide(by, status) for by, status in [("alice", "approved"), ("bob", "denied")] * 5),
@@ -149,6 +152,7 @@ async def test_a_person_says_what_a_call_has_done(cli: Cli, vigil: Deployment) -
     shown = await cli("approvals")
     assert "Has the call of open_gate acted? Nobody knows." in shown
     assert "is of the kind outcome" in await cli.error("approve", question, "--as", "alice")
+    assert "`callboard ledger settle` says" in await cli.error("promise", "resolve", question, '"it is open"')
     assert "The result is no JSON" in await cli.error(
         "ledger", "settle", question, "--happened", "--result", "{"
     )
@@ -167,6 +171,7 @@ async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Depl
     await send(vigil, ORACLE, Speak())
     permit = await waits_for(vigil, "promise")
     assert "Error: The value is no JSON" in await cli.error("promise", "resolve", permit, "yes")
+    assert "`callboard promise resolve` resolves" in await cli.error("ledger", "settle", permit, "--happened")
     assert "Resolved: permit" in await cli("promise", "resolve", permit, '{"for": "a day"}')
     assert "permit was resolved by" in await cli.error("promise", "resolve", permit, '{"for": "a year"}')
     await has_turn(vigil, RUNNER, 1)
