@@ -38,10 +38,12 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     `control` is for the messages of actors/control.py: they pass the queue. `any_kind` accepts an agent whose
     kind the domain has lost: there may be something left to clear away. The deadline is seconds since 1970, UTC,
     the task `domain/id`, or the id alone where it is the recipient's domain; of a child `root` is the one at the top.
+    `payload` is the message as JSON where somebody has it; else it is written here.
     """
 
     to: Address
     message: BaseModel
+    payload: str | None = None
     key: str | None = None
     control: bool = False
     any_kind: bool = False
@@ -87,7 +89,9 @@ async def accept(
         domain = domains[to.domain]
         if not incoming.any_kind and domain.kinds and to.kind not in domain.kinds:
             raise UnknownKind(f"The domain {to.domain!r} has no agent kind {to.kind!r}.")
-        payload, blob = encode_payload(incoming.message), None
+        payload, blob = incoming.payload, None
+        if payload is None:
+            payload = encode_payload(incoming.message)
         data = payload.encode()
         if len(data) > domain.payload_bytes:
             raise PayloadTooLarge(f"The payload has {len(data)} bytes; {domain.payload_bytes} is the limit.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from bus import faultpoints, subjects
 from bus.address import Address, partition_of
 from bus.envelope import Priority
 from bus.errors import InvalidMessage
+from bus.registry import encode_payload
 from bus.task_ref import task_ref
 from bus.transport import Subscription, Transport
 from coordinators.tasks.messages import TaskAssigned
@@ -101,11 +101,11 @@ class TaskAssigner:
             for task in tasks:
                 decision = await self._decide(connection, spec, task)
                 try:
-                    await self._tell(connection, task, decision)
+                    await self._tell(connection, task, decision, decision.payload(task.input))
                 except InvalidMessage as error:  # nothing is written: it is refused, and the others go on
                     _logger.error("task %s of %s cannot be handed over: %s", task.id, self._domain, error)
                     decision = TaskAssigned(id=task.id, goal="", policy=decision.policy, refused=str(error))
-                    await self._tell(connection, task, decision)
+                    await self._tell(connection, task, decision, encode_payload(decision))
                 await hand_over_task(
                     connection, self._domain, task, policy=decision.policy, assignee=decision.assignee
                 )
@@ -114,6 +114,7 @@ class TaskAssigner:
         return tasks
 
     async def _decide(self, connection: Any, spec: DomainSpec, task: WaitingTask) -> TaskAssigned:
+        """Without the task's input."""
         name = task.policy or spec.tasks.policy
         load = functools.partial(self._load, connection, task.tenant)
         policy = make_policy(name, spec.tasks, lambda skill: spec.members.get(skill, ()), load)
@@ -122,7 +123,6 @@ class TaskAssigner:
             TaskAssigned,
             id=task.id,
             goal=task.goal,
-            input=json.loads(task.input),
             priority=task.priority,
             deadline=task.deadline,
             policy=name,
@@ -148,10 +148,11 @@ class TaskAssigner:
         agent = task_agent(task_ref(task.id, self._domain)).agent
         return self._domain, partition_of(task.tenant, agent, partitions), task.tenant, agent
 
-    async def _tell(self, connection: Any, task: WaitingTask, decision: TaskAssigned) -> None:
+    async def _tell(self, connection: Any, task: WaitingTask, decision: TaskAssigned, payload: str) -> None:
         told = Incoming(
             to=Address(self._domain, TASK_KIND, task.id),
             message=decision,
+            payload=payload,
             key=f"assign:{task.id}",
             sender="external/coordinator",
             priority=message_priority(task.priority),

@@ -35,6 +35,7 @@ from coordinators.tasks import assign
 from coordinators.tasks.assign import TaskAssigner
 from coordinators.tasks.client import TaskClient
 from coordinators.tasks.front import QUEUE, Submission
+from coordinators.tasks.messages import TaskAssigned
 from coordinators.tasks.remote import submit_over_nats
 from storage.inspect import TaskEventView
 from storage.placement import claim_coordinator
@@ -428,6 +429,22 @@ async def test_an_input_of_many_mebibytes_travels_by_claim_check(deployed: Open)
         await at.coordinate()
         task = await at.submit(["word " * 400_000, "word " * 300_000])
         assert await at.client.result(task, timeout_s=30) == {"page 1": 400_000, "page 2": 300_000}
+
+
+async def test_a_large_input_of_small_values_is_handed_over_however_long_it_takes_to_read(
+    deployed: Open,
+) -> None:
+    """Postgres ends a coordinator that does nothing in its transaction for a second."""
+    async with deployed("direct") as at:
+        large = [[[]]] * 1_350_000
+        task = await at.submit(large, priority=9)
+        other = await at.submit(["a"])
+        epoch = await claim_coordinator(at.pool, at.domain.name, "test")
+        await TaskAssigner(at.pool, at.transport, at.domain.name, epoch).assign_waiting()
+        assert [(await at.client.find(id_)).status for id_ in (task, other)] == ["assigned"] * 2
+        [(told,)] = await at.fetch("select convert_from(bytes, 'utf8') from blobs")
+        read = TaskAssigned.model_validate_json(told)
+        assert (read.id, read.goal, read.input == large) == (task, "a test", True)
 
 
 async def test_any_nats_client_can_submit_and_gets_the_id_or_the_error(deployed: Open) -> None:
