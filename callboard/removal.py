@@ -66,7 +66,7 @@ async def remove_domain(
         if others_run:
             progress("waiting until the hosts of other domains have forgotten it")
             await asyncio.sleep(max(0.0, unregistered + FORGOTTEN_AFTER_S - time.monotonic()))
-        await begin_deleting(db, domain)
+        await begin_deleting(db, domain, force=force)
         await EventStream(transport).purge(domain)
         await _tell_who_waits(db, transport, domain)
 

@@ -112,20 +112,27 @@ async def unregister_domain(db: Connection, domain: str, *, force: bool = False)
         await db.execute(query("unregister_domain"), domain, force)
         row = await find_domain(db, domain, removed=True)
         if row.state in (ACTIVE, ASLEEP):
-            raise DomainBusy(
-                f"The domain {domain!r} has tasks that have not ended.",
-                fix=f"`callboard tasks --domain {domain} --open` lists them; wait for them, or give --force.",
-            )
+            raise _busy(domain)
 
 
-async def begin_deleting(db: Connection, domain: str) -> None:
+def _busy(domain: str) -> DomainBusy:
+    return DomainBusy(
+        f"The domain {domain!r} has tasks that have not ended.",
+        fix=f"`callboard tasks --domain {domain} --open` lists them; wait for them, or give --force.",
+    )
+
+
+async def begin_deleting(db: Connection, domain: str, *, force: bool = False) -> None:
     """From now on a removed domain cannot be registered before it is deleted; can be called again.
 
-    Raises DomainBusy, and UnknownDomain.
+    Raises UnknownDomain, or DomainBusy: it was registered again, or has tasks that have not ended, unless `force`.
     """
     with translated():
-        await db.execute(query("begin_deleting_domain"), domain)
-    if (await find_domain(db, domain, removed=True)).state != DELETING:
+        await db.execute(query("begin_deleting_domain"), domain, force)
+    state = (await find_domain(db, domain, removed=True)).state
+    if state == REMOVED:
+        raise _busy(domain)
+    if state != DELETING:
         raise DomainBusy(
             f"The domain {domain!r} was registered again meanwhile: nothing is deleted.",
             fix="Remove it again.",
@@ -138,7 +145,7 @@ async def delete_domain(db: Connection, domain: str, deleted: Callable[[str, int
     `deleted` is told of each batch: the table's name and its rows. Raises DomainBusy for a domain that is registered, and
     UnknownDomain.
     """
-    await begin_deleting(db, domain)
+    await begin_deleting(db, domain, force=True)
     with translated():
         for table in await db.fetch(query("domain_deletions")):
             count = _ROWS_AT_ONCE

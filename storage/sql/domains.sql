@@ -60,7 +60,9 @@ where domain = $1 and state in ('active', 'asleep')
   and ($2 or not exists (select from tasks where domain = $1 and finished_at is null))
 
 -- name: begin_deleting_domain
-update domains set state = 'deleting', updated_at = now() where domain = $1 and state in ('removed', 'deleting')
+-- Looks for tasks once more, unless $2: one may have been on its way in when the domain was removed.
+update domains set state = 'deleting', updated_at = now() where domain = $1 and state = 'removed'
+  and ($2 or not exists (select from tasks where domain = $1 and finished_at is null))
 
 -- name: fail_asks_of_domain
 -- What agents of other domains have asked of those of domain $1, and wait for; $2 is the error that they are told.

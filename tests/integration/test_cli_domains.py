@@ -243,6 +243,29 @@ async def test_nothing_is_deleted_of_a_domain_that_is_registered_again_while_it_
     assert (await find_domain(desk.pool, "desk")).state == "active"
 
 
+async def test_a_task_that_was_on_its_way_in_when_its_domain_was_removed_is_not_deleted(
+    desk: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_hosts = removal._end_hosts
+    task = "0190aaaa-0000-7000-8000-000000000001"
+
+    async def ended(*given: Any) -> tuple[int, int]:
+        await desk.pool.execute(
+            "insert into tasks (domain, tenant, id, status, goal, input, priority)"
+            " values ('desk', 'default', $1, 'submitted', 'go', 'null', 5) on conflict do nothing",
+            task,
+        )
+        return await end_hosts(*given)
+
+    monkeypatch.setattr(removal, "_end_hosts", ended)
+    with pytest.raises(DomainBusy, match="tasks that have not ended"):
+        await removal.remove_domain(desk.pool, desk.transport, "desk", delete_data=True)
+    assert (await find_domain(desk.pool, "desk", removed=True)).state == "removed"
+    assert (await desk.client.find(task)).status == "submitted"
+    done = await removal.remove_domain(desk.pool, desk.transport, "desk", delete_data=True, force=True)
+    assert done.deleted["tasks"] == 1
+
+
 async def test_hosts_that_nobody_drains_are_fenced_off(
     cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
