@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EVENTS_STREAM = "CALLBOARD_EVENTS"
-EVENTS_ALL = "callboard.events.>"
+EVENTS_ALL = "callboard.events.*.*"  # a longer one nobody would read: the server refuses it
 
 
 def agents(domain: str, partition: int) -> str:

@@ -51,6 +51,18 @@ async def read(reader: EventReader, count: int) -> list[Event]:
     return found
 
 
+async def test_an_event_whose_name_has_a_dot_is_refused_since_nobody_would_read_it(
+    stream: EventStream, domain: str
+) -> None:
+    with pytest.raises(ServiceUnavailable):
+        await stream.publish(domain, "order.created", b"1")
+    await stream.publish(domain, "order-created", b"2")
+    await stream.publish(domain, "note", b"3")
+    assert sorted(subject for subject in await stream.subjects() if domain in subject) == [
+        f"callboard.events.{domain}.note", f"callboard.events.{domain}.order-created",
+    ]  # fmt: skip
+
+
 async def test_a_reader_takes_nothing_from_the_one_that_replaced_it(stream: EventStream, domain: str) -> None:
     """A host that was frozen while its partition went to another one still has its reader."""
     zombie = await stream.reader(domain, 0)
