@@ -2,10 +2,15 @@
 
 -- name: verify_links
 -- A page of a domain's transitions after (tenant, agent, version) up to (tenant, agent): whether each hashes to what is
--- stored with it, and the first of its calls that the journal has otherwise, or lacks.
-select l.tenant, l.agent, l.version, l.prev, l.hash, l.sound, l.turn, c.key as call, c.gone as call_gone
+-- stored with it, the first of its calls that the journal has otherwise, or lacks, and whether its payload was in a blob
+-- that is gone.
+select l.tenant, l.agent, l.version, l.prev, l.hash, l.sound, l.turn, c.key as call, c.gone as call_gone,
+       l.blob is not null and not exists (
+         select from blobs x where x.domain = $1 and x.tenant = l.tenant and x.digest = l.blob) as blob_gone
 from (
-  select b.*, case when b.sound and strpos(b.text, '"calls":[{') > 0 then b.text::json ->> 'turn' end as turn
+  select b.*, case when b.sound and strpos(b.text, '"calls":[{') > 0 then b.text::json ->> 'turn' end as turn,
+         case when b.sound and strpos(b.text, '"blob":"') > 0
+           then b.text::json -> 'message' -> 'header' ->> 'blob' end as blob
   from (
     select tenant, agent, version, prev, hash, t.text, sha256(prev || convert_to(t.text, 'UTF8')) = hash as sound
     from transitions, lateral (select body::text as text offset 0) t
@@ -17,12 +22,14 @@ left join lateral (
   select x.call ->> 'key' as key, j.key is null as gone
   from json_array_elements(l.text::json -> 'calls') with ordinality as x(call, n)
   left join (
-    select number, key, kind, name, ok, coalesce(blob, encode(sha256(convert_to(value::text, 'UTF8')), 'hex')) as digest
+    select number, key, kind, name, ok, blob, coalesce(blob, encode(sha256(convert_to(value::text, 'UTF8')), 'hex')) as digest
     from journal where domain = $1 and tenant = l.tenant and agent = l.agent and turn = l.turn::uuid
   ) j on j.number = (x.call ->> 'number')::int
   where (j.key, j.kind, j.name, j.ok, j.digest)
         is distinct from (x.call ->> 'key', x.call ->> 'kind', x.call ->> 'name', (x.call ->> 'ok')::boolean,
                           x.call ->> 'value')
+     or (j.blob is not null and not exists (
+           select from blobs v where v.domain = $1 and v.tenant = l.tenant and v.digest = j.blob))
   order by j.key is null, x.n limit 1  -- what is gone may be older than the retention
 ) c on l.turn is not null
 order by l.tenant, l.agent, l.version

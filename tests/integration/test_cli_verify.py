@@ -114,6 +114,11 @@ JOURNAL_EDITS = {
         "update journal set value = replace(value::text, 'yes', 'no')::json where kind = 'ask'",
         "has otherwise",
     ),
+    "a value in a blob that is gone": (
+        "update journal set value = 'null', blob = encode(sha256(convert_to(value::text, 'UTF8')), 'hex')"
+        " where kind = 'step' and ok",
+        "has otherwise",
+    ),
     "a row": ("delete from journal where kind = 'ask'", "lacks"),
 }
 
@@ -149,6 +154,17 @@ async def test_an_edited_blob_is_found(cli: Cli, desk: Deployment) -> None:
     await desk.pool.execute("update blobs set bytes = 'edited' where digest = $1", digest)
     assert (await verify_all(desk.pool)).broken_blobs == [digest]
     assert f"The blob {digest} does not hash to its name." in await cli("verify", code=1)
+
+
+async def test_a_payload_whose_blob_is_gone_is_found(desk: Deployment) -> None:
+    large = "x" * 300_000
+    await note(desk, "c", large)
+    await until(lambda: desk.fetch("select from agents where agent = 'clerk/c' and version = 6"))
+    assert (await verify_all(desk.pool)).is_intact
+    kept = await desk.pool.fetch("delete from blobs returning *")
+    assert len(kept) == 1
+    [broken] = (await verify_all(desk.pool)).broken
+    assert (broken.address, broken.version, broken.what) == ("desk/clerk/c", 6, "payload")
 
 
 async def test_agents_that_go_on_meanwhile_are_no_broken_ones(desk: Deployment) -> None:
