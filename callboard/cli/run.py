@@ -11,7 +11,7 @@ import typer
 from callboard.cli.approving import Approve, Mode, check_mode, decider
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
-from callboard.cli.terminal import count, is_terminal, note
+from callboard.cli.terminal import clean, count, is_terminal, note
 
 if TYPE_CHECKING:
     from actors.domain import DomainSpec
@@ -108,7 +108,7 @@ async def _run(
         await _say_if_asked(cluster, domain.name)
         publisher = Publisher(cluster.events, domain.name, task_id, settings.tenant)
         live = is_terminal() and not as_json
-        what = "input" if input_file in (None, "-") else Path(str(input_file)).name
+        what = named(input_file)
         if spec.input is not None and input_file is not None:
             async with shown_feeding(publisher, what, live=live):
                 given = await feed(spec.input, input_file, publisher, task_id)
@@ -125,6 +125,11 @@ async def _run(
         )
         note(f"task {task_id} submitted")
         return await follow_to_end(cluster, domain.name, task_id, decide, live=live, as_json=as_json)
+
+
+def named(input_file: str | None) -> str:
+    """What the task is about, in the words of its goal: a file's name may be no text."""
+    return "input" if input_file in (None, "-") else clean(Path(str(input_file)).name)
 
 
 async def _say_if_asked(cluster: Cluster, domain: str) -> None:

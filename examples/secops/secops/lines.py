@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import sys
 import tempfile
 import zlib
@@ -90,7 +91,8 @@ def open_log(path: str | Path, *, max_bytes: int = MAX_INPUT_BYTES) -> Iterator[
     rotates meanwhile would not fit its digest. Raises UnreadableInput, EmptyInput, BinaryInput or
     InputTooLarge.
     """
-    name = "standard input" if str(path) == "-" else Path(path).name
+    # A file's name may hold bytes that are no text, and stands in the report.
+    name = "standard input" if str(path) == "-" else os.fsencode(Path(path).name).decode(errors="replace")
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
         content = cast("IO[bytes]", spool)
         try:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from bus.errors import InvalidTask
 from callboard.cli import feeding, main
 from callboard.cli.feeding_view import progress_line, shown_feeding
+from callboard.cli.run import named
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,11 @@ def test_an_input_that_is_no_json_or_more_than_can_be_read_is_said(tmp_path: Pat
     (tmp_path / "input").write_text(text)
     with pytest.raises(InvalidTask, match="is not JSON: "):
         feeding.read_json(str(tmp_path / "input"))
+
+
+def test_a_file_whose_name_is_no_text_can_stand_in_a_goal() -> None:
+    assert named(os.fsdecode(b"/var/log/ao\xfbt.log")) == "ao\\udcfbt.log"
+    assert named("-") == named(None) == "input"
 
 
 def test_nothing_is_taken_out_of_a_pipe(tmp_path: Path) -> None:

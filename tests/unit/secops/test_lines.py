@@ -6,6 +6,7 @@ import errno
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import random
 import sys
@@ -48,6 +49,14 @@ def test_a_log_can_be_read_twice(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(TEXT)
     with open_log(tmp_path / "log") as log:
         assert list(log) == list(log)
+
+
+def test_a_name_that_is_no_text_is_shown_as_some(tmp_path: Path) -> None:
+    path = os.path.join(os.fsencode(tmp_path), b"ao\xfbt.log")
+    with open(path, "wb") as file:
+        file.write(TEXT)
+    with open_log(os.fsdecode(path)) as log:
+        assert log.name == "ao\ufffdt.log"
 
 
 def test_invalid_utf8_and_nul_are_replaced(tmp_path: Path) -> None:
