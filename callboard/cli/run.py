@@ -54,6 +54,7 @@ def run(
     from callboard.cli.feeding import check_input, read_json
     from callboard.settings import load_settings
     from coordinators.equipment import SYSTEM_KINDS
+    from storage.tasks import check_terms
 
     # What is wrong is said before anything is started; and outside the event loop Ctrl-C ends a read.
     settings = load_settings()
@@ -68,6 +69,8 @@ def run(
         raise InvalidTask(
             f"A task of {spec.domain} needs an input.", fix="Give `--input FILE`; - is standard input."
         )
+    ends_at = None if deadline is None else time.time() + deadline
+    check_terms(goal or spec.domain, given, priority, ends_at, None)
     check_mode(approve, spec)
     check_domain(spec, domain_dir, for_tasks=True, system_kinds=SYSTEM_KINDS)
     return _run(

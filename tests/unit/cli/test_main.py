@@ -229,6 +229,26 @@ def test_a_task_that_cannot_be_given_is_said_before_anything_starts(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "said"),
+    [
+        (["--goal", "caf\udce9"], "{}", "The goal of a task is not valid Unicode"),
+        (["--deadline", "inf"], "{}", "A deadline of inf is no time"),
+        ([], '{"x": NaN}', "cannot be written as JSON"),
+    ],
+)
+def test_terms_that_no_task_can_have_are_said_before_anything_starts(
+    words: list[str], text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "domain.yaml").write_text("domain: x\nkinds: []\ntasks: {to: a/b}\n")
+    (tmp_path / "input.json").write_text(text)
+    assert main.invoke(["run", str(tmp_path), "--input", str(tmp_path / "input.json"), *words]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
 def fail(error: BaseException) -> None:
     raise error
 
