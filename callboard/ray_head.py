@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -148,7 +149,8 @@ class RayHead:
     def _launch(self) -> None:
         temp = self._temp
         temp.mkdir(mode=0o700, exist_ok=True)
-        if temp.stat().st_uid != os.getuid():
+        found = temp.lstat()  # a link would be somebody's who wants Ray's files elsewhere
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise ServiceUnavailable(f"{temp} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
         (temp / "ray_current_cluster").unlink(missing_ok=True)
         port = _free_port()
@@ -212,11 +214,14 @@ def _of_sessions(sessions: set[int]) -> list[psutil.Process]:
 
 
 def _sessions_below(temp: Path) -> set[int]:
-    """The sessions of Ray's processes that were given this folder as an option, or one below it."""
+    """The sessions of our Ray's processes that were given this folder as an option, or one below it.
+
+    Anybody can give it to a process of theirs, which we could not end.
+    """
     found = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            for word in process.cmdline():
+            for word in process.cmdline() if process.uids().real == os.getuid() else ():
                 option, _, value = word.partition("=")
                 if option.startswith("--") and value and Path(value).is_relative_to(temp):
                     found.add(os.getsid(process.pid))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bus.errors import ServiceUnavailable
 from callboard.ray_head import RayHead
 
 
@@ -58,3 +61,28 @@ async def test_one_that_is_ended_before_it_has_any_logs_is_ended_all_the_same(
     finally:
         ours.kill()
         ours.wait()
+
+
+async def test_a_process_of_somebody_else_is_no_head_of_ours(
+    head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    us = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: us + 1)
+    theirs = stand_in(head._temp, tmp_path / "theirs")
+    try:
+        while not (tmp_path / "theirs").exists():
+            assert theirs.poll() is None
+        assert head.unrecorded() is None
+        assert not await head.stop()
+        assert theirs.poll() is None
+    finally:
+        os.killpg(theirs.pid, signal.SIGKILL)
+        theirs.wait()
+
+
+def test_a_link_in_the_place_of_rays_folder_is_not_followed(head: RayHead, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    head._temp.symlink_to(tmp_path / "precious")
+    with pytest.raises(ServiceUnavailable, match="belongs to somebody else"):
+        head._launch()
+    assert not list((tmp_path / "precious").iterdir())
