@@ -24,6 +24,8 @@ from storage.migrate import migrate, migrations
 
 _CHUNK = 256 * 1024
 _MAGIC = b"PGDMP"
+_HEAD_LINES = 40
+_NEWER_SETTING = b"SET transaction_timeout = 0;\n"
 _LEAVING_S = 2
 
 
@@ -167,6 +169,7 @@ async def _pour(
         writer.stdin.write(begin.encode())
         if replace:
             writer.stdin.write(f"drop schema if exists {SCHEMA} cascade;\n".encode())
+        writer.stdin.write(await without_newer_settings(reader.stdout))
         while chunk := await reader.stdout.read(_CHUNK):
             writer.stdin.write(chunk)
             await writer.stdin.drain()
@@ -188,6 +191,18 @@ async def _pour(
             f"The restore failed, and nothing was changed: {_first_error(complaint)}.",
             fix="Check the file, and that this release is not older than the backup.",
         )
+
+
+async def without_newer_settings(sql: asyncio.StreamReader) -> bytes:
+    """The lines before the first statement, but for the setting that Postgres 16 lacks: it would refuse them all."""
+    kept = []
+    for _ in range(_HEAD_LINES):
+        line = await sql.readline()
+        if line != _NEWER_SETTING:
+            kept.append(line)
+        if line.startswith(b"CREATE ") or not line:
+            break
+    return b"".join(kept)
 
 
 def _check_file(file: Path) -> None:

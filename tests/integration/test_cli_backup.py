@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 
 from bus.address import parse_address
 from bus.errors import Fenced
-from callboard.backup import without_password
+from callboard.backup import without_newer_settings, without_password
 from callboard.services import Endpoints
+from callboard.services.program import client_program
 from storage.connect import create_pool
 from storage.inspect import verify_history
 from storage.postgres import PostgresStore
@@ -135,6 +137,22 @@ async def test_a_broken_backup_changes_nothing(
     assert "cannot be read: No such file" in await cli.error("restore", str(tmp_path / "none"))
     assert "cannot be written" in await cli.error("backup", str(tmp_path / "no" / "folder"))
     assert {path.name for path in tmp_path.iterdir()} == {file.name, cut.name}  # noqa: ASYNC240
+
+
+async def test_what_is_restored_sets_nothing_that_postgres_16_lacks(
+    cli: Cli, services: Endpoints, database: str, tmp_path: Path
+) -> None:
+    async with Deployment.open(DESK, database, services.nats_url):
+        await cli("backup", str(tmp_path / "a"))
+    process = await asyncio.create_subprocess_exec(
+        client_program("pg_restore"), "--file=-", str(tmp_path / "a"), stdout=asyncio.subprocess.PIPE
+    )
+    written, _ = await process.communicate()
+    sql = asyncio.StreamReader()
+    sql.feed_data(written)
+    sql.feed_eof()
+    kept = await without_newer_settings(sql) + await sql.read()
+    assert kept == written.replace(b"SET transaction_timeout = 0;\n", b"") != written
 
 
 def test_a_password_stays_out_of_the_command_line() -> None:

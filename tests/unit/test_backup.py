@@ -81,3 +81,12 @@ async def test_a_folder_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 async def test_a_name_that_no_file_can_have_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written: File name too long"):
         await back_up("one", tmp_path / ("x" * 300))
+
+
+async def test_a_postgres_16_is_not_told_what_it_does_not_know() -> None:
+    head = "--\n-- PostgreSQL database dump\n\nSET lock_timeout = 0;\n{}SET row_security = off;\n\nCREATE SCHEMA callboard;\n"
+    sql = asyncio.StreamReader()
+    sql.feed_data(head.format("SET transaction_timeout = 0;\n").encode() + b"the data")
+    sql.feed_eof()
+    assert await backup.without_newer_settings(sql) == head.format("").encode()
+    assert await sql.read() == b"the data"
