@@ -68,6 +68,7 @@ class Home:
         folder = self.path / name
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
+        if folder.stat().st_uid == os.geteuid():  # also one whose maker was killed before it gave it away
             account.own(folder)
         return folder
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from callboard.services.home import write_private
+from callboard.services.account import Account
+from callboard.services.home import Home, write_private
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
@@ -25,3 +26,14 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
             write_private(tmp_path / "credentials.json", "new")
     assert os.listdir(tmp_path) == ["credentials.json"]
     assert (tmp_path / "credentials.json").read_text() == "old"
+
+
+def test_a_folder_whose_maker_was_killed_is_given_to_its_account_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = Account(name="other", uid=os.getuid() + 1, gid=os.getgid(), switched=True)
+    (tmp_path / "nats").mkdir(mode=0o700)  # and no more
+    given = []
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid, **how: given.append((path, uid)))
+    assert Home(tmp_path).make_folder("nats", account) == tmp_path / "nats"
+    assert given == [(tmp_path / "nats", account.uid)]
