@@ -84,14 +84,14 @@ class Publisher:
     ) -> None:
         """Publish one event; `key` is its identity: it is accepted once, for as long as keys are remembered.
 
-        Raises Overloaded when the stream stays full.
+        Raises Overloaded when the stream stays full, InvalidPayload.
         """
         from bus.events import TYPE_HEADER
-        from bus.registry import encode_payload, wire_name_of
+        from bus.registry import encode_json, encode_payload, wire_name_of
 
         headers = dict(self._headers)
         if isinstance(payload, dict):
-            text = json.dumps(payload, ensure_ascii=False)
+            text = encode_json(payload)
         else:
             text = encode_payload(payload)
             headers[TYPE_HEADER] = wire_name_of(type(payload))

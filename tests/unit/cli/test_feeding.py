@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bus.errors import InvalidTask
+from bus.errors import InvalidPayload, InvalidTask
 from callboard.cli import feeding, main
 from callboard.cli.feeding_view import progress_line, shown_feeding
 from callboard.cli.run import named
@@ -108,6 +108,14 @@ async def test_what_a_hook_cannot_read_is_said_in_plain_words(
     with pytest.raises(InvalidTask) as caught:
         await feeding.feed("a:b", "notes", None, "task")  # type: ignore[arg-type]
     assert str(caught.value) == "a:b could not take in notes: number: must be a whole number. Check the file."
+
+
+@pytest.mark.parametrize("text", [float("nan"), "\0", "\ud800"])
+async def test_an_event_that_no_mailbox_can_hold_is_refused_and_not_published(text: object) -> None:
+    publisher = feeding.Publisher(None, "x", "task", "default")  # type: ignore[arg-type]
+    with pytest.raises(InvalidPayload):
+        await publisher("line", {"text": text})
+    assert publisher.published == 0
 
 
 def test_the_progress_of_a_feed_is_one_line() -> None:
