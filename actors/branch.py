@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -14,13 +16,19 @@ class Branch:
     """One line of calls. Their places are counted in the order in which it makes them, so they are the same whenever
     the handler runs again, whichever branch is faster."""
 
-    __slots__ = ("_calls", "_sends", "_task", "gates", "prefix")
+    __slots__ = ("_calls", "_sends", "_task", "gates", "is_in_step", "prefix")
 
     def __init__(
-        self, prefix: str, task: asyncio.Task[Any] | None = None, gates: tuple[Gate, ...] = ()
+        self,
+        prefix: str,
+        task: asyncio.Task[Any] | None = None,
+        gates: tuple[Gate, ...] = (),
+        *,
+        is_in_step: bool = False,
     ) -> None:
         self.prefix = prefix
         self.gates = gates  # of the gathers around it that may do without it
+        self.is_in_step = is_in_step  # of a function that does not run again once its result is on record
         self._calls = 0
         self._sends = 0
         self._task = task or asyncio.current_task()
@@ -57,3 +65,18 @@ def _has_surrogates(text: str) -> bool:
 
 
 current: ContextVar[Branch | None] = ContextVar("callboard_branch", default=None)
+
+
+@contextmanager
+def inside(place: str, gates: tuple[Gate, ...] = (), *, may_call: bool = True) -> Iterator[None]:
+    """What the function of the step (or tool) at a place calls and sends has places below that. Else it would take numbers
+    of the handler's, which has others when it runs again and the function does not: a message sent later would be taken
+    for one that has gone out."""
+    within = Branch(f"{place}/", gates=gates, is_in_step=True)
+    if not may_call:
+        within._task = None
+    before = current.set(within)
+    try:
+        yield
+    finally:
+        current.reset(before)

@@ -17,6 +17,7 @@ from actors.approvals import Approvals
 from actors.attempts import attempt, name_of
 from actors.branch import Branch
 from actors.effects import Call
+from actors.entries import STEP
 from actors.failure import EXPIRED
 from actors.gathering import Gathering
 from actors.journal import Journal
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from actors.consequences import Consequences
     from actors.scope import Scope
 
-STEP = "step"
 CLOCK = "external/clock"  # who has settled what was due
 TIME_UNIT_S = 1e-6  # Postgres' times are rounded to it
 
@@ -89,10 +89,14 @@ class DurableCalls(Approvals):
         InvalidPayload or PayloadTooLarge for a result that cannot be recorded.
         """
         name = name_of(function)
-        place = self._branch().place(key)
-        ok, text = await self._once(
-            place, STEP, name, lambda: attempt(self, function, arguments, named, retry)
-        )
+        branch_ = self._branch()
+        place = branch_.place(key)
+
+        async def made() -> Any:
+            with branch.inside(place, branch_.gates):
+                return await attempt(self, function, arguments, named, retry)
+
+        ok, text = await self._once(place, STEP, name, made)
         if not ok:
             raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
         return values.decode(text, function)
@@ -151,6 +155,11 @@ class DurableCalls(Approvals):
         of `gather(first=...)`: one that is given up is not there to say it again.
         """
         journal = self._journal()
+        if self._branch().is_in_step:
+            raise InvalidMessage(
+                "The function of a step cannot say what undoes it, for it does not run again.",
+                fix="Call ctx.compensate beside ctx.step.",
+            )
         if self._branch().may_be_dropped:
             raise InvalidMessage(
                 "A branch that may be given up cannot be compensated.",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actors import values
+from actors.branch import inside
 from actors.call_record import CALL, CallRecord
 from actors.inquiry import INTENT, Inquiry, Intent
 from actors.tool import Bound, Tool
@@ -241,7 +242,8 @@ class Call:
         named = {**self._bound.values, **given}
         faultpoints.reached("call.before")
         async with asyncio.timeout(self._tool.timeout_s):
-            returned = await called(self._tool.function, named, self._record.id)
+            with inside(self._place, may_call=False):
+                returned = await called(self._tool.function, named, self._record.id)
         faultpoints.reached("call.after")
         return returned
 

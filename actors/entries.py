@@ -14,6 +14,7 @@ from bus.errors import InvalidMessage, JournalFull, NonDeterministicHandler
 from storage.journal import JournalEntry, Kind
 
 SENT = "sent"
+STEP = "step"
 CHOICE = "choice"
 VOID = "void"  # an entry that takes back a failure, so that the call is made anew
 
@@ -141,12 +142,20 @@ class Entries:
         for left in self:
             if left.key in self._used or left.kind in (SENT, VOID) or left.key.startswith(self._forgiven):
                 continue
+            if self._is_within_another(left.key):
+                continue
             raise NonDeterministicHandler(
                 f"The handler has ended without {left.kind} {left.name}, which the journal has at {left.key}.",
                 place=left.key,
                 called="the end",
                 recorded=f"{left.kind} {left.name}",
             )
+
+    def _is_within_another(self, key: str) -> bool:
+        """Whether the function of a step called for it that is on record, and so does not run again."""
+        parts = key.split("/")
+        outer = (self._held.get("/".join(parts[:n])) for n in range(1, len(parts)))
+        return any(entry is not None and entry.kind == STEP for entry in outer)
 
     @property
     def has_results(self) -> bool:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.errors import InvalidMessage, JournalFull, StepFailed
-from callboard import Context
+from callboard import Context, tool
 from tests.unit.agents import Note
 from tests.unit.waiter import AT, Run, Waiter, call, counted, leftovers, program, put_away, waiters
 
@@ -282,3 +282,78 @@ async def test_a_key_used_twice_or_a_call_in_a_task_of_its_own_is_refused() -> N
         assert "is used twice" in errors[0]
         assert "in a task of its own" in errors[1]
         assert sorted(Waiter.calls) == ["a", "d", "e"]
+
+
+async def test_what_a_steps_function_does_takes_no_place_of_the_handlers_when_that_runs_again() -> None:
+    """It does not run again with it. A message sent after the wait was taken for the one that the step had sent."""
+
+    async def inner(ctx: Context) -> str:
+        ctx.send("test/keeper/k", Note(text="from the step"))
+        ctx.charge(tokens=1)
+        return str(await ctx.step(call, "inner"))
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append(await ctx.step(inner, ctx))
+        self.state.log.append(await ctx.step(call, "outer"))
+        await ctx.sleep(60)
+        ctx.send("test/keeper/k", Note(text="after the wait"))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert kit.state("test/keeper/k").notes == ["from the step", "after the wait"]
+        assert kit.state(AT).log == ["INNER", "OUTER"]
+        assert Waiter.calls == ["inner", "outer"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_a_step_that_waits_is_put_away_and_its_function_goes_on_from_where_it_was() -> None:
+    async def inner(ctx: Context) -> str:
+        before = await ctx.step(call, "before")
+        await ctx.sleep(60)
+        return f"{before} {await ctx.step(call, 'after')}"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        self.state.log.append(await ctx.step(inner, ctx))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert (kit.state(AT).log, Waiter.calls) == (["BEFORE AFTER"], ["before", "after"])
+
+
+async def test_a_steps_function_cannot_say_what_undoes_it() -> None:
+    async def inner(ctx: Context) -> None:
+        ctx.compensate(call, "undo")
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        with pytest.raises(StepFailed, match="cannot say what undoes it"):
+            await ctx.step(inner, ctx)
+        self.state.log.append("refused")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["refused"]
+
+
+async def test_what_a_tool_sends_takes_no_place_of_the_handlers() -> None:
+    contexts: list[Context] = []
+
+    @tool
+    async def act() -> None:
+        contexts[-1].send("test/keeper/k", Note(text="from the tool"))
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        contexts.append(ctx)
+        await ctx.call(act)
+        await ctx.sleep(60)
+        ctx.send("test/keeper/k", Note(text="after the wait"))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert kit.state("test/keeper/k").notes == ["from the tool", "after the wait"]
