@@ -16,7 +16,7 @@ class Branch:
     """One line of calls. Their places are counted in the order in which it makes them, so they are the same whenever
     the handler runs again, whichever branch is faster."""
 
-    __slots__ = ("_calls", "_sends", "_task", "gates", "is_in_step", "prefix")
+    __slots__ = ("_calls", "_sends", "_task", "gates", "is_in_step", "may_call", "prefix")
 
     def __init__(
         self,
@@ -25,10 +25,12 @@ class Branch:
         gates: tuple[Gate, ...] = (),
         *,
         is_in_step: bool = False,
+        may_call: bool = True,
     ) -> None:
         self.prefix = prefix
         self.gates = gates  # of the gathers around it that may do without it
         self.is_in_step = is_in_step  # of a function that does not run again once its result is on record
+        self.may_call = may_call
         self._calls = 0
         self._sends = 0
         self._task = task or asyncio.current_task()
@@ -40,7 +42,7 @@ class Branch:
 
     def place(self, key: str | None) -> str:
         """The place of the next call: its key, or else its number; raises InvalidMessage."""
-        if asyncio.current_task() is not self._task:
+        if not (self.may_call and self._is_running_here()):
             raise InvalidMessage(
                 "A call is made in a task of its own, which nothing puts away while it waits.",
                 fix="Run calls beside each other with ctx.gather, and give ask and promise a timeout.",
@@ -53,6 +55,12 @@ class Branch:
                 f"{key!r} cannot be a key.", fix="Give 1 to 200 characters that do not begin with '#'."
             )
         return self.prefix + key
+
+    def _is_running_here(self) -> bool:
+        try:
+            return asyncio.current_task() is self._task
+        except RuntimeError:  # a thread: that of a plain handler, or of a plain function of a step
+            return True
 
     def send_place(self) -> str:
         self._sends += 1
@@ -72,10 +80,7 @@ def inside(place: str, gates: tuple[Gate, ...] = (), *, may_call: bool = True) -
     """What the function of the step (or tool) at a place calls and sends has places below that. Else it would take numbers
     of the handler's, which has others when it runs again and the function does not: a message sent later would be taken
     for one that has gone out."""
-    within = Branch(f"{place}/", gates=gates, is_in_step=True)
-    if not may_call:
-        within._task = None
-    before = current.set(within)
+    before = current.set(Branch(f"{place}/", gates=gates, is_in_step=True, may_call=may_call))
     try:
         yield
     finally:

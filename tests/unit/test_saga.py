@@ -126,6 +126,30 @@ async def test_what_a_turn_has_done_is_undone_last_first_when_its_last_try_has_f
         assert leftovers(kit) == (0, 0, 0)
 
 
+async def test_a_plain_handler_says_what_undoes_it_and_what_it_has_spent() -> None:
+    """It runs in a thread, where no task runs."""
+
+    class Plain(Agent):
+        kind = "plain"
+        retry = ONCE
+
+        @handler
+        def on_run(self, run: Run, ctx: Context) -> None:
+            ctx.charge(tokens=7)
+            ctx.compensate(release, book("room"))
+            if run.program == "fails":
+                raise ValueError("no money")
+
+    async with TestKit([Plain]) as kit:
+        task = await kit.give_task("test/plain/p")
+        for run in ("succeeds", "fails"):
+            await kit.send("test/plain/p", Run(program=run), task=task)
+        await kit.quiet()
+        assert Clerk.done == ["book room", "book room", "release room"]
+        assert "ValueError: no money" in [letter.error for letter in kit.dead_letters()]
+        assert kit.store.spending.used(kit.tenant, f"test/{task}").tokens == 14
+
+
 async def test_the_history_shows_what_was_undone() -> None:
     async with TestKit(KINDS) as kit:
         await kit.send(AT, program(trip))
