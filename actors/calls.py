@@ -96,9 +96,12 @@ class DurableCalls(Approvals):
             with branch.inside(place, branch_.gates):
                 return await attempt(self, function, arguments, named, retry)
 
+        is_replayed = place in self._journal().entries
         ok, text = await self._once(place, STEP, name, made)
         if not ok:
             raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
+        if is_replayed:
+            return self._journal().read_again(text, function, place, f"{STEP} {name}")
         return values.decode(text, function)
 
     async def _once(

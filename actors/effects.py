@@ -68,11 +68,14 @@ class Call:
         journal, place = self._journal, self._place
         entry = journal.recorded(place, CALL, self._record.name)
         journal.forgive(f"{place}!", f"{place}~", f"{place}?")  # what has led to an outcome on record
-        refused = await self._be_allowed(begun=entry is not None)
+        is_replayed = entry is not None
+        refused = await self._be_allowed(begun=is_replayed)
         if entry is None:
             make = self._make_freely if self._tool.effect is Effect.PURE else self._make_once
             entry = refused or await make()
         text = await journal.text_of(entry)
+        if entry.ok and is_replayed:
+            return journal.read_again(text, self._tool.function, place, f"{CALL} {self._tool.name}")
         if entry.ok:
             return values.decode(text, self._tool.function)
         error = msgspec.json.decode(text, type=values.Error)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from actors import values
 from actors.branches import Branches
 from actors.draft import Draft
 from actors.entries import SENT, VOID, Entries, Sent
@@ -18,6 +19,7 @@ from bus.envelope import Envelope, Outgoing, new_id
 from bus.errors import (
     AskFailed,
     DeadlineExceeded,
+    InvalidPayload,
     ModelFailed,
     NoBid,
     NonDeterministicHandler,
@@ -138,6 +140,22 @@ class Journal:
     async def text_of(self, entry: JournalEntry) -> str:
         """What an entry says, which may stand in a blob; raises BlobsUnavailable."""
         return entry.value if entry.blob is None else await self._fetch(entry.blob)
+
+    def read_again(self, text: str, function: Callable[..., Any], place: str, what: str) -> Any:
+        """The result on record, as the function's annotation says; raises NonDeterministicHandler where other code would
+        have another one: the turn waits for a person, and what it has done is not undone for that. One that is given up
+        only wants to end: InvalidPayload."""
+        try:
+            return values.decode(text, function)
+        except InvalidPayload as unfit:
+            if self.branches.is_ending:
+                raise
+            raise NonDeterministicHandler(
+                f"At {place} the handler calls {what}; {unfit.message[0].lower()}{unfit.message[1:]}",
+                place=place,
+                called=f"{what}, as it is now",
+                recorded=f"{what}, as it was",
+            ) from None
 
     def note_call(self, call: LedgerWrite) -> None:
         """Write a row of the ledger, with the entry that is recorded next."""

@@ -357,3 +357,37 @@ async def test_what_a_tool_sends_takes_no_place_of_the_handlers() -> None:
         await put_away(kit)
         await kit.advance(seconds=61)
         assert kit.state("test/keeper/k").notes == ["from the tool", "after the wait"]
+
+
+@pytest.mark.parametrize("by_tool", [False, True])
+async def test_a_result_on_record_that_newer_code_cannot_read_waits_for_a_person(by_tool: bool) -> None:
+    class Newer(Place):
+        country: str
+
+    def make(returned: type[Place]) -> Any:
+        def find() -> Any:
+            Waiter.calls.append("find")
+            return Place(city="Riga")
+
+        find.__annotations__["return"] = returned
+        return tool(find) if by_tool else find
+
+    find = make(Place)
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        ctx.compensate(call, "undo")
+        place = await (ctx.call(find) if by_tool else ctx.step(find))
+        await ctx.sleep(60)
+        self.state.log.append(place.city)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        find = make(Newer)
+        await kit.advance(seconds=61)
+        assert (kit.lifecycle(AT), kit.dead_letters()) == ("paused", [])
+        assert "country: is missing" in kit.history(AT)[-1].notes[0]["reason"]
+        find = make(Place)  # the code is mended
+        await kit.resume(AT)
+        await kit.quiet()
+        assert (kit.state(AT).log, Waiter.calls) == (["Riga"], ["find"])
