@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.call_record import CALL
-from actors.calls import STEP
-from actors.entries import VOID
+from actors.entries import STEP, VOID
 from actors.spending import MODEL
 from storage.journal import JournalEntry
 

@@ -169,7 +169,14 @@ class Harbour:
         async def once(db: Any) -> bool:
             try:
                 await settle(
-                    db, promise, tenant=DEFAULT_TENANT, status=status, value=value, by="ada", digest=digest
+                    db,
+                    promise,
+                    tenant=DEFAULT_TENANT,
+                    status=status,
+                    value=value,
+                    by="ada",
+                    kind=Kind(promise.kind),
+                    digest=digest,
                 )
             except (AlreadySettled, InvalidMessage):
                 return False

@@ -232,7 +232,7 @@ def _sent_again() -> None:
 
 def _steps_computed_again() -> None:
     """A turn that runs again computes its steps anew, and records them once more."""
-    from actors.calls import STEP
+    from actors.entries import STEP
     from actors.journal import Journal
 
     recorded = Journal.recorded

@@ -436,7 +436,7 @@ async def test_a_large_input_of_small_values_is_handed_over_however_long_it_take
 ) -> None:
     """Postgres ends a coordinator that does nothing in its transaction for a second."""
     async with deployed("direct") as at:
-        large = [[[]]] * 1_350_000
+        large: list[Any] = [[[]]] * 1_350_000
         task = await at.submit(large, priority=9)
         other = await at.submit(["a"])
         epoch = await claim_coordinator(at.pool, at.domain.name, "test")

@@ -99,7 +99,9 @@ async def test_sixty_four_workers_with_long_turns_hold_the_loop_up_for_one_slice
 
 
 async def test_where_no_turn_waits_one_worker_has_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "SLICE_S", 60.0)  # on a busy machine one passes while the process does not run
+    monkeypatch.setattr(
+        slices, "SLICE_S", 60.0
+    )  # on a busy machine one passes while the process does not run
     ready = ReadyQueue()
 
     async def handle(activation: Activation) -> None:
