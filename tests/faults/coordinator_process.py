@@ -25,7 +25,7 @@ async def _main(folder: Folder) -> None:
     planted.plant(config["planted"])
     clocks = Clocks()
     clocks.install()
-    listen_for_orders(folder, clocks, Losses(), LostAnswers())
+    listen_for_orders(folder, clocks, Losses(), LostAnswers(), [])
     pool = await create_pool(config["postgres_url"], application="callboard-coordinator")
     transport = await NatsTransport.connect(config["nats_url"], name="coordinator")
     row = await find_domain(pool, config["domain"])

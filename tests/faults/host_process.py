@@ -1,7 +1,8 @@
 """A host as a plain process, without Ray: `python -m tests.faults.host_process FOLDER NAME`.
 
 The folder holds what the test tells it. On SIGUSR1 it reads `orders/PID`: named points to arm, whether what NATS
-delivers is dropped, and how far its clock is ahead. On SIGUSR2 it logs where each of its tasks stands.
+delivers is dropped, and how far its clock is ahead. On SIGUSR2 it logs where each of its tasks stands, and
+each agent that has not come to rest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import uvloop
 
+from actors.activation import Activation
 from actors.host import Host
 from actors.incarnation import HostSettings, run_incarnation
 from bus import faultpoints
@@ -100,7 +102,28 @@ class LostAnswers:
         return lossy
 
 
-def listen_for_orders(folder: Folder, clocks: Clocks, losses: Losses, answers: LostAnswers) -> None:
+_FLAGS = (
+    "running",
+    "scheduled",
+    "refilling",
+    "more",
+    "more_control",
+    "parked",
+    "parking",
+    "lacks_turn",
+    "held_turn",
+)
+
+
+def _standing(activation: Activation) -> str:
+    flags = " ".join(name for name in _FLAGS if getattr(activation, name))
+    queued = [envelope.seq for envelope in activation.queue]
+    return f"{activation.agent}: queued {queued}, apart {sorted(activation.apart)}, {activation.lifecycle} {flags}"
+
+
+def listen_for_orders(
+    folder: Folder, clocks: Clocks, losses: Losses, answers: LostAnswers, hosts: list[Host]
+) -> None:
     """Obey `orders/PID` at each SIGUSR1."""
 
     def obey() -> None:
@@ -117,6 +140,10 @@ def listen_for_orders(folder: Folder, clocks: Clocks, losses: Losses, answers: L
     def tell() -> None:
         for task in asyncio.all_tasks():
             task.print_stack(limit=6)
+        for host in hosts:
+            for activation in host.mailboxes.roster.in_partitions(host.holdings._held):
+                if not activation.is_idle:
+                    _logger.info("not at rest: %s", _standing(activation))
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, obey)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, tell)
@@ -130,7 +157,8 @@ async def _main(folder: Folder, name: str) -> None:
     clocks.install()
     losses.install()
     answers.install()
-    listen_for_orders(folder, clocks, losses, answers)
+    hosts: list[Host] = []
+    listen_for_orders(folder, clocks, losses, answers, hosts)
     if config["secrets"] is not None:
         judge.note((Path(config["secrets"]) / "JUDGE_URL").read_text())
     settings = HostSettings(
@@ -142,6 +170,7 @@ async def _main(folder: Folder, name: str) -> None:
     )
 
     def started(host: Host) -> None:
+        hosts.append(host)
         _logger.info("epoch %d is pid %d", host.fence.epoch, os.getpid())
 
     why = await run_incarnation(settings, system_kinds=SYSTEM_KINDS, equip=equip_host, on_start=started)
