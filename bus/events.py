@@ -234,12 +234,15 @@ class EventStream:
         """Publish one event; returns its sequence once the stream has it.
 
         Raises Overloaded while the stream is full, or has as many events of that name as it may: it does not have the
-        event. Or ServiceUnavailable.
+        event. PayloadTooLarge for what NATS takes from nobody. Or ServiceUnavailable.
         """
         sent = dict(headers)
         if message_id is not None:
             # JetStream compares ids over the whole stream, whoever publishes there.
             sent[MSG_ID_HEADER] = f"{domain}/{sent.get(TENANT_HEADER, DEFAULT_TENANT)}/{message_id}"
+        # The client looks at the data alone, and the server ends the connection of who sends more.
+        if len(data) + _header_bytes(sent) > self._transport.client.max_payload:
+            raise self._transport.too_large("event", data)
         try:
             ack = await self._js.publish(events(domain, name), data, headers=sent or None)
         except APIError as error:
@@ -337,6 +340,14 @@ class EventStream:
             inactive_threshold=FORGOTTEN_AFTER_S,
             **start,
         )
+
+
+def _header_bytes(headers: Mapping[str, str]) -> int:
+    if not headers:
+        return 0
+    return len("NATS/1.0\r\n\r\n") + sum(
+        len(f"{name}: {value}\r\n".encode()) for name, value in headers.items()
+    )
 
 
 def _refusal(error: APIError, domain: str, name: str) -> str | None:

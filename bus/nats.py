@@ -13,9 +13,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
-from nats.errors import SlowConsumerError
+from nats.errors import MaxPayloadError, SlowConsumerError
 
-from bus.errors import ServiceUnavailable, SettingsError
+from bus.errors import PayloadTooLarge, ServiceUnavailable, SettingsError
 from bus.transport import Receive, Subscription
 
 _logger = logging.getLogger("callboard.nats")
@@ -167,7 +167,8 @@ class NatsTransport:
     async def ask_until_answered(
         self, subject: str, data: bytes, *, again_s: float, timeout_s: float
     ) -> bytes:
-        """Ask again and again until somebody answers, for what may be asked twice. Raises ServiceUnavailable.
+        """Ask again and again until somebody answers, for what may be asked twice. Raises ServiceUnavailable, or
+        PayloadTooLarge.
 
         One of a queue group may be frozen: NATS chooses it all the same, and asks nobody else by itself.
         """
@@ -188,9 +189,18 @@ class NatsTransport:
                         await asyncio.wait((answer,), timeout=again_s)
             finally:
                 await subscription.unsubscribe()
+        except MaxPayloadError:
+            raise self.too_large("request", data) from None
         except (TimeoutError, NatsError, OSError) as error:
             raise ServiceUnavailable(f"Nobody answered on {subject}: {type(error).__name__}.") from None
         return answer.result()
+
+    def too_large(self, what: str, data: bytes) -> PayloadTooLarge:
+        """The error of what the server takes from nobody, and the client does not send."""
+        return PayloadTooLarge(
+            f"A {what} of {len(data)} bytes is too large for NATS, which takes {self.client.max_payload} with its headers.",
+            fix="Store it elsewhere and send a reference, or raise `max_payload` in the configuration of NATS.",
+        )
 
     async def close(self) -> None:
         with contextlib.suppress(NatsError, OSError, asyncio.TimeoutError):

@@ -10,11 +10,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bus.errors import ServiceUnavailable
+from bus.errors import PayloadTooLarge, ServiceUnavailable
 from bus.event_reader import Event, EventReader
 from bus.events import MSG_ID_HEADER, TASK_HEADER, TENANT_HEADER, EventStream
 from bus.nats import NatsTransport
 from callboard.services import Endpoints
+from coordinators.tasks.front import Submission
+from coordinators.tasks.remote import submit_over_nats
 from tests.integration.cli import DESK, until
 from tests.integration.deployment import Deployment
 
@@ -61,6 +63,21 @@ async def test_an_event_whose_name_has_a_dot_is_refused_since_nobody_would_read_
     assert sorted(subject for subject in await stream.subjects() if domain in subject) == [
         f"callboard.events.{domain}.note", f"callboard.events.{domain}.order-created",
     ]  # fmt: skip
+
+
+async def test_an_event_that_is_too_large_for_nats_is_said_to_be(stream: EventStream, domain: str) -> None:
+    most = 1024 * 1024
+    for size, headers in ((2 * most, {}), (most, {"Note": "ü"})):
+        with pytest.raises(PayloadTooLarge, match=f"{size} bytes is too large for NATS, which takes {most} "):
+            await stream.publish(domain, "note", b"x" * size, headers=headers)
+    as_large_as_can_be = b"x" * (most - len("NATS/1.0\r\nNote: ü\r\n\r\n".encode()))
+    await stream.publish(domain, "note", as_large_as_can_be, headers={"Note": "ü"})
+    await stream.publish(domain, "note", b"x" * most)
+
+
+async def test_a_request_that_is_too_large_for_nats_is_said_to_be(transport: NatsTransport) -> None:
+    with pytest.raises(PayloadTooLarge, match="too large for NATS"):
+        await submit_over_nats(transport, "desk", Submission(goal="go", input="x" * 2 * 1024 * 1024))
 
 
 async def test_a_reader_takes_nothing_from_the_one_that_replaced_it(stream: EventStream, domain: str) -> None:
