@@ -73,7 +73,12 @@ def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict
         )
     _heading(out, "History, newest first")
     for transition in history:
-        _print_transition(out, transition)
+        try:
+            _print_transition(out, transition)
+        except (LookupError, TypeError, AttributeError):
+            if verdict.intact:
+                raise
+            out.print(plain(f"{transition.version:>6,}  is no transition", "red"))
     if not verdict.intact:
         out.print(plain(f"✗ {verdict.broken}", "bold red"))
     elif verdict.length == 0 and verdict.dropped is None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +16,9 @@ import msgspec
 
 from bus.address import Address, parse_address
 from bus.envelope import Header
-from bus.errors import InvalidAddress
+from bus.errors import BrokenChain, InvalidAddress
 from storage.boundary import translated
+from storage.chain import BODY
 from storage.domains import Connection
 from storage.inspect.history import LAST_VERSION, Transition, list_history
 from storage.inspect.turns import OpenTurn, PromiseView, find_open_turn
@@ -121,27 +123,42 @@ async def agent_timeline(
 
 
 def turn_of(address: str, row: Transition) -> Turn:
-    """A turn as its transition has it."""
+    """A turn as its transition has it; raises BrokenChain for what is none."""
     body = json.loads(row.body)
-    return made_turn(address, row.version, row.at.timestamp(), body["message"]["header"], body)
+    with _as_written(address, row.version):
+        header = body["message"]["header"]
+    return made_turn(address, row.version, row.at.timestamp(), header, body)
 
 
 def made_turn(address: str, version: int, committed: float, header: Any, body: Any) -> Turn:
-    """A turn of what its transition's body says, without the payload and the state."""
-    calls = body.get("calls") or []
-    return Turn(
-        address=address, version=version, journal=body.get("turn"), decision=body["decision"],
-        lifecycle=body["lifecycle"], header=msgspec.convert(header, Header), began=body.get("began") or body["at"],
-        ended=body["at"] if body.get("turn") else max(committed, body["at"]), failures=body.get("failures") or 0,
-        notes=body["notes"],
-        calls=[
-            Call(number=c["number"], key=c["key"], kind=c["kind"], name=c["name"], ok=c["ok"])
-            for c in calls[:CALLS]
-            if c["kind"] != _VOID
-        ],
-        more_calls=len(calls[CALLS:]),
-        sends=[Sent(id=s["id"], to=s["to"], type=s["type"], at=made_at(s["id"])) for s in body["sends"]],
-    )  # fmt: skip
+    """A turn of what its transition's body says, without the payload and the state; raises BrokenChain."""
+    with _as_written(address, version):
+        calls = body.get("calls") or []
+        return Turn(
+            address=address, version=version, journal=body.get("turn"), decision=body["decision"],
+            lifecycle=body["lifecycle"], header=msgspec.convert(header, Header), began=body.get("began") or body["at"],
+            ended=body["at"] if body.get("turn") else max(committed, body["at"]), failures=body.get("failures") or 0,
+            notes=body["notes"],
+            calls=[
+                Call(number=c["number"], key=c["key"], kind=c["kind"], name=c["name"], ok=c["ok"])
+                for c in calls[:CALLS]
+                if c["kind"] != _VOID
+            ],
+            more_calls=len(calls[CALLS:]),
+            sends=[Sent(id=s["id"], to=s["to"], type=s["type"], at=made_at(s["id"])) for s in body["sends"]],
+        )  # fmt: skip
+
+
+@contextmanager
+def _as_written(address: str, version: int) -> Iterator[None]:
+    """What lacks a part of a transition was not written by a turn."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, msgspec.MsgspecError):
+        raise BrokenChain(
+            f"The history of {address} is broken: version {version} is no transition.",
+            version=version, what=BODY, detail="is no transition",
+        ) from None  # fmt: skip
 
 
 def still_open(address: str, turn: OpenTurn) -> Turn:

@@ -87,6 +87,19 @@ async def test_an_edited_history_is_found(cli: Cli, desk: Deployment) -> None:
     assert "compare with a backup" in cli.err
 
 
+@pytest.mark.parametrize("body", ["{}", "[]", '{"message": {"header": {}}, "notes": [1], "sends": [{}]}'])
+async def test_what_an_edit_has_left_of_a_transition_is_shown_as_none(
+    cli: Cli, desk: Deployment, body: str
+) -> None:
+    await note(desk, "a", "first", "second")
+    await versions(desk, "a", 2)
+    await desk.pool.execute("update transitions set body = $1::json where version = 1", body)
+    shown = await cli("agent", "desk/clerk/a", code=1)
+    assert "1  is no transition\n" in shown
+    assert "✗ The history of desk/clerk/a is broken: version 1 does not hash" in shown
+    assert "version 1 is no transition" in await cli.error("agent", "desk/clerk/a", "--timeline")
+
+
 async def test_a_key_full_of_tricks_is_shown_harmlessly(cli: Cli, desk: Deployment) -> None:
     await note(desk, TRICKY.partition("/")[2], "\x1b]0;title\x07 [bold]x")
     await versions(desk, TRICKY.partition("/")[2], 1)
