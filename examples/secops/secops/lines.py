@@ -38,8 +38,8 @@ _KNOWN_FORMATS = {
     b"BZh": "bzip2-compressed (use `bzip2 -dc`)",
     b"PK\x03\x04": "a zip archive (use `unzip -p`)",
     b"LPKSHHRH": "a systemd journal (use `journalctl --file FILE -o short-iso`)",
-    b"\xff\xfe": "UTF-16 text (use `iconv -t UTF-8`)",
-    b"\xfe\xff": "UTF-16 text (use `iconv -t UTF-8`)",
+    b"\xff\xfe": "UTF-16 text (use `iconv -f UTF-16 -t UTF-8`)",
+    b"\xfe\xff": "UTF-16 text (use `iconv -f UTF-16 -t UTF-8`)",
 }
 
 

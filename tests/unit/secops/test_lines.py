@@ -105,7 +105,7 @@ def test_an_empty_log_is_refused(tmp_path: Path, content: bytes) -> None:
         (b"PK\x03\x04rest", "zip"),
         (b"\xfd7zXZ\0rest", "xz"),
         (b"LPKSHHRHrest", "journal"),
-        ("text".encode("utf-16"), "UTF-16"),
+        ("text".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
     ],
 )
 def test_a_binary_file_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
