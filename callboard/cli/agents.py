@@ -69,7 +69,7 @@ async def agents(
     if as_json:
         emit({"agents": page, "next": page[-1].address if more else None})
         return
-    console().print(_listed(page) if page else plain("No agent has had a message yet."))
+    console().print(_listed(page) if page else plain("No agent has had a turn yet."))
     if more:
         note(f"There are more: --after {shlex.quote(page[-1].address)}")
 

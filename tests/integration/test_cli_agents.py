@@ -141,6 +141,14 @@ async def test_who_pauses_an_agent_that_no_message_has_reached_is_told(cli: Cli,
     assert "No message" not in cli.err
 
 
+async def test_messages_that_wait_for_a_host_are_no_turns(cli: Cli, desk: Deployment) -> None:
+    await desk.forsake()
+    await desk.kill_hosts()
+    await note(desk, "a", "hello")
+    assert "No agent has had a turn yet." in await cli("agents")
+    assert (await cli.json("agent", "desk/clerk/a"))["mailbox"]["size"] == 1
+
+
 async def test_a_request_is_accepted_while_no_host_is_there(
     cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
