@@ -252,6 +252,7 @@ class Host:
     def waits(self, activation: Activation) -> None:
         self.workers.left(activation)
         self.waiting.waits(activation)
+        self.trials.waits(activation)
         self.workers.fill_places()
 
     def runs(self, activation: Activation) -> None:

@@ -53,7 +53,7 @@ class Trials:
         self._one = asyncio.Lock()  # two takeovers at once try their messages in turns
         self._under_way = 0
         self._untried = 0  # heads that are still to be begun
-        self._begun: set[Activation] = set()  # heads whose turns have not ended
+        self._begun: dict[Activation, asyncio.Event] = {}  # heads whose turns have not ended
 
     def is_at_rest(self, waits: Callable[[Activation], bool]) -> bool:
         """Whether nothing is under way but turns that wait."""
@@ -73,11 +73,11 @@ class Trials:
         self._under_way += 1
         open_()
         try:
-            for activation in [a for a in suspects if (head := a.head()) is not None and head.trials]:
-                del untried[activation]
-                await self._try_again(activation, quiet)
-                self._untried -= 1
             async with asyncio.TaskGroup() as turns:
+                for activation in [a for a in suspects if (head := a.head()) is not None and head.trials]:
+                    del untried[activation]
+                    await self._try_again(activation, turns, quiet)
+                    self._untried -= 1
                 await self._try_first(untried, turns, quiet)
         finally:
             self._under_way -= 1
@@ -85,12 +85,16 @@ class Trials:
             for activation in untried:
                 activation.running = False
 
-    async def _try_again(self, activation: Activation, quiet: Quiet) -> None:
-        """A message that was under way when its host died again."""
-        async with asyncio.TaskGroup() as turns, self._alone(quiet):
+    async def _try_again(self, activation: Activation, turns: asyncio.TaskGroup, quiet: Quiet) -> None:
+        """A message that was under way when its host died again; returns when nothing of it runs. The next one, which may be
+        what killed the host, would have it blamed once more."""
+        async with self._alone(quiet):
             for head in await self._attempt([activation]):
                 _logger.warning("trying a message of %s alone: its host has died again", activation.agent)
                 await self._begin(head, turns, SOLO_S)
+        at_rest = self._begun.get(activation)
+        if at_rest is not None:
+            await at_rest.wait()
 
     async def _try_first(
         self, untried: dict[Activation, None], turns: asyncio.TaskGroup, quiet: Quiet
@@ -115,23 +119,27 @@ class Trials:
     async def _begin(
         self, head: tuple[Activation, Envelope], turns: asyncio.TaskGroup, seconds: float
     ) -> asyncio.Task[None]:
-        """Start the turn, and wait for its end at most so long."""
+        """Start the turn, and wait until it has ended or waits, at most so long."""
         faultpoints.reached("trial.before")
-        self._begun.add(head[0])
-        ended = asyncio.Event()
-        turn = turns.create_task(self._handle(*head, ended))
+        at_rest = self._begun[head[0]] = asyncio.Event()
+        turn = turns.create_task(self._handle(*head, at_rest))
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await ended.wait()
+                await at_rest.wait()
         return turn
 
-    async def _handle(self, activation: Activation, envelope: Envelope, ended: asyncio.Event) -> None:
+    def waits(self, activation: Activation) -> None:
+        """Nothing of its turn runs until something else happens."""
+        if activation in self._begun:
+            self._begun[activation].set()
+
+    async def _handle(self, activation: Activation, envelope: Envelope, at_rest: asyncio.Event) -> None:
         activation.task = asyncio.current_task()
         try:
             entry = await self._run_turn(activation, envelope)
         finally:
-            self._begun.discard(activation)
-            ended.set()
+            del self._begun[activation]
+            at_rest.set()
         if entry is None:
             return
         # Were its next message to kill the process before this one has committed, this one would be blamed, again and again.

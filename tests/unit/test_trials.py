@@ -180,6 +180,29 @@ async def test_a_death_in_a_first_attempt_leaves_few_to_be_tried_alone(
         assert kit.dead_letters() == []
 
 
+class Resting(Agent):
+    """Its turn waits, and holds nothing meanwhile."""
+
+    kind = "resting"
+
+    @handler
+    async def on_job(self, job: Job, ctx: Context) -> None:
+        Tried.begun.append(ctx.address.agent)
+        await ctx.sleep(1_000)
+
+
+async def test_messages_that_wait_do_not_hold_up_those_that_are_tried_again_after_them(patient: None) -> None:
+    async with TestKit([Resting]) as kit:
+        await kit.crash()
+        for number in range(5):
+            await kit.send(f"test/resting/{number}", Job())
+        for times in (5, 10, 15):
+            await kit.recover()  # which waits until nothing is left to do: the clock stands still
+            assert begun_so_often(times)
+            await kit.crash()
+        await kit.recover()
+
+
 def begun_so_often(times: int) -> bool:
     return len(Tried.begun) == times
 
