@@ -210,6 +210,7 @@ class TestKit(Committed):
         target = event.target(message.model_dump(mode="json"))
         address = f"{self.domain.name}/{target}"
         sender = f"external/events/{name}"
+        key = None if key is None else f"event:{key}"  # events have keys of their own
         return await self._post.message(
             parsed(address), message, key=key, sender=sender, task=task, shared=event.shared
         )

@@ -310,6 +310,7 @@ async def test_an_event_goes_to_the_agent_that_the_domain_names() -> None:
     async with TestKit([Keeper], events=events) as kit:
         await kit.publish_event("noted", Note(text="a/b"), key="line 1")
         assert await kit.publish_event("noted", Note(text="a/b"), key="line 1") is None
+        assert await kit.send(f"{kit.domain.name}/keeper/c", Note(text="c"), key="line 1") is not None
         await kit.quiet()
         assert kit.state("test/keeper/by-a/b").senders == ["external/events/noted"]
         with pytest.raises(InvalidMessage, match="has no event 'other'"):
