@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -84,4 +84,5 @@ def inside(place: str, gates: tuple[Gate, ...] = (), *, may_call: bool = True) -
     try:
         yield
     finally:
-        current.reset(before)
+        with suppress(ValueError):  # closed by the collector, as when its host has ended: in another context
+            current.reset(before)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
+from actors.branch import inside
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.errors import InvalidMessage, JournalFull, StepFailed
@@ -391,3 +393,15 @@ async def test_a_result_on_record_that_newer_code_cannot_read_waits_for_a_person
         await kit.resume(AT)
         await kit.quiet()
         assert (kit.state(AT).log, Waiter.calls) == (["Riga"], ["find"])
+
+
+async def test_a_step_that_is_cut_off_with_its_host_ends_without_a_word() -> None:
+    """The collector closes what was left, wherever that runs."""
+
+    async def step() -> None:
+        with inside("#1"):
+            await asyncio.Event().wait()
+
+    left = step()
+    copy_context().run(left.send, None)
+    left.close()
