@@ -102,9 +102,15 @@ def _disk(home: Path) -> Finding:
 def _private_files(home: Path) -> Finding:
     names = ("credentials.json", "instance.json", "ray/auth_token", KEY)
     # Those of tools and upstreams are written by hand; another folder for them has rules of its own.
-    secrets = [*(home / name for name in names), *sorted((home / "secrets").glob("*"))]
+    by_hand = home / "secrets"
+    secrets = [*(home / name for name in names), *sorted(by_hand.glob("*"))]
     found = [path for path in secrets if path.is_file()]
-    open_ones = [str(path) for path in found if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    open_ones = [
+        str(path)
+        for path in found
+        if _is_open(path)
+        and (path.parent != by_hand or _is_open(by_hand))  # nobody comes through a closed one
+    ]
     if open_ones:
         return fail(
             "private files", f"others can read {', '.join(open_ones)}", f"chmod 600 {shlex.join(open_ones)}"
@@ -113,6 +119,11 @@ def _private_files(home: Path) -> Finding:
         "private files",
         "passwords, keys and tokens are readable by their owner only" if found else "none yet",
     )
+
+
+def _is_open(path: Path) -> bool:
+    """Whether others than the owner have any right to it."""
+    return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
 
 
 # -- who listens -------------------------------------------------------------------------------------

@@ -47,6 +47,15 @@ def test_a_password_file_that_others_can_read_is_a_failure(tmp_path: Path, name:
     assert shlex.split(found.mend) == ["chmod", "600", str(tmp_path / name)]
 
 
+def test_a_secret_in_a_folder_that_only_its_owner_may_enter_is_private(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir(mode=0o700)
+    (tmp_path / "secrets" / "KEY").write_text("secret")
+    (tmp_path / "secrets" / "KEY").chmod(0o644)
+    assert _private_files(tmp_path).status == "good"
+    (tmp_path / "secrets").chmod(0o755)
+    assert _private_files(tmp_path).status == "fail"
+
+
 def _private_files(home: Path) -> Finding:
     found = {finding.check: finding for finding in examine_machine(Settings(home=home), None)}
     return found["private files"]
