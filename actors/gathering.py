@@ -140,5 +140,8 @@ class Gathering:
         gates = self._gates
         if self._first is not None and self._first < len(self._calls):
             gates = (*gates, Gate(self._place, self._first, len(self._calls), n))
-        branch.current.set(Branch(self._prefix(n), gates=gates))  # of this task alone: its context is a copy
+        outer = branch.current.get()
+        is_in_step = outer is not None and outer.is_in_step
+        inner = Branch(self._prefix(n), gates=gates, is_in_step=is_in_step)
+        branch.current.set(inner)  # of this task alone: its context is a copy
         return await self._calls[n]

@@ -326,9 +326,13 @@ async def test_a_step_that_waits_is_put_away_and_its_function_goes_on_from_where
         assert (kit.state(AT).log, Waiter.calls) == (["BEFORE AFTER"], ["before", "after"])
 
 
-async def test_a_steps_function_cannot_say_what_undoes_it() -> None:
-    async def inner(ctx: Context) -> None:
+@pytest.mark.parametrize("is_beside", [False, True], ids=["itself", "beside_another"])
+async def test_a_steps_function_cannot_say_what_undoes_it(is_beside: bool) -> None:
+    async def undone(ctx: Context) -> None:
         ctx.compensate(call, "undo")
+
+    async def inner(ctx: Context) -> None:
+        await (ctx.gather(undone(ctx)) if is_beside else undone(ctx))
 
     async def run(self: Waiter, ctx: Context) -> None:
         with pytest.raises(StepFailed, match="cannot say what undoes it"):
