@@ -72,7 +72,7 @@ class Outcomes:
         empty.answer_failed(reason, error)
         if reason != EXPIRED and envelope.header.type != TROUBLE:
             empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
-        return self._buried(activation, envelope, empty, ending, dead)
+        return self._given_up(activation, envelope, empty, "dead_letter", ending, dead)
 
     def give_up_plainly(
         self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending
@@ -84,27 +84,30 @@ class Outcomes:
         empty = Context(self._scope, alone, ctx.now)
         empty.explain("dead_letter", reason=ending.reason, error=_PLAIN_WORDS, failures=envelope.failures)
         ctx.logger.error("nobody is told that %s is a dead letter: %s", envelope.header.id, _PLAIN_WORDS)
-        return self._buried(activation, alone, empty, ending, dead)
+        return self._given_up(activation, alone, empty, "dead_letter", ending, dead)
 
-    def _buried(
-        self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending, dead: DeadLetter
+    def cancel(self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending) -> TurnRecord:
+        """The message's task was cancelled: it is handled no further, and nobody need look after it."""
+        empty = Context(self._scope, envelope, ctx.now)
+        empty.explain("cancelled", reason=ending.error)
+        empty.answer_failed(CANCELLED, ending.error)
+        return self._given_up(activation, envelope, empty, CANCELLED, ending)
+
+    def _given_up(
+        self,
+        activation: Activation,
+        envelope: Envelope,
+        ctx: Context,
+        decision: str,
+        ending: Ending,
+        dead: DeadLetter | None = None,
     ) -> TurnRecord:
         state, lifecycle = activation.state_json, activation.lifecycle
         if ending.destroys:
             state, lifecycle = None, DESTROYED
         return self._record(
-            activation, envelope, ctx, "dead_letter", state, activation.schema_version, lifecycle, dead
+            activation, envelope, ctx, decision, state, activation.schema_version, lifecycle, dead
         )
-
-    def cancel(self, activation: Activation, envelope: Envelope, ctx: Context, why: str) -> TurnRecord:
-        """The message's task was cancelled: it is handled no further, and nobody need look after it."""
-        empty = Context(self._scope, envelope, ctx.now)
-        empty.explain("cancelled", reason=why)
-        empty.answer_failed(CANCELLED, why)
-        return self._record(
-            activation, envelope, empty, CANCELLED, activation.state_json, activation.schema_version,
-            activation.lifecycle,
-        )  # fmt: skip
 
     def hold_back(self, activation: Activation, envelope: Envelope, error: Exception) -> Mark:
         """The message keeps its place for a host with the domain's newest code; nothing has failed."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from actors.control import EditTurn
 from actors.domain import TaskSpec
 from actors.retry import RetryPolicy
+from actors.task_messages import TaskWork
 from bus.errors import AskFailed
 from callboard import Agent, Context, NotHappened, handler, message, tool
 from callboard.testing import TestKit
@@ -358,3 +359,29 @@ async def test_code_that_does_something_else_is_skipped_where_nothing_is_to_be_u
         await kit.quiet()
         assert [letter.reason for letter in kit.dead_letters(AT)] == ["skipped"]
         assert not kit.store.waits.turns
+
+
+class Lead(Agent):
+    kind = "lead"
+
+    @handler
+    async def on_work(self, work: TaskWork, ctx: Context) -> None:
+        await ctx.sleep(3600)
+
+
+async def test_an_agent_whose_cancelled_turn_cannot_be_undone_can_be_destroyed() -> None:
+    async def comes_nowhere(self: Worker, ctx: Context) -> None:
+        pass
+
+    async with TestKit([Worker, Lead]) as kit:
+        task = await kit.give_task("test/lead/l")
+        await kit.send(AT, program(_trip), task=task)
+        await kit.advance(minutes=1)
+        program(comes_nowhere)  # other code
+        await kit.cancel_task(task)
+        await kit.advance(minutes=1)
+        assert kit.lifecycle(AT) == "paused"
+        await kit.destroy(AT, leave_done=True)
+        await kit.quiet()
+        assert kit.lifecycle(AT) == "destroyed"
+        assert [turn.decision for turn in kit.history(AT)] == ["paused", "destroying", "cancelled"]
