@@ -47,7 +47,8 @@ class Settling:
                     if outcome.seq is not None:
                         host.mailboxes.handled(activation, outcome.seq)
                         if outcome.journal is not None and outcome.journal.does is Does.RESUME:
-                            reopened.append(activation)
+                            # One that has come in its place may have read what was committed before.
+                            reopened.append(host.mailboxes.roster.find(activation.key) or activation)
                     if outcome.tasks or outcome.task_events:
                         host.on_task_events(outcome)
             if entry.done is not None:

@@ -324,6 +324,40 @@ async def test_a_host_that_dies_after_a_skip_has_committed_leaves_nothing_undone
         assert [letter.reason for letter in kit.dead_letters()] == ["skipped"]
 
 
+async def test_a_turn_is_ended_also_where_its_agent_has_come_back_while_the_skip_was_being_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit_begins, may_commit = asyncio.Event(), asyncio.Event()
+
+    async with TestKit([Worker]) as kit:
+        await at_the_sleep(kit)
+        commit = kit.store.commit
+
+        async def late(*given: Any) -> Any:
+            commit_begins.set()
+            await may_commit.wait()
+            return await commit(*given)
+
+        monkeypatch.setattr(kit.store, "commit", late)
+        await kit.skip_turn(AT)
+        await asyncio.wait_for(commit_begins.wait(), 5)
+        host = kit._running[0].host
+        before = host.mailboxes.roster.find((kit.tenant, "worker/a"))
+        assert before is not None
+        host.mailboxes.drop(before)  # as when storage was away for what it does next
+        host.settling.restart(before)
+
+        for _ in range(50):
+            await asyncio.sleep(0)
+        now = host.mailboxes.roster.find(before.key)
+        assert now is not None
+        assert now is not before
+        assert now.loaded
+        may_commit.set()
+        await kit.quiet()
+        assert [letter.reason for letter in kit.dead_letters(AT)] == ["skipped"]
+
+
 async def test_code_that_no_longer_comes_to_what_undoes_a_skipped_turn_is_waited_for_unless_it_is_left() -> (
     None
 ):
