@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 
+import msgspec
+
 from serve.gateway import rules
 from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
 from serve.gateway.cache import ExactCache, Shelf, cache_key, repeat_key
@@ -197,9 +199,10 @@ class Answering:
         try:
             async with asyncio.timeout(_EMBEDDED_WITHIN_S):
                 answer, _ = await self._cache.get(key, lambda: self._paid(payer, model, request))
-            return [one["embedding"] for one in answer.body["data"]]
-        except (ApiError, TimeoutError, KeyError, TypeError):
+            vectors = msgspec.convert([one["embedding"] for one in answer.body["data"]], list[list[float]])
+        except (ApiError, TimeoutError, KeyError, TypeError, msgspec.ValidationError):
             return None
+        return vectors if len(vectors) == len(texts) else None
 
     async def _paid(self, payer: Payer, model: ModelSpec, request: ModelRequest) -> Answer:
         try:

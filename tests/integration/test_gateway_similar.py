@@ -113,6 +113,24 @@ async def test_without_its_embedding_a_question_is_asked(stage: Stage) -> None:
         assert (await state(front))["kept"] == 0
 
 
+@pytest.mark.parametrize("written", ["AACAPw==", [None]])
+async def test_an_embedding_that_is_no_vector_is_none(stage: Stage, written: Any) -> None:
+    async with front_of(stage) as front:
+        front.openai.put_on(reply(embeddings(written)))
+        front.claude.put_on(says("one"))
+        assert (await ask(front, "how are you"))[0] == "one"
+        assert (await state(front))["kept"] == 0
+
+
+async def test_with_fewer_embeddings_than_answers_these_are_taken_for_others(stage: Stage) -> None:
+    async with front_of(stage, shadow=1.0) as front:
+        front.openai.put_on(*(reply(embeddings(one)) for one in (EAST, NEAR, EAST)))
+        front.claude.put_on(says("blue"), says("green"))
+        await ask(front, "which colour is it")
+        assert (await ask(front, "which colour is that"))[0] == "green"
+        assert (await state(front))["wrong"] == 1
+
+
 async def test_with_its_upstream_away_a_sampled_question_gets_what_there_is(stage: Stage) -> None:
     async with front_of(stage, shadow=1.0) as front:
         front.openai.put_on(reply(embeddings(EAST)))
