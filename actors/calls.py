@@ -85,8 +85,8 @@ class DurableCalls(Approvals):
         """Call a function once and record its result, which JSON must be able to carry; return it.
 
         A plain function runs in a thread. A result is given as the function's return annotation says, or as plain
-        JSON values without one. Raises StepFailed with the function's error once `retry` allows no further try, and
-        InvalidPayload or PayloadTooLarge for a result that cannot be recorded.
+        JSON values without one. Raises StepFailed with the function's error once `retry` allows no further try, or with
+        why its result cannot be recorded, and InvalidPayload for a result that is not what the annotation says.
         """
         name = name_of(function)
         branch_ = self._branch()
@@ -100,9 +100,8 @@ class DurableCalls(Approvals):
         ok, text = await self._once(place, STEP, name, made)
         if not ok:
             raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
-        if is_replayed:
-            return self._journal().read_again(text, function, place, f"{STEP} {name}")
-        return values.decode(text, function)
+        what = f"{STEP} {name}"
+        return self._journal().result(text, function, place, what, is_replayed=is_replayed)
 
     async def _once(
         self,

@@ -74,10 +74,9 @@ class Call:
             make = self._make_freely if self._tool.effect is Effect.PURE else self._make_once
             entry = refused or await make()
         text = await journal.text_of(entry)
-        if entry.ok and is_replayed:
-            return journal.read_again(text, self._tool.function, place, f"{CALL} {self._tool.name}")
         if entry.ok:
-            return values.decode(text, self._tool.function)
+            what = f"{CALL} {self._tool.name}"
+            return journal.result(text, self._tool.function, place, what, is_replayed=is_replayed)
         error = msgspec.json.decode(text, type=values.Error)
         final = _FINAL.get(error.type)
         if final is not None:

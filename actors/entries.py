@@ -17,6 +17,7 @@ SENT = "sent"
 STEP = "step"
 CHOICE = "choice"
 VOID = "void"  # an entry that takes back a failure, so that the call is made anew
+UNFIT = "unfit"  # an entry: a result was not what its function's annotation says when it was made
 
 _KINDS = tuple(Kind)  # those of promises
 _quote = JSONEncoder(ensure_ascii=False).encode
@@ -140,7 +141,11 @@ class Entries:
     def check_complete(self) -> None:
         """Raise NonDeterministicHandler when the handler has ended without a call that is recorded."""
         for left in self:
-            if left.key in self._used or left.kind in (SENT, VOID) or left.key.startswith(self._forgiven):
+            if (
+                left.key in self._used
+                or left.kind in (SENT, VOID, UNFIT)
+                or left.key.startswith(self._forgiven)
+            ):
                 continue
             if self._is_within_another(left.key):
                 continue

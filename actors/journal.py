@@ -11,7 +11,7 @@ import msgspec
 from actors import values
 from actors.branches import Branches
 from actors.draft import Draft
-from actors.entries import SENT, VOID, Entries, Sent
+from actors.entries import SENT, UNFIT, VOID, Entries, Sent
 from actors.promises import Promises
 from actors.saga import UNWIND, UNWIND_AT, Ending, Saga
 from actors.wake import Wake, decode_wake
@@ -141,14 +141,19 @@ class Journal:
         """What an entry says, which may stand in a blob; raises BlobsUnavailable."""
         return entry.value if entry.blob is None else await self._fetch(entry.blob)
 
-    def read_again(self, text: str, function: Callable[..., Any], place: str, what: str) -> Any:
-        """The result on record, as the function's annotation says; raises NonDeterministicHandler where other code would
-        have another one: the turn waits for a person, and what it has done is not undone for that. One that is given up
-        only wants to end: InvalidPayload."""
+    def result(
+        self, text: str, function: Callable[..., Any], place: str, what: str, *, is_replayed: bool
+    ) -> Any:
+        """A result as the function's annotation says; raises InvalidPayload for one that never was that, also when the turn
+        runs again. One on record that other code would have otherwise raises NonDeterministicHandler: the turn waits for
+        a person, and what it has done is not undone for that. One that is given up only wants to end: InvalidPayload."""
         try:
             return values.decode(text, function)
         except InvalidPayload as unfit:
-            if self.branches.is_ending:
+            never_fitted = f"#unfit:{place}"
+            if not is_replayed:
+                self.record(never_fitted, UNFIT, what, "null", ok=False)
+            if not is_replayed or never_fitted in self.entries or self.branches.is_ending:
                 raise
             raise NonDeterministicHandler(
                 f"At {place} the handler calls {what}; {unfit.message[0].lower()}{unfit.message[1:]}",

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from actors.branch import inside
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
-from bus.errors import InvalidMessage, JournalFull, StepFailed
+from bus.errors import InvalidMessage, InvalidPayload, JournalFull, StepFailed
 from callboard import Context, tool
 from tests.unit.agents import Note
 from tests.unit.waiter import AT, Run, Waiter, call, counted, leftovers, program, put_away, waiters
@@ -409,3 +409,24 @@ async def test_a_step_that_is_cut_off_with_its_host_ends_without_a_word() -> Non
     left = step()
     copy_context().run(left.send, None)
     left.close()
+
+
+@pytest.mark.parametrize("by_tool", [False, True])
+async def test_a_result_that_has_never_fitted_does_not_fit_again_when_its_turn_runs_again(
+    by_tool: bool,
+) -> None:
+    def find() -> Place:
+        Waiter.calls.append("find")
+        return "Riga"  # type: ignore[return-value]
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        with pytest.raises(InvalidPayload, match="does not fit what"):
+            await (ctx.call(tool(find)) if by_tool else ctx.step(find))
+        await ctx.sleep(60)
+        self.state.log.append("without")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert (kit.state(AT).log, Waiter.calls) == (["without"], ["find"])
