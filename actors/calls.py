@@ -92,14 +92,24 @@ class DurableCalls(Approvals):
         branch_ = self._branch()
         place = branch_.place(key)
 
+        cause: Exception | None = None
+
         async def made() -> Any:
+            nonlocal cause
             with branch.inside(place, branch_.gates):
-                return await attempt(self, function, arguments, named, retry)
+                try:
+                    return await attempt(self, function, arguments, named, retry)
+                except Exception as error:
+                    cause = error
+                    raise
 
         is_replayed = place in self._journal().entries
         ok, text = await self._once(place, STEP, name, made)
         if not ok:
-            raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place)
+            try:  # with its cause: what has failed within it is made anew with it
+                raise StepFailed(f"{name} failed: {values.error_line(text)}.", place=place) from cause
+            finally:
+                cause = None  # whose traceback has this frame
         what = f"{STEP} {name}"
         return self._journal().result(text, function, place, what, is_replayed=is_replayed)
 

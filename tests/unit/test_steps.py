@@ -430,3 +430,23 @@ async def test_a_result_that_has_never_fitted_does_not_fit_again_when_its_turn_r
         await put_away(kit)
         await kit.advance(seconds=61)
         assert (kit.state(AT).log, Waiter.calls) == (["without"], ["find"])
+
+
+async def test_a_step_within_a_step_that_has_failed_is_made_anew_with_it() -> None:
+    async def flaky() -> str:
+        Waiter.calls.append("flaky")
+        if len(Waiter.calls) == 1:
+            raise ValueError("once")
+        return "there"
+
+    async def outer(ctx: Context) -> str:
+        return str(await ctx.step(flaky))
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(str, "on record")
+        self.state.log.append(await ctx.step(outer, ctx))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(minutes=1)
+        assert (kit.state(AT).log, Waiter.calls) == (["there"], ["flaky", "flaky"])
