@@ -59,7 +59,7 @@ def decode_parcel(data: bytes) -> Parcel:
     except msgspec.MsgspecError as error:
         raise InvalidMessage(
             f"A NATS message on an agents subject is not a parcel: {error}.",
-            fix="Publish events to callboard.events.>, never to callboard.agents.>.",
+            fix="Publish events to callboard.events.DOMAIN.NAME, never to callboard.agents.>.",
         ) from None
 
 
