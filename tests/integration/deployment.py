@@ -120,7 +120,12 @@ class Deployment:
             with contextlib.suppress(NatsError, TimeoutError):
                 await transport.client.jetstream().purge_stream(EVENTS_STREAM, subject=events(domain.name))
             await transport.close()
-            pool.terminate()
+            # A connection that is just being given back would fail where nobody looks, were it only terminated.
+            try:
+                async with asyncio.timeout(5):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
 
     async def coordinate(self, *, hosts: int = 1) -> None:
         """A coordinator appears, and wants so many hosts."""
