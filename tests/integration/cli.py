@@ -63,6 +63,15 @@ async def desk_at_work(
     monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
     async with Deployment.open(DESK, database, services.nats_url) as desk:
         await desk.coordinate()
+
+        async def is_ready() -> bool:
+            return bool(
+                await desk.pool.fetchval("select exists (select from hosts where ready_at is not null)")
+            )
+
+        await until(
+            is_ready
+        )  # one that is ended while it connects leaves the drivers' sockets to the collector
         yield desk
 
 
