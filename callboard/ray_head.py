@@ -181,7 +181,7 @@ class RayHead:
                     "RAY_worker_niceness": "0",
                     # Serve would kill a proxy that a busy machine lets import Ray for more than three times 5 s.
                     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-                    # What Serve runs of ours never blocks its event loop; threads of its own cost a fifth of the requests.
+                    # What Serve runs of ours does its long work in threads; more of them, one loop each, cost requests (decision 45).
                     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
                     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
                     **os.environ,

@@ -40,7 +40,7 @@ ASK: Any = [{"role": "user", "content": "Hello"}]
 MODELS = """\
 upstreams:
   house: {{type: openai_compatible, base_url: "{url}/v1", api_key: HOUSE_KEY, silence_s: 60}}
-  here: {{type: local}}
+  here: {{type: local, embedding: {{dtype: float32}}}}  # the numbers of the library
 models:
   vectors: {{serves: embeddings, targets: [{{upstream: here, model: sentence-transformers/all-MiniLM-L6-v2}}]}}
   small: {{targets: [{{upstream: house, model: qwen3, price: {{input: 0.25, output: 2}}}}]}}
@@ -109,7 +109,7 @@ async def test_a_model_that_runs_here_starts_when_it_is_asked_and_gives_what_its
 ) -> None:
     async with served.client() as gateway:
         found = await gateway.with_options(timeout=110).embeddings.create(model="vectors", input=TEXTS)
-        assert [one.embedding[:4] for one in found.data] == [pytest.approx(one, abs=5e-3) for one in VECTORS]
+        assert [one.embedding[:4] for one in found.data] == [pytest.approx(one, abs=1e-4) for one in VECTORS]
         assert (len(found.data[0].embedding), found.usage.total_tokens) == (384, 21)
         with pytest.raises(openai.BadRequestError, match=r"input\[1\] has more than 256 tokens"):
             await gateway.embeddings.create(model="vectors", input=["short", "long " * 300])
