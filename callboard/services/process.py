@@ -83,9 +83,9 @@ def _private(path: str, flags: int) -> int:
 async def stop(name: str, *, lock_path: Path, how: signal.Signals, timeout_s: float) -> None:
     """Ask the server that holds `lock_path` to end, and wait until its last process has.
 
-    Raises `ServiceUnavailable` if it has not within `timeout_s`.
+    Raises `ServiceUnavailable` if it has not within `timeout_s`, and what `settled` raises.
     """
-    pid = running(lock_path)
+    pid = await settled(lock_path)
     if pid is None:
         return
     try:
@@ -110,7 +110,7 @@ async def settled(lock_path: Path) -> int | None:
     deadline = asyncio.get_running_loop().time() + CHILDREN_S
     while lock.held(lock_path):
         pid = lock.holder_of(lock_path)
-        if pid is not None and _is_alive(pid):
+        if pid is not None and _has_open(pid, lock_path):
             return pid
         if asyncio.get_running_loop().time() >= deadline:
             raise held_by_another(lock_path)
@@ -125,12 +125,14 @@ def running(lock_path: Path) -> int | None:
 
 def held_by_another(lock_path: Path) -> DataFolderError:
     """The error for a data folder that a process other than our server holds."""
-    return foreign_holder(lock_path.with_suffix(""), lock.holder_of(lock_path))
+    pid = lock.holder_of(lock_path)
+    seen = pid is not None and _has_open(pid, lock_path)
+    return foreign_holder(lock_path.with_suffix(""), pid if seen else None)
 
 
 def foreign_holder(folder: Path, pid: int | None) -> DataFolderError:
     """The error for a data folder held by a process that Callboard did not start."""
-    who = "another process" if pid is None else f"process {pid} ({_command_of(pid)})"
+    who = "a process that cannot be seen from here" if pid is None else f"process {pid} ({_command_of(pid)})"
     return DataFolderError(
         f"The data folder {folder} is held by {who}, which Callboard did not start.",
         fix="Stop that process, or set CALLBOARD_HOME to another folder.",
@@ -138,11 +140,20 @@ def foreign_holder(folder: Path, pid: int | None) -> DataFolderError:
     )
 
 
-def _is_alive(pid: int) -> bool:
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether it is that process: the number may be another container's, or have been given away again."""
     try:
-        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
+        wanted = path.stat()
+        return any(_is_file(opened.path, wanted) for opened in psutil.Process(pid).open_files())
+    except (psutil.Error, FileNotFoundError):
         return False
+
+
+def _is_file(path: str, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), wanted)
+    except OSError:
+        return False  # removed, or in a folder that we may not see
 
 
 def _command_of(pid: int) -> str:
