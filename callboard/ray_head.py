@@ -57,7 +57,7 @@ class RayHead:
 
     def authenticate(self) -> None:
         """Make this process use the cluster's token; call it before Ray is imported."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         if not self.token_path.exists():
             made = self.folder / f"auth_token.{os.getpid()}"
             write_private(made, secrets.token_hex(32))
@@ -153,7 +153,7 @@ class RayHead:
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise ServiceUnavailable(f"{temp} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
         (temp / "ray_current_cluster").unlink(missing_ok=True)
-        port = _free_port()
+        port, client_port = _free_ports()
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 [
@@ -167,6 +167,8 @@ class RayHead:
                     "--include-dashboard=true",
                     "--dashboard-host=127.0.0.1",
                     f"--dashboard-port={port}",
+                    # Nobody uses it; on its default, 10001, which another user's Ray may have, the head would end.
+                    f"--ray-client-server-port={client_port}",
                     f"--num-cpus={os.cpu_count() or 1}",
                     f"--object-store-memory={OBJECT_STORE_BYTES}",
                     "--disable-usage-stats",
@@ -238,10 +240,11 @@ def _signal(process: psutil.Process, how: str) -> None:
         _logger.debug("process %d: %s", process.pid, error)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:  # both held, so that they are two
+        one.bind(("", 0))
+        other.bind(("", 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def _keep_logs(temp: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -86,3 +87,26 @@ def test_a_link_in_the_place_of_rays_folder_is_not_followed(head: RayHead, tmp_p
     with pytest.raises(ServiceUnavailable, match="belongs to somebody else"):
         head._launch()
     assert not list((tmp_path / "precious").iterdir())
+
+
+async def test_a_head_takes_no_fixed_port_that_another_users_ray_may_have(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that what a start sets is undone
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")
+    commands: list[list[str]] = []
+
+    def refuse(command: list[str], **_: object) -> None:
+        commands.append(command)
+        raise OSError("no Ray here")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(OSError, match="no Ray here"):
+        await head.start()
+    options = dict(word.partition("=")[::2] for word in commands[0])
+    ports = [int(options[f"--{name}"]) for name in ("dashboard-port", "ray-client-server-port")]
+    assert len(set(ports)) == 2
+    assert 10001 not in ports  # Ray's default: where another user has it, the head ends as it starts
+    for port in ports:
+        with socket.socket() as probe:
+            probe.bind(("", port))
