@@ -104,7 +104,7 @@ async def stop_cluster(settings: Settings, *, progress: Progress = quiet) -> boo
     asked.
     """
     home = Home(settings.home)
-    if not home.path.is_dir():
+    if not home.exists():
         return await _stop(settings, progress)
     users = Users(home)
     async with users.alone(progress):
@@ -135,11 +135,12 @@ async def _using(settings: Settings, progress: Progress) -> AsyncIterator[Users]
     users = Users(Home(settings.home))
     try:
         yield users
-    except BaseException:
+    except BaseException as first:
         try:
             await _leave(settings, users, progress)
-        except CallboardError as error:  # not in the place of what went wrong before
-            progress(f"Warning: {error}")
+        except CallboardError as error:  # not in the place of what went wrong before, nor a second time
+            if str(error) != str(first):
+                progress(f"Warning: {error}")
         raise
     await _leave(settings, users, progress)
 
@@ -250,6 +251,9 @@ async def _ray_address(settings: Settings, head: RayHead) -> str:
 
 async def _ray_process(settings: Settings, head: RayHead) -> RayProcess:
     if settings.ray_address is None:
+        Home(
+            settings.home
+        ).create()  # with the mode that it is to have, before the token's folder is made in it
         head.authenticate()  # it inherits the token
     return await RayProcess.start()
 

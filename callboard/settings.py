@@ -5,6 +5,7 @@ Every field can be set as `CALLBOARD_<FIELD>`; `RAY_ADDRESS` is Ray's own name a
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -96,6 +97,15 @@ class Settings(BaseSettings):
         if not folder.is_absolute():
             raise ValueError("must be an absolute path")
         return folder
+
+    @field_validator("home")
+    @classmethod
+    def _no_file(cls, home: Path) -> Path:
+        with contextlib.suppress(OSError):  # what may not be looked at is said where it is used
+            found = next(path for path in (home, *home.parents) if path.exists())
+            if not found.is_dir():
+                raise ValueError(f"must be a folder; {found} is none")
+        return home
 
     @property
     def secrets_folder(self) -> Path:

@@ -63,6 +63,16 @@ class Home:
                 fix="Run as that user, or set CALLBOARD_HOME to a folder of your own.",
             )
 
+    def exists(self) -> bool:
+        """Raises `DataFolderError` where we may not look."""
+        try:
+            return self.path.is_dir()
+        except PermissionError as error:
+            raise DataFolderError(
+                f"The data folder {self.path} belongs to another user.",
+                fix="Run as that user, or set CALLBOARD_HOME to a folder of your own.",
+            ) from error
+
     def make_folder(self, name: str, account: Account) -> Path:
         """A folder of the account's own, mode 0700."""
         folder = self.path / name

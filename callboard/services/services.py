@@ -85,7 +85,7 @@ async def ensure_services(settings: Settings) -> Services:
 async def stop_instance(settings: Settings) -> bool:
     """Stop the embedded services of the instance in `CALLBOARD_HOME`; False when none ran."""
     home = Home(settings.home)
-    if not home.path.is_dir():
+    if not home.exists():
         return False
     async with lock.exclusive(home / "instance.lock", timeout_s=LOCK_TIMEOUT_S):
         found = [server for server in _embedded(home) if server.running() is not None]

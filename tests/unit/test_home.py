@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bus.errors import DataFolderError
+from callboard.runtime import stop_cluster
 from callboard.services.account import Account
 from callboard.services.home import Home, write_private
+from callboard.settings import Settings
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
@@ -37,3 +40,15 @@ def test_a_folder_whose_maker_was_killed_is_given_to_its_account_all_the_same(
     monkeypatch.setattr(os, "chown", lambda path, uid, gid, **how: given.append((path, uid)))
     assert Home(tmp_path).make_folder("nats", account) == tmp_path / "nats"
     assert given == [(tmp_path / "nats", account.uid)]
+
+
+async def test_a_folder_that_may_not_be_looked_at_is_said_by_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    settings = Settings(home=tmp_path)
+    monkeypatch.setattr(Path, "is_dir", refuse)  # not by its mode: root may look at everything
+    with pytest.raises(DataFolderError, match=f"{tmp_path} belongs to another user"):
+        await stop_cluster(settings)

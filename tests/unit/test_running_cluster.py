@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bus.errors import ServiceUnavailable
+from bus.errors import DataFolderError, ServiceUnavailable
 from callboard import runtime
+from callboard.ray_head import RayHead
 from callboard.ray_process import RayProcess
 from callboard.services import Endpoints
 from callboard.settings import Settings
@@ -159,6 +162,45 @@ def command(world: World, tmp_path: Path) -> Commands:
 STOPPED = ["hosts drained", "ray stopped", "services stopped"]
 
 
+@pytest.fixture
+def real_token(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """Ray's token is made as it is in earnest; Ray is not started."""
+    monkeypatch.setattr(runtime, "ray_head", lambda settings: RayHead(folder=settings.home / "ray"))
+    monkeypatch.setattr(RayHead, "start", _no_ray)
+    for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(variable, "")  # so that what is set now is undone
+
+
+@pytest.mark.usefixtures("real_token")
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+async def test_the_data_folder_has_its_own_mode_whatever_the_umask_also_when_rays_token_comes_first(
+    world: World, tmp_path: Path, umask: int
+) -> None:
+    home = tmp_path / "parent" / "home"
+    before = os.umask(umask)
+    try:
+        with pytest.raises(ServiceUnavailable, match="no Ray here"):
+            async with Commands(world, home)():
+                pass
+    finally:
+        os.umask(before)
+    assert (home / "ray" / "auth_token").exists()
+    assert stat.S_IMODE(home.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
+    assert stat.S_IMODE(home.parent.stat().st_mode) == 0o755
+
+
+@pytest.mark.usefixtures("real_token")
+async def test_a_data_folder_that_cannot_be_made_is_said(world: World) -> None:
+    with pytest.raises(DataFolderError, match=r"/proc/none cannot be made: No such file.*Set CALLBOARD_HOME"):
+        async with Commands(world, Path("/proc/none"))():
+            pass
+    assert world.did == []
+
+
+async def _no_ray(_: RayHead) -> str:
+    raise ServiceUnavailable("There is no Ray here.")
+
+
 async def test_what_a_command_started_is_stopped_at_its_end_the_hosts_first(
     world: World, command: Commands
 ) -> None:
@@ -294,3 +336,17 @@ async def test_the_services_are_stopped_where_stopping_ray_has_failed(
         async with command():
             pass
     assert world.did == ["started", *STOPPED]
+
+
+async def test_a_ray_that_cannot_be_joined_is_said_once_also_where_it_cannot_be_stopped_for_that(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> Any:
+        raise ServiceUnavailable(f"Ray at {ELSEWHERE} does not answer.")
+
+    monkeypatch.setattr(runtime, "check_ray", away)
+    monkeypatch.setattr(runtime, "end_in_ray", away)
+    with pytest.raises(ServiceUnavailable, match="does not answer"):
+        async with Commands(world, tmp_path, ELSEWHERE)():
+            pass
+    assert not [line for line in world.said if "does not answer" in line]

@@ -40,6 +40,14 @@ def test_a_tilde_in_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().home == Path("/home/ada/data")
 
 
+@pytest.mark.parametrize("below", ["", "/folder/in/it"])
+def test_a_home_that_is_a_file_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CALLBOARD_HOME", f"{tmp_path}/file{below}")
+    with pytest.raises(SettingsError, match=f"CALLBOARD_HOME: must be a folder; {tmp_path}/file is none"):
+        load_settings()
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLBOARD_POSTGRES_URL", "")
     monkeypatch.setenv("RAY_ADDRESS", "")
