@@ -101,7 +101,13 @@ def open_log(path: str | Path, *, max_bytes: int = MAX_INPUT_BYTES) -> Iterator[
             else:
                 with open(path, "rb") as source:
                     digest, size = _copy(source, content, name, max_bytes)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UnreadableInput(
+                f"Cannot read {name}: {error}.",
+                fix="The file is cut off or damaged. Copy or compress it again.",
+                path=str(path),
+            ) from error
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise UnreadableInput(f"Cannot read {name}: {reason}.", path=str(path)) from error
         yield Log(content, name=name, digest=digest, size_bytes=size)

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from secops.errors import BinaryInput, EmptyInput, InputError, InputTooLarge, UnreadableInput
 from secops.lines import CUT_MARK, MAX_LINE_BYTES, open_log
 
+from actors.domain import read_domain
 from bus.errors import CallboardError
+from callboard.cli.feeding import check_input
+from tests.unit.secops.triage_run import EXAMPLE
 
 TEXT = b"one\r\ntwo\n\nfour"
 
@@ -65,6 +68,12 @@ def test_invalid_utf8_and_nul_are_replaced(tmp_path: Path) -> None:
     assert first[1] == "a" * 100 + "\ufffd\ufffdé"
     assert second[1].endswith("next")
     assert "\0" not in second[1]
+
+
+def test_a_log_with_some_nul_comes_to_the_reader(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"before a crash\n" + b"\0" * 500 + b"after it\n")
+    check_input(str(tmp_path / "log"), binary=read_domain(EXAMPLE).binary_input)
+    assert [number for number, _ in read(tmp_path / "log")] == [1, 2]
 
 
 def test_unicode_line_separators_do_not_shift_line_numbers(tmp_path: Path) -> None:
@@ -136,7 +145,7 @@ def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
     flipped = whole[:300] + bytes([whole[300] ^ 0xFF]) + whole[301:]
     for content in (whole[:-200], flipped, whole[:4], b"\x1f\x8bnot gzip at all"):
         (tmp_path / "log").write_bytes(content)
-        with pytest.raises(UnreadableInput, match="Cannot read log"):
+        with pytest.raises(UnreadableInput, match=r"Cannot read log: .*Copy or compress it again"):
             read(tmp_path / "log")
 
 
