@@ -35,7 +35,10 @@ async def gateway(
     local = LocalGateway(settings)
     address = local.address()
     if key:
-        sys.stdout.write(address.key + "\n")
+        if as_json:
+            emit({"key": address.key})
+        else:
+            sys.stdout.write(address.key + "\n")
         return
     state = await _ask(address)
     found = {
