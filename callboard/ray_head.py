@@ -46,10 +46,15 @@ class RayHead:
         return self._launched is not None and self.running() in (None, self._launched)
 
     @property
-    def _temp(self) -> Path:
-        """Ray's session folder: short, since Ray puts Unix sockets below it, whose paths have 107 bytes."""
+    def _private(self) -> Path:
+        """Ours alone. Ray lets everybody write into its own folders (0777), where its address and our code lie."""
         digest = sha256(str(self.folder).encode()).hexdigest()[:8]
         return Path(tempfile.gettempdir()) / f"callboard-{os.getuid()}-{digest}"
+
+    @property
+    def _temp(self) -> Path:
+        """Ray's session folder: short, since Ray puts Unix sockets below it, whose paths have 107 bytes."""
+        return self._private / "r"
 
     @property
     def token_path(self) -> Path:
@@ -85,7 +90,7 @@ class RayHead:
         """The pid of a head of ours whose starter was killed before it could be recorded, if one lives."""
         if self.running() is not None:
             return None
-        leaders = [process.pid for process in _of_sessions(_sessions_below(self._temp))]
+        leaders = [process.pid for process in _of_sessions(_sessions_below(self._private))]
         return min(leaders, default=None)
 
     def address(self) -> str | None:
@@ -135,7 +140,7 @@ class RayHead:
         sessions = set() if recorded is None else {recorded}
         how, found = "terminate", False
         # Processes that are just being started are not seen at first, and outlive who started them.
-        while processes := _of_sessions(sessions := sessions | _sessions_below(self._temp)):
+        while processes := _of_sessions(sessions := sessions | _sessions_below(self._private)):
             found = True
             for process in processes:
                 _signal(process, how)
@@ -144,14 +149,17 @@ class RayHead:
         self._pid_file.unlink(missing_ok=True)
         if found:
             await asyncio.to_thread(_keep_logs, self._temp, self.folder)
+            await asyncio.to_thread(shutil.rmtree, self._private, ignore_errors=True)
         return found
 
     def _launch(self) -> None:
-        temp = self._temp
-        temp.mkdir(mode=0o700, exist_ok=True)
-        found = temp.lstat()  # a link would be somebody's who wants Ray's files elsewhere
+        private, temp = self._private, self._temp
+        private.mkdir(mode=0o700, exist_ok=True)
+        found = private.lstat()  # a link would be somebody's who wants Ray's files elsewhere
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-            raise ServiceUnavailable(f"{temp} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
+            raise ServiceUnavailable(f"{private} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
+        private.chmod(0o700)
+        temp.mkdir(exist_ok=True)
         (temp / "ray_current_cluster").unlink(missing_ok=True)
         port, client_port = _free_ports()
         with self._log.open("wb") as log:
@@ -248,10 +256,9 @@ def _free_ports() -> tuple[int, int]:
 
 
 def _keep_logs(temp: Path, folder: Path) -> None:
-    """Move the logs of the session that has ended into our own folder, and remove the rest of it."""
+    """Move the logs of the session that has ended into our own folder."""
     kept = folder / "last-logs"
     logs = (temp / "session_latest").resolve() / "logs"
     if logs.exists():  # one that is ended as it starts may have none yet
         shutil.rmtree(kept, ignore_errors=True)
         shutil.move(logs, kept)
-    shutil.rmtree(temp, ignore_errors=True)

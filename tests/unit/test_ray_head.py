@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ def stand_in(folder: Path, ready: Path) -> subprocess.Popen[bytes]:
 
 async def test_a_head_that_was_not_recorded_is_ended(head: RayHead, tmp_path: Path) -> None:
     ours = stand_in(head._temp, tmp_path / "ours")
-    other = stand_in(tmp_path / f"{head._temp.name}0", tmp_path / "other")
+    other = stand_in(tmp_path / f"{head._private.name}0", tmp_path / "other")
     try:
         while not ((tmp_path / "ours").exists() and (tmp_path / "other").exists()):
             assert ours.poll() is other.poll() is None
@@ -58,7 +59,7 @@ async def test_one_that_is_ended_before_it_has_any_logs_is_ended_all_the_same(
     ours = stand_in(head._temp, tmp_path / "ours")
     try:
         assert await head.stop()
-        assert not head._temp.exists()
+        assert not head._private.exists()
     finally:
         ours.kill()
         ours.wait()
@@ -83,30 +84,49 @@ async def test_a_process_of_somebody_else_is_no_head_of_ours(
 
 def test_a_link_in_the_place_of_rays_folder_is_not_followed(head: RayHead, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
-    head._temp.symlink_to(tmp_path / "precious")
+    head._private.symlink_to(tmp_path / "precious")
     with pytest.raises(ServiceUnavailable, match="belongs to somebody else"):
         head._launch()
     assert not list((tmp_path / "precious").iterdir())
 
 
-async def test_a_head_takes_no_fixed_port_that_another_users_ray_may_have(
-    head: RayHead, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that what a start sets is undone
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")
-    commands: list[list[str]] = []
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The options of each head that was to be started; none is."""
+    found: list[dict[str, str]] = []
 
     def refuse(command: list[str], **_: object) -> None:
-        commands.append(command)
+        found.append(dict(word.partition("=")[::2] for word in command))
         raise OSError("no Ray here")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
+    return found
+
+
+def test_a_head_takes_no_fixed_port_that_another_users_ray_may_have(
+    head: RayHead, launched: list[dict[str, str]]
+) -> None:
     with pytest.raises(OSError, match="no Ray here"):
-        await head.start()
-    options = dict(word.partition("=")[::2] for word in commands[0])
-    ports = [int(options[f"--{name}"]) for name in ("dashboard-port", "ray-client-server-port")]
+        head._launch()
+    ports = [int(launched[0][f"--{name}"]) for name in ("dashboard-port", "ray-client-server-port")]
     assert len(set(ports)) == 2
     assert 10001 not in ports  # Ray's default: where another user has it, the head ends as it starts
     for port in ports:
         with socket.socket() as probe:
             probe.bind(("", port))
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "as Ray left it"])
+def test_nobody_else_comes_to_what_ray_opens_to_all(
+    head: RayHead, launched: list[dict[str, str]], there: bool
+) -> None:
+    """Its sessions' folders are everybody's (0777): whoever may rename in them has the cluster's address and code."""
+    if there:
+        head._private.mkdir()
+        head._private.chmod(0o777)
+    with pytest.raises(OSError, match="no Ray here"):
+        head._launch()
+    given = Path(launched[0]["--temp-dir"])
+    assert given.is_dir()
+    assert given.parent == head._private
+    assert stat.S_IMODE(head._private.stat().st_mode) == 0o700
