@@ -184,7 +184,7 @@ class EmbeddedPostgres:
 
     def _check_version(self) -> None:
         try:
-            found = (self.data / "PG_VERSION").read_text().strip()
+            found = (self.data / "PG_VERSION").read_bytes().strip()
         except FileNotFoundError:
             raise self._corrupt("it has no PG_VERSION file") from None
         except PermissionError:
@@ -192,9 +192,11 @@ class EmbeddedPostgres:
                 f"The data folder {self.data} belongs to another user.",
                 fix="Run as that user, or set CALLBOARD_HOME to a folder of your own.",
             ) from None
-        if found != str(POSTGRES_MAJOR):
+        if not found.isdigit():
+            raise self._corrupt("its PG_VERSION names no version")
+        if int(found) != POSTGRES_MAJOR:
             raise DataFolderError(
-                f"The data folder {self.data} was made by Postgres {found[:20]}, "
+                f"The data folder {self.data} was made by Postgres {int(found)}, "
                 f"and this is Postgres {POSTGRES_MAJOR}.",
                 fix="`callboard backup` with the Callboard that made it, `callboard restore` with this one.",
             )

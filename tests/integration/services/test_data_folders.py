@@ -54,7 +54,7 @@ async def test_a_data_folder_held_by_a_postgres_started_by_hand_is_refused(setti
     await ensure_services(settings)
 
 
-@pytest.mark.parametrize("damage", ["global/pg_control", "PG_VERSION", "base"])
+@pytest.mark.parametrize("damage", ["global/pg_control", "PG_VERSION", "its content", "base"])
 async def test_a_corrupt_postgres_folder_is_refused_in_postgress_own_words(
     settings: Settings, damage: str
 ) -> None:
@@ -66,6 +66,9 @@ async def test_a_corrupt_postgres_folder_is_refused_in_postgress_own_words(
     elif damage == "PG_VERSION":
         damaged.unlink()
         words = "no PG_VERSION file"
+    elif damage == "its content":
+        (settings.home / "postgres" / "PG_VERSION").write_bytes(b"\xff\0garbage")
+        words = "its PG_VERSION names no version"
     else:
         shutil.rmtree(damaged)
         words = r'"base/\d+" is missing'
