@@ -173,6 +173,27 @@ def _no_reload() -> None:
     Outbound.skip_everywhere = lambda self: None  # type: ignore[method-assign]
 
 
+def _no_reload_after_a_hand_over() -> None:
+    """A host that gets partitions while it works does not read what came to their former owner."""
+    from actors.holdings import Holdings
+
+    open_ = Holdings._open
+    working: set[Any] = set()
+
+    async def unread(self: Any, partitions: list[int], suspect: frozenset[int]) -> None:
+        if self in working:
+            for partition in partitions:
+                inbox = self._held[partition].inbox
+                inbox.read_again = lambda: None
+                inbox._deliver_next = lambda parcel, inbox=inbox: (
+                    inbox._deliver(inbox.partition, parcel.items) or True
+                )
+        working.add(self)
+        await open_(self, partitions, suspect)
+
+    Holdings._open = unread  # type: ignore[method-assign]
+
+
 def _order_of_arrival() -> None:
     from actors.activation import Activation
 
@@ -353,6 +374,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "deduplication_off": _deduplication_off,
     "publish_before_commit": _publish_before_commit,
     "no_reload": _no_reload,
+    "no_reload_after_a_hand_over": _no_reload_after_a_hand_over,
     "order_of_arrival": _order_of_arrival,
     "cursor_runs_ahead": _cursor_runs_ahead,
     "assigned_twice": _assigned_twice,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callboard.services import Services
-from tests.faults import outages, points, processes
+from tests.faults import moves, outages, points, processes
 from tests.faults.chaos_run import Fault, chaos_run, hunt, seed_of
 from tests.faults.chronicle import Chronicle
 
@@ -27,6 +27,7 @@ DISORDER = "out of order|left out"  # what comes too late is missing until it co
             for case in [
                 ("publish_before_commit", 2, [], DISORDER),
                 ("no_reload", 2, [outages.drop_deliveries], DISORDER),
+                ("no_reload_after_a_hand_over", 2, [moves.hand_back_and_forth], DISORDER),
                 ("order_of_arrival", 2, [], DISORDER),
                 ("cursor_runs_ahead", 2, [], "left out"),
                 ("assigned_twice", 1, [], "was assigned 2 times"),
