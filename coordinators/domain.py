@@ -23,6 +23,7 @@ from bus.errors import CallboardError, Fenced, RowLocked, SchemaMismatch, Storag
 from bus.transport import Transport
 from coordinators.launcher import HostProcess, Launcher
 from coordinators.plan import plan_partitions
+from coordinators.room import Queue, Room, nobody_waits
 from coordinators.silence import Silence
 from coordinators.starts import Starts
 from storage.placement import DomainPlacement, HostRow, Placement, placing, terminate_host_backends
@@ -55,8 +56,9 @@ class DomainCoordinator:
     """Leads one domain; `run` ends when another coordinator has claimed it."""
 
     def __init__(
-        self, pool: asyncpg.Pool[Any], transport: Transport, launcher: Launcher, domain: str, epoch: int
-    ) -> None:
+        self, pool: asyncpg.Pool[Any], transport: Transport, launcher: Launcher, domain: str, epoch: int,
+        queue: Queue = nobody_waits,
+    ) -> None:  # fmt: skip
         self._pool = pool
         self._transport = transport
         self._launcher = launcher
@@ -68,6 +70,7 @@ class DomainCoordinator:
         self._busy: set[int] = set()  # epochs whose row stays locked by a commit, in this round
         self._changed = False  # whether this round has changed something that hosts should look at
         self._starts = Starts()
+        self._room = Room(queue)
         self._silence = Silence()
         self._wake = asyncio.Event()
         self.every_round: list[Callable[[], Awaitable[None]]] = []
@@ -110,6 +113,7 @@ class DomainCoordinator:
                     continue
         finally:
             await word.close()
+            self._room.close()
             for started in self._started.values():
                 if started.watch is not None:
                     started.watch.cancel()
@@ -189,7 +193,8 @@ class DomainCoordinator:
                 return
 
     async def _place(self, domain: DomainPlacement, hosts: Sequence[HostRow]) -> None:
-        staying = self._staying(hosts, domain.hosts, domain.code)
+        coming = self._coming({host.host for host in hosts})
+        staying = self._staying(hosts, domain.hosts, domain.code, coming)
         ready = self._serving(staying, domain.hosts, domain.code)
         wanted = {host.epoch: host.wanted for host in ready}
         plan = plan_partitions(domain.partitions, list(wanted), wanted)
@@ -203,7 +208,7 @@ class DomainCoordinator:
         for host in hosts:
             if host.epoch not in stays and not host.owned:
                 await self._end_drained(host)
-        await self._start_hosts(domain, hosts, staying)
+        await self._start_hosts(domain, staying, coming)
 
     async def _want(self, host: HostRow, partitions: frozenset[int], *, draining: bool) -> None:
         if partitions != host.wanted or draining != host.draining:
@@ -248,16 +253,24 @@ class DomainCoordinator:
     def _placing(self) -> AbstractAsyncContextManager[Placement]:
         return placing(self._pool, self._domain, self._epoch)
 
-    def _staying(self, hosts: Sequence[HostRow], target: int, code: str) -> list[HostRow]:
+    def _staying(self, hosts: Sequence[HostRow], target: int, code: str, coming: int) -> list[HostRow]:
         """The hosts that remain: those drained already do not come back, the newest are drained first.
 
-        Hosts that run older code of the domain, or another release, remain until enough with the newest are ready.
+        Hosts that run older code of the domain, or another release, remain until enough with the newest are ready: as
+        many as there are to be, or as there are still of the older ones.
         """
         candidates = sorted((h for h in hosts if not h.draining), key=lambda h: (not h.ready, h.epoch))
         current = [host for host in candidates if self._is_current(host, code)][:target]
-        if sum(host.ready for host in current) >= target:
-            return current
-        return current + [host for host in candidates if not self._is_current(host, code)][:target]
+        older = [host for host in candidates if not self._is_current(host, code)][:target]
+        if (
+            len(candidates) == len(hosts) and not self._ended
+        ):  # who leaves has not made room before it is gone
+            leaves = self._room.made_by(current, older, coming)
+            if leaves is not None:
+                _logger.info("epoch %d makes room for a host with newer code", leaves.epoch)
+                older.remove(leaves)
+        enough = min(target, max(1, sum(host.ready for host in older)))
+        return current if sum(host.ready for host in current) >= enough else current + older
 
     def _is_current(self, host: HostRow, code: str) -> bool:
         """Whether it runs the domain's newest code, and this release of Callboard. One that was started from here runs
@@ -301,11 +314,8 @@ class DomainCoordinator:
 
     # -- processes ---------------------------------------------------------------------------------------
 
-    async def _start_hosts(
-        self, domain: DomainPlacement, hosts: Sequence[HostRow], staying: Sequence[HostRow]
-    ) -> None:
+    async def _start_hosts(self, domain: DomainPlacement, staying: Sequence[HostRow], coming: int) -> None:
         current = sum(self._is_current(host, domain.code) for host in staying)
-        coming = self._coming({host.host for host in hosts})
         for _ in range(domain.hosts - current - coming):
             if self._starts.may_start(domain.code):
                 name = f"{self._domain}-{new_id()[-8:]}"
@@ -313,18 +323,25 @@ class DomainCoordinator:
 
     def _coming(self, registered: set[str]) -> int:
         """How many processes are on their way to a row. One whose epoch has ended is not, though it may still
-        be there (frozen); nor is one that has not come so far in a long time, which is killed."""
+        be there (frozen); nor is one that has not come so far in a long time, which is killed. That time begins when
+        there is room for it."""
         now = time.monotonic()
-        coming = 0
-        for name, started in self._started.items():
-            if started.dead or name in registered or name in self._ended:
-                continue
-            if now - started.started > self._starts.within_s(started.code):
+        coming = {
+            name: started
+            for name, started in self._started.items()
+            if not started.dead and name not in registered and name not in self._ended
+        }
+        if coming:
+            self._room.look()
+        late = 0
+        for name, started in coming.items():
+            if self._room.is_lacking(len(coming)):
+                started.started = now
+            elif now - started.started > self._starts.within_s(started.code):
                 self._ended[name] = now
                 self._has_not_started(name, started)
-            else:
-                coming += 1
-        return coming
+                late += 1
+        return len(coming) - late
 
     async def _attach(self, host: HostRow) -> _Started | None:
         process = await self._launcher.attach(self._domain, host.host, host.pid)
@@ -336,6 +353,7 @@ class DomainCoordinator:
         async def wait() -> None:
             await process.ended()
             started.dead = True
+            self._room.freed()
             if not started.ready and name not in self._ended:
                 self._has_not_started(name, started)
             self.look_soon()

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +30,13 @@ from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
 from coordinators.gone import GoneHosts, has_ended
 from coordinators.launcher import HostProcess
 from coordinators.master import Master
+from coordinators.ray_room import waiting
 from coordinators.rivals import wait_for_rivals
+from coordinators.room import Waiting
 from coordinators.upkeep import Upkeep
 from storage.connect import coordinator_application, create_pool
 from storage.domains import find_domain
-from storage.placement import claim_coordinator
+from storage.placement import claim_coordinator, live_hosts
 
 _logger = logging.getLogger("callboard.coordinator")
 
@@ -108,7 +111,10 @@ class DomainCoordinator(_Lead):
         spec = DomainSpec.from_json(row.spec)
         epoch = await claim_coordinator(pool, self._domain, _node())
         launcher = RayLauncher(self._settings, spec.hosts.cpus)
-        coordinator = core.DomainCoordinator(pool, transport, launcher, self._domain, epoch)
+        await launcher.end_strays(self._domain, {host.host for host in await live_hosts(pool, self._domain)})
+        coordinator = core.DomainCoordinator(
+            pool, transport, launcher, self._domain, epoch, queue=launcher.queue
+        )
         coordinator.every_round.append(GoneHosts(pool, self._domain, launcher.is_gone))
         await equip_coordinator(coordinator, pool, transport, row, epoch)
         await coordinator.run()
@@ -184,6 +190,15 @@ class RayLauncher:
             )
         except ValueError:
             return None
+
+    async def end_strays(self, domain: str, registered: Collection[str]) -> None:
+        """Kill the hosts without a row that another incarnation of the coordinator has left: those that it started last,
+        which may wait for room yet, and those that it has ended and that have not gone."""
+        await asyncio.to_thread(_end_strays, domain, {_host_name(host) for host in registered})
+
+    async def queue(self) -> Waiting:
+        """What waits in Ray for room."""
+        return await asyncio.to_thread(waiting, self._cpus)
 
     async def is_gone(self, node: str, pid: int, was: str) -> bool:
         if node == _node():
@@ -265,6 +280,13 @@ def _end(prefix: str) -> None:
                 f"Ray does not end {', '.join(names)}.", fix="Look at them in the Ray dashboard."
             )
         time.sleep(_LOOK_EVERY_S)
+
+
+def _end_strays(domain: str, registered: Collection[str]) -> None:
+    for name in list_named_actors():
+        if _is_host_of(name, domain) and name not in registered:
+            with contextlib.suppress(ValueError):  # gone meanwhile
+                ray.kill(ray.get_actor(name), no_restart=True)
 
 
 def _start(cls: type[_Lead], name: str, settings: ClusterSettings, *arguments: Any) -> Any:

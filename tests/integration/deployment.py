@@ -19,6 +19,7 @@ from bus.nats import NatsTransport
 from bus.subjects import EVENTS_STREAM, events
 from coordinators.domain import DomainCoordinator
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
+from coordinators.room import Queue, nobody_waits
 from coordinators.tasks.client import TaskClient
 from storage.connect import create_pool
 from storage.domains import DomainRow, find_domain, register_domain
@@ -127,11 +128,13 @@ class Deployment:
             except TimeoutError:
                 pool.terminate()
 
-    async def coordinate(self, *, hosts: int = 1) -> None:
+    async def coordinate(self, *, hosts: int = 1, queue: Queue = nobody_waits) -> None:
         """A coordinator appears, and wants so many hosts."""
         await self.pool.execute(query("set_host_target"), self.domain.name, hosts)
         epoch = await claim_coordinator(self.pool, self.domain.name, "test")
-        coordinator = DomainCoordinator(self.pool, self.transport, self.launcher, self.domain.name, epoch)
+        coordinator = DomainCoordinator(
+            self.pool, self.transport, self.launcher, self.domain.name, epoch, queue
+        )
         await equip_coordinator(coordinator, self.pool, self.transport, self.row, epoch)
         self._coordinator = asyncio.create_task(coordinator.run())
 

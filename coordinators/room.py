@@ -1,0 +1,89 @@
+"""Room for hosts. A cluster that is full has none for a second set of them beside the first: hosts with a domain's newest
+code come one by one, each after one with older code has made room for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from storage.placement import HostRow
+
+_logger = logging.getLogger("callboard.coordinator")
+
+LOOK_EVERY_S = 1.0
+TOLD_WITHIN_S = 3.0  # Ray tells up to a second late who waits, and who has got what was freed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """How many processes as large as a host wait until there is room for them in the cluster, and how many others."""
+
+    hosts: int = 0
+    others: int = 0
+
+
+Queue = Callable[[], Awaitable[Waiting]]
+
+
+async def nobody_waits() -> Waiting:
+    """Of a cluster that starts whatever it is asked for."""
+    return Waiting()
+
+
+class Room:
+    """What is known of the cluster's room. It is looked up beside the rounds: a cluster that does not answer keeps none."""
+
+    def __init__(self, queue: Queue, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._waiting = Waiting()
+        self._asked_at = float("-inf")
+        self._freed_at = clock()
+        self._look: asyncio.Task[None] | None = None
+        self._kept_for = 0  # others, of which was told
+
+    def look(self) -> None:
+        """To be called every round in which hosts are to come."""
+        if self._look is None and self._clock() - self._asked_at >= LOOK_EVERY_S:
+            self._look = asyncio.create_task(self._ask())
+
+    def freed(self) -> None:
+        """A process has ended: whoever waited may have its room."""
+        self._freed_at = self._clock()
+
+    def close(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+
+    def is_lacking(self, coming: int) -> bool:
+        """Whether of the hosts that are to come each one waits for room, and none is being started."""
+        return 0 < coming <= self._waiting.hosts and self._asked_at - self._freed_at >= TOLD_WITHIN_S
+
+    def made_by(self, current: Sequence[HostRow], older: Sequence[HostRow], coming: int) -> HostRow | None:
+        """The host with older code that has to leave before one with the newest can come; None while nobody has to.
+
+        One at a time: another leaves only once all that have come are ready.
+        """
+        if not older or not self.is_lacking(coming) or not all(host.ready for host in current):
+            return None
+        others = self._waiting.hosts - coming + self._waiting.others
+        if others and not self._kept_for:
+            _logger.warning(
+                "no room is made for a host with newer code: %d others wait in the cluster, and might take it",
+                others,
+            )
+        self._kept_for = others
+        return min(older, key=lambda host: (host.ready, len(host.owned), host.epoch)) if not others else None
+
+    async def _ask(self) -> None:
+        asked_at = self._clock()
+        try:
+            self._waiting = await self._queue()
+        except Exception:
+            _logger.exception("what the cluster has room for cannot be told")
+            self._waiting = Waiting()
+        finally:
+            self._asked_at, self._look = asked_at, None

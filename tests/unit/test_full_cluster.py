@@ -1,0 +1,181 @@
+"""Which host with older code makes room in a cluster that is full, and when none does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import ray
+from ray.autoscaler.v2.schema import (
+    ClusterStatus,
+    LaunchRequest,
+    NodeInfo,
+    NodeUsage,
+    PlacementGroupResourceDemand,
+    RayTaskActorDemand,
+    ResourceDemandSummary,
+    ResourceRequestByCount,
+    ResourceUsage,
+)
+
+from coordinators import ray_actors
+from coordinators.ray_room import count
+from coordinators.room import TOLD_WITHIN_S, Room, Waiting
+from storage.placement import HostRow
+
+
+class Cluster:
+    """A queue and a clock that stand where they are put."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waiting = Waiting()
+        self.asked = 0
+        self.room = Room(self._queue, lambda: self.now)
+
+    async def _queue(self) -> Waiting:
+        self.asked += 1
+        return self.waiting
+
+    async def told(self, *, hosts: int, others: int = 0, after_s: float = TOLD_WITHIN_S) -> Room:
+        self.now += after_s
+        self.waiting = Waiting(hosts=hosts, others=others)
+        self.room.look()
+        await asyncio.sleep(0)
+        return self.room
+
+
+def host(epoch: int, *, ready: bool = True, owned: int = 1) -> HostRow:
+    return HostRow(
+        epoch=epoch, host=f"h-{epoch}", node="", pid=1, code="", release="", owned=frozenset(range(owned)),
+        wanted=frozenset(), suspect=frozenset(), draining=False, ready=ready, age_s=0.0, silent_s=0.0, beat_at=None,
+        lag_ms=None, blocked_by=None, backlog=0, agents=0, turns=0, rss_bytes=0,
+    )  # fmt: skip
+
+
+OLDER = [host(1, owned=5), host(2, owned=4), host(3, owned=4)]
+
+
+async def test_the_host_that_owns_least_leaves() -> None:
+    room = await Cluster().told(hosts=3)
+    assert room.made_by([], OLDER, 3) is OLDER[1]
+    idle = host(4, ready=False, owned=9)
+    assert room.made_by([], [*OLDER, idle], 3) is idle
+
+
+async def test_nobody_leaves_while_one_that_comes_has_room() -> None:
+    room = await Cluster().told(hosts=2)
+    assert room.made_by([], OLDER, 3) is None
+    assert room.made_by([host(9, ready=False)], OLDER, 2) is None
+    assert room.made_by([host(9)], OLDER, 2) is not None
+    assert room.made_by([host(9)], [], 2) is None
+    assert room.made_by([host(9)], OLDER, 0) is None
+
+
+async def test_nobody_leaves_before_it_is_told_who_has_got_the_room_of_the_last() -> None:
+    cluster = Cluster()
+    room = await cluster.told(hosts=2)
+    assert room.is_lacking(2)
+    room.freed()
+    assert not room.is_lacking(2)
+    await cluster.told(hosts=2, after_s=TOLD_WITHIN_S - 0.1)
+    assert room.made_by([], OLDER, 2) is None
+    await cluster.told(hosts=2, after_s=1.0)
+    assert room.made_by([], OLDER, 2) is not None
+
+
+@pytest.mark.parametrize("waiting", [Waiting(hosts=3), Waiting(hosts=2, others=1)])
+async def test_nobody_leaves_for_room_that_others_wait_for(
+    waiting: Waiting, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = await Cluster().told(hosts=waiting.hosts, others=waiting.others)
+    assert room.made_by([], OLDER, 2) is None
+    assert room.made_by([], OLDER, 2) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "no room is made for a host with newer code: 1 others wait in the cluster, and might take it"
+    ]
+
+
+async def test_a_cluster_that_cannot_be_asked_makes_nobody_leave(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster()
+    await cluster.told(hosts=2)
+
+    async def fail() -> Waiting:
+        raise OSError("away")
+
+    cluster.room._queue = fail
+    room = await cluster.told(hosts=2)
+    assert room.made_by([], OLDER, 2) is None
+    assert "cannot be told" in caplog.text
+
+
+async def test_it_is_asked_now_and_then_and_once_at_a_time() -> None:
+    cluster = Cluster()
+    for _ in range(3):
+        cluster.room.look()
+    await asyncio.sleep(0)
+    assert cluster.asked == 1
+    await cluster.told(hosts=0, after_s=0.9)
+    assert cluster.asked == 1
+    await cluster.told(hosts=0, after_s=0.1)
+    assert cluster.asked == 2
+
+
+# -- what Ray says -------------------------------------------------------------------------------------
+
+
+def status(
+    *demands: tuple[dict[str, float], int], groups: Sequence[Sequence[dict[str, float]]] = (), **more: Any
+) -> ClusterStatus:
+    node = NodeInfo(
+        instance_type_name="", ray_node_type_name="", instance_id="", ip_address="",
+        resource_usage=NodeUsage(usage=[ResourceUsage("CPU", 2.0, 2.0), ResourceUsage("GPU", 1.0, 0.0)], idle_time_ms=0),
+    )  # fmt: skip
+    return ClusterStatus(
+        active_nodes=[node],
+        resource_demands=ResourceDemandSummary(
+            ray_task_actor_demand=[
+                RayTaskActorDemand(bundles_by_count=[ResourceRequestByCount(bundle=bundle, count=count)])
+                for bundle, count in demands
+            ],
+            placement_group_demand=[
+                PlacementGroupResourceDemand(
+                    bundles_by_count=[ResourceRequestByCount(bundle=bundle, count=1) for bundle in group],
+                    details="",
+                )
+                for group in groups
+            ],
+        ),
+        **more,
+    )
+
+
+def test_hosts_are_known_by_their_size() -> None:
+    told = status(({"CPU": 0.1 + 0.2}, 2), ({"CPU": 1.0}, 3), ({"CPU": 0.3, "GPU": 1.0}, 1))
+    assert count(told, 0.3) == Waiting(hosts=2, others=4)
+    assert count(status(), 0.3) == Waiting()
+
+
+def test_what_no_node_is_large_enough_for_does_not_count() -> None:
+    told = status(({"CPU": 3.0}, 2), ({"TPU": 1.0}, 1), groups=[[{"CPU": 1.0}, {"CPU": 4.0}], [{"CPU": 1.0}]])
+    assert count(told, 3.0) == Waiting(others=1)
+
+
+def test_nobody_waits_where_more_nodes_are_coming() -> None:
+    coming = LaunchRequest("", "", 1, LaunchRequest.Status.PENDING, 0)
+    assert count(status(({"CPU": 1.0}, 1), pending_launches=[coming]), 1.0) == Waiting()
+
+
+def test_a_coordinator_takes_away_what_another_has_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[str] = []
+    actors = ["host:shop-11111111", "host:shop-22222222", "host:shop-a-33333333", "coordinator:shop"]
+    monkeypatch.setattr(ray_actors, "list_named_actors", lambda: actors)
+    monkeypatch.setattr(ray, "get_actor", lambda name: name)
+    monkeypatch.setattr(ray, "kill", lambda name, no_restart: killed.append(name))
+    launcher = ray_actors.RayLauncher(
+        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace=""), 1.0
+    )
+    asyncio.run(launcher.end_strays("shop", ["shop-22222222"]))
+    assert killed == ["host:shop-11111111"]
