@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from actors.agent import Agent
-from actors.birth import born
+from actors.birth import born, machine
 from actors.directory import Directory, DomainEntry
 from actors.domain import DomainSpec, load_domain
 from actors.heartbeat import Heartbeat
@@ -74,7 +74,7 @@ async def run_incarnation(
         with translated():
             registered = await control.fetchrow(
                 query("register_host"), settings.domain, settings.host, settings.node, os.getpid(),
-                born(os.getpid()), row.code, release(), schema(),
+                machine(), born(os.getpid()), row.code, release(), schema(),
             )  # fmt: skip
         assert registered is not None
         fence = Fence(domain=settings.domain, epoch=registered["epoch"])

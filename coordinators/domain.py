@@ -74,6 +74,7 @@ class DomainCoordinator:
         self._silence = Silence()
         self._wake = asyncio.Event()
         self.every_round: list[Callable[[], Awaitable[None]]] = []
+        self.at_end: list[Callable[[], None]] = [self._room.close]
 
     def look_soon(self, data: bytes = b"") -> None:
         """Something may have changed; do not wait for the next round."""
@@ -113,7 +114,8 @@ class DomainCoordinator:
                     continue
         finally:
             await word.close()
-            self._room.close()
+            for close in self.at_end:
+                close()
             for started in self._started.values():
                 if started.watch is not None:
                     started.watch.cancel()

@@ -8,10 +8,11 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from actors.birth import born
+from actors.birth import born, was_here
 from bus.errors import StorageUnavailable
+from coordinators.domain import DomainCoordinator
 from storage.boundary import translated
 from storage.queries import query
 
@@ -19,7 +20,19 @@ _logger = logging.getLogger("callboard.coordinator")
 
 LOOK_EVERY_S = 1.0
 
-IsGone = Callable[[str, int, str], Awaitable[bool]]  # node, process id, and which process of that number
+
+class Process(NamedTuple):
+    """A host's process, as its row has it: see actors/birth.py. `near` is the node of a live host on its machine, which an
+    earlier Ray has called otherwise."""
+
+    node: str
+    near: str | None
+    machine: str
+    pid: int
+    born: str
+
+
+IsGone = Callable[[Process], Awaitable[bool]]
 
 
 class GoneHosts:
@@ -35,6 +48,11 @@ class GoneHosts:
         self._looked_at = float("-inf")
         self._looks: dict[int, asyncio.Task[None]] = {}  # by epoch
 
+    def join(self, coordinator: DomainCoordinator) -> None:
+        """Look for as long as it leads."""
+        coordinator.every_round.append(self)
+        coordinator.at_end.append(self._close)
+
     async def __call__(self) -> None:
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_S:
@@ -45,14 +63,18 @@ class GoneHosts:
         for row in rows:
             epoch = row["epoch"]
             if epoch not in self._looks:
-                look = asyncio.create_task(self._look(epoch, row["node"], row["pid"], row["born"]))
+                look = asyncio.create_task(self._look(epoch, Process(*row[1:])))
                 self._looks[epoch] = look
                 look.add_done_callback(functools.partial(self._has_looked, epoch))
 
-    async def _look(self, epoch: int, node: str, pid: int, was: str) -> None:
-        if await self._is_gone(node, pid, was):
+    async def _look(self, epoch: int, process: Process) -> None:
+        if await self._is_gone(process):
             with translated():
                 await self._db.execute(query("host_gone"), self._domain, epoch)
+
+    def _close(self) -> None:
+        for look in self._looks.values():
+            look.cancel()
 
     def _has_looked(self, epoch: int, look: asyncio.Task[None]) -> None:
         del self._looks[epoch]
@@ -67,3 +89,9 @@ class GoneHosts:
 def has_ended(pid: int, was: str) -> bool:
     """Whether a process of this machine has ended, and perhaps its number is another's now."""
     return born(pid) != was
+
+
+def has_ended_as_seen_from(node: str, process: Process) -> bool:
+    """Whether a process is known to have ended, as asked on a node: its own, or one that may be on the same machine."""
+    is_here = node == process.node or was_here(process.machine, process.born)
+    return is_here and has_ended(process.pid, process.born)

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.birth import machine
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
 from actors.ray_host import configure_logging, remote_host
@@ -27,7 +28,7 @@ from bus.errors import ServiceUnavailable
 from bus.nats import NatsTransport
 from coordinators import domain as core
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
-from coordinators.gone import GoneHosts, has_ended
+from coordinators.gone import GoneHosts, Process, has_ended_as_seen_from
 from coordinators.launcher import HostProcess
 from coordinators.master import Master
 from coordinators.ray_room import waiting
@@ -115,7 +116,7 @@ class DomainCoordinator(_Lead):
         coordinator = core.DomainCoordinator(
             pool, transport, launcher, self._domain, epoch, queue=launcher.queue
         )
-        coordinator.every_round.append(GoneHosts(pool, self._domain, launcher.is_gone))
+        GoneHosts(pool, self._domain, launcher.is_gone).join(coordinator)
         await equip_coordinator(coordinator, pool, transport, row, epoch)
         await coordinator.run()
 
@@ -200,14 +201,15 @@ class RayLauncher:
         """What waits in Ray for room."""
         return await asyncio.to_thread(waiting, self._cpus)
 
-    async def is_gone(self, node: str, pid: int, was: str) -> bool:
-        if node == _node():
-            return has_ended(pid, was)
-        look = ray.remote(has_ended).options(
+    async def is_gone(self, process: Process) -> bool:
+        if process.node == _node() or process.machine == machine():
+            return has_ended_as_seen_from(_node(), process)
+        node = process.near or process.node
+        look = ray.remote(has_ended_as_seen_from).options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
         )
         try:
-            gone: bool = await asyncio.wait_for(look.remote(pid, was), LOOK_WITHIN_S)
+            gone: bool = await asyncio.wait_for(look.remote(node, process), LOOK_WITHIN_S)
             return gone
         except (RayError, TimeoutError):  # a node that is lost may only be cut off
             return False

@@ -21,7 +21,11 @@ select gone_at is not null from hosts where domain = $1 and epoch = $2
 -- name: hosts_not_known_gone
 -- Those of the last day: the index of live hosts is no help, and retention keeps the table short. By chance, for of those
 -- on a lost node nothing is ever known.
-select epoch, node, pid, born from hosts
+select epoch, node,
+       (select near.node from hosts near where near.machine = h.machine and h.machine <> '' and near.ended_at is null
+        order by near.epoch desc limit 1) as near,
+       machine, pid, born
+from hosts h
 where domain = $1 and ended_at > now() - interval '1 day' and gone_at is null
 order by random() limit 50
 

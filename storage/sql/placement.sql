@@ -1,7 +1,8 @@
 -- Hosts, their partitions and the coordinators that place them.
 
 -- name: register_host
-insert into hosts (domain, host, node, pid, born, code, release, schema) values ($1, $2, $3, $4, $5, $6, $7, $8)
+insert into hosts (domain, host, node, pid, machine, born, code, release, schema)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 returning epoch, extract(epoch from clock_timestamp())::float8 as now
 
 -- name: host_ready

@@ -190,7 +190,9 @@ class PostgresRig:
         self.store = store
 
     async def host(self, *partitions: int, suspect: Sequence[int] = ()) -> Fence:
-        epoch = await self._pool.fetchval(query("register_host"), DOMAIN, "h", "local", 1, "", "", "1.0", 1)
+        epoch = await self._pool.fetchval(
+            query("register_host"), DOMAIN, "h", "local", 1, "", "", "", "1.0", 1
+        )
         fence = Fence(domain=DOMAIN, epoch=epoch)
         await self._pool.execute(query("set_wanted"), DOMAIN, epoch, list(partitions), False)
         granted = await self._pool.fetchval(

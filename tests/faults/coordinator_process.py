@@ -33,7 +33,7 @@ async def _main(folder: Folder) -> None:
     logging.info("coordinator %d begins", epoch)
     launcher = ProcessLauncher(folder)
     coordinator = DomainCoordinator(pool, transport, launcher, row.domain, epoch)
-    coordinator.every_round.append(GoneHosts(pool, row.domain, launcher.is_gone))
+    GoneHosts(pool, row.domain, launcher.is_gone).join(coordinator)
     await equip_coordinator(coordinator, pool, transport, row, epoch)
     await coordinator.run()
     logging.info("coordinator %d is fenced", epoch)

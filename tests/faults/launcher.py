@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from coordinators.gone import has_ended
+from coordinators.gone import Process, has_ended
 from tests.faults.folder import Folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,8 +49,8 @@ class ProcessLauncher:
     async def attach(self, domain: str, host: str, pid: int) -> RunningHost | None:
         return RunningHost(pid) if host in command_line(pid) else None
 
-    async def is_gone(self, node: str, pid: int, was: str) -> bool:
-        return has_ended(pid, was)
+    async def is_gone(self, process: Process) -> bool:
+        return has_ended(process.pid, process.born)
 
 
 class RunningHost:

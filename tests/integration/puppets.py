@@ -61,7 +61,7 @@ class Puppets:
     ) -> Puppet:
         """A host that is found by the coordinator, `of` another release."""
         epoch = await self._pool.fetchval(
-            query("register_host"), self._domain, name, "node", 1, "", code, of or release(), 1
+            query("register_host"), self._domain, name, "node", 1, "", "", code, of or release(), 1
         )
         if ready:
             await self._pool.execute(query("host_ready"), self._domain, epoch)

@@ -9,11 +9,15 @@ from typing import Any
 import asyncpg
 import pytest
 
+from bus.transport import LoopbackTransport
 from coordinators import gone
-from coordinators.gone import GoneHosts
+from coordinators.domain import DomainCoordinator
+from coordinators.gone import GoneHosts, Process
 from storage.connect import create_pool
 from storage.migrate import migrate
+from storage.placement import claim_coordinator
 from storage.queries import query
+from tests.integration.deployment import cancelled
 
 
 @pytest.fixture
@@ -25,8 +29,12 @@ async def pool(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     await pool.close()
 
 
-async def ended(pool: asyncpg.Pool[Any], node: str) -> int:
-    epoch = int(await pool.fetchval(query("register_host"), "shop", "h", node, 1, "", "", "1.0", 1))
+async def registered(pool: asyncpg.Pool[Any], node: str, machine: str = "") -> int:
+    return int(await pool.fetchval(query("register_host"), "shop", "h", node, 1, machine, "", "", "1.0", 1))
+
+
+async def ended(pool: asyncpg.Pool[Any], node: str, machine: str = "") -> int:
+    epoch = await registered(pool, node, machine)
     await pool.execute(query("end_host"), "shop", epoch, "a test")
     return epoch
 
@@ -43,8 +51,8 @@ async def test_a_node_that_does_not_answer_keeps_neither_the_rounds_nor_other_ho
 ) -> None:
     answers = asyncio.Event()
 
-    async def is_gone(node: str, pid: int, was: str) -> bool:
-        if node == "lost":
+    async def is_gone(process: Process) -> bool:
+        if process.node == "lost":
             await answers.wait()
         return True
 
@@ -61,9 +69,52 @@ async def test_a_node_that_does_not_answer_keeps_neither_the_rounds_nor_other_ho
 async def test_of_more_hosts_on_lost_nodes_than_are_looked_at_at_once_none_hides_another(
     pool: asyncpg.Pool[Any],
 ) -> None:
-    async def is_gone(node: str, pid: int, was: str) -> bool:
-        return node == "here"
+    async def is_gone(process: Process) -> bool:
+        return process.node == "here"
 
     for _ in range(60):
         await ended(pool, "lost")
     await noted(pool, GoneHosts(pool, "shop", is_gone), await ended(pool, "here"))
+
+
+async def test_a_machine_whose_node_has_another_name_by_now_is_asked_by_that_name(
+    pool: asyncpg.Pool[Any],
+) -> None:
+    asked: dict[str, str | None] = {}
+
+    async def is_gone(process: Process) -> bool:
+        asked[process.node] = process.near
+        return process.near is not None
+
+    before = await ended(pool, "before", "machine a")
+    for node, machine in (("elsewhere", "machine b"), ("unknown", "")):
+        await ended(pool, node, machine)
+    await registered(pool, "unknown as well")
+    await registered(pool, "after", "machine a")
+    await noted(pool, GoneHosts(pool, "shop", is_gone), before)
+    assert asked == {"before": "after", "elsewhere": None, "unknown": None}
+
+
+async def test_nobody_looks_any_more_once_the_coordinator_has_ended(pool: asyncpg.Pool[Any]) -> None:
+    looks: list[asyncio.Task[Any] | None] = []
+
+    async def is_gone(process: Process) -> bool:
+        looks.append(asyncio.current_task())
+        coordinator.look_soon()
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    await ended(pool, "lost")
+    await pool.execute(query("register_domain"), "shop", 1, "{}", [], "", "")
+    epoch = await claim_coordinator(pool, "shop", "test")
+    nothing: Any = None
+    coordinator = DomainCoordinator(pool, LoopbackTransport(), nothing, "shop", epoch)
+    GoneHosts(pool, "shop", is_gone).join(coordinator)
+    leads = asyncio.create_task(coordinator.run())
+    async with asyncio.timeout(10):
+        while not looks:  # noqa: ASYNC110  # a task of the coordinator's own
+            await asyncio.sleep(0.01)
+        await cancelled(leads)
+        [look] = looks
+        assert look is not None
+        await asyncio.wait([look])
+    assert look.cancelled()

@@ -76,7 +76,7 @@ async def test_the_schema_is_not_changed_under_hosts_and_coordinators_of_another
     pool = await create_pool(database, application="callboard-coordinator shop")
     await claim_coordinator(pool, "shop", "node")
     _, lives = [
-        await pool.fetchval(query("register_host"), "shop", name, "node", 1, "", "", "0.1", 1)
+        await pool.fetchval(query("register_host"), "shop", name, "node", 1, "", "", "", "0.1", 1)
         for name in ("shop-dead", "shop-lives")
     ]
     host = await connect(database, application=host_application("shop", lives))
