@@ -53,15 +53,19 @@ async def find_place(
     return EventCursor(incarnation=_next(cursor.incarnation), seq=seq, at_ns=at_ns)
 
 
-async def count_waiting(stream: EventStream, cursor: EventCursor | None, domain: str) -> int:
+async def count_waiting(
+    stream: EventStream, cursor: EventCursor | None, domain: str, *, after: int = 0
+) -> int:
     """How many events of a domain the stream has and nobody has accepted. Where it has lost its end, those that have
-    come since are not counted before they are read. Raises ServiceUnavailable."""
+    come since are not counted before they are read. Nor are those up to the number `after`, as long as the stream has come
+    so far. Raises ServiceUnavailable."""
     if not await stream.exists():
         return 0
     state = await stream.state()
-    if cursor is None or cursor.incarnation.partition(_AGAIN)[0] != state.created:
-        return await stream.count_after(domain, 0)
-    return await stream.count_after(domain, cursor.seq)
+    accepted = 0
+    if cursor is not None and cursor.incarnation.partition(_AGAIN)[0] == state.created:
+        accepted = cursor.seq
+    return await stream.count_after(domain, max(accepted, after) if after <= state.last_seq else accepted)
 
 
 def _next(incarnation: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from actors.model_gateway import GatewayAddress
 from bus.errors import CallboardError, ServiceUnavailable, StorageError
+from bus.events import EventStream
 from callboard.cluster import Cluster, Progress, connected, leave_cleanly, quiet
 from callboard.gateway import LocalGateway
 from callboard.ray_cluster import check_ray, end_in_ray, join_ray, start_in_ray
@@ -196,7 +197,7 @@ async def _start(
         if given:  # nothing but these is ours to stop
             users.begin()
         if only is not None:
-            await put_others_to_sleep(cluster.postgres, only)
+            await put_others_to_sleep(cluster.postgres, only, last_event=await _last_event(cluster.events))
 
     if only is None:
         await wake_all_domains(cluster.postgres)
@@ -208,6 +209,13 @@ async def _start(
     cluster.joined = not (started or head.started_here or services.started_here)
     cluster.kept = not users.temporary
     return cluster
+
+
+async def _last_event(events: EventStream) -> int:
+    try:
+        return (await events.state()).last_seq if await events.exists() else 0
+    except ServiceUnavailable:  # a NATS without JetStream: it takes no events
+        return 0
 
 
 async def _stop(settings: Settings, progress: Progress) -> bool:

@@ -27,6 +27,7 @@ from actors.ray_host import configure_logging, remote_host
 from bus.errors import ServiceUnavailable
 from bus.nats import NatsTransport
 from coordinators import domain as core
+from coordinators.asleep import Sleepers
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
 from coordinators.gone import GoneHosts, Process, has_ended_as_seen_from
 from coordinators.launcher import HostProcess
@@ -128,8 +129,12 @@ class MasterCoordinator(_Lead):
         pool = await self._pool(MASTER)
         epoch = await claim_coordinator(pool, MASTER, _node())
         master = Master(pool, epoch, RayLeaders(self._settings))
-        master.every_round.append(Upkeep(self._settings.postgres_url))
-        await master.run()
+        sleepers = Sleepers(pool, self._settings.nats_url)
+        master.every_round += [Upkeep(self._settings.postgres_url), sleepers]
+        try:
+            await master.run()
+        finally:
+            await sleepers.close()
 
 
 class RayLeaders:

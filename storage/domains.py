@@ -75,10 +75,13 @@ async def find_domain(db: Connection, domain: str, *, removed: bool = False) -> 
 # -- asleep ------------------------------------------------------------------------------------------
 
 
-async def put_others_to_sleep(db: Connection, domain: str) -> None:
-    """Only this domain gets hosts; each other one as soon as a message is sent, or a task submitted, to it."""
+async def put_others_to_sleep(db: Connection, domain: str, *, last_event: int = 0) -> None:
+    """Only this domain gets hosts; each other one as soon as a message, an event or a task is sent to it.
+
+    `last_event` is the last number of the stream of events: what it has by then wakes nobody.
+    """
     with translated():
-        await db.execute(query("put_others_to_sleep"), domain)
+        await db.execute(query("put_others_to_sleep"), domain, last_event)
 
 
 async def wake_all_domains(db: Connection) -> None:

@@ -1008,6 +1008,13 @@ CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent t
   ) e
   limit p_limit
 $$;
+CREATE FUNCTION callboard.waits_for_sleeper(p_domain text, p_number bigint) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$
+  select (select count(*) from mailbox where domain = p_domain
+            and seq + case when seq < 0 then 4611686018427387904 else 0 end <= p_number)
+       + (select count(*) from tasks where domain = p_domain and status = 'submitted')
+$$;
 CREATE FUNCTION callboard.wake_owners(p_settled callboard.promises[]) RETURNS SETOF callboard.mailbox
     LANGUAGE sql
     AS $$
@@ -1151,6 +1158,8 @@ CREATE TABLE callboard.domains (
     suspect integer[] DEFAULT '{}'::integer[] NOT NULL,
     state text DEFAULT 'active'::text NOT NULL,
     asleep_after bigint,
+    asleep_with bigint,
+    asleep_after_event bigint,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT domains_partitions_check CHECK (((partitions >= 1) AND (partitions <= 4096))),

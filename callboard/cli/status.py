@@ -86,7 +86,9 @@ def _show_domains(standing: Standing) -> None:
         out.print(host_table(hosts))
     for domain in domains:
         if domain.state == ASLEEP:
-            what = "asleep beside a run of another domain; a message for it, or `callboard up`, wakes it"
+            what = (
+                "asleep beside a run of another domain; whatever is sent to it, or `callboard up`, wakes it"
+            )
             out.print(plain(f"{domain.domain}: {what}.", "dim"))
         if domain.unowned:
             out.print(

@@ -58,7 +58,7 @@ class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
 class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     """A domain in numbers.
 
-    `state` is `active`, `asleep` (its hosts start when a message waits for it), `removed` (only its data is
+    `state` is `active`, `asleep` (its hosts start when something is sent to it), `removed` (only its data is
     there) or `deleting`; `open_turns` wait, or have a journal and run; `unowned` are the partitions of an active
     one that no living host owns.
     """

@@ -12,7 +12,9 @@ create table domains (
   hosts       int not null default 0,              -- how many hosts the master wants it to have
   suspect     int[] not null default '{}',         -- partitions whose owner died, and that nobody owns yet
   state       text not null default 'active' check (state in ('active', 'asleep', 'removed', 'deleting')),
-  asleep_after bigint,                             -- asleep: a message with a higher number wakes it
+  asleep_after bigint,                             -- asleep: a message with a higher number wakes it...
+  asleep_with bigint,                              -- ...or more of what waits, up to that number, than this...
+  asleep_after_event bigint,                       -- ...or an event with a higher number
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now()
 );
@@ -271,6 +273,13 @@ create table event_cursors (
   seq         bigint not null,
   at_ns       bigint not null default 0
 ) with (fillfactor = 50);
+
+-- How many messages up to a number, and tasks, wait for a domain without hosts: one more came that was not committed then.
+create function waits_for_sleeper(p_domain text, p_number bigint) returns bigint language sql stable as $$
+  select (select count(*) from mailbox where domain = p_domain
+            and seq + case when seq < 0 then 4611686018427387904 else 0 end <= p_number)
+       + (select count(*) from tasks where domain = p_domain and status = 'submitted')
+$$;
 
 -- The fence: a share lock on the incarnation's row, which every change of ownership must update.
 create function require_fence(p_domain text, p_epoch bigint, p_partitions int[]) returns void

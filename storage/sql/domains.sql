@@ -13,7 +13,7 @@ with swept as (
 insert into domains (domain, partitions, spec, kinds, home, code) values ($1, $2, $3, $4::text[], $5, $6)
 on conflict (domain) do update
   set spec = excluded.spec, kinds = excluded.kinds, home = excluded.home, code = excluded.code, updated_at = now(),
-      state = 'active', asleep_after = null
+      state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null
   where domains.state <> 'deleting'
 returning partitions
 
@@ -23,22 +23,29 @@ where $1 or state in ('active', 'asleep')
 order by domain
 
 -- name: put_others_to_sleep
-update domains set state = 'asleep', asleep_after = (select last_value from mailbox_seq)
-where domain <> $1 and state = 'active'
+-- A message may have its number by now and not be committed: what waits is counted as well.
+update domains d set state = 'asleep', asleep_after_event = $2, asleep_after = s.last_value, asleep_with = waits_for_sleeper(d.domain, s.last_value)
+from (select last_value from mailbox_seq offset 0) s  -- a sequence itself cannot be locked
+where d.domain <> $1 and d.state = 'active'
+
+-- name: asleep_after_event
+select asleep_after_event from domains where domain = $1 and state = 'asleep'
 
 -- name: wake_all_domains
-update domains set state = 'active', asleep_after = null where state = 'asleep'
+update domains set state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null where state = 'asleep'
 
 -- name: wake_domain
-update domains set state = 'active', asleep_after = null where domain = $1 and state = 'asleep'
+update domains set state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null where domain = $1 and state = 'asleep'
 
 -- name: wake_if_due
-update domains d set state = 'active', asleep_after = null
+update domains d set state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null
 from (
   select case
     when exists (select from mailbox m, domains a where a.domain = $1 and m.domain = $1  -- below zero: it passes its queue
                  and m.seq + case when m.seq < 0 then 4611686018427387904 else 0 end > a.asleep_after)
       then 'a message was sent to it'
+    when (select waits_for_sleeper(a.domain, a.asleep_after) > a.asleep_with from domains a where a.domain = $1)
+      then 'something was sent to it as it fell asleep'
     when exists (select from timers where domain = $1 and due_at <= now()) then 'a message is due'
     when exists (select from schedules where domain = $1 and next_at <= now()) then 'a schedule is due'
     when exists (select from promises where domain = $1 and status = 'pending' and due_at <= now())
@@ -55,7 +62,7 @@ returning due.why
 
 -- name: unregister_domain
 -- Nothing happens while it has tasks that have not ended, unless $2.
-update domains set state = 'removed', asleep_after = null, hosts = 0, updated_at = now()
+update domains set state = 'removed', asleep_after = null, asleep_with = null, asleep_after_event = null, hosts = 0, updated_at = now()
 where domain = $1 and state in ('active', 'asleep')
   and ($2 or not exists (select from tasks where domain = $1 and finished_at is null))
 

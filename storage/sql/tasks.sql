@@ -21,7 +21,7 @@ with accepted as (
   insert into task_events (domain, tenant, task, number, kind, body)
   select domain, tenant, id, 1, 'submitted', $10::json from accepted
 ), woken as (
-  update domains d set state = 'active', asleep_after = null from accepted a
+  update domains d set state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null from accepted a
   where d.domain = a.domain and d.state = 'asleep'
 )
 select id::text from accepted
