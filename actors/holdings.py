@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from actors.inbound import HeldBytes, Inbox
@@ -42,7 +43,7 @@ class Holdings:
         self._host = host
         self._transport = transport
         self._held: dict[int, _Holding] = {}
-        self._taken = 0  # of what was taken from this host, how much it has seen
+        self._taken: tuple[int, ...] = ()  # how often each was taken from this host, as it has seen
         self._together = HeldBytes()
         self._changed = asyncio.Event()
         self._step = asyncio.Lock()
@@ -146,7 +147,9 @@ class Holdings:
             host.end(now.ended_why or "its epoch was ended")
             return False
         # What has come back already was another host's meanwhile, and may be suspect by now.
-        taken, self._taken = frozenset(now.taken[self._taken :]), len(now.taken)
+        seen, self._taken = self._taken, now.taken
+        often = enumerate(zip_longest(now.taken, seen, fillvalue=0))
+        taken = frozenset(partition for partition, (times, before) in often if times > before)
         for partition in [p for p in self._held if p in taken or p not in now.owned]:
             self._drop(partition)
         gained = sorted(now.owned - self._held.keys())

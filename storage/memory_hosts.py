@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from bus.errors import Fenced
@@ -63,7 +64,9 @@ class MemoryHosts:
     async def take_back(self, fence: Fence, partitions: Sequence[int]) -> None:
         """Take partitions from a host that does not give them back by itself."""
         await self.release(fence, partitions)
-        self.hosts[(fence.domain, fence.epoch)].taken += tuple(partitions)
+        row = self.hosts[(fence.domain, fence.epoch)]
+        taken = Counter(partitions) + Counter(dict(enumerate(row.taken)))
+        row.taken = tuple(taken[partition] for partition in range(max(taken) + 1))
 
     def set_wanted(self, fence: Fence, partitions: Collection[int]) -> None:
         """What a host should keep; it gives the rest back by itself."""

@@ -829,13 +829,16 @@ CREATE FUNCTION callboard.release_partitions(p_domain text, p_epoch bigint, p_pa
 declare
   untried int[];
 begin
-  if exists (select from hosts where domain = p_domain and epoch = p_epoch and suspect && p_partitions) then
-    perform 1 from domains where domain = p_domain for update;
-    select array(select p from unnest(suspect) p where p = any (p_partitions)) into untried
-      from hosts where domain = p_domain and epoch = p_epoch and ended_at is null for update;
-    update domains set suspect = array(select distinct p from unnest(suspect || untried) p order by p)
-      where domain = p_domain;
+  update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p)
+    where domain = p_domain and epoch = p_epoch and ended_at is null and not suspect && p_partitions;
+  if found then
+    return;
   end if;
+  perform 1 from domains where domain = p_domain for update;
+  select array(select p from unnest(suspect) p where p = any (p_partitions)) into untried
+    from hosts where domain = p_domain and epoch = p_epoch and ended_at is null for update;
+  update domains set suspect = array(select distinct p from unnest(suspect || untried) p order by p)
+    where domain = p_domain;
   update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p),
                    suspect = array(select p from unnest(suspect) p where p <> all (p_partitions) order by p)
     where domain = p_domain and epoch = p_epoch and ended_at is null;

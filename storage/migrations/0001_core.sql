@@ -45,7 +45,7 @@ create table hosts (
   owned      int[] not null default '{}',
   wanted     int[] not null default '{}',
   suspect    int[] not null default '{}',
-  taken      int[] not null default '{}',   -- what was taken from it, one after another: it may be its own again when it looks
+  taken      int[] not null default '{}',   -- how often each was taken from it, 0 first: it may be its own again when it looks
   stopped    bigint[] not null default '{}', -- the cancellations of which nothing runs on it any more
   draining   boolean not null default false,
   started_at timestamptz not null default now(),
@@ -294,19 +294,23 @@ begin
 end $$;
 
 -- A partition that leaves its host before its first messages were tried alone stays suspect: whoever gets it next
--- tries them. The domain's row is locked before the host's, as the coordinator locks them.
+-- tries them. The domain's row is locked before the host's, as the coordinator locks them, and only where there are such:
+-- the host's row tells when it is written, for it may have been given one again meanwhile.
 create function release_partitions(p_domain text, p_epoch bigint, p_partitions int[]) returns void
 language plpgsql as $$
 declare
   untried int[];
 begin
-  if exists (select from hosts where domain = p_domain and epoch = p_epoch and suspect && p_partitions) then
-    perform 1 from domains where domain = p_domain for update;
-    select array(select p from unnest(suspect) p where p = any (p_partitions)) into untried
-      from hosts where domain = p_domain and epoch = p_epoch and ended_at is null for update;
-    update domains set suspect = array(select distinct p from unnest(suspect || untried) p order by p)
-      where domain = p_domain;
+  update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p)
+    where domain = p_domain and epoch = p_epoch and ended_at is null and not suspect && p_partitions;
+  if found then
+    return;
   end if;
+  perform 1 from domains where domain = p_domain for update;
+  select array(select p from unnest(suspect) p where p = any (p_partitions)) into untried
+    from hosts where domain = p_domain and epoch = p_epoch and ended_at is null for update;
+  update domains set suspect = array(select distinct p from unnest(suspect || untried) p order by p)
+    where domain = p_domain;
   update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p),
                    suspect = array(select p from unnest(suspect) p where p <> all (p_partitions) order by p)
     where domain = p_domain and epoch = p_epoch and ended_at is null;

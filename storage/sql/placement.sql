@@ -16,7 +16,10 @@ from hosts where domain = $1 and epoch = $2
 select release_partitions($1, $2, $3::int[])
 
 -- name: note_taken
-update hosts set taken = taken || $3::int[] where domain = $1 and epoch = $2 and ended_at is null
+update hosts set taken = array(
+  select coalesce(taken[p + 1], 0) + (p = any ($3::int[]))::int
+  from generate_series(0, greatest(cardinality(taken) - 1, (select max(p) from unnest($3::int[]) p))) p order by p)
+where domain = $1 and epoch = $2 and ended_at is null
 
 -- name: clear_suspects
 update hosts set suspect = array(select p from unnest(suspect) p where p <> all ($3::int[]) order by p)

@@ -19,6 +19,7 @@ from bus.errors import StorageUnavailable
 from storage.connect import create_pool
 from storage.domains import DomainRow, register_domain
 from storage.memory import MemoryStore
+from storage.placement import Placement
 from storage.postgres import PostgresStore
 from storage.queries import query
 from storage.records import GENESIS, Fence, TurnRecord
@@ -44,6 +45,8 @@ class Rig(Protocol):
     def store(self) -> HostStore: ...
 
     async def host(self, *partitions: int, suspect: Sequence[int] = ()) -> Fence: ...
+
+    async def take_back(self, fence: Fence, *partitions: int) -> None: ...
 
     async def suspects(self) -> set[int]:
         """The partitions that their next owner is to try carefully."""
@@ -108,6 +111,9 @@ class MemoryRig:
         fence = self.store.register_host(DOMAIN)
         self.store.grant(fence, partitions, suspect)
         return fence
+
+    async def take_back(self, fence: Fence, *partitions: int) -> None:
+        await self.store.take_back(fence, partitions)
 
     async def suspects(self) -> set[int]:
         return set(self.store.suspect.get(DOMAIN, ()))
@@ -200,6 +206,9 @@ class PostgresRig:
         )
         assert granted == epoch
         return fence
+
+    async def take_back(self, fence: Fence, *partitions: int) -> None:
+        await Placement(self._pool, DOMAIN).take_back(fence.epoch, frozenset(partitions))
 
     async def suspects(self) -> set[int]:
         return set(await self._pool.fetchval("select suspect from domains where domain = $1", DOMAIN))

@@ -80,3 +80,13 @@ async def test_a_host_whose_epoch_has_ended_makes_nothing_suspect(rig: Rig) -> N
     await rig.end(giver)
     await rig.store.release(giver, [0])
     assert await rig.suspects() == set()
+
+
+async def test_a_host_reads_how_often_each_partition_was_taken_from_it(rig: Rig) -> None:
+    fence = await rig.host(0, 1, 2, 3)
+    assert (await rig.store.read_ownership(fence)).taken == ()
+    for _ in range(3):
+        await rig.take_back(fence, 2)
+    await rig.take_back(fence, 0, 1)
+    ownership = await rig.store.read_ownership(fence)
+    assert (ownership.owned, ownership.taken) == (frozenset({3}), (1, 1, 3))
