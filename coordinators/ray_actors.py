@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import ray
 import uvloop
+from pydantic import ValidationError
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -24,8 +25,9 @@ from actors.birth import machine
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
 from actors.ray_host import configure_logging, remote_host
-from bus.errors import ServiceUnavailable
+from bus.errors import InvalidDomainFile, ServiceUnavailable
 from bus.nats import NatsTransport
+from bus.registry import describe_validation
 from coordinators import domain as core
 from coordinators.asleep import Sleepers
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
@@ -110,9 +112,8 @@ class DomainCoordinator(_Lead):
             self._settings.nats_url, name=f"callboard coordinator {self._domain}"
         )
         row = await find_domain(pool, self._domain, removed=True)  # one that was removed has hosts to drain
-        spec = DomainSpec.from_json(row.spec)
         epoch = await claim_coordinator(pool, self._domain, _node())
-        launcher = RayLauncher(self._settings, spec.hosts.cpus)
+        launcher = RayLauncher(self._settings, pool)
         await launcher.end_strays(self._domain, {host.host for host in await live_hosts(pool, self._domain)})
         coordinator = core.DomainCoordinator(
             pool, transport, launcher, self._domain, epoch, queue=launcher.queue
@@ -166,11 +167,13 @@ class RayLeaders:
 class RayLauncher:
     """Starts hosts as detached Ray actors named `host:<name>`."""
 
-    def __init__(self, settings: ClusterSettings, cpus: float) -> None:
+    def __init__(self, settings: ClusterSettings, pool: asyncpg.Pool[Any]) -> None:
         self._settings = settings
-        self._cpus = cpus
+        self._pool = pool
+        self._cpus = 0.0  # of the host that was started last
 
     async def start(self, domain: str, host: str) -> HostProcess:
+        self._cpus = await self._asked_for(domain)
         settings = HostSettings(
             domain=domain,
             host=host,
@@ -188,6 +191,15 @@ class RayLauncher:
             self._settings.log_level,
         )
         return _RayHost(actor)
+
+    async def _asked_for(self, domain: str) -> float:
+        row = await find_domain(self._pool, domain, removed=True)
+        try:
+            return DomainSpec.from_json(row.spec).hosts.cpus
+        except ValidationError as error:  # of another release, say: the hosts that run go on
+            raise InvalidDomainFile(
+                f"The stored domain.yaml of {domain} is wrong: {describe_validation(error)}."
+            ) from error
 
     async def attach(self, domain: str, host: str, pid: int) -> HostProcess | None:
         try:

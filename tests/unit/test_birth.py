@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,8 @@ def test_another_process_of_the_same_number_is_not_taken_for_it(process: subproc
 def launcher(monkeypatch: pytest.MonkeyPatch) -> RayLauncher:
     """Of a Ray whose node here has another name than the one before it had."""
     monkeypatch.setattr(ray_actors, "_node", lambda: "after")
-    return RayLauncher(ClusterSettings(postgres_url="", nats_url="", namespace=""), 1.0)
+    pool: Any = None
+    return RayLauncher(ClusterSettings(postgres_url="", nats_url="", namespace=""), pool)
 
 
 async def test_a_host_that_an_earlier_ray_has_started_here_is_known_to_be_gone(

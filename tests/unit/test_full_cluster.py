@@ -20,9 +20,11 @@ from ray.autoscaler.v2.schema import (
     ResourceUsage,
 )
 
+from actors.domain import DomainSpec, HostSpec
 from coordinators import ray_actors
 from coordinators.ray_room import count
 from coordinators.room import TOLD_WITHIN_S, Room, Waiting
+from storage.domains import DomainRow
 from storage.placement import HostRow
 
 
@@ -45,6 +47,9 @@ class Cluster:
         self.room.look()
         await asyncio.sleep(0)
         return self.room
+
+
+NONE: Any = None
 
 
 def host(epoch: int, *, ready: bool = True, owned: int = 1) -> HostRow:
@@ -175,7 +180,37 @@ def test_a_coordinator_takes_away_what_another_has_left_waiting(monkeypatch: pyt
     monkeypatch.setattr(ray, "get_actor", lambda name: name)
     monkeypatch.setattr(ray, "kill", lambda name, no_restart: killed.append(name))
     launcher = ray_actors.RayLauncher(
-        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace=""), 1.0
+        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace=""), NONE
     )
     asyncio.run(launcher.end_strays("shop", ["shop-22222222"]))
     assert killed == ["host:shop-11111111"]
+
+
+async def test_a_host_gets_the_cpus_that_the_domain_asks_for_when_it_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+    row = DomainRow("shop", 4, "", [], "", "")
+
+    async def found(*given: object, **more: object) -> DomainRow:
+        return row
+
+    class Started:
+        @staticmethod
+        def remote(*settings: object) -> None: ...
+
+    def remote_host(name: str, *, cpus: float) -> type[Started]:
+        asked.append(cpus)
+        return Started
+
+    monkeypatch.setattr(ray_actors, "find_domain", found)
+    monkeypatch.setattr(ray_actors, "remote_host", remote_host)
+    monkeypatch.setattr(ray_actors, "_node", lambda: "node")
+    launcher = ray_actors.RayLauncher(
+        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace=""), NONE
+    )
+    for cpus in (0.5, 2.0):
+        spec = DomainSpec(domain="shop", partitions=4, kinds=(), hosts=HostSpec(cpus=cpus))
+        row = row._replace(spec=spec.to_json())
+        await launcher.start("shop", "shop-1")
+    assert asked == [0.5, 2.0]
