@@ -1207,7 +1207,7 @@ CREATE TABLE callboard.hosts (
     host text NOT NULL,
     node text NOT NULL,
     pid integer NOT NULL,
-    machine text NOT NULL,
+    machine text DEFAULT ''::text NOT NULL,
     born text NOT NULL,
     code text NOT NULL,
     release text DEFAULT ''::text NOT NULL,

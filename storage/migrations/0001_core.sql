@@ -37,7 +37,7 @@ create table hosts (
   host       text not null,
   node       text not null,
   pid        int not null,
-  machine    text not null,                 -- which one it was, however Ray called its node; empty where that is not known
+  machine    text not null default '',      -- which one it was, however Ray called its node; empty where that is not known
   born       text not null,                 -- which process of that number it is
   code       text not null,                 -- the digest of the domain's code that it runs
   release    text not null default '',      -- of Callboard
