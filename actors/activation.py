@@ -56,7 +56,9 @@ class Activation:
         self.task: asyncio.Task[Any] | None = None  # in which its handler runs, or ran last
         self.journal: Journal | None = None  # of the turn that runs or waits in memory
         self.parked = False  # one of its turns waits, and is not in memory
-        self.held_turn = False  # one of its turns is part of what is paused: it is not woken
+        self.held_turn = (
+            False  # one of its turns is part of what is paused, or is being given up: it is not woken
+        )
         self.lacks_turn = (
             False  # one of its turns is open, and has not been read yet: nothing may run before it
         )
@@ -151,7 +153,9 @@ class Activation:
         return other
 
     def may_run_at(self, head: Envelope) -> float:
-        """When this message may run, seconds since 1970, UTC."""
+        """When this message may run, seconds since 1970, UTC. A control message waits for its own next try only."""
+        if head.is_control and not head.failures:
+            return head.retry_at or 0.0
         return max(self.blocked_until, head.retry_at or 0.0)
 
     def has_queued(self, message: str) -> bool:

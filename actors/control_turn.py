@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import msgspec
+from pydantic import BaseModel
 
 from actors import control
 from actors.activation import PAUSED, Activation
@@ -18,7 +19,6 @@ from actors.scope import Scope
 from actors.turn_edit import edited
 from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
-from bus.registry import decode_payload
 from storage.journal import Does, JournalWrite, StoredJournal
 from storage.records import BuriedMessage, TurnRecord
 
@@ -42,9 +42,10 @@ class ControlTurns:
         self._outcomes = outcomes
         self._open_turns = open_turns
 
-    async def run(self, activation: Activation, envelope: Envelope, ctx: Context) -> TurnRecord:
+    async def run(
+        self, activation: Activation, envelope: Envelope, message: BaseModel, ctx: Context
+    ) -> TurnRecord:
         """Carry the message out; raises what the agent's hooks raise."""
-        message = decode_payload(envelope.header.type, envelope.payload)
         if isinstance(message, control.Withdraw):  # the agent itself has nothing to do with it
             return await self._withdraw(activation, envelope, ctx, message.id)
         agent = await self._activate(activation, ctx)
@@ -140,7 +141,9 @@ class ControlTurns:
                 before, leaves=ending.leaves or before.leaves, destroys=ending.destroys or before.destroys
             )
         record = await self._outcomes.succeed(activation, envelope, ctx, decision)
-        activation.parked = True  # nothing of it runs before the commit, which brings it back
+        activation.parked = activation.held_turn = (
+            True  # nothing of it runs before the commit, which brings it back
+        )
         number = stored.entries[-1].number + 1 if stored.entries else 1
         on_record = () if ending == before else (unwind_entry(number, ending),)
         goes_on = JournalWrite(

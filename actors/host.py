@@ -39,7 +39,7 @@ from actors.waiting import WaitingTurns
 from actors.wake import is_wake
 from actors.workers import Workers
 from bus.envelope import Envelope
-from bus.errors import Fenced, SchemaMismatch, StorageUnavailable
+from bus.errors import Fenced, InvalidPayload, SchemaMismatch, StorageUnavailable
 from bus.transport import Transport
 from storage.intake import nudge
 from storage.journal import Does, Flush, JournalWrite
@@ -63,7 +63,7 @@ class Host:
         self.partitions = partitions
         self.store = store
         self.ready = ReadyQueue()
-        self.mailboxes = Mailboxes(scope, store, self.ready)
+        self.mailboxes = Mailboxes(scope, store, self.ready, self.guarded)
         self.turns = TurnRunner(scope, store, self, fence.epoch)
         self.waiting = WaitingTurns(self)
         self.cancelling = Cancelling(self)
@@ -181,6 +181,8 @@ class Host:
             if outcome is None:
                 activation.at_work = envelope
                 outcome = await self.turns.run(activation, envelope)
+        except InvalidPayload as error:
+            outcome = await self.turns.cannot_read(activation, envelope, error)
         except BlobsUnavailable as error:
             _logger.warning("a turn of %s waits for storage: %s", activation.agent, error)
             self._storage_was_away(activation, envelope, error.journaled)
@@ -214,6 +216,7 @@ class Host:
             if outcome.mark is not None:  # paused by its supervision: the message stays on disk
                 self.mailboxes.forget(envelope.seq)
                 activation.more = True
+                activation.more_control |= envelope.is_control
         return Entry(activation, envelope, outcome)
 
     def _hold_turn(self, activation: Activation, wake: Envelope) -> None:

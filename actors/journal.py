@@ -210,10 +210,11 @@ class Journal:
         """Take a wake-up: record how its promise was settled, and let whoever waits for it go on.
 
         It is durable in the mailbox, and leaves that in the commit that has its entry. `payload` is what stands in
-        the `blob`, if there is one.
+        the `blob`, if there is one. Raises InvalidPayload for one that cannot be read, and has not taken it then.
         """
+        wake = decode_wake(payload)
         self._draft.consumed.append(seq)
-        promise = self.promises.settle(decode_wake(payload))
+        promise = self.promises.settle(wake)
         if promise is not None:
             self.record(promise.key, promise.kind, promise.name, "null" if blob else payload, blob=blob)
             self.branches.wake(promise.id)

@@ -17,7 +17,7 @@ from actors.books import Books, size_of
 from actors.held import Held
 from actors.partition_reads import PartitionReads
 from actors.ready import ReadyQueue, is_own
-from actors.refills import RETRY_S, Refills
+from actors.refills import RETRY_S, Guard, Refills
 from actors.roster import Roster
 from actors.scope import Scope
 from bus.envelope import Envelope
@@ -39,12 +39,14 @@ class Mailboxes:
     "unread", and read again as others' messages leave.
     """
 
-    def __init__(self, scope: Scope, store: MailboxStore, ready: ReadyQueue) -> None:
+    def __init__(
+        self, scope: Scope, store: MailboxStore, ready: ReadyQueue, guarded: Guard = lambda part: part
+    ) -> None:
         self._scope = scope
         self._ready = ready
         self.books = Books(scope.limits)
         self.roster = Roster(scope, store, self.schedule)
-        self._refills = Refills(scope, store, self.books, ready, self._take_in)
+        self._refills = Refills(scope, store, self.books, ready, self._take_in, guarded)
         self.partitions = PartitionReads(scope, store, self.books, self.roster, self.merge)
         self.held = Held(scope, self.schedule)
         self.may_run: Callable[[int], bool] = lambda partition: True
@@ -205,7 +207,7 @@ class Mailboxes:
             self._refills.cannot_run_yet(activation)
             return
         until = activation.may_run_at(head)
-        if until and (head.failures or not head.is_control):
+        if until:
             now = self._scope.clock.now()
             if until > now:
                 self._scope.clock.call_at(min(until, now + _LONGEST_WAIT_S), self.schedule, activation)
@@ -222,8 +224,6 @@ class Mailboxes:
         head = activation.head()
         if head is None or not (activation.alive and activation.loaded) or self._scope.is_held(head):
             return False
-        if head.is_control and not head.failures:
-            return True
         paused = activation.lifecycle == PAUSED and not head.is_control
         return not paused and activation.may_run_at(head) <= self._scope.clock.now()
 

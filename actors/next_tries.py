@@ -38,6 +38,8 @@ class NextTries:
             if activation.more:  # no commit of this turn brings the next messages
                 self._mailboxes.refill(activation)
         else:
+            if again.is_control:
+                again = msgspec.structs.replace(again, retry_at=self._scope.clock.now() + delay)
             self._block(activation, again, delay)
 
     def after_storage_was_away(self, activation: Activation, envelope: Envelope) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from actors.activation import Activation
 from actors.blobs import Blobs, BlobsUnavailable
 from actors.context import Context
@@ -15,8 +17,9 @@ from actors.ledger import Ledger
 from actors.scope import Scope
 from actors.spending import spent
 from bus import faultpoints
-from bus.envelope import Envelope, Outgoing, header_from_json
-from bus.errors import InvalidMessage, StorageUnavailable, TaskCancelled
+from bus.envelope import UNREADABLE, Envelope, Outgoing, header_from_json
+from bus.errors import InvalidMessage, InvalidPayload, StorageUnavailable, TaskCancelled
+from bus.registry import first_line
 from storage.journal import Flush, JournalWrite, StoredJournal
 from storage.standing import Standing
 
@@ -83,7 +86,8 @@ class OpenTurns:
         return activation.journal
 
     async def reopen(self, activation: Activation, wake: Envelope) -> Envelope | None:
-        """Prepare the turn that a wake-up is for, and return its message; None when no turn waits any more."""
+        """Prepare the turn that a wake-up is for, and return its message; None when no turn waits any more. Raises
+        InvalidPayload when the wake-up or the turn cannot be read."""
         faultpoints.reached("wake.before")
         stored = await self.load(activation)
         if stored is None or stored.seq == activation.ended:  # whose end may be on its way to Postgres
@@ -96,16 +100,18 @@ class OpenTurns:
             header=header_from_json(stored.header_json), header_json=stored.header_json, payload=stored.payload,
             failures=stored.failures, trials=max(stored.trials, wake.trials), open=True,
         )  # fmt: skip
-        activation.journal = self._journal(activation, envelope, stored.began_at, stored)
-        activation.journal.settle(wake.seq, payload, wake.header.blob)
+        journal = self._stored_journal(activation, envelope, stored)
+        journal.settle(wake.seq, payload, wake.header.blob)
+        activation.journal = journal
         return envelope
 
     async def resume(self, activation: Activation, envelope: Envelope) -> bool:
-        """Read the journal of an open turn that runs again; False when the turn has ended meanwhile."""
+        """Read the journal of an open turn that runs again; False when the turn has ended meanwhile. Raises
+        InvalidPayload when it cannot be read."""
         stored = await self.load(activation)
         if stored is None or stored.seq != envelope.seq:
             return False
-        activation.journal = self._journal(activation, envelope, stored.began_at, stored)
+        activation.journal = self._stored_journal(activation, envelope, stored)
         return True
 
     def close_journal(self, activation: Activation, journal: Journal) -> None:
@@ -133,6 +139,16 @@ class OpenTurns:
             return await self._storage.promise_standing(domain, tenant, promise, by)
         except StorageUnavailable as error:
             raise BlobsUnavailable(error.message) from error
+
+    def _stored_journal(self, activation: Activation, envelope: Envelope, stored: StoredJournal) -> Journal:
+        if envelope.header.type == UNREADABLE:
+            raise InvalidPayload("The header of an open turn cannot be read.")
+        try:
+            journal = self._journal(activation, envelope, stored.began_at, stored)
+            _ = journal.saga.ending  # read wherever the turn may end: here it can be refused
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise InvalidPayload(f"The record of an open turn cannot be read: {first_line(error)}.") from None
+        return journal
 
     def _journal(
         self,

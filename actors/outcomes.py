@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from uuid import UUID
 
 import msgspec
 
@@ -17,7 +18,7 @@ from actors.spending import spent
 from actors.supervision import Directive
 from actors.task_messages import TROUBLE
 from actors.transition import transition_body
-from bus.envelope import Envelope
+from bus.envelope import Envelope, new_id
 from bus.errors import NonDeterministicHandler, PayloadTooLarge
 from storage.journal import Does, Flush
 from storage.records import DeadLetter, Mark, TurnRecord
@@ -80,7 +81,8 @@ class Outcomes:
         """The same for a message whose dead letter was refused: with nothing in it that Postgres has not had before, and no
         word to whoever asked or to its task, since that may be what it refuses."""
         dead = DeadLetter(reason=ending.reason, error=_PLAIN_WORDS, failures=envelope.failures)
-        alone = msgspec.structs.replace(envelope, header=msgspec.structs.replace(envelope.header, task=None))
+        header = msgspec.structs.replace(envelope.header, task=None, id=_id_as_stored(envelope.header.id))
+        alone = msgspec.structs.replace(envelope, header=header)
         empty = Context(self._scope, alone, ctx.now)
         empty.explain("dead_letter", reason=ending.reason, error=_PLAIN_WORDS, failures=envelope.failures)
         ctx.logger.error("nobody is told that %s is a dead letter: %s", envelope.header.id, _PLAIN_WORDS)
@@ -163,7 +165,7 @@ class Outcomes:
     ) -> Mark:
         return Mark(
             tenant=activation.tenant, partition=activation.partition, agent=activation.agent, seq=envelope.seq,
-            failed=1, error=error, open=activation.has_open_turn, delay_s=delay_s,
+            failed=1, error=error, open=envelope.open or activation.has_open_turn, delay_s=delay_s,
         )  # fmt: skip
 
     def _record(
@@ -230,3 +232,11 @@ class Outcomes:
         activation.schema_version = schema_version
         activation.lifecycle = lifecycle
         return record
+
+
+def _id_as_stored(message: str) -> str:
+    """A message's id, or another one for what is none."""
+    try:
+        return str(UUID(message))
+    except ValueError:
+        return new_id()

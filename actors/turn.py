@@ -25,10 +25,12 @@ from actors.scope import Scope
 from actors.task_messages import TaskWork
 from actors.threads import in_thread
 from actors.unwinding import uncancel, undo
-from bus.envelope import Envelope
+from bus.envelope import UNREADABLE, Envelope
 from bus.errors import (
+    CallboardError,
     DeadlineExceeded,
     InvalidMessage,
+    InvalidPayload,
     LimitExceeded,
     NoHandler,
     NonDeterministicHandler,
@@ -59,7 +61,8 @@ class TurnRunner:
     async def run(self, activation: Activation, envelope: Envelope) -> Outcome | None:
         """Handle the message; return the turn to commit, or the mark of a failure that is tried again.
 
-        None when the turn has been put away, or is over for this host. Raises BlobsUnavailable.
+        None when the turn has been put away, or is over for this host. Raises BlobsUnavailable, and InvalidPayload when
+        what is stored of an open turn cannot be read.
         """
         if (
             envelope.open
@@ -93,6 +96,14 @@ class TurnRunner:
             ctx.close()
             if activation.journal is not None:
                 self.open_turns.close_journal(activation, activation.journal)
+
+    async def cannot_read(self, activation: Activation, envelope: Envelope, error: InvalidPayload) -> Outcome:
+        """What is stored of a turn that waits says nothing that is known here: nothing of it is lost, and its agent is
+        paused, or waits for newer code."""
+        if await self._scope.is_outdated():
+            return self._outcomes.hold_back(activation, envelope, error)
+        ctx = Context(self._scope, envelope, self._scope.clock.now(), self.open_turns, activation)
+        return self._outcomes.pause(activation, envelope, ctx, error)
 
     async def _attempt(
         self, activation: Activation, envelope: Envelope, ctx: Context
@@ -157,9 +168,7 @@ class TurnRunner:
                 return doomed
             # The handler only says again what undoes its results.
             journal.branches.end_early((lambda: TaskCancelled(words)) if is_cancelled else TurnGone)
-        if envelope.is_control:
-            return await self._control.run(activation, envelope, ctx)
-        if handler is None:  # no further try would find one
+        if handler is None and not envelope.is_control:  # no further try would find one
             return doomed or await self._unhandled(activation, envelope)
         payload = envelope.payload
         if envelope.header.blob is not None:
@@ -170,6 +179,8 @@ class TurnRunner:
             if await self._scope.is_outdated():
                 return self._outcomes.hold_back(activation, envelope, unreadable)
             raise
+        if handler is None:
+            return await self._control.run(activation, envelope, message, ctx)
         try:
             await self._handle(activation, envelope, handler, message, ctx)
         finally:
@@ -244,8 +255,10 @@ class TurnRunner:
     async def _unhandled(self, activation: Activation, envelope: Envelope) -> Outcome | Ending:
         name = activation.agent.partition("/")[0]
         wire_name = envelope.header.type
-        error: NoHandler | UnknownKind
-        if name not in self._scope.kinds:
+        error: CallboardError
+        if wire_name == UNREADABLE:
+            error = InvalidMessage("The header of a message cannot be read.")
+        elif name not in self._scope.kinds:
             error = UnknownKind(f"The domain {self._scope.domain!r} has no agent kind {name!r}.")
         else:
             error = NoHandler(f"{activation.type.cls.__qualname__} has no handler for {wire_name}.")

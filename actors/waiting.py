@@ -13,7 +13,7 @@ from actors.blobs import BlobsUnavailable
 from actors.wake import is_wake
 from bus import faultpoints
 from bus.envelope import Envelope
-from bus.errors import CallboardError
+from bus.errors import CallboardError, InvalidPayload
 
 if TYPE_CHECKING:
     from actors.host import Host
@@ -62,10 +62,14 @@ class WaitingTurns:
             if not wake.payload:  # there was no room for it
                 self._host.mailboxes.refill(activation, control_only=True)
                 continue
-            self._host.mailboxes.take(activation, wake)
             if wake.header.blob is None:
-                journal.settle(wake.seq, wake.payload, None)
+                try:
+                    journal.settle(wake.seq, wake.payload, None)
+                except InvalidPayload:
+                    continue  # the turn is put away, and woken by it: there its agent is paused
+                self._host.mailboxes.take(activation, wake)
             else:
+                self._host.mailboxes.take(activation, wake)
                 task = asyncio.create_task(self._host.guarded(self._fetch(activation, wake)))
                 self._fetching.add(task)
                 task.add_done_callback(self._fetching.discard)
@@ -76,13 +80,16 @@ class WaitingTurns:
         journal = activation.journal
         try:
             payload = await self._host.turns.blobs.fetch(activation.tenant, wake.header.blob or "")
+            is_taken = journal is not None and not journal.is_closed
+            if journal is not None and is_taken:
+                journal.settle(wake.seq, payload, wake.header.blob)
         except (BlobsUnavailable, CallboardError) as error:
             _logger.warning("an answer to %s cannot be read yet: %s", activation.agent, error)
             self._host.drop(activation)
             return
-        if journal is not None and not journal.is_closed:
-            journal.settle(wake.seq, payload, wake.header.blob)
-        elif activation.alive:  # that run of the turn is over, and another may need it
+        if is_taken:
+            return
+        if activation.alive:  # that run of the turn is over, and another may need it
             self._host.mailboxes.put_back(activation, wake)
             self._host.mailboxes.schedule(activation)
 

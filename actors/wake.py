@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from bus.envelope import Envelope
-from bus.registry import encode_json
+from bus.errors import InvalidPayload
+from bus.registry import encode_json, first_line
 
 WAKE = "callboard.wake.v1"
 
@@ -20,7 +21,15 @@ class Wake(msgspec.Struct, frozen=True, kw_only=True):
     at: float = 0.0
 
 
-decode_wake = msgspec.json.Decoder(Wake).decode
+_decode = msgspec.json.Decoder(Wake).decode
+
+
+def decode_wake(payload: str) -> Wake:
+    """Raises InvalidPayload for what says nothing that is known here: a newer release, or somebody's own SQL, has written it."""
+    try:
+        return _decode(payload)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidPayload(f"A wake-up cannot be read: {first_line(error)}.") from None
 
 
 def wake_json(promise: str, status: str, by: str, at: float, *, value: str, digest: str | None = None) -> str:

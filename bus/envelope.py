@@ -10,6 +10,7 @@ from enum import IntEnum
 import msgspec
 from uuid_utils import uuid7
 
+UNREADABLE = "callboard.unreadable.v1"  # no message has this type
 HOP_LIMIT = 1_000_000  # hops of one causal chain; domains set lower ones of their own
 
 
@@ -95,4 +96,8 @@ def header_to_json(header: Header) -> str:
 
 
 def header_from_json(text: str) -> Header:
-    return _decode_header(text)
+    """The header; for text that is none a stand-in of the type UNREADABLE, so that its message alone is given up."""
+    try:
+        return _decode_header(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return Header(id=new_id(), type=UNREADABLE, sender="external/unknown", sent_at=0.0)

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from bus.errors import CallboardError
 from storage.queries import query
 
 MOST_TOGETHER = 100  # mailboxes in one query
@@ -37,7 +36,7 @@ class MailReader:
         self._work: asyncio.Task[None] | None = None
 
     async def read(self, mailbox: Mailbox) -> list[Any]:
-        """The rows of `load_agent_mail` for this one; raises what the query raised for all that were in it."""
+        """The rows of `load_agent_mail` for this one; raises what the query raised, for all that were in it."""
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._asked.append((mailbox, answer))
         if self._work is None:
@@ -64,7 +63,7 @@ class MailReader:
     async def _read(self, group: list[tuple[Mailbox, asyncio.Future[list[Any]]]]) -> None:
         try:
             found = await self._fetch([mailbox for mailbox, _ in group])
-        except CallboardError as error:
+        except Exception as error:  # who waits hears of it, whatever it is
             for _, answer in group:
                 if not answer.done():
                     answer.set_exception(error)

@@ -125,6 +125,7 @@ def check_turn(turn: TurnRecord) -> None:
         check_json(write.error)
     if turn.dead is not None:
         check_text(turn.dead.error)
+        check_uuid(turn.message_id)
         check_json(turn.header_json)
         check_json(turn.payload)
     for send in turn.sends:
@@ -140,10 +141,15 @@ def check_dead(dead: DeadEvent) -> None:
 def check_outgoing(message: Outgoing) -> None:
     check_json(message.header_json)
     check_json(message.payload)
+    check_uuid(message.header.id)
+
+
+def check_uuid(text: str) -> None:
+    """What a uuid column takes."""
     try:
-        UUID(message.header.id)
+        UUID(text)
     except ValueError:
-        raise InvalidData(f"{message.header.id!r} is no UUID.") from None
+        raise InvalidData(f"{text!r} is no UUID.") from None
 
 
 def check_text(text: str) -> None:

@@ -57,11 +57,14 @@ async def test_what_is_asked_for_at_once_or_meanwhile_is_read_together() -> None
     assert [len(agents) for agents in postgres.queries] == [3, MOST_TOGETHER, 1]
 
 
-async def test_an_error_reaches_all_that_asked_and_the_next_query_is_made() -> None:
+@pytest.mark.parametrize(
+    "error", [StorageUnavailable("The connection failed."), ValueError("a row of no kind")]
+)
+async def test_an_error_reaches_all_that_asked_and_the_next_query_is_made(error: Exception) -> None:
     postgres = Postgres()
     reader = MailReader(postgres.connection)
     postgres.open.set()
-    postgres.error = StorageUnavailable("The connection failed.")
+    postgres.error = error
     found = await asyncio.gather(*(agents_of(reader, f"order/{n}") for n in range(2)), return_exceptions=True)
     assert found == [postgres.error, postgres.error]
     postgres.error = None
