@@ -63,7 +63,7 @@ class Host:
         self.partitions = partitions
         self.store = store
         self.ready = ReadyQueue()
-        self.mailboxes = Mailboxes(scope, store, self.ready, self.guarded)
+        self.mailboxes = Mailboxes(scope, store, self.ready)
         self.turns = TurnRunner(scope, store, self, fence.epoch)
         self.waiting = WaitingTurns(self)
         self.cancelling = Cancelling(self)
@@ -87,6 +87,7 @@ class Host:
         self.mailboxes.may_run = self.holdings.may_run
         self.mailboxes.on_mail = self.waiting.mail
         self.mailboxes.on_dropped = self.waiting.dropped
+        self.mailboxes.on_failed = self._failed
         self.on_task_events: Callable[[TurnRecord], None] = lambda turn: None
         self.extra_work: list[Callable[[], Awaitable[None]]] = []
         self.ended_why: str | None = None
@@ -157,9 +158,12 @@ class Host:
                 _logger.error("a part of the host was cancelled by what it ran; the incarnation ends")
                 self.end("a part of the host was cancelled")
             raise
-        except BaseException:
-            _logger.exception("a part of the host failed; the incarnation ends")
-            self.end("a part of the host failed")
+        except BaseException as error:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        _logger.error("a part of the host failed; the incarnation ends", exc_info=error)
+        self.end("a part of the host failed")
 
     # -- turns ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from actors.books import Books, size_of
 from actors.held import Held
 from actors.partition_reads import PartitionReads
 from actors.ready import ReadyQueue, is_own
-from actors.refills import RETRY_S, Guard, Refills
+from actors.refills import RETRY_S, Refills
 from actors.roster import Roster
 from actors.scope import Scope
 from bus.envelope import Envelope
@@ -39,20 +39,20 @@ class Mailboxes:
     "unread", and read again as others' messages leave.
     """
 
-    def __init__(
-        self, scope: Scope, store: MailboxStore, ready: ReadyQueue, guarded: Guard = lambda part: part
-    ) -> None:
+    def __init__(self, scope: Scope, store: MailboxStore, ready: ReadyQueue) -> None:
         self._scope = scope
         self._ready = ready
         self.books = Books(scope.limits)
         self.roster = Roster(scope, store, self.schedule)
-        self._refills = Refills(scope, store, self.books, ready, self._take_in, guarded)
+        self._refills = Refills(scope, store, self.books, ready, self._take_in, lambda e: self.on_failed(e))
         self.partitions = PartitionReads(scope, store, self.books, self.roster, self.merge)
         self.held = Held(scope, self.schedule)
         self.may_run: Callable[[int], bool] = lambda partition: True
         self.on_mail: Callable[[Activation], None] = lambda activation: None
         """Something has come for an agent whose turn is in memory."""
         self.on_dropped: Callable[[Activation], None] = lambda activation: None
+        self.on_failed: Callable[[BaseException], None] = lambda error: None
+        """What was read of a mailbox could not be taken in."""
 
     def __len__(self) -> int:
         return len(self.roster)

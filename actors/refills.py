@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -39,9 +39,6 @@ class MailboxReader(Protocol):
 TakeIn = Callable[[Activation, list[Envelope], bool, bool], None]
 """Queues what was found: the agent, its messages, whether there are more, whether only control messages were read."""
 
-Guard = Callable[[Coroutine[Any, Any, None]], Coroutine[Any, Any, None]]
-"""Runs a part of the host, and ends the host should it fail."""
-
 
 class Refills:
     """Agents that wait in `hungry` are read as others' messages leave, in the order they asked. A message that cannot
@@ -54,14 +51,14 @@ class Refills:
         books: Books,
         ready: ReadyQueue,
         take_in: TakeIn,
-        guarded: Guard,
+        on_failed: Callable[[BaseException], None],
     ) -> None:
         self._scope = scope
         self._store = store
         self._books = books
         self._ready = ready
         self._take_in = take_in
-        self._guarded = guarded
+        self._on_failed = on_failed
         self._hungry: dict[Activation, bool] = {}  # to be read again, of these only the control messages
         self._later: dict[Activation, None] = {}  # their first message cannot run yet
         self._asked: set[Activation] = set()  # to be read once more, after the read that is under way
@@ -182,12 +179,15 @@ class Refills:
         if not control_only:
             activation.more = False  # set again by whatever turns out not to fit while the read is under way
         self._promised += size
-        task = asyncio.get_running_loop().create_task(
-            self._guarded(self._read(activation, control_only, size))
-        )
+        task = asyncio.get_running_loop().create_task(self._read(activation, control_only, size))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         self._reading[activation] = task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failed(error)
 
     async def _read(self, activation: Activation, control_only: bool, size: int) -> None:
         self._books.reads += 1
