@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.retry import RetryPolicy
@@ -34,8 +34,11 @@ async def attempt(
     named: Mapping[str, Any],
     retry: RetryPolicy,
     name: str | None = None,
+    *,
+    again: Callable[[Exception], Awaitable[None]] | None = None,
 ) -> Any:
-    """Call it until it succeeds; raises its error once it may not be tried again.
+    """Call it until it succeeds; raises its error once it may not be tried again. `again` is awaited with the error before
+    each further attempt.
 
     A turn that is given up waits for a thread, and cuts an `async` function short, which then leaves no record.
     """
@@ -51,6 +54,8 @@ async def attempt(
                     raise
                 words = name or name_of(function), failures, first_line(error)
                 turn.logger.warning("%s failed (%d): %s", *words)
+                if again is not None:
+                    await again(error)
             if branches.must_stop:
                 await branches.proceed()
             with branches.cuttable():

@@ -11,6 +11,9 @@ from typing import Any
 from bus.errors import InvalidMessage
 from storage.edges import Gate
 
+# What has a meaning in places, written otherwise in a key: `a/b` is what the step `a` calls `b`, `a!1` an attempt of a call.
+_IN_A_KEY = str.maketrans({char: f"%{ord(char):02X}" for char in "%/!~?$"})
+
 
 class Branch:
     """One line of calls. Their places are counted in the order in which it makes them, so they are the same whenever
@@ -54,13 +57,17 @@ class Branch:
             raise InvalidMessage(
                 f"{key!r} cannot be a key.", fix="Give 1 to 200 characters that do not begin with '#'."
             )
-        return self.prefix + key
+        return self.prefix + key.translate(_IN_A_KEY)
 
     def _is_running_here(self) -> bool:
         try:
             return asyncio.current_task() is self._task
         except RuntimeError:  # a thread: that of a plain handler, or of a plain function of a step
             return True
+
+    def begin_again(self) -> None:
+        """Its calls are made once more, from the first."""
+        self._calls = 0
 
     def send_place(self) -> str:
         self._sends += 1
@@ -76,13 +83,14 @@ current: ContextVar[Branch | None] = ContextVar("callboard_branch", default=None
 
 
 @contextmanager
-def inside(place: str, gates: tuple[Gate, ...] = (), *, may_call: bool = True) -> Iterator[None]:
+def inside(place: str, gates: tuple[Gate, ...] = (), *, may_call: bool = True) -> Iterator[Branch]:
     """What the function of the step (or tool) at a place calls and sends has places below that. Else it would take numbers
     of the handler's, which has others when it runs again and the function does not: a message sent later would be taken
     for one that has gone out."""
-    before = current.set(Branch(f"{place}/", gates=gates, is_in_step=True, may_call=may_call))
+    inner = Branch(f"{place}/", gates=gates, is_in_step=True, may_call=may_call)
+    before = current.set(inner)
     try:
-        yield
+        yield inner
     finally:
         with suppress(ValueError):  # closed by the collector, as when its host has ended: in another context
             current.reset(before)

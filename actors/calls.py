@@ -7,6 +7,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -96,9 +97,10 @@ class DurableCalls(Approvals):
 
         async def made() -> Any:
             nonlocal cause
-            with branch.inside(place, branch_.gates):
+            with branch.inside(place, branch_.gates) as inner:
                 try:
-                    return await attempt(self, function, arguments, named, retry)
+                    again = partial(self._journal().begin_again, inner)
+                    return await attempt(self, function, arguments, named, retry, again=again)
                 except Exception as error:
                     cause = error
                     raise

@@ -87,6 +87,10 @@ class Entries:
         self._used.add(place)
         return self._held.get(place)
 
+    def release(self, prefix: str) -> None:
+        """The places that begin so are called for once more."""
+        self._used = {place for place in self._used if not place.startswith(prefix)}
+
     def must_have_room(self, promises: int) -> None:
         """Raise JournalFull when no new call may begin beside so many open promises. How those are settled, and what
         takes a failed call back, is recorded all the same."""

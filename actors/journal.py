@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from actors import values
+from actors.branch import Branch
 from actors.branches import Branches
 from actors.draft import Draft
 from actors.entries import SENT, UNFIT, VOID, Entries, Sent
@@ -189,8 +190,17 @@ class Journal:
             place = cause.fields.get("place") if isinstance(cause, _FAILED_CALLS) else None
             is_left = isinstance(place, str) and place in self.entries and not is_final
             if is_left and self.entries.take_back(str(place)):
-                self.record(f"{VOID}:{self.entries.next}", VOID, str(place), "null")
+                self.record(f"#{VOID}:{self.entries.next}", VOID, str(place), "null")
             cause = cause.__cause__ or cause.__context__
+
+    async def begin_again(self, inner: Branch, error: Exception) -> None:
+        """The function of a step has failed, and is called once more: it finds what it has recorded, but for the failed
+        calls behind its error. What it has left under way ends first."""
+        while self.in_flight:
+            await asyncio.wait(self.in_flight)
+        self.take_back(error)
+        self.entries.release(inner.prefix)
+        inner.begin_again()
 
     def _has_ended_others(self, error: BaseException) -> bool:
         places = error.__dict__.get(_ENDED, ())
@@ -253,7 +263,7 @@ class Journal:
         if sends:
             gone = [Sent(place, s.header.id, f"{s.domain}/{s.agent}", s.header.type) for place, s in sends]
             self.entries.sent.extend(gone)
-            self.record(f"{SENT}:{self.entries.next}", SENT, "messages", msgspec.json.encode(gone).decode())
+            self.record(f"#{SENT}:{self.entries.next}", SENT, "messages", msgspec.json.encode(gone).decode())
         if begins and self._does is Does.RESUME and not self._was_put_away:
             does = Does.GO
         else:

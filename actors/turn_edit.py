@@ -21,7 +21,7 @@ def edited(entries: Sequence[JournalEntry], key: str, value: str | None) -> tupl
         return ()
     number = entries[-1].number + 1
     void = JournalEntry(
-        number=number, key=f"{VOID}:{number}", kind=VOID, name=key, ok=True, value="null", took_ms=0.0
+        number=number, key=f"#{VOID}:{number}", kind=VOID, name=key, ok=True, value="null", took_ms=0.0
     )
     if value is None:
         return (void,)
