@@ -8,6 +8,7 @@ import msgspec
 from pydantic import BaseModel
 
 from actors import control
+from actors.activation import DESTROYED as GONE
 from actors.activation import PAUSED, Activation
 from actors.agent import Agent
 from actors.context import Context
@@ -48,6 +49,8 @@ class ControlTurns:
         """Carry the message out; raises what the agent's hooks raise."""
         if isinstance(message, control.Withdraw):  # the agent itself has nothing to do with it
             return await self._withdraw(activation, envelope, ctx, message.id)
+        if isinstance(message, control.Destroy):
+            return await self._destroy(activation, envelope, ctx, message)
         agent = await self._activate(activation, ctx)
         match message:
             case control.Pause():
@@ -60,19 +63,6 @@ class ControlTurns:
                 if agent is not None:
                     await agent.on_resumed(ctx)
                 return await self._outcomes.succeed(activation, envelope, ctx, "resumed")
-            case control.Destroy():
-                stored = await self._open_turns.load(activation)
-                if agent is not None:
-                    await agent.on_destroyed(ctx)
-                if stored is None:
-                    ctx.destroy()
-                    return await self._outcomes.succeed(activation, envelope, ctx, "destroyed")
-                activation.instance = None  # its state stays until the turn has ended
-                ending = Ending(
-                    reason=DESTROYED, error="its agent was destroyed while it waited", failures=stored.failures,
-                    leaves=_leaves(stored, message.leave_done), destroys=True,
-                )  # fmt: skip
-                return await self._give_up(activation, envelope, ctx, "destroying", stored, ending)
             case control.SkipTurn():
                 stored = await self._open_turns.load(activation)
                 ctx.explain("skip_turn", reason=message.reason, found=stored is not None)
@@ -111,6 +101,26 @@ class ControlTurns:
                 )
             case _:
                 raise NoHandler(f"{envelope.header.type} is not a control message.")
+
+    async def _destroy(
+        self, activation: Activation, envelope: Envelope, ctx: Context, message: control.Destroy
+    ) -> TurnRecord:
+        """The hook is for the state that goes: what has none any more, or is about to lose it, is not told a second time."""
+        stored = await self._open_turns.load(activation)
+        before = None if stored is None else ending_of(stored.entries)
+        is_told = activation.lifecycle == GONE if stored is None else before is not None and before.destroys
+        agent = None if is_told else await self._activate(activation, ctx)
+        if agent is not None:
+            await agent.on_destroyed(ctx)
+        if stored is None:
+            ctx.destroy()
+            return await self._outcomes.succeed(activation, envelope, ctx, "destroyed")
+        activation.instance = None  # its state stays until the turn has ended
+        ending = Ending(
+            reason=DESTROYED, error="its agent was destroyed while it waited", failures=stored.failures,
+            leaves=_leaves(stored, message.leave_done), destroys=True,
+        )  # fmt: skip
+        return await self._give_up(activation, envelope, ctx, "destroying", stored, ending)
 
     async def _withdraw(
         self, activation: Activation, envelope: Envelope, ctx: Context, message: str

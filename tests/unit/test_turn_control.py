@@ -419,3 +419,29 @@ async def test_an_agent_whose_cancelled_turn_cannot_be_undone_can_be_destroyed()
         await kit.quiet()
         assert kit.lifecycle(AT) == "destroyed"
         assert [turn.decision for turn in kit.history(AT)] == ["paused", "destroying", "cancelled"]
+
+
+async def test_an_agent_whose_open_turn_ends_with_it_is_told_once() -> None:
+    class Told(Worker):
+        kind = "told"
+
+        async def on_destroyed(self, ctx: Context) -> None:
+            ctx.send("test/worker/log", Note(text="destroyed"))
+
+    async def wait(self: Worker, ctx: Context) -> None:
+        ctx.compensate(price, "undone")
+        await ctx.sleep(3600)
+
+    async with TestKit([Told, Worker]) as kit:
+        at = "test/told/a"
+        await kit.send(at, Note(text="state"))
+        await kit.send(at, program(wait))
+        await kit.quiet()
+        await kit.advance(seconds=2)
+        kit._post.nudge = lambda to: None  # type: ignore[method-assign]  # both are there when the first is found
+        await kit.destroy(at)
+        await kit.destroy(at)
+        await kit.advance(seconds=10)
+        assert kit.lifecycle(at) == "destroyed"
+        assert kit.state("test/worker/log").log.count("destroyed") == 1
+        assert made == ["undone"]

@@ -258,6 +258,24 @@ async def test_hooks_run_inside_the_turns_of_the_lifecycle() -> None:
     assert Witness.seen == ["activated", "destroyed", "activated"]
 
 
+async def test_what_was_destroyed_is_not_told_so_again() -> None:
+    Witness.seen.clear()
+    at = "test/witness/w"
+    async with TestKit([Witness, Keeper]) as kit:
+        await kit.send(at, Note(text="one"))
+        await kit.quiet()
+        for _ in range(3):
+            await kit.destroy(at)
+            await kit.quiet()
+        assert [step.decision for step in kit.history(at)] == ["handled", *["destroyed"] * 3]
+        assert kit.state("test/keeper/k").notes == ["created,one"]
+        await kit.send(at, Note(text="again"))
+        await kit.quiet()
+        await kit.destroy(at)
+        await kit.quiet()
+        assert kit.state("test/keeper/k").notes == ["created,one", "created,again"]
+
+
 async def test_an_idle_agent_leaves_memory_and_comes_back_as_it_was() -> None:
     Witness.seen.clear()
     at = "test/witness/w"
