@@ -140,7 +140,8 @@ class Ingress:
                     ) from error
                 words = str(error) if isinstance(error, CallboardError) else first_line(error)
                 _logger.warning("an event on %s is a dead letter: %s", event.name, words)
-                dead, header = _dead(event, words, host.fence.domain, host.partitions)
+                place = f"{incarnation}:{event.seq}"
+                dead, header = _dead(event, place, words, host.fence.domain, host.partitions)
                 batch.dead.append(dead)
                 self._tell_task(batch, dead, header)
                 continue
@@ -247,7 +248,7 @@ class Ingress:
             causation=letter.id,
             task=letter.task,
         )
-        batch.keys.append(f"trouble:{letter.id}")
+        batch.keys.append(f"trouble:{dead.key}")
         batch.messages.append(
             Outgoing(
                 domain=to.domain,
@@ -315,7 +316,7 @@ def _text(data: bytes) -> str:
         raise InvalidPayload("An event's data is not UTF-8.", fix="Publish JSON in UTF-8.") from None
 
 
-def _dead(event: Event, words: str, domain: str, partitions: int) -> tuple[DeadEvent, Header]:
+def _dead(event: Event, place: str, words: str, domain: str, partitions: int) -> tuple[DeadEvent, Header]:
     agent = _plain(f"events/{event.name}")
     task, tenant = None, DEFAULT_TENANT
     with contextlib.suppress(CallboardError):  # that may be what is wrong with it
@@ -330,6 +331,7 @@ def _dead(event: Event, words: str, domain: str, partitions: int) -> tuple[DeadE
         task=task,
     )
     dead = DeadEvent(
+        key=f"dead-event:{place}",  # not the key that it came with: published again, it may find newer code
         tenant=tenant,
         partition=partition_of(tenant, agent, partitions),
         agent=agent,

@@ -174,8 +174,8 @@ def event_arguments(fence: Fence, cursor: EventCursor, batch: EventBatch) -> lis
     messages = batch.messages
     dead = [
         {
-            "tenant": d.tenant, "partition": d.partition, "agent": d.agent, "message": d.message, "reason": d.reason,
-            "error": d.error, "failures": 0, "header": d.header, "payload": d.payload,
+            "key": d.key, "tenant": d.tenant, "partition": d.partition, "agent": d.agent, "message": d.message,
+            "reason": d.reason, "error": d.error, "failures": 0, "header": d.header, "payload": d.payload,
         }
         for d in batch.dead
     ]  # fmt: skip

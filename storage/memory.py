@@ -318,6 +318,8 @@ class MemoryStore(MemoryHosts):
             check_dead(dead)
         self.event_cursors[fence.domain] = cursor
         for dead in batch.dead:
+            if not self._is_new(fence.domain, dead.tenant, dead.key, SEEN_WINDOW.total_seconds()):
+                continue
             self.agents.bury(
                 tenant=dead.tenant, partition=dead.partition, agent=dead.agent, message_id=dead.message, reason=dead.reason,
                 error=dead.error, failures=0, header_json=dead.header, payload=dead.payload,
@@ -352,12 +354,17 @@ class MemoryStore(MemoryHosts):
     ) -> Envelope | None:
         """Put a message from outside into its mailbox; None when its key was seen within the window."""
         check_outgoing(message)
-        if key is not None:
-            place = (message.domain, message.tenant, key)
-            if self.seen.get(place, float("-inf")) >= self.now():
-                return None
-            self.seen[place] = self.now() + window_s
+        if key is not None and not self._is_new(message.domain, message.tenant, key, window_s):
+            return None
         return self.mail.post(message)
+
+    def _is_new(self, domain: str, tenant: str, key: str, window_s: float) -> bool:
+        """Whether the key was not seen within the window; from now on it has been."""
+        place = (domain, tenant, key)
+        if self.seen.get(place, float("-inf")) >= self.now():
+            return False
+        self.seen[place] = self.now() + window_s
+        return True
 
     def next_timer(self, domain: str, partitions: Collection[int]) -> float | None:
         """When the first timer of these partitions is due, the clock settles the first promise, or a schedule comes."""

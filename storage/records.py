@@ -201,8 +201,10 @@ class EventCursor(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An event that no agent can be given; JSON fields are text. It stands under `events/<its name>`."""
+    """An event that no agent can be given; JSON fields are text. It stands under `events/<its name>`. `key` is its place
+    in the stream: read a second time, it is no second dead letter."""
 
+    key: str
     tenant: str
     partition: int
     agent: str

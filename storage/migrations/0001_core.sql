@@ -668,8 +668,8 @@ create function accept_messages(
 $$;
 
 -- Accepts events under the fence of the host that owns the first partition, together with the place in the
--- stream that has then been read. Events that no agent can be given are dead letters of
--- `events/<name>`.
+-- stream that has then been read. Events that no agent can be given are dead letters of `events/<name>`, once per key:
+-- a commit whose outcome was unknown may still be under way when they are read again.
 create function accept_events(
   p_domain text, p_epoch bigint, p_incarnation text, p_upto bigint, p_at_ns bigint, p_keys text[], p_window interval,
   o_domain text[], o_tenant text[], o_partition int[], o_agent text[], o_control boolean[], o_id uuid[],
@@ -683,7 +683,21 @@ begin
   if not found then
     raise exception 'events up to % were accepted before', p_upto using errcode = 'CB002';
   end if;
-  perform commit_rare(p_domain, p_dead);
+  if jsonb_array_length(p_dead -> 'dead') > 0 then
+    with fresh as (
+      insert into seen (domain, tenant, key, expires_at)
+        select distinct on (d.tenant, d.key) p_domain, d.tenant, d.key, now() + p_window
+        from jsonb_to_recordset(p_dead -> 'dead') as d(tenant text, key text) order by d.tenant, d.key
+        on conflict (domain, tenant, key) do update set expires_at = excluded.expires_at
+          where seen.expires_at < now()
+        returning tenant, key
+    )
+    select jsonb_build_object('dead', coalesce(jsonb_agg(d.letter order by d.n), '[]'))
+      into p_dead
+      from jsonb_array_elements(p_dead -> 'dead') with ordinality as d(letter, n)
+      join fresh f on f.tenant = d.letter ->> 'tenant' and f.key = d.letter ->> 'key';
+    perform commit_rare(p_domain, p_dead);
+  end if;
   return query select * from accept_messages(
     p_keys, p_window, o_domain, o_tenant, o_partition, o_agent, o_control, o_id, o_header, o_payload);
 end $$;

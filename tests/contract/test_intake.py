@@ -26,20 +26,29 @@ async def test_a_key_is_accepted_again_when_its_window_has_passed(rig: Rig) -> N
     assert await rig.accept(letter(), key="k", window_s=60) is None
 
 
+def dead_event(key: str = "dead-event:monday:3") -> DeadEvent:
+    return DeadEvent(
+        key=key, partition=0, agent="events/x", tenant="default", message=new_id(), reason="invalid_event",
+        error="no", header='{"h":1}', payload="{}",
+    )  # fmt: skip
+
+
+async def test_an_event_that_is_read_twice_is_one_dead_letter(rig: Rig) -> None:
+    """The first commit of it was still under way, its answer lost, when the cursor was looked at."""
+    fence = await rig.host(0)
+    for upto, keys in ((3, ["3"]), (5, ["3", "4", "5"])):
+        batch = EventBatch(
+            keys=[], messages=[], dead=[dead_event(f"dead-event:monday:{key}") for key in keys]
+        )
+        await rig.store.accept_events(fence, EventCursor(incarnation="monday", seq=upto), batch)
+    assert len(await rig.dead_letters()) == 3
+
+
 async def test_events_are_accepted_with_their_place_in_the_stream(rig: Rig) -> None:
     fence = await rig.host(0, 1)
     assert await rig.store.event_cursor(DOMAIN) is None
     a, b, again = letter("order/1"), letter("order/2", partition=1), letter("order/1")
-    dead = DeadEvent(
-        partition=0,
-        agent="events/x",
-        tenant="default",
-        message=new_id(),
-        reason="invalid_event",
-        error="no",
-        header='{"h":1}',
-        payload="{}",
-    )
+    dead = dead_event()
     batch = EventBatch(keys=["e1", "e2", "e1"], messages=[a, b, again], dead=[dead])
     numbers = await rig.store.accept_events(
         fence, EventCursor(incarnation="monday", seq=3, at_ns=1_795_000_000_123_456_789), batch
