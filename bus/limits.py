@@ -10,6 +10,10 @@ CLAIM_CHECK_BYTES = 256 * 1024
 PAYLOAD_BYTES = 16 * 1024 * 1024
 """Default: a larger payload is refused, even as a blob."""
 
+JSON_CONTAINERS = 250_000
+"""Lists and objects in one JSON text. They are what it costs: 8 MiB of them are 4 million, which take 400 MB and stop an
+event loop for seconds, however deep or flat they lie."""
+
 MAILBOX_MESSAGES = 100_000
 """Default: an agent that so many messages wait for is given no more from outside."""
 

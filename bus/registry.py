@@ -14,11 +14,13 @@ from pydantic_core import PydanticSerializationError
 
 from bus.complaints import in_plain_words
 from bus.errors import InvalidMessage, InvalidPayload, UnknownMessageType
+from bus.limits import JSON_CONTAINERS
 from bus.strict_json import strict_json
 
 M = TypeVar("M", bound=BaseModel)
 
 _WIRE_NAME = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)*\.v[1-9][0-9]*")
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # one that does not end reaches to the end
 _classes: dict[str, type[BaseModel]] = {}
 _names: dict[type[BaseModel], str] = {}
 
@@ -87,6 +89,7 @@ def encode_payload(model: BaseModel) -> str:
         ) from error
     if "null" in text or "\\u0000" in text:
         refuse_unfit(model, text)
+    refuse_too_many(text)
     return text
 
 
@@ -100,6 +103,7 @@ def encode_json(value: Any) -> str:
             f"A value cannot be written as JSON: {first_line(error)}.",
             fix="Use JSON values and valid Unicode.",
         ) from None
+    refuse_too_many(text)
     refuse_nul(text)
     return text
 
@@ -107,6 +111,7 @@ def encode_json(value: Any) -> str:
 def read_json(text: str, what: str) -> Any:
     """The value of JSON text that somebody has typed, of which Postgres and every reader take each part: no NaN, no NUL,
     no half a character. Raises InvalidPayload, which says `what` it was to be."""
+    refuse_too_many(text)
     try:
         value = msgspec.json.decode(text)
     except (ValueError, RecursionError) as error:  # msgspec's own are among them
@@ -120,6 +125,7 @@ def read_json(text: str, what: str) -> Any:
 def decode_payload(wire_name: str, payload: str) -> BaseModel:
     """The message of a wire name and its JSON text; raises UnknownMessageType or InvalidPayload."""
     cls = class_of(wire_name)
+    refuse_too_many(payload)
     try:
         return cls.__pydantic_validator__.validate_json(payload)  # type: ignore[no-any-return]
     except ValidationError as error:
@@ -135,6 +141,21 @@ def refuse_unfit(model: BaseModel, json_text: str) -> None:
         refuse_nul(json_text)
     if "null" in json_text:
         refuse_non_finite(model)
+
+
+def refuse_too_many(json_text: str) -> None:
+    """Raise InvalidPayload for more lists and objects than anybody is to make of one text. It need not be JSON."""
+    if len(json_text) <= 2 * JSON_CONTAINERS or _openings(json_text) <= JSON_CONTAINERS:
+        return
+    if _openings(_STRING.sub("", json_text)) > JSON_CONTAINERS:
+        raise InvalidPayload(
+            f"The payload has more than {JSON_CONTAINERS:,} lists and objects.",
+            fix="Send it in parts, or as text.",
+        )
+
+
+def _openings(text: str) -> int:
+    return text.count("[") + text.count("{")
 
 
 def refuse_nul(json_text: str) -> None:
