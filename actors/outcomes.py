@@ -86,7 +86,8 @@ class Outcomes:
         empty = Context(self._scope, alone, ctx.now)
         empty.explain("dead_letter", reason=ending.reason, error=_PLAIN_WORDS, failures=envelope.failures)
         ctx.logger.error("nobody is told that %s is a dead letter: %s", envelope.header.id, _PLAIN_WORDS)
-        return self._given_up(activation, alone, empty, "dead_letter", ending, dead)
+        record = self._given_up(activation, alone, empty, "dead_letter", ending, dead)
+        return msgspec.structs.replace(record, task=envelope.header.task)  # as its body has it
 
     def cancel(self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending) -> TurnRecord:
         """The message's task was cancelled: it is handled no further, and nobody need look after it."""

@@ -13,7 +13,7 @@ from bus.errors import BrokenChain
 from storage.records import GENESIS, StoredState
 
 MISSING, PREVIOUS, BODY = "missing version", "previous hash", "body hash"
-NEWEST, STATE, JOURNAL, PAYLOAD = "newest hash", "state hash", "journal value", "payload"
+NEWEST, STATE, JOURNAL, PAYLOAD, TASK = "newest hash", "state hash", "journal value", "payload", "task"
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import msgspec
 from bus.address import Address
 from bus.errors import BrokenChain
 from storage.boundary import translated
-from storage.chain import BEGINNING, JOURNAL, NEWEST, PAYLOAD, Anchor, Chain, Link, Tip
+from storage.chain import BEGINNING, JOURNAL, NEWEST, PAYLOAD, TASK, Anchor, Chain, Link, Tip
 from storage.domains import Connection
 from storage.inspect.rows import domain_names, in_index_order
 from storage.queries import query
@@ -200,6 +200,8 @@ class Walk:
                 is_kept = chain.follow(
                     Link(version=row["version"], prev=row["prev"], hash=row["hash"], is_sound=row["sound"])
                 )
+                if is_kept and row["other_task"]:
+                    raise chain.broken(row["version"], TASK, "stands under another task than its own")
                 if is_kept and row["blob_gone"]:
                     raise chain.broken(row["version"], PAYLOAD, "handled a message whose payload is gone")
                 if is_kept and row["call"] is not None:

@@ -2,17 +2,20 @@
 
 -- name: verify_links
 -- A page of a domain's transitions after (tenant, agent, version) up to (tenant, agent): whether each hashes to what is
--- stored with it, the first of its calls that the journal has otherwise, or lacks, and whether its payload was in a blob
--- that is gone.
-select l.tenant, l.agent, l.version, l.prev, l.hash, l.sound, l.turn, c.key as call, c.gone as call_gone,
+-- stored with it, whether the task that stands beside its body is not the one in it, the first of its calls that the
+-- journal has otherwise, or lacks, and whether its payload was in a blob that is gone.
+select l.tenant, l.agent, l.version, l.prev, l.hash, l.sound, l.other_task, l.turn, c.key as call, c.gone as call_gone,
        l.blob is not null and not exists (
          select from blobs x where x.domain = $1 and x.tenant = l.tenant and x.digest = l.blob) as blob_gone
 from (
-  select b.*, case when b.sound and strpos(b.text, '"calls":[{') > 0 then b.text::json ->> 'turn' end as turn,
+  select b.*,
+         b.sound and (b.task is not null or strpos(b.text, '"task":"') > 0)
+           and b.task is distinct from b.text::json -> 'message' -> 'header' ->> 'task' as other_task,
+         case when b.sound and strpos(b.text, '"calls":[{') > 0 then b.text::json ->> 'turn' end as turn,
          case when b.sound and strpos(b.text, '"blob":"') > 0
            then b.text::json -> 'message' -> 'header' ->> 'blob' end as blob
   from (
-    select tenant, agent, version, prev, hash, t.text, sha256(prev || convert_to(t.text, 'UTF8')) = hash as sound
+    select tenant, agent, version, task, prev, hash, t.text, sha256(prev || convert_to(t.text, 'UTF8')) = hash as sound
     from transitions, lateral (select body::text as text offset 0) t
     where domain = $1 and (tenant, agent, version) > ($2, $3, $4) and (tenant, agent) <= ($5, $6)
     order by tenant, agent, version limit $7

@@ -45,6 +45,8 @@ async def test_a_task_is_shown_as_the_tree_of_its_turns(cli: Cli, vigil: Deploym
     assert "  │ · ask Question oracle/main" in lines
     assert "  │ · step look_up  ✗ LookupError: there is no 3" in lines
     assert "━" in text
+    assert await vigil.fetch("select from transitions where task is not null")
+    assert (await cli.json("verify"))["intact"] is True  # each stands under the task that its body has
 
 
 async def test_a_message_without_a_turn_is_named(cli: Cli, vigil: Deployment) -> None:

@@ -69,6 +69,7 @@ EDITS = {
         "version = 3", 4, "missing version",
     ),
     "a state": ("update agents set state = '{\"expected\":-1,\"notes\":[]}'", "true", 5, "state hash"),
+    "the task beside a body": ("update transitions set task = 'desk/other'", "version = 4", 4, "task"),
     "an older version": ("update agents set version = 4", "true", 5, "newest hash"),
     "the agent's row": ("delete from agents", "true", 5, "newest hash"),
 }  # fmt: skip
