@@ -113,6 +113,8 @@ async def _drop(db: asyncpg.Connection[Any], cutoff: datetime | None) -> Retenti
         pass
     while await db.fetchval(query("retention_tasks_delete"), cutoff, _BATCH):
         pass
+    while await db.fetchval(query("retention_task_agents_delete"), cutoff, _BATCH):
+        pass
     while await db.fetchval(query("purge_answers"), _BATCH):
         pass
     await db.execute(query("retention_hosts_delete"), HOSTS_KEPT_DAYS, HOSTS_KEPT)

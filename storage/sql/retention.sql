@@ -139,6 +139,32 @@ with gone as (
 )
 select count(*) from gone
 
+-- name: retention_task_agents_delete
+-- The agents that led tasks which are gone, once nothing waits for them and none of their history is left. A report that
+-- comes later still finds an agent that knows of no task, as before that task was assigned, and its history begins anew.
+with gone as (
+  delete from agents a where a.updated_at < $1::timestamptz and a.ctid = any (array(
+    select x.ctid from agents x
+    where x.agent > 'task/' and x.agent < 'task0' and x.updated_at < $1::timestamptz
+      and not exists (
+        select from tasks t where t.domain = x.domain and t.tenant = x.tenant
+          and t.id = case when substr(x.agent, 6) ~ '^[0-9a-f-]{36}$' then substr(x.agent, 6)::uuid end)
+      and not exists (
+        select from mailbox m where m.domain = x.domain and m.tenant = x.tenant and m.partition = x.partition
+          and m.agent = x.agent)
+      and not exists (
+        select from turns t where t.domain = x.domain and t.tenant = x.tenant and t.agent = x.agent)
+      and not exists (
+        select from timers t where t.domain = x.domain and t.tenant = x.tenant and t.partition = x.partition
+          and t.agent = x.agent)
+    limit $2))
+  returning a.domain, a.tenant, a.agent
+), anchors as (
+  delete from history_anchors h using gone g
+  where h.domain = g.domain and h.tenant = g.tenant and h.agent = g.agent
+)
+select count(*) from gone
+
 -- name: retention_blobs_count
 with used as (
   select domain, tenant, header ->> 'blob' as digest from mailbox where header ->> 'blob' is not null

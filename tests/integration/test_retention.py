@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -409,3 +410,42 @@ async def test_the_command_says_what_it_would_drop(
     assert (await cli.json("retention", "--months", "3"))["dry_run"] is False
     assert (await cli.json("retention", "--months", "3", "--dry-run"))["months"] == []
     assert "must be at least 1" in await cli.error("retention", "--months", "0", code=2)
+
+
+async def test_the_agents_of_tasks_that_are_gone_go_too_unless_something_waits_for_them(
+    desk: Deployment, database: str
+) -> None:
+    db = desk.pool
+    tasks = {name: str(uuid4()) for name in ("gone", "with mail", "with a timer", "open", "lately")}
+    for name, task in tasks.items():
+        await db.execute(
+            "insert into agents (domain, tenant, agent, partition, version, schema_version, lifecycle, state, hash, updated_at)"
+            f" values ('desk', 'default', 'task/' || $1::text, 3, 7, 1, 'running', '{{}}', '', {'now()' if name == 'lately' else OLD})",
+            task,
+        )
+        await db.execute(
+            "insert into history_anchors (domain, tenant, agent, version, hash)"
+            " values ('desk', 'default', 'task/' || $1::text, 7, '')",
+            task,
+        )
+        await db.execute(
+            "insert into tasks (domain, tenant, id, status, goal, input, priority, finished_at)"
+            f" values ('desk', 'default', $1, 'completed', 'g', 'null', 5, {'null' if name == 'open' else OLD})",
+            task,
+        )
+    for table, name in (("mailbox", "with mail"), ("timers", "with a timer")):
+        due = ", due_at" if table == "timers" else ""
+        await db.execute(
+            f"insert into {table} (domain, tenant, partition, agent, seq, id, header, payload{due}) values"
+            f" ('desk', 'default', 3, 'task/' || $1::text, 1, gen_random_uuid(), '{{}}', 'null'{', now()' if due else ''})",
+            tasks[name],
+        )
+    await retain(database, months=None)
+    assert len(await desk.fetch("select from agents where agent like 'task/%'")) == 5
+    await retain(database, months=3)
+    for table in ("agents", "history_anchors"):
+        left = {
+            agent for (agent,) in await desk.fetch(f"select agent from {table} where agent like 'task/%'")
+        }
+        assert left == {f"task/{task}" for name, task in tasks.items() if name != "gone"}, table
+    assert len(await desk.fetch("select from agents where agent = 'clerk/a'")) == 1
