@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from actors.exits import as_failures
 from actors.retry import RetryPolicy
 from actors.threads import in_thread
 from bus.registry import first_line
@@ -70,10 +71,11 @@ async def attempt(
 async def _once(
     branches: Branches, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
 ) -> Any:
-    if inspect.iscoroutinefunction(function):
-        with branches.cuttable():
-            return await function(*arguments, **named)
-    return await in_thread(_with(function, named), *arguments)
+    with as_failures():
+        if inspect.iscoroutinefunction(function):
+            with branches.cuttable():
+                return await function(*arguments, **named)
+        return await in_thread(_with(function, named), *arguments)
 
 
 def name_of(function: Callable[..., Any]) -> str:

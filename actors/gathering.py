@@ -12,6 +12,7 @@ import msgspec
 from actors import branch
 from actors.branch import Branch
 from actors.entries import CHOICE
+from actors.exits import as_failures
 from actors.journal import Journal
 from bus.errors import NonDeterministicHandler
 from storage.edges import Gate
@@ -144,4 +145,5 @@ class Gathering:
         is_in_step = outer is not None and outer.is_in_step
         inner = Branch(self._prefix(n), gates=gates, is_in_step=is_in_step)
         branch.current.set(inner)  # of this task alone: its context is a copy
-        return await self._calls[n]
+        with as_failures():
+            return await self._calls[n]

@@ -14,6 +14,7 @@ from actors.agent import Handler
 from actors.blobs import Blobs, BlobStore, BlobsUnavailable
 from actors.context import Context
 from actors.control_turn import ControlTurns, DeadLetterReader
+from actors.exits import failure_of
 from actors.failure import EXPIRED, describe, reason_of
 from actors.journal import Journal, TurnGone
 from actors.ledger import Ledger, LedgerStore
@@ -24,7 +25,7 @@ from actors.saga import CANCELLED, Ending, outstanding
 from actors.scope import Scope
 from actors.task_messages import TaskWork
 from actors.threads import in_thread
-from actors.unwinding import uncancel, undo
+from actors.unwinding import is_cancelled, uncancel, undo
 from bus.envelope import UNREADABLE, Envelope
 from bus.errors import (
     CallboardError,
@@ -38,7 +39,7 @@ from bus.errors import (
     TurnTimeout,
     UnknownKind,
 )
-from bus.registry import decode_payload, first_line
+from bus.registry import decode_payload
 
 
 class TurnStorage(BlobStore, DeadLetterReader, JournalReader, LedgerStore, Protocol):
@@ -133,7 +134,7 @@ class TurnRunner:
                 error = TurnTimeout(f"The turn has run longer than {limit:g} s.")
             elif activation.cancelled is not None:
                 error = RuntimeError("its task was cancelled")
-            elif _is_cancelled():
+            elif is_cancelled():
                 if activation.journal is not None:
                     activation.journal.abandon()
                 raise
@@ -142,7 +143,7 @@ class TurnRunner:
         except Exception as raised:  # whatever a handler raises is its failure, never ours
             error = raised
         except BaseException as raised:  # sys.exit(), the panic of a library written in Rust
-            error = RuntimeError(f"{type(raised).__name__}: {first_line(raised)}")
+            error = failure_of(raised)
         try:
             doomed = doomed or _cut_short(activation, envelope)
             if doomed is not None and not _needs_mending(activation, error, doomed):
@@ -330,9 +331,3 @@ def _cut_short(activation: Activation, envelope: Envelope) -> Ending | None:
     """Whether the turn's task was cancelled while its handler ran; then it does not matter how that ended."""
     why = activation.cancelled
     return None if why is None else _ending(envelope, CANCELLED, why)
-
-
-def _is_cancelled() -> bool:
-    """Whether it is this task that was cancelled: its host has ended."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0

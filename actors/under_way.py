@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from actors.exits import as_failures
 from actors.threads import in_thread
 
 
@@ -62,8 +63,9 @@ UNDER_WAY = UnderWay()
 
 async def called(function: Callable[..., Any], named: dict[str, Any], call: str | None = None) -> Any:
     """Call it, noted as under way for as long as anything of it runs."""
-    if inspect.iscoroutinefunction(function):
-        with UNDER_WAY.noted(call):
-            return await function(**named)
-    # A thread that nobody waits for any more goes on: it says itself when it is done.
-    return await in_thread(UNDER_WAY.noting(functools.partial(function, **named), call))
+    with as_failures():
+        if inspect.iscoroutinefunction(function):
+            with UNDER_WAY.noted(call):
+                return await function(**named)
+        # A thread that nobody waits for any more goes on: it says itself when it is done.
+        return await in_thread(UNDER_WAY.noting(functools.partial(function, **named), call))

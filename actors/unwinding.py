@@ -66,11 +66,14 @@ async def _run(
             await attempt(ctx, compensation.function, arguments, named, compensation.retry)
         ok, value = True, "null"
     except asyncio.CancelledError:
-        if not activation.overdue:
+        error: Exception = RuntimeError("something that it waited for was cancelled")
+        if activation.overdue:
+            activation.overdue = False
+            uncancel()
+            error = TurnTimeout("It has run longer than a turn may.")
+        elif is_cancelled():
             raise
-        activation.overdue = False
-        uncancel()
-        ok, value = False, values.encode_error(TurnTimeout("It has run longer than a turn may."))
+        ok, value = False, values.encode_error(error)
     except Exception as error:
         ok, value = False, values.encode_error(error)
     finally:
@@ -83,6 +86,12 @@ async def _run(
     await ctx._flush()
     faultpoints.reached("undo.after")
     return entry
+
+
+def is_cancelled() -> bool:
+    """Whether it is this task that was cancelled: its host has ended."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def uncancel() -> None:
