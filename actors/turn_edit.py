@@ -9,6 +9,9 @@ from actors.entries import STEP, VOID
 from actors.spending import MODEL
 from storage.journal import JournalEntry
 
+EDITABLE = (STEP, CALL, MODEL)
+"""The kinds of entries whose results may be changed."""
+
 
 def edited(entries: Sequence[JournalEntry], key: str, value: str | None) -> tuple[JournalEntry, ...]:
     """The entries to be added so that the step or call at `key` has this result (JSON text), or, with None, was not made.
@@ -17,7 +20,7 @@ def edited(entries: Sequence[JournalEntry], key: str, value: str | None) -> tupl
     that could be edited.
     """
     found = current(entries).get(key)
-    if found is None or found.kind not in (STEP, CALL, MODEL) or (value is None and found.kind == CALL):
+    if found is None or found.kind not in EDITABLE or (value is None and found.kind == CALL):
         return ()
     number = entries[-1].number + 1
     void = JournalEntry(

@@ -101,16 +101,20 @@ def _calls(turn: Turn, width: int, now: float) -> list[Text]:
     for place, call in enumerate(shown):
         if left_out and place == _CALLS // 2 and len(turn.calls) > _CALLS:
             lines.append(_says("", f"{count(left_out, 'call')} left out (--json has the first 200)", "dim"))
-        lines.append(_call_line(call, scale, name_width, turn.domain))
+        lines.append(_call_line(call, scale, name_width, turn))
     if left_out and len(turn.calls) <= _CALLS:
         lines.append(_says("", f"{count(left_out, 'call')} left out", "dim"))
     return lines
 
 
-def _call_line(call: Call, scale: Scale, name_width: int, domain: str) -> Text:
+def _call_line(call: Call, scale: Scale, name_width: int, turn: Turn) -> Text:
+    from actors.turn_edit import EDITABLE
+
     name = clean(f"{call.kind} {call.name}" if call.name != call.kind else call.kind).replace(
-        f" {domain}/", " "
+        f" {turn.domain}/", " "
     )
+    if turn.version is None and call.kind in EDITABLE:  # `callboard turn edit` is told the key
+        name = f"{clean(call.key)}  {name}"
     line = plain(f"{'':{_INDENT}}")
     line.append(f"{_cut(name, name_width):{name_width}} ")
     if call.began is None or call.ended is None:

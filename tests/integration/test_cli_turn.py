@@ -30,6 +30,7 @@ async def parked(
 
 
 async def test_a_step_that_the_new_code_does_not_make_is_forgotten(cli: Cli, parked: Deployment) -> None:
+    assert "#1  step price_of" in await cli("agent", RUNNER, "--timeline")  # the key that it is edited by
     edited = await cli.json("turn", "edit", RUNNER, "#1", "--forget", "--reason", "weights now")
     assert (edited["wanted"], edited["done"]) == ("edited", True)
     assert "is running" in await cli("turn", "retry", RUNNER)
