@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from pydantic import BaseModel
@@ -21,11 +21,12 @@ from actors.approval import (
 )
 from bus.address import Address
 from bus.envelope import Header, new_id
-from bus.errors import ApprovalDenied, CallboardError, UnknownPromise
+from bus.errors import ApprovalDenied, CallboardError, InvalidMessage, UnknownPromise
 from storage.journal import Kind
 
 if TYPE_CHECKING:
     from actors.branch import Branch
+    from actors.consequences import Consequences
     from actors.journal import Journal
     from actors.wake import Wake
     from storage.journal import JournalEntry
@@ -68,11 +69,16 @@ class Approvals(ABC):
         on_timeout: OnTimeout,
     ) -> Decision:
         journal = self._journal()
+        if on_timeout not in get_args(OnTimeout):
+            raise InvalidMessage(
+                f"on_timeout={on_timeout!r} says nothing.", fix=f"One of: {', '.join(get_args(OnTimeout))}."
+            )
         asked = question(action, details, approvers)
         name = f"{action} {asked.digest[:16]}"
         if journal.recorded(place, Kind.APPROVAL, name) is None and journal.promises.at(place) is None:
             await self._begin_wait(journal)
             due_at, promise = self._due_at(timeout), new_id()
+            self._puts.count_bytes(len(name) + len(asked.details))
             request = ApprovalRequested(
                 ref=self._ref(promise), action=action, details=msgspec.json.decode(asked.details),
                 digest=asked.digest, until=due_at,
@@ -140,6 +146,7 @@ class Approvals(ABC):
     # -- what Context brings -------------------------------------------------------------------------
 
     _decisions: list[Decision]
+    _puts: Consequences
 
     @abstractmethod
     def _journal(self) -> Journal: ...

@@ -52,6 +52,12 @@ class CallRecord:
             given[IDEMPOTENCY_KEY] = self.id
         return given
 
+    @property
+    def arguments(self) -> str | None:
+        """What people are shown of them; None when they are too large for that."""
+        is_large = len(self.bound.text) > self._turn._scope.limits.claim_check_bytes
+        return None if is_large else self.bound.text
+
     async def committed(self, entry: JournalEntry) -> JournalEntry:
         await self._turn._flush()
         return entry
@@ -97,12 +103,11 @@ class CallRecord:
 
     def enter(self, status: CallStatus, attempts: int, *, error: str | None = None) -> None:
         """The call's row in the ledger, as it is from now on."""
-        is_large = len(self.bound.text) > self._turn._scope.limits.claim_check_bytes
         header = self._turn.header
         self._journal.note_call(
             LedgerWrite(
                 id=self.id, key=self.place, tool=self.tool.name, effect=self.tool.effect, message=header.id,
-                task=header.task, digest=self.bound.digest, arguments=None if is_large else self.bound.text,
+                task=header.task, digest=self.bound.digest, arguments=self.arguments,
                 status=status, attempts=attempts, error=error, approval=self.approval,
             )
         )  # fmt: skip

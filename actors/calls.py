@@ -269,6 +269,7 @@ class DurableCalls(Approvals):
             id_ = made.id
         else:
             await self._begin_wait(journal)
+            self._puts.count_bytes(len(name))
             id_ = journal.promises.make(place, Kind.PROMISE, name, due_at=self._due_at(timeout))
             await self._flush()
         return Promise(self, self._ref(id_), place, name)

@@ -257,7 +257,10 @@ def _size_of(write: TurnRecord | Mark | Flush) -> int:
     if isinstance(write, TurnRecord):
         size += len(write.body) + len(write.state or "")
     if write.journal is not None:
-        size += sum(200 + len(entry.value) for entry in write.journal.entries)
+        journal = write.journal
+        size += sum(200 + len(entry.value) for entry in journal.entries)
+        size += sum(200 + len(made.name) + len(made.details or "") for made in journal.promises)
+        size += sum(200 + len(call.arguments or "") for call in journal.calls)
     return size
 
 

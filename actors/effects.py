@@ -157,8 +157,10 @@ class Call:
         return intent
 
     async def _intend(self, attempt: int, earlier: EarlierCall | None) -> Intent:
-        """Commit that the call is about to be made. A host that has lost the agent does not come past this."""
+        """Commit that the call is about to be made. A host that has lost the agent does not come past this. Raises
+        PayloadTooLarge."""
         intent = Intent(self._record.id, self._turn._ledger.epoch if earlier is None else earlier.epoch)
+        self._turn._puts.count_bytes(len(self._record.arguments or ""))
         self._record_intent(attempt, intent)
         unknown = earlier is not None and self._tool.effect is Effect.AT_MOST_ONCE
         self._record.enter(CallStatus.UNKNOWN if unknown else CallStatus.STARTED, attempt)

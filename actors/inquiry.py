@@ -164,7 +164,7 @@ class Inquiry:
         recorded = journal.recorded(place, Kind.OUTCOME, record.name, inner=True)
         if recorded is None and journal.promises.at(place) is None:
             details = {
-                "tool": self._tool.name, "arguments": msgspec.Raw(record.bound.text.encode()), "call": record.id,
+                "tool": self._tool.name, "arguments": msgspec.Raw((record.arguments or "null").encode()), "call": record.id,
                 "why": values.storable(self._why),
             }  # fmt: skip
             journal.promises.make(

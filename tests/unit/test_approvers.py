@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.envelope import new_id
 from bus.errors import AlreadySettled, DecisionError, InvalidAddress, InvalidMessage, UnknownKind
@@ -236,6 +237,43 @@ async def test_approvers_that_cannot_decide_are_refused(
         await kit.send(AT, program(asks_in_vain))
         await kit.quiet()
         assert (len(raised), kit.dead_letters(), kit.store.waits.promises.rows) == (1, [], {})
+
+
+async def test_what_follows_when_the_time_is_up_is_one_of_three() -> None:
+    async def mistypes(self: Clerk, ctx: Context) -> None:
+        await ctx.approval("delete", timeout=60, on_timeout="aprove")  # type: ignore[arg-type]
+
+    async with TestKit([Clerk]) as kit:
+        await kit.send(AT, program(mistypes))
+        await kit.quiet()
+        (letter,) = kit.dead_letters()
+        assert letter.error.startswith("InvalidMessage: on_timeout='aprove' says nothing. One of: deny, approve, raise.")
+
+
+@pytest.mark.parametrize("what", ["action", "details", "name", "arguments"])
+async def test_one_turn_asks_people_for_only_so_much(what: str) -> None:
+    large = "x" * 3_000
+
+    @tool
+    async def act(text: str) -> None:
+        raise AssertionError("with arguments that nobody could be shown")
+
+    calls: dict[str, Callable[[Context], Any]] = {
+        "action": lambda ctx: ctx.approval(large),
+        "details": lambda ctx: ctx.approval("delete", large),
+        "name": lambda ctx: ctx.promise(large),
+        "arguments": lambda ctx: ctx.call(act, large),
+    }
+
+    async def asks_much(self: Clerk, ctx: Context) -> None:
+        await calls[what](ctx)
+
+    async with TestKit([Clerk], limits=LimitSpec(turn_bytes=2_000)) as kit:
+        await kit.send(AT, program(asks_much))
+        await kit.quiet()
+        (letter,) = kit.dead_letters()
+        assert letter.error.startswith("PayloadTooLarge: ")
+        assert kit.store.waits.promises.rows == {}
 
 
 @pytest.mark.parametrize(
