@@ -247,7 +247,9 @@ async def test_what_follows_when_the_time_is_up_is_one_of_three() -> None:
         await kit.send(AT, program(mistypes))
         await kit.quiet()
         (letter,) = kit.dead_letters()
-        assert letter.error.startswith("InvalidMessage: on_timeout='aprove' says nothing. One of: deny, approve, raise.")
+        assert letter.error.startswith(
+            "InvalidMessage: on_timeout='aprove' says nothing. One of: deny, approve, raise."
+        )
 
 
 @pytest.mark.parametrize("what", ["action", "details", "name", "arguments"])
