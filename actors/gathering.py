@@ -72,6 +72,7 @@ class Gathering:
             raise
         if self._first is not None:
             self._choose(name, self._done, ok=True)
+            self._journal.promises.let_go_approvals(tuple(self.given_up))
         return results
 
     def _choose(self, name: str, numbers: list[int], *, ok: bool) -> None:

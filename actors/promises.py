@@ -83,6 +83,13 @@ class Promises:
             if promise.kind == Kind.ASK and promise.key.startswith(prefixes):
                 self._give_up(promise, True)
 
+    def let_go_approvals(self, prefixes: tuple[str, ...]) -> None:
+        """Nobody needs the approvals at these places any more, so nobody is to be told that they count."""
+        for promise in list(self._open.values()):
+            if promise.kind == Kind.APPROVAL and promise.key.startswith(prefixes):
+                del self._open[promise.id]
+                self._draft.done.append(promise.id)
+
     def _give_up(self, promise: OpenPromise, given_up: bool) -> None:
         if promise.given_up is not given_up:
             self._open[promise.id] = msgspec.structs.replace(promise, given_up=given_up)

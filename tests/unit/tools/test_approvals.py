@@ -115,6 +115,31 @@ async def test_changed_arguments_need_an_approval_of_their_own(world: World) -> 
         assert kit.lifecycle(AT) == "paused"
 
 
+@pytest.mark.parametrize("dies", [False, True])
+async def test_what_is_to_be_approved_for_a_branch_that_is_given_up_waits_for_nobody(
+    world: World, dies: bool
+) -> None:
+    block = blocking(world, requires_approval=True)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.gather(ctx.call(block, "192.0.2.1"), ctx.approval("another"), ctx.sleep(10), first=1)
+        await ctx.sleep(3600)
+        self.state.log.append("went on")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        questions = kit.approvals()
+        assert len(questions) == 2
+        await kit.advance(minutes=1)
+        if dies:
+            await kit.crash()
+            await kit.recover()
+        assert kit.approvals() == []
+        assert [await kit.approve(question.id) for question in questions] == [False, False]
+        await kit.advance(hours=2)
+        assert (kit.state(AT).log, world.calls) == (["went on"], [])
+
+
 async def test_an_approval_says_who_when_and_why() -> None:
     async def run(self: Caller, ctx: Context) -> None:
         decision = await ctx.approval(
