@@ -171,7 +171,7 @@ def tool(
 
     def make(function: Callable[..., Any]) -> Tool:
         return _make(
-            function, effect, name, timeout, retry, requires_approval, tuple(approvers), approval_timeout, on_unknown
+            function, effect, name, timeout, retry, requires_approval, approvers, approval_timeout, on_unknown
         )  # fmt: skip
 
     return make if function is None else make(function)
@@ -184,7 +184,7 @@ def _make(
     timeout: float,
     retry: RetryPolicy,
     requires_approval: NeedsApproval,
-    approvers: tuple[str, ...],
+    approvers: Sequence[str],
     approval_timeout: float | None,
     on_unknown: OnUnknown,
 ) -> Tool:
@@ -198,6 +198,13 @@ def _make(
             raise InvalidTool(
                 f"The tool {called} has a {what} of {seconds} s.", fix="Give a positive number."
             )
+    if isinstance(approvers, str) or not all(isinstance(who, str) and who for who in approvers):
+        raise InvalidTool(f"The tool {called} has the approvers {approvers!r}.", fix="Give a list of names.")
+    if inspect.iscoroutinefunction(requires_approval):
+        raise InvalidTool(
+            f"The function that says whether {called} needs approval is async.",
+            fix="Decide by the arguments alone; what has to be looked up is an argument from a step.",
+        )
     if not callable(on_unknown) and on_unknown not in ("ask", "fail"):
         raise InvalidTool(
             f"The tool {called} has on_unknown={on_unknown!r}.", fix="One of: ask, fail, or a function."
@@ -226,7 +233,7 @@ def _make(
         ) from None
     return Tool(
         function=function, name=called, description=inspect.getdoc(function) or "", effect=Effect(effect),
-        timeout_s=timeout, retry=retry, requires_approval=requires_approval, approvers=approvers,
+        timeout_s=timeout, retry=retry, requires_approval=requires_approval, approvers=tuple(approvers),
         approval_timeout_s=approval_timeout, on_unknown=on_unknown, injected=injected, injected_to_verify=to_verify,
         arguments=arguments,
     )  # fmt: skip
