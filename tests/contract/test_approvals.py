@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bus.envelope import Outgoing
-from storage.journal import Does, Flush, JournalWrite, Kind, PromiseWrite
+from storage.journal import Does, Flush, JournalEntry, JournalWrite, Kind, PromiseWrite
 from storage.records import Fence
 from tests.contract.rig import DOMAIN, Rig, letter, turn
 
@@ -45,6 +45,25 @@ async def decided(rig: Rig, fence: Fence, by: str = CHIEF, status: str = "approv
     sends = (decision(by, status, **more),)
     [number] = await rig.store.commit(fence, [turn(seq, version, agent=agent, sends=sends)], [])
     return number is not None
+
+
+@pytest.mark.parametrize("is_decided", [False, True])
+async def test_one_that_its_turn_lets_go_is_decided_by_nobody_unless_it_was(
+    rig: Rig, is_decided: bool
+) -> None:
+    fence = await asked(rig, CHIEF)
+    if is_decided:
+        assert await decided(rig, fence)
+    stored = await rig.store.load_journal(DOMAIN, "default", OWNER)
+    assert stored is not None
+    choice = JournalEntry(number=1, key="#2", kind="choice", name="1 of 2", ok=True, value="[1]", took_ms=0.0)
+    goes_on = JournalWrite(
+        seq=stored.seq, turn=stored.turn, does=Does.GO, recorded=stored.recorded, entries=(choice,), done=(PROMISE,)
+    )  # fmt: skip
+    await rig.store.commit(fence, [Flush(tenant="default", partition=0, agent=OWNER, journal=goes_on)], [])
+    assert await rig.promises() == {PROMISE: "approved" if is_decided else "abandoned"}
+    assert not await decided(rig, fence, status="denied")
+    assert len(await rig.mail(OWNER)) == is_decided
 
 
 async def test_an_agent_that_is_named_decides_once(rig: Rig) -> None:
