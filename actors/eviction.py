@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from actors.exits import as_failures
 from actors.mailboxes import Mailboxes
 from actors.scope import Scope
 
@@ -22,7 +23,8 @@ async def evict_idle(scope: Scope, mailboxes: Mailboxes) -> None:
         for activation in mailboxes.evict_idle(older_than=older):
             if activation.type.has_passivated_hook and activation.instance is not None:
                 try:
-                    async with asyncio.timeout(_PASSIVATE_S):
-                        await activation.instance.on_passivated()
+                    with as_failures():
+                        async with asyncio.timeout(_PASSIVATE_S):
+                            await activation.instance.on_passivated()
                 except Exception as error:  # the author's hook; the agent has left memory already
                     _logger.warning("on_passivated of %s failed: %r", activation.agent, error)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from actors.domain import LimitSpec
 from bus.errors import StepFailed
-from callboard import Context, tool
+from callboard import Agent, Context, handler, tool
 from callboard.testing import TestKit
+from tests.unit.agents import Note
 from tests.unit.tools.caller import AT, KINDS, Caller, run_once, statuses
-
-NEIGHBOUR = "test/caller/b"
 
 
 class Panic(BaseException):
@@ -119,3 +119,30 @@ async def test_a_compensation_that_exits_has_failed_and_the_others_run(ends: Cal
         (error,) = await every_try(kit, run)
         assert f"not undone: {ends.__name__} (RuntimeError: " in error
         assert undone == ["first"]
+
+
+class Leaver(Agent):
+    """Has a hook that exits or panics when its agent leaves memory."""
+
+    kind = "leaver"
+    ends: Callable[[], Any]
+
+    @handler
+    async def on_note(self, note: Note, ctx: Context) -> None: ...
+
+    async def on_passivated(self) -> None:
+        Leaver.ends()
+
+
+@pytest.mark.parametrize("ends", [exits, panics])
+async def test_a_hook_that_exits_does_not_end_eviction(ends: Callable[[], Any]) -> None:
+    Leaver.ends = staticmethod(ends)
+    async with TestKit([Leaver], limits=LimitSpec(idle_s=10)) as kit:
+        host = kit._running[0].host
+        for key in "ab":
+            await kit.send(f"test/leaver/{key}", Note(text=""))
+            await kit.quiet()
+            await kit.advance(seconds=12)
+        await kit.advance(seconds=12)
+        assert not host.has_ended
+        assert len(host.mailboxes) == 0

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import pytest
 
 from actors.domain import LimitSpec
+from bus.errors import InvalidMessage
 from callboard import Context
 from tests.unit.agents import Forward, Note
 from tests.unit.waiter import (
@@ -38,6 +44,30 @@ async def test_a_turn_that_sleeps_for_days_holds_nothing_and_goes_on() -> None:
         assert len(Waiter.starts) == 1
         await kit.advance(seconds=86_400)
         assert kit.state(AT).log == [f"{began:.0f}"] * 2  # what the handler takes for now stays the same
+        assert leftovers(kit) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -0.5, math.nan, math.inf])
+@pytest.mark.parametrize("what", ["ask", "promise", "approval", "sleep"])
+async def test_a_wait_that_is_over_before_it_begins_or_never_ends_is_refused(
+    what: str, seconds: float
+) -> None:
+    calls: dict[str, Callable[[Context], Any]] = {
+        "ask": lambda ctx: ctx.ask("test/waiter/b", Question(text="?"), timeout=seconds),
+        "promise": lambda ctx: ctx.promise("payment", timeout=seconds),
+        "approval": lambda ctx: ctx.approval("delete", timeout=seconds),
+        "sleep": lambda ctx: ctx.sleep(seconds or -1),  # to sleep for no time is fine
+    }
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        with pytest.raises(InvalidMessage, match=r"over before it begins|can sleep for|is no time"):
+            await calls[what](ctx)
+        self.state.log.append("refused")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["refused"]
         assert leftovers(kit) == (0, 0, 0)
 
 
