@@ -72,11 +72,12 @@ class Gathering:
             raise
         if self._first is not None:
             self._choose(name, self._done, ok=True)
-            self._journal.promises.let_go_approvals(tuple(self.given_up))
         return results
 
     def _choose(self, name: str, numbers: list[int], *, ok: bool) -> None:
         self._journal.record(self._place, CHOICE, name, msgspec.json.encode(numbers).decode(), ok=ok)
+        others = (self._prefix(n) for n in range(len(self._calls)) if n not in numbers)
+        self._journal.promises.let_go_approvals(self._place, tuple(others))
 
     @property
     def given_up(self) -> list[str]:

@@ -203,8 +203,13 @@ class Journal:
         inner.begin_again()
 
     def _has_ended_others(self, error: BaseException) -> bool:
-        places = error.__dict__.get(_ENDED, ())
-        return bool([place for place in places if not self.entries.drop_draft(place)])
+        on_record = False
+        for place in error.__dict__.get(_ENDED, ()):
+            if self.entries.drop_draft(place):
+                self.promises.keep_approvals(place)
+            else:
+                on_record = True
+        return on_record
 
     def unwind(self, ending: Ending) -> Ending:
         """From here on nothing but compensations runs; what is on record of that counts."""

@@ -15,7 +15,7 @@ from storage.journal import Kind, OpenPromise, PromiseWrite
 class Promises:
     """A promise exists once the write has committed that it was made in."""
 
-    __slots__ = ("_by_place", "_draft", "_open", "outcomes")
+    __slots__ = ("_by_place", "_draft", "_let_go", "_open", "outcomes")
 
     def __init__(self, draft: Draft) -> None:
         self.outcomes: dict[str, Wake] = {}
@@ -23,6 +23,7 @@ class Promises:
         self._draft = draft
         self._open: dict[str, OpenPromise] = {}
         self._by_place: dict[str, OpenPromise] = {}
+        self._let_go: dict[str, list[OpenPromise]] = {}  # by the gathers that have let them go
 
     def __len__(self) -> int:
         """How many are open."""
@@ -83,12 +84,20 @@ class Promises:
             if promise.kind == Kind.ASK and promise.key.startswith(prefixes):
                 self._give_up(promise, True)
 
-    def let_go_approvals(self, prefixes: tuple[str, ...]) -> None:
-        """Nobody needs the approvals at these places any more, so nobody is to be told that they count."""
-        for promise in list(self._open.values()):
-            if promise.kind == Kind.APPROVAL and promise.key.startswith(prefixes):
-                del self._open[promise.id]
-                self._draft.done.append(promise.id)
+    def let_go_approvals(self, gather: str, prefixes: tuple[str, ...]) -> None:
+        """Nobody needs the approvals at these places any more, once it is on record how the gather has ended: nobody is to
+        be told that they count."""
+        gone = [p for p in self._open.values() if p.kind == Kind.APPROVAL and p.key.startswith(prefixes)]
+        for promise in gone:
+            del self._open[promise.id]
+            self._draft.done.append(promise.id)
+        self._let_go[gather] = gone
+
+    def keep_approvals(self, gather: str) -> None:
+        """How the gather has ended is not on record after all: its calls are made again."""
+        for promise in self._let_go.pop(gather, ()):
+            self._open[promise.id] = promise
+            self._draft.done.remove(promise.id)
 
     def _give_up(self, promise: OpenPromise, given_up: bool) -> None:
         if promise.given_up is not given_up:

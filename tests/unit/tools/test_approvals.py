@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bus.errors import ApprovalDenied
+from bus.errors import ApprovalDenied, StepFailed
 from callboard import Context
 from callboard.testing import TestKit
 from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, run_once, statuses
@@ -138,6 +138,38 @@ async def test_what_is_to_be_approved_for_a_branch_that_is_given_up_waits_for_no
         assert [await kit.approve(question.id) for question in questions] == [False, False]
         await kit.advance(hours=2)
         assert (kit.state(AT).log, world.calls) == (["went on"], [])
+
+
+@pytest.mark.parametrize("is_caught", [False, True])
+async def test_an_approval_beside_a_call_that_fails_counts_where_the_turn_is_tried_again(
+    world: World, is_caught: bool
+) -> None:
+    block = blocking(world, requires_approval=True)
+    failures = ["once"]
+
+    def breaks() -> None:
+        if failures:
+            raise ValueError(failures.pop())
+
+    async def run(self: Caller, ctx: Context) -> None:
+        try:
+            await ctx.gather(ctx.call(block, "192.0.2.1"), ctx.step(breaks))
+        except StepFailed:
+            if not is_caught:
+                raise
+        await ctx.sleep(3600)
+        self.state.log.append("went on")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        await kit.advance(minutes=1)
+        questions = kit.approvals()
+        assert len(questions) == (not is_caught)
+        for question in questions:
+            assert await kit.approve(question.id)
+        await kit.advance(hours=2)
+        assert kit.state(AT).log == ["went on"]
+        assert world.calls == ([] if is_caught else ["192.0.2.1"])
 
 
 async def test_an_approval_says_who_when_and_why() -> None:
