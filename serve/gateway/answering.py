@@ -143,7 +143,7 @@ class Answering:
         # Whoever is told to come back later does better than with a rule.
         said = None
         if isinstance(request, ChatRequest) and error.status != 429:
-            said = rules.answer_of(model.rules, request)
+            said = await asyncio.to_thread(rules.answer_of, model.rules, request)
         level: Level = "cache" if stale is not None else "rules" if said is not None else "none"
         self._levels.met(request.model, level)
         headers = {"x-callboard-level": level, "x-callboard-cost-usd": "0"}

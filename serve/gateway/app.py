@@ -42,7 +42,7 @@ from storage.answers import PostgresAnswers
 _CONNECTIONS = httpx2.Limits(max_connections=4096, max_keepalive_connections=100)
 # A company's proxy cannot reach what listens on this machine.
 _WITHOUT_PROXY = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
-# Read in a thread: half a megabyte that is a JSON schema takes seconds, and all others would wait.
+# Read in a thread: megabytes of messages take a while, and all others would wait.
 _LARGE_BYTES = 32 * 1024
 R = TypeVar("R", bound=ModelRequest)
 _WHAT: dict[Serves, str] = {"chat": "chats", "embeddings": "embeddings", "rerank": "reranking"}

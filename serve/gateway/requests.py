@@ -10,20 +10,21 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
-from jsonschema.exceptions import SchemaError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from bus.complaints import in_plain_words
 from serve.gateway.errors import ApiError
-from serve.gateway.json_schema import validator_of
+from serve.gateway.json_schema import SchemaRoom
 
 MAX_INPUTS = 2048  # OpenAI's own
 MAX_MESSAGES = 100_000  # Anthropic's own
@@ -92,26 +93,19 @@ class ToolMessage(_Open):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
-def _is_schema(schema: dict[str, Any] | None) -> dict[str, Any] | None:
-    if schema is not None:
-        try:
-            validator_of(schema).check_schema(schema)
-        except SchemaError as error:
-            place = "/".join(str(part) for part in error.absolute_path) or "its top"
-            raise ValueError(f"is no JSON schema, at {place}: {error.message[:200]}") from None
+def _admitted(schema: dict[str, Any], info: ValidationInfo[SchemaRoom]) -> dict[str, Any]:
+    info.context.admit(schema)
     return schema
+
+
+_Schema = Annotated[dict[str, Any], AfterValidator(_admitted)]
 
 
 class Function(_Open):
     name: Name
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: _Schema | None = None
     strict: bool | None = None
-
-    @field_validator("parameters")
-    @classmethod
-    def _valid(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
-        return _is_schema(schema)
 
 
 class Tool(_Open):
@@ -130,13 +124,8 @@ class NamedTool(_Open):
 
 class JsonSchema(_Open):
     name: Name
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: _Schema = Field(alias="schema")
     strict: bool | None = None
-
-    @field_validator("schema_")
-    @classmethod
-    def _valid(cls, schema: dict[str, Any]) -> dict[str, Any] | None:
-        return _is_schema(schema)
 
 
 class ResponseFormat(_Open):
@@ -277,7 +266,7 @@ def without(request: R, names: Iterable[str]) -> R:
 
 def _checked(cls: type[R], body: dict[str, Any]) -> R:
     try:
-        request = cls.model_validate(body)
+        request = cls.model_validate(body, context=SchemaRoom())
         request._body = body
         return request
     except ValidationError as error:

@@ -19,7 +19,10 @@ _NONE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 def answer_of(rules: Iterable[RuleSpec], request: ChatRequest) -> str | None:
-    """Of the first rule that matches what the user has said last, and that is in the form that was asked for."""
+    """Of the first rule that matches what the user has said last, and that is in the form that was asked for.
+
+    May take a while, by the client's schema.
+    """
     said = _last_words(request)
     for rule in rules:
         if rule.pattern is None or rule.pattern.search(said):

@@ -106,7 +106,9 @@ class GenerationService:
             whole = await self._whole(engine, asked)
             prompt_tokens, tokens = prompt_tokens + whole.prompt_tokens, tokens + whole.tokens
             try:
-                why = None if whole.finish == "length" else structured.complaint(whole.text, schema)
+                why = None
+                if whole.finish != "length":
+                    why = await asyncio.to_thread(structured.complaint, whole.text, schema)
             except UnusableSchema as error:
                 raise refusals.bad_schema(str(error)) from None
             if why is None:

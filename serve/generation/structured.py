@@ -40,7 +40,7 @@ def corrected(request: GenerateRequest, said: str, why: str) -> GenerateRequest:
 
 
 def complaint(said: str, schema: Json) -> str | None:
-    """Why it does not fit, as a sentence; None where it does. Raises UnusableSchema."""
+    """Why it does not fit, as a sentence; None where it does. May take a while. Raises UnusableSchema."""
     try:
         value = msgspec.json.decode(json_of(said))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
