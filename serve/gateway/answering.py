@@ -13,6 +13,7 @@ from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
 from serve.gateway.cache import ExactCache, Shelf, cache_key, repeat_key
 from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Exchange
+from serve.gateway.heard import Heard
 from serve.gateway.levels import Level, Levels
 from serve.gateway.limits import Limits
 from serve.gateway.models_file import ModelsFile, ModelSpec, TargetSpec
@@ -103,12 +104,11 @@ class Answering:
 
     async def stream(self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ChatRequest) -> None:
         """Raises ApiError."""
-        usage: Usage | None = None
+        heard = Heard()
 
         async def kept(chunks: AsyncIterator[Json]) -> AsyncIterator[Json]:
-            nonlocal usage
             async for chunk in chunks:
-                usage = usage_of(chunk) or usage
+                heard.hear(chunk)
                 yield chunk
 
         try:
@@ -120,7 +120,7 @@ class Answering:
                 try:
                     await exchange.stream(_wanted(kept(opened.chunks), request), headers)
                 finally:  # it has been worked on, also where the end was not waited for
-                    self._charge(payer, request.model, opened.target, usage)
+                    self._charge_stream(payer, request, opened.target, heard)
         except ApiError as error:
             if exchange.answered:
                 raise
@@ -217,6 +217,12 @@ class Answering:
         self._accounts.charge(payer, model, usage, self._cost(target, usage))
         if usage is not None:
             self._limits.spend(usage.total)
+
+    def _charge_stream(self, payer: Payer, request: ChatRequest, target: TargetSpec, heard: Heard) -> None:
+        """Who leaves before the end pays by the letters for the tokens; what they have cost nobody knows."""
+        usage = heard.said or heard.estimate(request)
+        self._accounts.charge(payer, request.model, usage, self._cost(target, heard.said))
+        self._limits.spend(usage.total)
 
     def _cost(self, target: TargetSpec, usage: Usage | None) -> Decimal | None:
         if usage is None:
