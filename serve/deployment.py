@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "callboard-gateway"
 HOST = "127.0.0.1"
-_SPARE = 64  # beyond what the gateway takes at once, so that it is the gateway that refuses
+_SPARE = 1024  # beyond what the gateway takes at once, for bodies that arrive: it is the gateway that refuses
 _QUEUED = 256
 _KEEP_ALIVE_S = 90
 _STARTS = 3

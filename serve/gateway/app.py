@@ -165,8 +165,8 @@ class Gateway:
     # -- the endpoints ---------------------------------------------------------------------------------
 
     async def _chat(self, exchange: Exchange) -> None:
-        with self._limits.entered() as admission:
-            request = await reading(read_chat, await exchange.body(admission.take))
+        async with self._arrived(exchange) as body:
+            request = await reading(read_chat, body)
             payer, model = _payer(exchange.request.headers), self._model(request.model, "chat")
             if request.stream:
                 await exchange.while_connected(
@@ -176,16 +176,24 @@ class Gateway:
                 await self._whole(exchange, payer, model, request)
 
     async def _embed(self, exchange: Exchange) -> None:
-        with self._limits.entered() as admission:
-            request = await reading(read_embeddings, await exchange.body(admission.take))
+        async with self._arrived(exchange) as body:
+            request = await reading(read_embeddings, body)
             payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
             await self._whole(exchange, payer, model, request)
 
     async def _rerank(self, exchange: Exchange) -> None:
-        with self._limits.entered() as admission:
-            request = await reading(read_rerank, await exchange.body(admission.take))
+        async with self._arrived(exchange) as body:
+            request = await reading(read_rerank, body)
             payer, model = _payer(exchange.request.headers), self._model(request.model, "rerank")
             await self._whole(exchange, payer, model, request)
+
+    @contextlib.asynccontextmanager
+    async def _arrived(self, exchange: Exchange) -> AsyncIterator[bytes]:
+        """Its body, and a place among those that are worked on. Raises ApiError."""
+        with self._limits.arriving() as arrival:
+            body = await exchange.body(arrival.take, within_s=self._file.limits.body_s)
+            with self._limits.entered():
+                yield body
 
     async def _whole(self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ModelRequest) -> None:
         by = _idempotency_key(exchange.request.headers)

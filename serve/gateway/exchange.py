@@ -33,8 +33,16 @@ class Exchange:
         self._send = send
         self._body_limit = body_limit
 
-    async def body(self, take: Callable[[int], None]) -> bytes:
-        """Raises ApiError when it is larger than allowed, as soon as that is known; so may `take`, with each part's size."""
+    async def body(self, take: Callable[[int], None], *, within_s: float) -> bytes:
+        """Raises ApiError when it is larger than allowed, as soon as that is known, or takes longer; so may `take`, with each
+        part's size."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._read(take)
+        except TimeoutError:
+            raise _too_slow(within_s) from None
+
+    async def _read(self, take: Callable[[int], None]) -> bytes:
         told = self.request.headers.get("content-length", "")
         if told.isdecimal() and int(told) > self._body_limit:
             raise _too_large(self._body_limit)
@@ -142,6 +150,15 @@ def _too_large(limit: int) -> ApiError:
         fix="Send less, or raise `limits.body_bytes` in models.yaml.",
         status=413,
         code="request_too_large",
+    )
+
+
+def _too_slow(within_s: float) -> ApiError:
+    return ApiError(
+        f"The request's body was not there within {within_s:g} seconds.",
+        fix="Send it at once, or raise `limits.body_s` in models.yaml.",
+        status=408,
+        code="request_timeout",
     )
 
 

@@ -31,8 +31,8 @@ class Allowance:
         self._left -= amount
 
 
-class Admission:
-    """One request that was let in, and the bytes of its body."""
+class Arrival:
+    """One request whose body is read, and that body's bytes until it is answered."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -53,23 +53,38 @@ class Limits:
         self._tokens = _allowance(spec.tokens_per_minute, clock)
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[Admission]:
-        """For a request, from before its body is read to the end of its answer. Raises ApiError past a limit."""
+    def arriving(self) -> Iterator[Arrival]:
+        """For a request, from before its body is read to the end of its answer.
+
+        It takes no place of those that are worked on: whoever sends slowly would keep it from the others. Where there is
+        none to be had its body is not read at all. Raises ApiError past a limit.
+        """
+        self._refuse_too_many()
+        arrival = Arrival(self)
+        try:
+            yield arrival
+        finally:
+            self._bytes -= arrival.bytes
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """For a request that is there, to the end of its answer. Raises ApiError past a limit."""
+        self._refuse_too_many()
+        if self._requests is not None:
+            self._requests.spend(1)
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    def _refuse_too_many(self) -> None:
         if self.running >= self._spec.concurrent:
             raise _too_many(f"{self._spec.concurrent} requests are under way", 1.0)
         if self._tokens is not None and (wait := self._tokens.wait_s(1)) > 0:
             raise _too_many(f"{self._spec.tokens_per_minute:,} tokens a minute are used up", wait)
-        if self._requests is not None:
-            if (wait := self._requests.wait_s(1)) > 0:
-                raise _too_many(f"{self._spec.requests_per_minute:,} requests a minute are used up", wait)
-            self._requests.spend(1)
-        admission = Admission(self)
-        self.running += 1
-        try:
-            yield admission
-        finally:
-            self.running -= 1
-            self._bytes -= admission.bytes
+        if self._requests is not None and (wait := self._requests.wait_s(1)) > 0:
+            raise _too_many(f"{self._spec.requests_per_minute:,} requests a minute are used up", wait)
 
     def take(self, size: int) -> None:
         """Room for a part of a body. Raises ApiError past the limit of all of them."""

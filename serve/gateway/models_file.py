@@ -207,12 +207,13 @@ class CacheSpec(_Strict):
 
 
 class LimitSpec(_Strict):
-    """Past these a client gets a 429 with Retry-After, or a 413 for `body_bytes`. Unset is without a limit."""
+    """Past these a client gets a 429 with Retry-After, a 413 for `body_bytes`, a 408 for `body_s`. Unset is without a limit."""
 
     concurrent: int = Field(default=256, ge=1, le=2048)
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)  # of one request
+    body_s: float = Field(default=30.0, gt=0, le=600)  # from a request's headers to the end of its body
     bytes: int = Field(default=256 * 1024 * 1024, ge=1024)  # of all requests that are under way
 
 

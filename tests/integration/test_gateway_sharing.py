@@ -206,6 +206,10 @@ async def test_a_stream_that_was_left_is_counted_without_a_price(front: Front) -
     await front.openai.gone.wait()
     [account] = (await front.state())["accounts"]
     assert (account["requests"], account["unpriced"]) == (1, 1)
+    assert (account["input_tokens"], account["output_tokens"]) == (
+        2,
+        1,
+    )  # by the letters of `Hello` and `Hel`
 
 
 # -- the limits ----------------------------------------------------------------------------------------
@@ -248,6 +252,81 @@ async def test_tokens_a_minute_are_known_afterwards_and_waited_for_then(stage: S
         assert (said.partition(".")[0], wait) == ("1,000 tokens a minute are used up", "7")
         clock.now += 7
         await ask(front, seed=1)
+
+
+async def test_a_stream_that_was_left_has_spent_what_it_has_said(stage: Stage) -> None:
+    clock = Clock()
+    async with stage.front(more="limits: {tokens_per_minute: 1000}", clock=clock) as front:
+        said = [{"content": "o" * 8000}, {"tool_calls": [{"index": 0, "function": {"arguments": "x" * 400}}]}]
+        front.openai.put_on(then_silence(chunks(*said, reason=None, usage=False)), reply(completion()))
+        stream = await front.client.chat.completions.create(model="small", messages=ASK, stream=True)
+        async for chunk in stream:
+            if chunk.choices[0].delta.tool_calls:
+                break
+        await stream.close()
+        await front.openai.gone.wait()
+        await until_running(front, 0)
+        _, wait = await too_many(front)  # 2,100 and the question's 2 of 1,000, at 1,000 a minute
+        assert wait == "67"
+        clock.now += 67
+        await ask(front)
+
+
+async def test_who_sends_slowly_takes_no_place_from_the_others(stage: Stage) -> None:
+    async with stage.front(more="limits: {concurrent: 1}") as front:
+        front.openai.put_on(reply(completion()))
+        slow = Slow()
+        sending = asyncio.create_task(stage(slow.scope, slow.receive, slow.send))
+        await slow.waits.wait()
+        assert await ask(front) == ("miss", COST)
+        slow.rest.set_result(None)
+        await sending
+        assert slow.status == 200
+
+
+async def test_a_body_that_never_ends_is_not_waited_for(stage: Stage) -> None:
+    async with stage.front(more="limits: {body_s: 0.05}") as front:
+        slow = Slow()
+        await stage(slow.scope, slow.receive, slow.send)
+        assert (slow.status, slow.error["code"]) == (408, "request_timeout")
+        assert "raise `limits.body_s` in models.yaml" in slow.error["message"]
+        assert (await front.state())["running"] == 0
+        assert front.openai.asked == []
+
+
+class Slow:
+    """A client that sends its headers and a byte, and the rest when it is told to."""
+
+    def __init__(self) -> None:
+        self.waits = asyncio.Event()
+        self.rest = asyncio.get_running_loop().create_future()
+        self.status = 0
+        self._parts = [b"{", json.dumps({"model": "small", "messages": ASK, "seed": 9}).encode()[1:]]
+        self._said = b""
+        self.scope: Any = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "headers": [(b"authorization", f"Bearer {LOCAL_KEY}".encode())],
+            "query_string": b"",
+        }
+
+    async def receive(self) -> Any:
+        if not self._parts:
+            return await asyncio.get_running_loop().create_future()
+        if len(self._parts) == 1:
+            self.waits.set()
+            await self.rest
+        part = self._parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
+
+    async def send(self, message: Any) -> None:
+        self.status = message.get("status", self.status)
+        self._said += message.get("body", b"")
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self._said)["error"]
 
 
 async def test_requests_at_once(stage: Stage) -> None:
