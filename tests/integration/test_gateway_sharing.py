@@ -257,7 +257,10 @@ async def test_tokens_a_minute_are_known_afterwards_and_waited_for_then(stage: S
 async def test_a_stream_that_was_left_has_spent_what_it_has_said(stage: Stage) -> None:
     clock = Clock()
     async with stage.front(more="limits: {tokens_per_minute: 1000}", clock=clock) as front:
-        said = [{"content": "o" * 8000}, {"tool_calls": [{"index": 0, "function": {"arguments": "x" * 400}}]}]
+        said: list[Any] = [
+            {"content": "o" * 8000},
+            {"tool_calls": [{"index": 0, "function": {"arguments": "x" * 400}}]},
+        ]
         front.openai.put_on(then_silence(chunks(*said, reason=None, usage=False)), reply(completion()))
         stream = await front.client.chat.completions.create(model="small", messages=ASK, stream=True)
         async for chunk in stream:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any, get_args
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from bus.errors import InvalidModelsFile
 from serve.gateway.models_file import (
@@ -16,6 +20,7 @@ from serve.gateway.models_file import (
     parse_models,
     read_models,
 )
+from serve.local.settings import BatchedSpec, GenerationSpec
 
 GOOD = """
     upstreams:
@@ -245,3 +250,79 @@ def test_the_shared_cache_is_bounded_unless_told_otherwise() -> None:
         bytes=268_435_456, answers=100_000
     )
     assert parse_models("cache: {shared: {bytes: 0}}").cache.shared.bytes == 0
+
+
+EVERY_PLACE = """
+upstreams:
+  here:
+    type: local
+    embedding: {device: cpu}
+    reranking: {device: cpu}
+    generation: {device: cpu}
+models:
+  vectors: {serves: embeddings, targets: [{upstream: here, model: m}]}
+  small:
+    targets:
+      - {upstream: here, model: m, price: {input: 1}}
+    rules:
+      - {answer: a}
+    similar: {by: vectors}
+cache:
+  ttl_s: 1
+  shared: {bytes: 0}
+limits: {concurrent: 1}
+"""
+
+
+def mappings(node: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all mappings whose keys are ours, and not names that the file gives."""
+    if isinstance(node, dict) and place not in (("upstreams",), ("models",)):
+        yield place
+    for key, below in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(below, dict | list):
+            yield from mappings(below, (*place, key))
+
+
+def kinds(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """The model, and all that its fields are made of."""
+    found, waiting = set[type[BaseModel]](), [model]
+    while waiting:
+        one = waiting.pop()
+        found.add(one)
+        for field in one.model_fields.values():
+            waiting += [part for part in parts(field.annotation) if part not in found]
+    return found
+
+
+def parts(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from parts(argument)
+
+
+def test_an_unknown_key_is_named_in_every_mapping_with_its_line_and_the_one_that_was_meant() -> None:
+    met = set()
+    for place in mappings(yaml.safe_load(EVERY_PLACE)):
+        data = yaml.safe_load(EVERY_PLACE)
+        node = data
+        for part in place:
+            node = node[part]
+        known = next(iter(node))
+        node[f"{known}x"] = 1
+        text = yaml.safe_dump(data, sort_keys=False)
+        line = next(at for at, words in enumerate(text.splitlines(), 1) if f"{known}x:" in words)
+        with pytest.raises(InvalidModelsFile) as caught:
+            parse_models(text)
+        where = ".".join(str(part) for part in (*place, f"{known}x"))
+        assert f"line {line}: {where}: is not known; did you mean {known}." in caught.value.message
+        met.add(len(place))
+    assert met == {0, 1, 2, 3, 4, 5}
+
+
+def test_no_part_of_the_file_takes_keys_that_it_does_not_know() -> None:
+    found = kinds(ModelsFile)
+    assert {ModelsFile, BatchedSpec, GenerationSpec} < found
+    assert all(one.model_config.get("extra") == "forbid" for one in found)
+    places = len(list(mappings(yaml.safe_load(EVERY_PLACE))))
+    assert places >= len(found)  # each of them stands in the file above
