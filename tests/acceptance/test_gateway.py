@@ -6,12 +6,16 @@ import asyncio
 import json
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx2
+import msgspec
 import openai
+import psutil
 import pytest
 
 from callboard.bench import made_up_model
@@ -44,8 +48,12 @@ upstreams:
 models:
   vectors: {{serves: embeddings, targets: [{{upstream: here, model: sentence-transformers/all-MiniLM-L6-v2}}]}}
   small: {{targets: [{{upstream: house, model: qwen3, price: {{input: 0.25, output: 2}}}}]}}
-limits: {{concurrent: 4}}
+limits: {{concurrent: 4, bytes: 67108864}}
 """
+MIB = 1024 * 1024
+LARGE = 8 * MIB  # letters of a request
+AT_ONCE, FLOOD = 100, 300  # requests: 800 MB at a time, and 2.4 GB in all
+MOST_GROWTH = 450 * MIB  # 64 of bodies, and 4 requests that are read, written anew and on their way
 TEXTS = ["A host that stops answering is not a host that has died.", "Ein Wort."]
 # The first numbers of what `encode` gives, of sentence-transformers 6.2 on a CPU.
 VECTORS = [[0.04328, -0.02595, 0.05411, -0.00946], [0.02322, 0.14172, -0.00835, 0.02043]]
@@ -121,6 +129,85 @@ async def test_a_model_that_runs_here_starts_when_it_is_asked_and_gives_what_its
     assert [
         pytest.approx(1, abs=1e-4) == sum(x * x for x in one.embedding) for one in names["vectors"].data
     ] == [True, True]
+
+
+async def test_a_flood_of_large_requests_is_refused_and_memory_stays_flat(served: Served) -> None:
+    """Of the gateway's replica, and of Serve's proxy before it."""
+    served.played.fresh()
+    served.played.put_on(held(reply(completion())))
+    headers = {"authorization": f"Bearer {served.key}", "content-type": "application/json"}
+    body = msgspec.json.encode({"model": "small", "messages": [{"role": "user", "content": "x" * LARGE}]})
+    url = f"{served.base_url}/chat/completions"
+    async with httpx2.AsyncClient(
+        timeout=60, trust_env=False, limits=httpx2.Limits(max_connections=None)
+    ) as http:
+
+        async def send() -> httpx2.Response:
+            return await http.post(url, content=body, headers=headers)
+
+        with Grown(*processes_of(urlsplit(served.base_url).port)) as grown:
+            waiting = {asyncio.create_task(send()) for _ in range(AT_ONCE)}
+            refused, early = 0, None
+            while refused < FLOOD:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    answer = one.result()
+                    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+                    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+                    refused += 1
+                    waiting.add(asyncio.create_task(send()))
+                if refused >= AT_ONCE:
+                    early = early or grown.by
+        served.played.go_on.set()
+        answers = await asyncio.gather(*waiting)
+    assert sum(answer.status_code == 200 for answer in answers) >= 4
+    assert early is not None
+    for first, most in zip(early, grown.by, strict=True):
+        assert most < MOST_GROWTH, f"{most / MIB:.0f} MiB"
+        assert most - first < MIB * 64, f"{first / MIB:.0f} and then {most / MIB:.0f} MiB"
+
+
+def processes_of(port: int | None) -> tuple[psutil.Process, psutil.Process]:
+    """Serve's proxy that listens there, and the gateway's replica beside it."""
+    [pid] = {
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.laddr and one.laddr.port == port and one.status == psutil.CONN_LISTEN
+    }
+    proxy = psutil.Process(pid)
+    [replica] = [
+        one
+        for one in psutil.Process(proxy.ppid()).children()
+        if "ServeReplica:callboard-gateway:gateway" in one.cmdline()[0]
+    ]
+    return proxy, replica
+
+
+class Grown:
+    """How much each of these processes has grown at most since `with` began."""
+
+    def __init__(self, *processes: psutil.Process) -> None:
+        self._processes = processes
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Grown:
+        self._before = self._most = [one.memory_info().rss for one in self._processes]
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def by(self) -> list[int]:
+        return [most - before for most, before in zip(self._most, self._before, strict=True)]
+
+    def _look(self) -> None:
+        while not self._done.wait(0.01):
+            now = [one.memory_info().rss for one in self._processes]
+            self._most = [max(pair) for pair in zip(self._most, now, strict=True)]
 
 
 def test_the_command_line_knows_where_it_is_and_how_it_does(served: Served) -> None:
