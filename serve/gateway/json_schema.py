@@ -83,8 +83,16 @@ def misfit(value: Any, schema: dict[str, Any]) -> ValidationError | None:
     except Unresolvable as error:
         named = repr(error.ref[:_LONGEST_SHOWN]) if error.ref else "an anchor"
         raise UnusableSchema(f"it refers to {named}, which is not in it.") from None
-    except RecursionError:
-        raise UnusableSchema("it refers to itself without end.") from None
+    except UnusableSchema:
+        raise
+    except BaseException as error:
+        # The registry is made of a library in Rust: one that meets the end of the stack panics, which is no Exception.
+        if isinstance(error, RecursionError) or type(error).__name__ == "PanicException":
+            raise UnusableSchema("it refers to itself without end.") from None
+        if not isinstance(error, Exception):
+            raise
+        # It is a schema, but a `$ref` may lead to any of its values, and keywords trust theirs.
+        raise UnusableSchema("it refers to a part of itself that is no schema.") from None
     finally:
         _check_until.reset(started)
 
@@ -187,8 +195,10 @@ def _compiled(pattern: str) -> jsonschema_rs.Validator:
         return jsonschema_rs.Draft202012Validator(
             {"pattern": pattern}, offline=True, pattern_options=_PATTERNS
         )
-    except (jsonschema_rs.ValidationError, ValueError):
-        raise UnusableSchema(f"the pattern {pattern[:_LONGEST_SHOWN]!r} is too large.") from None
+    except jsonschema_rs.ValidationError:
+        raise UnusableSchema(
+            f"the pattern {pattern[:_LONGEST_SHOWN]!r} is too large, or no schema's."
+        ) from None
 
 
 def _refuse_what_cannot_be_watched(schema: dict[str, Any]) -> None:

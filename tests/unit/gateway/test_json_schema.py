@@ -43,6 +43,31 @@ def test_what_leads_nowhere_is_said_and_no_rule_answers_it(schema: dict[str, Any
     assert rules.answer_of([RuleSpec(answer={"a": 1})], read_chat(msgspec.json.encode(body))) is None
 
 
+@pytest.mark.parametrize(
+    "part",
+    [5, "a", [1], {"type": "objekt"}, {"required": 5}, {"minimum": "a"}, {"pattern": "("}, {"anyOf": 5}],
+)
+def test_a_reference_to_what_is_no_schema_is_the_clients_matter(part: Any) -> None:
+    schema = {"default": part, "items": {"$ref": "#/default"}}
+    with pytest.raises(UnusableSchema, match="no schema"):
+        misfit(["text", 1, {}], schema)
+
+
+@pytest.mark.parametrize("depth", range(40))
+def test_the_end_of_the_stack_is_an_answer_wherever_it_is_met(depth: int) -> None:
+    """Also in a library in Rust, whose panic is no Exception: where that is goes by the depth of the caller."""
+    endless = {"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"anyOf": [{"$ref": "#"}]}}}
+
+    def held(further: int) -> None:
+        if further:
+            held(further - 1)
+        else:
+            misfit({}, endless)
+
+    with pytest.raises(UnusableSchema, match="without end"):
+        held(depth)
+
+
 def doubled(levels: int) -> dict[str, Any]:
     """Each part refers twice to the next: what they are together doubles with every level."""
     parts: dict[str, Any] = {
