@@ -30,6 +30,9 @@ exec 3<&0
 /bin/sh -c 'echo $$ >&3; exec "$@" </dev/null' sh "$@" &
 """
 
+# Whether one of a process's open files is this one.
+_LOOK = 'for file in /proc/"$1"/fd/*; do [ "$file" -ef "$2" ] && exit 0; done; exit 1'
+
 
 async def launch(
     command: Sequence[str | Path],
@@ -144,9 +147,28 @@ def _has_open(pid: int, path: Path) -> bool:
     """Whether it is that process: the number may be another container's, or have been given away again."""
     try:
         wanted = path.stat()
-        return any(_is_file(opened.path, wanted) for opened in psutil.Process(pid).open_files())
+        process = psutil.Process(pid)
+        try:
+            return any(_is_file(opened.path, wanted) for opened in process.open_files())
+        except psutil.AccessDenied:
+            return _says_it_has_open(process, path)
     except (psutil.Error, FileNotFoundError):
         return False
+
+
+def _says_it_has_open(process: psutil.Process, path: Path) -> bool:
+    """The same, asked under the process's own account: as root without CAP_SYS_PTRACE, which containers have by default,
+    we may end our server, and not look at its files."""
+    own = {"user": process.uids().real, "group": process.gids().real, "extra_groups": []}
+    done = subprocess.run(
+        ["/bin/sh", "-c", _LOOK, "sh", str(process.pid), str(path)],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        **(own if os.geteuid() == 0 else {}),
+    )
+    return done.returncode == 0
 
 
 def _is_file(path: str, wanted: os.stat_result) -> bool:

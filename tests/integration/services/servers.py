@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
@@ -49,8 +50,8 @@ def closed_port() -> int:
         return port
 
 
-async def in_another_process(home: Path | None, body: str) -> str:
-    """Run the body of an async function in a new interpreter; what it printed."""
+async def in_another_process(home: Path | None, body: str, *, through: Sequence[str] = ()) -> str:
+    """Run the body of an async function in a new interpreter, which another program may start; what it printed."""
     lines = [line for line in body.splitlines() if line.strip()]
     margin = len(lines[0]) - len(lines[0].lstrip())
     indented = "\n".join("    " + line[margin:] for line in lines)
@@ -61,6 +62,7 @@ async def in_another_process(home: Path | None, body: str) -> str:
     )
     environment = dict(os.environ) | ({"CALLBOARD_HOME": str(home)} if home else {})
     child = await asyncio.create_subprocess_exec(
+        *through,
         sys.executable,
         "-c",
         script,

@@ -88,6 +88,20 @@ async def test_as_root_a_home_that_the_account_cannot_reach_is_refused(home: Pat
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
 
 
+@pytest.mark.skipif(not ROOT, reason="only root switches accounts")
+async def test_a_containers_root_finds_and_stops_its_servers(home: Path) -> None:
+    """It may not see what processes of another account have open: Docker gives it no CAP_SYS_PTRACE."""
+    script = """
+        settings = load_settings()
+        async with await ensure_services(settings):
+            async with await ensure_services(settings):
+                print(find_instance(settings) is not None, flush=True)
+        print(find_instance(settings) is None)
+    """
+    answer = await in_another_process(home, script, through=("setpriv", "--bounding-set=-sys_ptrace"))
+    assert answer == "True\nTrue"
+
+
 async def test_no_existing_folders_mode_is_touched(settings: Settings) -> None:
     before = [(path, path.stat().st_mode) for path in settings.home.parents]
     await ensure_services(settings)
