@@ -333,8 +333,7 @@ class DomainCoordinator:
             for name, started in self._started.items()
             if not started.dead and name not in registered and name not in self._ended
         }
-        if coming:
-            self._room.look()
+        self._room.look(len(coming))
         late = 0
         for name, started in coming.items():
             if self._room.is_lacking(len(coming)):
@@ -355,7 +354,7 @@ class DomainCoordinator:
         async def wait() -> None:
             await process.ended()
             started.dead = True
-            self._room.freed()
+            self._room.forget()
             if not started.ready and name not in self._ended:
                 self._has_not_started(name, started)
             self.look_soon()

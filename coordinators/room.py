@@ -41,18 +41,20 @@ class Room:
         self._clock = clock
         self._waiting = Waiting()
         self._asked_at = float("-inf")
-        self._freed_at = clock()
+        self._forgot_at = clock()
         self._look: asyncio.Task[None] | None = None
         self._kept_for = 0  # others, of which was told
 
-    def look(self) -> None:
-        """To be called every round in which hosts are to come."""
-        if self._look is None and self._clock() - self._asked_at >= LOOK_EVERY_S:
+    def look(self, coming: int) -> None:
+        """To be called every round, with how many hosts are to come."""
+        if not coming:
+            self.forget()
+        elif self._look is None and self._clock() - self._asked_at >= LOOK_EVERY_S:
             self._look = asyncio.create_task(self._ask())
 
-    def freed(self) -> None:
-        """A process has ended: whoever waited may have its room."""
-        self._freed_at = self._clock()
+    def forget(self) -> None:
+        """What was told holds no more: a process has ended, and whoever waited may have its room, or all have come."""
+        self._forgot_at = self._clock()
 
     def close(self) -> None:
         if self._look is not None:
@@ -60,7 +62,7 @@ class Room:
 
     def is_lacking(self, coming: int) -> bool:
         """Whether of the hosts that are to come each one waits for room, and none is being started."""
-        return 0 < coming <= self._waiting.hosts and self._asked_at - self._freed_at >= TOLD_WITHIN_S
+        return 0 < coming <= self._waiting.hosts and self._asked_at - self._forgot_at >= TOLD_WITHIN_S
 
     def made_by(self, current: Sequence[HostRow], older: Sequence[HostRow], coming: int) -> HostRow | None:
         """The host with older code that has to leave before one with the newest can come; None while nobody has to.

@@ -44,7 +44,7 @@ class Cluster:
     async def told(self, *, hosts: int, others: int = 0, after_s: float = TOLD_WITHIN_S) -> Room:
         self.now += after_s
         self.waiting = Waiting(hosts=hosts, others=others)
-        self.room.look()
+        self.room.look(coming=1)
         await asyncio.sleep(0)
         return self.room
 
@@ -83,12 +83,23 @@ async def test_nobody_leaves_before_it_is_told_who_has_got_the_room_of_the_last(
     cluster = Cluster()
     room = await cluster.told(hosts=2)
     assert room.is_lacking(2)
-    room.freed()
+    room.forget()
     assert not room.is_lacking(2)
     await cluster.told(hosts=2, after_s=TOLD_WITHIN_S - 0.1)
     assert room.made_by([], OLDER, 2) is None
     await cluster.told(hosts=2, after_s=1.0)
     assert room.made_by([], OLDER, 2) is not None
+
+
+async def test_that_a_host_has_waited_once_is_nothing_to_a_later_one() -> None:
+    """Ray tells late that it has got room; once it has come, nobody asks again."""
+    cluster = Cluster()
+    room = await cluster.told(hosts=1)
+    room.look(0)
+    cluster.now += 3600.0
+    assert room.made_by([], OLDER, 1) is None
+    await cluster.told(hosts=1)
+    assert room.made_by([], OLDER, 1) is not None
 
 
 @pytest.mark.parametrize("waiting", [Waiting(hosts=3), Waiting(hosts=2, others=1)])
@@ -119,7 +130,7 @@ async def test_a_cluster_that_cannot_be_asked_makes_nobody_leave(caplog: pytest.
 async def test_it_is_asked_now_and_then_and_once_at_a_time() -> None:
     cluster = Cluster()
     for _ in range(3):
-        cluster.room.look()
+        cluster.room.look(coming=1)
     await asyncio.sleep(0)
     assert cluster.asked == 1
     await cluster.told(hosts=0, after_s=0.9)
