@@ -25,7 +25,8 @@ _logger = logging.getLogger("callboard.master")
 
 ROUND_EVERY_S = 0.5
 LEAD_EVERY_S = 3.0  # a coordinator that is gone for good is missed for so long; a restart is Ray's work
-LOOK_FOR_MAIL_EVERY_S = 1.0  # it reads all that waits for a domain that is asleep
+LOOK_FOR_MAIL_EVERY_S = 1.0
+LOOK_FOR_MAIL_SHARE = 0.05  # of the time at most: it reads all that waits for a domain that is asleep
 
 
 class Master:
@@ -81,8 +82,11 @@ class Master:
         """Whether a domain that is asleep has something to do; looked at now and then."""
         if time.monotonic() < self._mail_at.get(domain, 0.0):
             return False
-        self._mail_at[domain] = time.monotonic() + LOOK_FOR_MAIL_EVERY_S
+        began = time.monotonic()
+        self._mail_at[domain] = began + LOOK_FOR_MAIL_EVERY_S
         why = await wake_if_due(self._pool, domain)
+        took = time.monotonic() - began
+        self._mail_at[domain] = began + max(LOOK_FOR_MAIL_EVERY_S, took / LOOK_FOR_MAIL_SHARE)
         if why is None:
             return False
         _logger.info("%s wakes: %s", domain, why)

@@ -1025,12 +1025,14 @@ CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent t
   ) e
   limit p_limit
 $$;
-CREATE FUNCTION callboard.waits_for_sleeper(p_domain text, p_number bigint) RETURNS bigint
+CREATE FUNCTION callboard.waits_for_sleeper(p_domain text, p_number bigint, OUT newer bigint, OUT upto bigint) RETURNS record
     LANGUAGE sql STABLE
     AS $$
-  select (select count(*) from mailbox where domain = p_domain
-            and seq + case when seq < 0 then 4611686018427387904 else 0 end <= p_number)
-       + (select count(*) from tasks where domain = p_domain and status = 'submitted')
+  select count(*) filter (where number > p_number),
+         count(*) filter (where number <= p_number)
+           + (select count(*) from tasks where domain = p_domain and status = 'submitted')
+  from (select seq + case when seq < 0 then 4611686018427387904 else 0 end as number  -- below zero: it passes its queue
+        from mailbox where domain = p_domain) m
 $$;
 CREATE FUNCTION callboard.wake_owners(p_settled callboard.promises[]) RETURNS SETOF callboard.mailbox
     LANGUAGE sql

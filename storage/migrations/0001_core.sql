@@ -274,11 +274,14 @@ create table event_cursors (
   at_ns       bigint not null default 0
 ) with (fillfactor = 50);
 
--- How many messages up to a number, and tasks, wait for a domain without hosts: one more came that was not committed then.
-create function waits_for_sleeper(p_domain text, p_number bigint) returns bigint language sql stable as $$
-  select (select count(*) from mailbox where domain = p_domain
-            and seq + case when seq < 0 then 4611686018427387904 else 0 end <= p_number)
-       + (select count(*) from tasks where domain = p_domain and status = 'submitted')
+-- What waits for a domain without hosts: messages with higher numbers than this, and how many up to it, tasks among them:
+-- one more is one that was not committed when they were counted. Both in one reading of all its mail.
+create function waits_for_sleeper(p_domain text, p_number bigint, out newer bigint, out upto bigint) language sql stable as $$
+  select count(*) filter (where number > p_number),
+         count(*) filter (where number <= p_number)
+           + (select count(*) from tasks where domain = p_domain and status = 'submitted')
+  from (select seq + case when seq < 0 then 4611686018427387904 else 0 end as number  -- below zero: it passes its queue
+        from mailbox where domain = p_domain) m
 $$;
 
 -- The fence: a share lock on the incarnation's row, which every change of ownership must update.

@@ -24,7 +24,8 @@ order by domain
 
 -- name: put_others_to_sleep
 -- A message may have its number by now and not be committed: what waits is counted as well.
-update domains d set state = 'asleep', asleep_after_event = $2, asleep_after = s.last_value, asleep_with = waits_for_sleeper(d.domain, s.last_value)
+update domains d set state = 'asleep', asleep_after_event = $2, asleep_after = s.last_value,
+  asleep_with = (select upto from waits_for_sleeper(d.domain, s.last_value))
 from (select last_value from mailbox_seq offset 0) s  -- a sequence itself cannot be locked
 where d.domain <> $1 and d.state = 'active'
 
@@ -41,11 +42,8 @@ update domains set state = 'active', asleep_after = null, asleep_with = null, as
 update domains d set state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null
 from (
   select case
-    when exists (select from mailbox m, domains a where a.domain = $1 and m.domain = $1  -- below zero: it passes its queue
-                 and m.seq + case when m.seq < 0 then 4611686018427387904 else 0 end > a.asleep_after)
-      then 'a message was sent to it'
-    when (select waits_for_sleeper(a.domain, a.asleep_after) > a.asleep_with from domains a where a.domain = $1)
-      then 'something was sent to it as it fell asleep'
+    when w.newer > 0 then 'a message was sent to it'
+    when w.upto > a.asleep_with then 'something was sent to it as it fell asleep'
     when exists (select from timers where domain = $1 and due_at <= now()) then 'a message is due'
     when exists (select from schedules where domain = $1 and next_at <= now()) then 'a schedule is due'
     when exists (select from promises where domain = $1 and status = 'pending' and due_at <= now())
@@ -56,6 +54,9 @@ from (
                  where c.ended_at is null and t.domain = $1)
       then 'a task that it works for was cancelled'
     end as why
+  from domains a, waits_for_sleeper(a.domain, a.asleep_after) w
+  where a.domain = $1 and a.state = 'asleep'
+  offset 0  -- or all of it is asked twice: whether, and why
 ) due
 where d.domain = $1 and d.state = 'asleep' and due.why is not null
 returning due.why
