@@ -159,14 +159,15 @@ def _has_open(pid: int, path: Path) -> bool:
 def _says_it_has_open(process: psutil.Process, path: Path) -> bool:
     """The same, asked under the process's own account: as root without CAP_SYS_PTRACE, which containers have by default,
     we may end our server, and not look at its files."""
-    own = {"user": process.uids().real, "group": process.gids().real, "extra_groups": []}
-    done = subprocess.run(
+    uid, gid = process.uids().real, process.gids().real
+    own = Account(name=str(uid), uid=uid, gid=gid, switched=os.geteuid() == 0)
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
         ["/bin/sh", "-c", _LOOK, "sh", str(process.pid), str(path)],
         cwd="/",
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,
-        **(own if os.geteuid() == 0 else {}),
+        **own.spawn_options(),
     )
     return done.returncode == 0
 
