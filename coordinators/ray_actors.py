@@ -219,7 +219,8 @@ class RayLauncher:
         return await asyncio.to_thread(waiting, self._cpus)
 
     async def is_gone(self, process: Process) -> bool:
-        if process.node == _node() or process.machine == machine():
+        is_here = process.machine != "" and process.machine == machine()
+        if process.node == _node() or is_here:
             return has_ended_as_seen_from(_node(), process)
         node = process.near or process.node
         look = ray.remote(has_ended_as_seen_from).options(

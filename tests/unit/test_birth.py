@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from actors import birth
 from actors.birth import born, machine, was_here
@@ -72,6 +73,25 @@ async def test_a_host_that_an_earlier_ray_has_started_here_is_known_to_be_gone(
     process.kill()
     process.wait()
     assert await launcher.is_gone(host)
+
+
+async def test_where_machines_cannot_be_told_apart_the_node_itself_is_asked(
+    launcher: RayLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another, asked = "ab" * 28, []
+
+    class Look:
+        def options(self, *, scheduling_strategy: Any, **more: object) -> Look:
+            asked.append(scheduling_strategy.node_id)
+            return self
+
+        async def remote(self, node: str, process: Process) -> bool:
+            return node == process.node
+
+    monkeypatch.setattr(ray_actors, "machine", lambda: "")  # as on a system other than Linux
+    monkeypatch.setattr(ray, "remote", lambda function: Look())
+    assert await launcher.is_gone(Process(another, None, "", 1, "then"))
+    assert asked == [another]
 
 
 class Machine:
