@@ -19,7 +19,14 @@ import asyncpg
 
 from bus import faultpoints, subjects
 from bus.envelope import new_id
-from bus.errors import CallboardError, Fenced, RowLocked, SchemaMismatch, StorageUnavailable
+from bus.errors import (
+    CallboardError,
+    Fenced,
+    InvalidDomainFile,
+    RowLocked,
+    SchemaMismatch,
+    StorageUnavailable,
+)
 from bus.transport import Transport
 from coordinators.launcher import HostProcess, Launcher
 from coordinators.plan import plan_partitions
@@ -321,7 +328,13 @@ class DomainCoordinator:
         for _ in range(domain.hosts - current - coming):
             if self._starts.may_start(domain.code):
                 name = f"{self._domain}-{new_id()[-8:]}"
-                self._watch(name, await self._launcher.start(self._domain, name), domain.code, ours=True)
+                try:
+                    process = await self._launcher.start(self._domain, name)
+                except InvalidDomainFile as error:  # the hosts that run go on, and are led on
+                    pause = self._starts.failed(domain.code, started_at=time.monotonic())
+                    _logger.error("no host can be started; the next try waits %.0f s: %s", pause, error)
+                    return
+                self._watch(name, process, domain.code, ours=True)
 
     def _coming(self, registered: set[str]) -> int:
         """How many processes are on their way to a row. One whose epoch has ended is not, though it may still

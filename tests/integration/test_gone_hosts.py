@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from bus.errors import InvalidDomainFile
 from bus.transport import LoopbackTransport
 from coordinators import gone
 from coordinators.domain import DomainCoordinator
@@ -118,3 +119,31 @@ async def test_nobody_looks_any_more_once_the_coordinator_has_ended(pool: asyncp
         assert look is not None
         await asyncio.wait([look])
     assert look.cancelled()
+
+
+async def test_a_domain_of_which_no_host_can_be_started_is_led_on(pool: asyncpg.Pool[Any]) -> None:
+    """Its stored domain.yaml is of a release that reads otherwise: the hosts that run go on, and so do their tasks."""
+    starts, led = 0, asyncio.Event()
+
+    class Launcher:
+        async def start(self, domain: str, host: str) -> Any:
+            nonlocal starts
+            starts += 1
+            raise InvalidDomainFile("The stored domain.yaml is wrong.")
+
+    async def work() -> None:
+        if starts == 2:  # it is tried again, and not in every round
+            led.set()
+        coordinator.look_soon()
+
+    await pool.execute(query("register_domain"), "shop", 1, "{}", [], "", "")
+    await pool.execute(query("set_host_target"), "shop", 1)
+    nothing: Any = Launcher()
+    epoch = await claim_coordinator(pool, "shop", "test")
+    coordinator = DomainCoordinator(pool, LoopbackTransport(), nothing, "shop", epoch)
+    coordinator.every_round.append(work)
+    leads = asyncio.create_task(coordinator.run())
+    async with asyncio.timeout(5):
+        await led.wait()
+    await cancelled(leads)
+    assert starts == 2
