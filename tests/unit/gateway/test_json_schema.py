@@ -167,7 +167,7 @@ def deep(levels: int) -> dict[str, Any]:
         ([deep(MAX_DEPTH + 1)], "tools[0].function.parameters", "nested more than 64 deep; name its parts"),
         ([{"title": "a" * MAX_BYTES}], "tools[0].function.parameters", "more than 262,144 bytes; send fewer"),
         ([{"title": "a" * (MAX_BYTES // 3)}] * 3, "tools[2].function.parameters", "262,144 bytes"),
-        ([{"pattern": "("}], "tools[0].function.parameters", "is no JSON schema, at pattern"),
+        ([{"pattern": 5}], "tools[0].function.parameters", "is no JSON schema, at pattern"),
         (
             [{"properties": {"a": {"required": 1}}}],
             "tools[0].function.parameters",
@@ -181,6 +181,22 @@ def test_schemas_have_bounds_together(schemas: list[Any], param: str, words: str
     assert (caught.value.status, caught.value.param) == (400, param)
     assert words in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"pattern": r"(?i)^alert"},
+        {"pattern": r"^(?P<year>\d{4})$"},
+        {"pattern": r"^[\w-\.]+@([\w-]+\.)+[\w-]{2,4}$"},
+        {"patternProperties": {r"\Ax\Z": True}},
+        {"$ref": "#/$defs/Page[int]", "$defs": {"Page[int]": {"type": "object"}}},
+        {"$id": "my schema"},
+    ],
+)
+def test_dialects_of_patterns_and_references_are_the_upstreams_matter(schema: dict[str, Any]) -> None:
+    [tool] = read_chat(asking(schema)).tools or ()
+    assert tool.function.parameters == schema
 
 
 def test_what_is_within_the_bounds_is_read_fast_and_asks_nobody() -> None:
