@@ -66,10 +66,22 @@ class Promises:
         """The promise that is settled so; None for one of an earlier turn, or that was settled twice by a mistake of ours."""
         promise = self._open.pop(wake.promise, None)
         if promise is not None:
-            self.outcomes[promise.key] = wake
             self._draft.done.append(promise.id)
             self._draft.asks_done += promise.kind == Kind.ASK
+        else:
+            promise = self._decided_after_all(wake.promise)
+        if promise is not None:
+            self.outcomes[promise.key] = wake
         return promise
+
+    def _decided_after_all(self, id_: str) -> OpenPromise | None:
+        """One that a gather has let go: should that not go on record, the decision counts."""
+        for gone in self._let_go.values():
+            for promise in gone:
+                if promise.id == id_:
+                    gone.remove(promise)
+                    return promise
+        return None
 
     def awaited(self, place: str) -> str:
         """The id of the promise at a place: somebody waits for it."""

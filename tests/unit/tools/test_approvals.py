@@ -6,10 +6,12 @@ import contextlib
 
 import pytest
 
+from bus.address import parse_address
 from bus.errors import ApprovalDenied, StepFailed
 from callboard import Context
 from callboard.testing import TestKit
 from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, run_once, statuses
+from tests.unit.waiter import until
 
 
 async def test_a_call_waits_until_a_person_allows_it(world: World) -> None:
@@ -177,6 +179,37 @@ async def test_an_approval_beside_a_call_that_fails_counts_where_the_turn_is_tri
         await kit.advance(hours=2)
         assert kit.state(AT).log == ["went on"]
         assert world.calls == ([] if is_caught else ["192.0.2.1"])
+
+
+async def test_a_decision_that_comes_while_a_gather_ends_counts_where_the_turn_is_tried_again(
+    world: World,
+) -> None:
+    block = blocking(world, requires_approval=True)
+    failures = ["once"]
+
+    async def breaks(ctx: Context) -> None:
+        await ctx.sleep(10)
+        if failures:
+            raise ValueError(failures.pop())
+
+    async def run(self: Caller, ctx: Context) -> None:
+        try:
+            await ctx.gather(ctx.call(block, "192.0.2.1"), breaks(ctx))
+        except ValueError:
+            (question,) = kit.approvals()
+            promises = kit.store.waits.promises
+            assert promises.settle(
+                "test", kit.tenant, question.id, status="approved", value="{}", by="external/alice"
+            )
+            kit._post.nudge(parse_address(AT))
+            await until(lambda: len(ctx._journal().wakes_left) == 2)  # the sleep's, and the decision's
+            raise
+        self.state.log.append("went on")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        await kit.advance(minutes=1)
+        assert (kit.state(AT).log, world.calls) == (["went on"], ["192.0.2.1"])
 
 
 async def test_an_approval_says_who_when_and_why() -> None:
