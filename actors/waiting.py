@@ -83,6 +83,9 @@ class WaitingTurns:
             is_taken = journal is not None and not journal.is_closed
             if journal is not None and is_taken:
                 journal.settle(wake.seq, payload, wake.header.blob)
+        except InvalidPayload:
+            await self._park(activation)  # to be woken by it: there its agent is paused
+            is_taken = False
         except (BlobsUnavailable, CallboardError) as error:
             _logger.warning("an answer to %s cannot be read yet: %s", activation.agent, error)
             self._host.drop(activation)
@@ -91,7 +94,8 @@ class WaitingTurns:
             return
         if activation.alive:  # that run of the turn is over, and another may need it
             self._host.mailboxes.put_back(activation, wake)
-            self._host.mailboxes.schedule(activation)
+            if journal is None or journal.is_closed:  # else once all of the turn waits
+                self._host.mailboxes.schedule(activation)
 
     def dropped(self, activation: Activation) -> None:
         """The activation no longer holds: its handler must end without a trace."""

@@ -105,16 +105,20 @@ async def test_a_wake_up_whose_turn_is_skipped_leaves_with_it() -> None:
         assert leftovers(kit)[::2] == (0, 0)  # turns and messages
 
 
-async def test_a_wake_up_whose_blob_is_gone_pauses_its_agent() -> None:
+@pytest.mark.parametrize("is_put_away", [True, False])
+async def test_a_wake_up_whose_blob_is_gone_pauses_its_agent(is_put_away: bool) -> None:
     async with waiters() as kit:
         await kit.send(AT, Run(program=program(wait)))
-        await put_away(kit)
+        await kit.quiet()
+        if is_put_away:
+            await put_away(kit)
         resolve(kit)
         [wake] = rows(kit)
         header = msgspec.structs.replace(header_from_json(wake.header_json), blob="0" * 64)
         wake.header_json = msgspec.json.encode(header).decode()
         read(kit, partition(kit))
         await kit.quiet()
+        await kit.advance(seconds=2)
         assert kit.lifecycle(AT) == "paused"
 
 
