@@ -66,8 +66,8 @@ class Branch:
             return True
 
     def begin_again(self) -> None:
-        """Its calls are made once more, from the first."""
-        self._calls = 0
+        """It makes its calls and sends once more, from the first."""
+        self._calls = self._sends = 0
 
     def send_place(self) -> str:
         self._sends += 1

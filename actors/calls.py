@@ -99,7 +99,7 @@ class DurableCalls(Approvals):
             nonlocal cause
             with branch.inside(place, branch_.gates) as inner:
                 try:
-                    again = partial(self._journal().begin_again, inner)
+                    again = partial(self._begin_again, inner)
                     return await attempt(self, function, arguments, named, retry, again=again)
                 except Exception as error:
                     cause = error
@@ -114,6 +114,11 @@ class DurableCalls(Approvals):
                 cause = None  # whose traceback has this frame
         what = f"{STEP} {name}"
         return self._journal().result(text, function, place, what, is_replayed=is_replayed)
+
+    async def _begin_again(self, inner: Branch, error: Exception) -> None:
+        """The function of a step has failed, and is called once more. What it has sent has gone out, or is not to."""
+        await self._journal().begin_again(inner, error)
+        self._puts.drop_sends(inner.prefix)
 
     async def _once(
         self,

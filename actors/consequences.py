@@ -197,6 +197,13 @@ class Consequences:
         places, self._places = self._places, []
         return list(zip(places, sends, strict=True))
 
+    def drop_sends(self, prefix: str) -> None:
+        """What was sent at the places that begin so, and is not committed, goes nowhere."""
+        for place, send in self.take_sends():
+            if not place.startswith(prefix):
+                self._places.append(place)
+                self.sends.append(send)
+
     def is_large(self, text: str) -> bool:
         """Whether it goes into a blob."""
         limit = self._scope.limits.claim_check_bytes  # in UTF-8; most are so short that nobody need count

@@ -191,12 +191,12 @@ class Call:
         """It is not cut short when its branch is given up or its turn fails: what the call did is found out first."""
         task = asyncio.create_task(knowing)
         self._journal.branches.enter()
-        self._journal.in_flight.add(task)
+        self._journal.in_flight[task] = self._place
         task.add_done_callback(self._made)
         return await asyncio.shield(task)
 
     def _made(self, task: asyncio.Task[Any]) -> None:
-        self._journal.in_flight.discard(task)
+        del self._journal.in_flight[task]
         self._journal.branches.leave()
         if not task.cancelled():
             task.exception()  # whoever was to be told may have been given up

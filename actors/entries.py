@@ -88,8 +88,9 @@ class Entries:
         return self._held.get(place)
 
     def release(self, prefix: str) -> None:
-        """The places that begin so are called for once more."""
+        """The places that begin so are called for once more, and what went out from them is not sent again."""
         self._used = {place for place in self._used if not place.startswith(prefix)}
+        self._replayed.update((sent.place, sent) for sent in self.sent if sent.place.startswith(prefix))
 
     def must_have_room(self, promises: int) -> None:
         """Raise JournalFull when no new call may begin beside so many open promises. How those are settled, and what

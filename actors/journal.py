@@ -77,8 +77,8 @@ class Journal:
         self.promises = Promises(self._draft)
         self.branches = Branches(task)
         self.saga = Saga(self.entries)
-        self.in_flight: set[asyncio.Task[Any]] = set()
-        """Calls of tools, which are not cut short."""
+        self.in_flight: dict[asyncio.Task[Any], str] = {}
+        """Calls of tools, which are not cut short, and their places."""
         self._flusher = flusher
         self._fetch = fetch
         self._does = (
@@ -196,8 +196,8 @@ class Journal:
     async def begin_again(self, inner: Branch, error: Exception) -> None:
         """The function of a step has failed, and is called once more: it finds what it has recorded, but for the failed
         calls behind its error. What it has left under way ends first."""
-        while self.in_flight:
-            await asyncio.wait(self.in_flight)
+        while left := [call for call, place in self.in_flight.items() if place.startswith(inner.prefix)]:
+            await asyncio.wait(left)
         self.take_back(error)
         self.entries.release(inner.prefix)
         inner.begin_again()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -99,6 +100,41 @@ async def test_the_next_attempt_of_a_step_finds_what_its_function_has_recorded(
         assert leftovers(kit) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("goes_out", [False, True])
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("in_branch", [False, True])
+async def test_what_a_failed_attempt_has_sent_its_next_one_does_not_send_again(
+    goes_out: bool, dies: bool, in_branch: bool
+) -> None:
+    async def send(ctx: Context) -> None:
+        ctx.send("test/keeper/k", Note(text="tried"))
+        if goes_out:
+            await ctx.step(call, "first")
+        if Waiter.calls.count("outer") == 1:
+            raise ValueError("once")
+        ctx.send("test/keeper/k", Note(text="done"))
+        await ctx.sleep(60)
+
+    async def outer(ctx: Context) -> None:
+        Waiter.calls.append("outer")
+        await (ctx.gather(send(ctx)) if in_branch else send(ctx))
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(outer, ctx, retry=TWICE)
+        self.state.log.append("after")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        if dies:
+            await kit.crash()
+            await kit.recover()
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == ["after"]
+        assert kit.state("test/keeper/k").notes == ["tried", "done"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
 async def test_a_failure_that_the_function_went_on_from_stays_in_its_next_attempt() -> None:
     def broken() -> str:
         Waiter.calls.append("broken")
@@ -164,3 +200,29 @@ async def test_the_next_attempt_waits_for_a_call_that_the_one_before_has_left_un
         await kit.quiet()
         assert kit.state(AT).log == ["['acted', None]"]
         assert Waiter.calls == ["act", "failed"]
+
+
+async def test_the_next_attempt_waits_for_no_call_of_another_branch() -> None:
+    begun, again = asyncio.Event(), asyncio.Event()
+
+    @tool(effect="at_most_once")
+    async def act() -> str:
+        begun.set()
+        await again.wait()
+        return "acted"
+
+    async def outer() -> None:
+        Waiter.calls.append("outer")
+        await begun.wait()
+        if len(Waiter.calls) == 1:
+            raise ValueError("once")
+        again.set()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.gather(ctx.call(act), ctx.step(outer, retry=TWICE))
+        self.state.log.append("after")
+
+    async with waiters() as kit, asyncio.timeout(5):
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["after"]
