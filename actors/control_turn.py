@@ -18,7 +18,7 @@ from actors.outcomes import Outcomes
 from actors.saga import DESTROYED, SKIPPED, Ending, ending_of, outstanding, unwind_entry
 from actors.scope import Scope
 from actors.turn_edit import edited
-from bus.envelope import Envelope, Outgoing, header_from_json, header_to_json
+from bus.envelope import UNREADABLE, Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from storage.journal import Does, JournalWrite, StoredJournal
 from storage.records import BuriedMessage, TurnRecord
@@ -214,7 +214,9 @@ class ControlTurns:
 
 
 def _why_not(letter: BuriedMessage, *, force: bool) -> str | None:
-    """Why it is not put back: the task may have ended since somebody looked."""
+    """Why it is not put back: a header that nobody reads would be lost, and its task may have ended since somebody looked."""
+    if header_from_json(letter.header_json).type == UNREADABLE:
+        return "its header cannot be read"
     ended = letter.task_ended
     if ended is None or (force and ended not in ("cancelling", "cancelled")):
         return None

@@ -167,8 +167,12 @@ async def test_a_header_makes_a_dead_letter_of_its_message(header: str, is_contr
         read(kit, at)
         await kit.quiet()
         assert kit.state(AT).log == ["note behind it"]
-        [letter] = kit.store.agents.dead_letters.values()
+        [((_, number), letter)] = kit.store.agents.dead_letters.items()
         assert (letter.reason, letter.header_json) == ("invalid_message", header)
+        await kit.retry_dead_letter(number, force=True)
+        await kit.quiet()
+        assert kit.history(AT)[-1].notes[0]["refused"] == "its header cannot be read"
+        assert [*kit.store.agents.dead_letters.values()] == [letter]  # as it was
 
 
 async def test_a_message_without_a_proper_id_is_a_dead_letter_all_the_same() -> None:
