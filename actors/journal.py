@@ -177,8 +177,9 @@ class Journal:
         """This error has ended the calls beside each other at a place."""
         error.__dict__[_ENDED] = (*error.__dict__.get(_ENDED, ()), place)
 
-    def take_back(self, error: BaseException) -> None:
-        """The turn fails of this error and may be tried again: then the failed calls behind it are made anew.
+    def take_back(self, error: BaseException, below: str = "") -> None:
+        """The turn fails of this error and may be tried again: then the failed calls behind it are made anew; of a step's
+        function those `below` it, for its error may have another's as its context that the handler has gone on from.
 
         Not those that have ended others beside them, once that is committed: the others have been told to end.
         """
@@ -186,10 +187,10 @@ class Journal:
         cause: BaseException | None = error
         while cause is not None and id(cause) not in seen:
             seen.add(id(cause))
-            is_final = self._has_ended_others(cause)
+            is_final = self._has_ended_others(cause, below)
             place = cause.fields.get("place") if isinstance(cause, _FAILED_CALLS) else None
-            is_left = isinstance(place, str) and place in self.entries and not is_final
-            if is_left and self.entries.take_back(str(place)):
+            is_left = isinstance(place, str) and place.startswith(below) and place in self.entries
+            if is_left and not is_final and self.entries.take_back(str(place)):
                 self.record(f"#{VOID}:{self.entries.next}", VOID, str(place), "null")
             cause = cause.__cause__ or cause.__context__
 
@@ -198,13 +199,15 @@ class Journal:
         calls behind its error. What it has left under way ends first."""
         while left := [call for call, place in self.in_flight.items() if place.startswith(inner.prefix)]:
             await asyncio.wait(left)
-        self.take_back(error)
+        self.take_back(error, inner.prefix)
         self.entries.release(inner.prefix)
         inner.begin_again()
 
-    def _has_ended_others(self, error: BaseException) -> bool:
+    def _has_ended_others(self, error: BaseException, below: str) -> bool:
         on_record = False
         for place in error.__dict__.get(_ENDED, ()):
+            if not place.startswith(below):
+                continue
             if self.entries.drop_draft(place):
                 self.promises.keep_approvals(place)
             else:

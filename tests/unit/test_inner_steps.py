@@ -158,6 +158,40 @@ async def test_a_failure_that_the_function_went_on_from_stays_in_its_next_attemp
         assert Waiter.calls == ["outer", "broken", "outer"]
 
 
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_failure_that_the_handler_went_on_from_stays_when_a_step_after_it_is_tried_again(
+    beside: bool,
+) -> None:
+    """Each error of the second step names the first one's as its context."""
+
+    async def broken() -> str:
+        Waiter.calls.append("broken")
+        if Waiter.calls.count("broken") == 1:
+            raise ValueError("once")
+        return "mended"
+
+    async def instead() -> str:
+        Waiter.calls.append("instead")
+        if Waiter.calls.count("instead") == 1:
+            raise ValueError("once")
+        return "instead"
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            found = await (ctx.gather(ctx.step(broken)) if beside else ctx.step(broken))
+        except StepFailed:
+            found = await ctx.step(instead, retry=TWICE)
+        await ctx.sleep(60)
+        self.state.log.append(str(found))
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == ["instead"]
+        assert Waiter.calls == ["broken", "instead", "instead"]
+
+
 async def test_a_key_used_twice_in_one_attempt_is_refused_all_the_same() -> None:
     async def outer(ctx: Context) -> Any:
         await ctx.step(counted(), "one", key="k")
