@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from actors.failure import EXPIRED
 from actors.gathering import Gathering
 from actors.journal import Journal
 from actors.ledger import Ledger
+from actors.promise import Promise
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arguments
 from actors.tool import Tool
@@ -47,22 +48,6 @@ if TYPE_CHECKING:
 
 CLOCK = "external/clock"  # who has settled what was due
 TIME_UNIT_S = 1e-6  # Postgres' times are rounded to it
-
-
-class Promise:
-    """A place where a turn waits, or may: `await` it for the value that it is resolved with.
-
-    Whoever has `ref` may resolve it, once, before or after the wait begins: `ctx.resolve(ref, value)`.
-    """
-
-    def __init__(self, calls: DurableCalls, ref: str, place: str, name: str) -> None:
-        self.ref = ref
-        self.name = name
-        self._calls = calls
-        self._place = place
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._calls._value_of(self._place, self.name).__await__()
 
 
 class DurableCalls(Approvals):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from actors.agent import Agent, handler, query
     from actors.approval import ApprovalRequested, Asked, Decision, Ruling
-    from actors.calls import Promise
     from actors.context import Context
     from actors.model_calls import ChatAnswer, Model, Ranked, ToolRequest
+    from actors.promise import Promise
     from actors.retry import NO_RETRY, RetryPolicy
     from actors.secret import Secret
     from actors.supervision import Directive, Supervision
@@ -175,7 +175,7 @@ __all__ = [
 
 # Names are looked up when they are asked for: the command line imports this package too, and starts at once.
 _ROOMS = (
-    "actors.calls",
+    "actors.promise",
     "actors.agent",
     "actors.approval",
     "actors.context",

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import stat
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from storage.connect import connect
 from tests import tiny_models
 from tests.acceptance.program import PROGRAM, Program
 from tests.acceptance.test_readme import block
+from tests.growth import Growth
 from tests.integration.cli import until
 from tests.integration.upstreams import (
     KEY,
@@ -149,7 +149,8 @@ async def test_a_flood_of_large_requests_is_refused_and_memory_is_bounded(served
         async def send() -> httpx2.Response:
             return await http.post(url, content=body, headers=headers)
 
-        with Grown(*processes_of(urlsplit(served.base_url).port)) as grown:
+        proxy, replica = map(Growth, processes_of(urlsplit(served.base_url).port))
+        with proxy, replica:
             waiting = {asyncio.create_task(send()) for _ in range(AT_ONCE)}
             refused = 0
             while refused < FLOOD:
@@ -163,9 +164,8 @@ async def test_a_flood_of_large_requests_is_refused_and_memory_is_bounded(served
         served.played.go_on.set()
         answers = await asyncio.gather(*waiting)
     assert sum(answer.status_code == 200 for answer in answers) >= 4
-    proxy, replica = grown.by
-    assert proxy < MOST_OF_PROXY, f"{proxy / MIB:.0f} MiB"
-    assert replica < MOST_OF_REPLICA, f"{replica / MIB:.0f} MiB"
+    assert proxy.most < MOST_OF_PROXY, f"{proxy.most / MIB:.0f} MiB"
+    assert replica.most < MOST_OF_REPLICA, f"{replica.most / MIB:.0f} MiB"
 
 
 def processes_of(port: int | None) -> tuple[psutil.Process, psutil.Process]:
@@ -182,33 +182,6 @@ def processes_of(port: int | None) -> tuple[psutil.Process, psutil.Process]:
         if "ServeReplica:callboard-gateway:gateway" in one.cmdline()[0]
     ]
     return proxy, replica
-
-
-class Grown:
-    """How much each of these processes has grown at most since `with` began."""
-
-    def __init__(self, *processes: psutil.Process) -> None:
-        self._processes = processes
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> Grown:
-        self._before = self._most = [one.memory_info().rss for one in self._processes]
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    @property
-    def by(self) -> list[int]:
-        return [most - before for most, before in zip(self._most, self._before, strict=True)]
-
-    def _look(self) -> None:
-        while not self._done.wait(0.01):
-            now = [one.memory_info().rss for one in self._processes]
-            self._most = [max(pair) for pair in zip(self._most, now, strict=True)]
 
 
 def test_the_command_line_knows_where_it_is_and_how_it_does(served: Served) -> None:

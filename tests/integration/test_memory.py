@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from bus.address import DEFAULT_TENANT, partition_of
 from bus.envelope import Header, header_to_json
 from callboard.services import Endpoints
+from tests.growth import Growth
 from tests.integration.cli import until
 from tests.integration.deployment import Deployment
 
@@ -26,30 +26,6 @@ MOST_GROWTH = 150 * MIB  # a cache of 32 MiB, and what is on its way in and out 
 async def heavy(database: str, services: Endpoints) -> AsyncIterator[Deployment]:
     async with Deployment.open(HEAVY, database, services.nats_url) as deployment:
         yield deployment
-
-
-class Memory:
-    """The most that this process has had in memory since `with` began, above what it had then."""
-
-    def __enter__(self) -> Memory:
-        self._process = psutil.Process()
-        self._before = self.most = self._process.memory_info().rss
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    @property
-    def growth(self) -> int:
-        return self.most - self._before
-
-    def _look(self) -> None:
-        while not self._done.wait(0.005):
-            self.most = max(self.most, self._process.memory_info().rss)
 
 
 async def fill(heavy: Deployment, kind: str) -> None:
@@ -76,7 +52,7 @@ async def test_a_host_whose_agents_have_240_mb_of_mail_stays_small_and_handles_i
     await fill(heavy, "porter")
     carried = "select coalesce(sum((state ->> 'carried')::bigint), 0)::bigint from agents where agent like $1"
     half = AGENTS // 2 * EACH * SIZE
-    with Memory() as memory:
+    with Growth(psutil.Process()) as memory:
         await heavy.coordinate()
         assert await until(lambda: is_sum(heavy, carried, "porter/%", half), timeout_s=120)
         assert await heavy.fetch("select count(*)::int from mailbox") == [(AGENTS // 2 * EACH,)]
@@ -85,7 +61,7 @@ async def test_a_host_whose_agents_have_240_mb_of_mail_stays_small_and_handles_i
     assert await heavy.fetch("select * from mailbox") == []
     assert await heavy.fetch("select count(*)::int from transitions") == [(AGENTS * EACH,)]
     assert await heavy.fetch("select * from dead_letters") == []
-    assert memory.growth < MOST_GROWTH, f"{memory.growth / MIB:.0f} MiB"
+    assert memory.most < MOST_GROWTH, f"{memory.most / MIB:.0f} MiB"
 
 
 async def is_sum(heavy: Deployment, sql: str, agents: str, expected: int) -> bool:
