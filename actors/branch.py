@@ -53,7 +53,7 @@ class Branch:
         if key is None:
             self._calls += 1
             return f"{self.prefix}#{self._calls}"
-        if not key or key.startswith("#") or "\0" in key or len(key) > 200 or _has_surrogates(key):
+        if not is_name(key) or key.startswith("#") or len(key) > 200:
             raise InvalidMessage(
                 f"{key!r} cannot be a key.", fix="Give 1 to 200 characters that do not begin with '#'."
             )
@@ -74,9 +74,11 @@ class Branch:
         return f"{self.prefix}>{self._sends}"
 
 
-def _has_surrogates(text: str) -> bool:
-    """Whether Postgres would refuse it."""
-    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
+def is_name(given: object) -> bool:
+    """Whether it is text that Postgres takes, and not empty."""
+    if not (isinstance(given, str) and given) or "\0" in given:
+        return False
+    return given.isascii() or not any("\ud800" <= char <= "\udfff" for char in given)
 
 
 current: ContextVar[Branch | None] = ContextVar("callboard_branch", default=None)

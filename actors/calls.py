@@ -250,6 +250,8 @@ class DurableCalls(Approvals):
 
         Awaiting it raises PromiseExpired after `timeout` seconds, which count from now.
         """
+        if not branch.is_name(name):
+            raise InvalidMessage(f"{name!r} cannot be the name of a promise.", fix="Give it some text.")
         journal = self._journal()
         place = self._branch().place(key)
         made = journal.promises.at(place)

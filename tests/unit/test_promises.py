@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.activation import Activation
-from bus.errors import PromiseExpired
+from bus.errors import InvalidMessage, PromiseExpired
 from callboard import Context, Promise
 from storage.journal import Does
 from tests.unit.agents import Note
@@ -63,6 +63,20 @@ async def test_a_promise_that_has_expired_stays_expired_however_often_the_turn_i
         [letter] = kit.dead_letters()
         assert (letter.failures, "PromiseExpired" in letter.error) == (3, True)
         assert open_turns(kit) == 0
+
+
+@pytest.mark.parametrize("name", ["", 3, "a\0b", "\ud800"])
+async def test_a_name_that_cannot_be_recorded_is_refused_where_it_is_given(name: Any) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        for call in (ctx.promise(name), ctx.sleep(0, key=name)):
+            with pytest.raises(InvalidMessage, match="cannot be"):
+                await call
+        self.state.log.append("refused")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["refused"]
 
 
 async def test_a_ref_with_a_wrong_owner_settles_nothing() -> None:
