@@ -130,7 +130,7 @@ class HostSpec(_Strict):
     grow_above: int = Field(default=5_000, ge=1)
     shrink_below: int = Field(default=100, ge=0)
     cool_down_s: float = Field(default=30.0, ge=0)
-    cpus: float = Field(default=0.25, ge=0)
+    cpus: float = Field(default=0.1, ge=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> HostSpec:

@@ -10,7 +10,7 @@ import msgspec
 from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
 from actors.blobs import Blobs
 from actors.context import Context
-from actors.failure import EXPIRED, describe, reason_of
+from actors.failure import EXPIRED, describe, frames_of, reason_of
 from actors.retry import RetryPolicy
 from actors.saga import CANCELLED, Ending
 from actors.scope import Scope
@@ -135,17 +135,26 @@ class Outcomes:
             directive = Directive.PAUSE
         if directive is Directive.PAUSE and envelope.is_control:  # a pause holds no control message up
             directive = Directive.DEAD_LETTER
-        if directive is Directive.DEAD_LETTER:
-            return Ending(reason=reason_of(error), error=text, failures=failures)
         if directive is Directive.PAUSE:
             return self.pause(activation, envelope, ctx, error)
-        ctx.logger.warning("%s failed (%d): %s", envelope.header.type, failures, text)
+        ctx.logger.warning(
+            "%s: %s failed (%d): %s%s",
+            activation.agent,
+            envelope.header.type,
+            failures,
+            text,
+            frames_of(error),
+        )
+        if directive is Directive.DEAD_LETTER:
+            return Ending(reason=reason_of(error), error=text, failures=failures)
         return self._mark_failed(activation, envelope, text, policy.delay_s(failures, self._scope.rng))
 
     def pause(self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception) -> TurnRecord:
         """The agent is paused; its message keeps its place."""
         text = describe(error)
-        ctx.logger.warning("%s failed, and its agent is paused: %s", envelope.header.type, text)
+        ctx.logger.warning(
+            "%s is paused: %s failed: %s%s", activation.agent, envelope.header.type, text, frames_of(error)
+        )
         failures = envelope.failures + 1
         empty = Context(self._scope, msgspec.structs.replace(envelope, failures=failures), ctx.now)
         both_keys = error.fields if isinstance(error, NonDeterministicHandler) else {}

@@ -66,6 +66,9 @@ def clock(at: float) -> str:
 
 def outcome(call: Call) -> str:
     """What a call gave, or why it failed."""
+    if call.status in ("approved", "denied"):
+        by = f" by {clean(call.by)}" if call.by is not None else ""
+        return f"{'→' if call.status == 'approved' else '✗'} {call.status}{by}{_comment(call.value)}"
     if call.status not in (None, "resolved"):
         text = _error(call.value)
         return f"✗ {call.status}{f': {text}' if text else ''}"
@@ -88,6 +91,16 @@ def _value(text: str | None) -> str:
     if isinstance(value, dict) and "payload" in value and set(value) <= {"payload", "type"}:
         value = value["payload"]
     return clean(json.dumps(value, ensure_ascii=False))
+
+
+def _comment(text: str | None) -> str:
+    """What was said beside a decision."""
+    try:
+        value = json.loads(text or "null")
+    except ValueError:
+        return f": {clean(text or '')}"
+    said = value.get("comment") if isinstance(value, dict) else None
+    return f": {clean(said)}" if isinstance(said, str) and said else ""
 
 
 def _error(text: str | None) -> str:

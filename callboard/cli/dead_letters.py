@@ -14,7 +14,7 @@ from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.task_view import was
-from callboard.cli.terminal import ago, console, emit, note, plain
+from callboard.cli.terminal import ago, console, count, emit, note, plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -83,7 +83,9 @@ async def show(number: Number, as_json: Json = False) -> None:
     out = console()
     out.print(plain(f"Dead letter {letter.id}: {letter.type} for {letter.address}", "bold"))
     out.print(
-        plain(f"{letter.reason} after {letter.failures} failure(s), {ago(letter.at)} ago: {letter.error}")
+        plain(
+            f"{letter.reason} after {count(letter.failures, 'failure')}, {ago(letter.at)} ago: {letter.error}"
+        )
     )
     of_task = f", part of the task {letter.task}" if letter.task is not None else ""
     out.print(plain(f"from {letter.sender}, message {letter.message}{of_task}", "dim"))

@@ -571,3 +571,18 @@ async def test_a_destroyed_agent_starts_anew_with_what_was_waiting() -> None:
 )
 def test_the_first_rule_that_fits_decides(error: Exception, failures: int, directive: Directive) -> None:
     assert Trier.supervision.decide(error, failures, STEADY) is directive
+
+
+@pytest.mark.parametrize(("name", "fails"), [("late", 1), ("bad", 0), ("stop", 1)])
+async def test_the_log_says_whose_message_has_failed_and_where(
+    name: str, fails: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However it goes on: with another try, a dead letter, or a pause."""
+    async with TestKit([Trier], domain="test") as kit:
+        await kit.send("test/trier/t", Try(name=name, fails=fails))
+        await kit.quiet()
+        [said] = [record.getMessage() for record in caplog.records if record.name == "callboard.agent"]
+    assert said.startswith("trier/t")
+    assert "failures.try.v1" in said
+    assert "test_failures.py" in said
+    assert ", in attempt\n" in said
