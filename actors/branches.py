@@ -116,6 +116,15 @@ class Branches:
         """Whether a branch has come to where it is held. Such a turn is not put away: nothing would wake it."""
         return self._stopped > 0
 
+    async def stop_until(self, done: asyncio.Future[None]) -> None:
+        """Hold this branch until then, or until the turn is given up."""
+        try:
+            with self.cuttable():
+                await self._until_let_go(done)
+        except asyncio.CancelledError:
+            if not self.was_cut():
+                raise
+
     async def _until_let_go(self, held: asyncio.Future[None]) -> None:
         self._stopped += 1
         try:

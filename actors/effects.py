@@ -39,6 +39,7 @@ from storage.ledger import CallStatus, EarlierCall, Effect
 if TYPE_CHECKING:
     from actors.approval import Decision
     from actors.calls import DurableCalls
+    from actors.flights import Flight
     from actors.journal import Journal
 
 _logger = logging.getLogger("callboard.effects")
@@ -59,6 +60,8 @@ class Call:
         self._place = place
         self._record = CallRecord(turn, journal, tool, bound, place)
         self._decision: Decision | None = None
+        self._is_left = False  # its branch was given up while it was made
+        self._flight: Flight | None = None  # of the attempt that is being made, if it must not be made again
 
     async def result(self) -> Any:
         """What the tool has returned, now or when the turn ran before.
@@ -135,14 +138,20 @@ class Call:
                     self._record.id = earlier.id
                 # Before the intent: without a secret there is no attempt.
                 given = self._record.given(self._tool.injected)
-                intent = await self._intend(attempt, earlier)
                 if earlier is not None and not is_idempotent:
                     given = None
+                if given is not None and not is_idempotent:
+                    await self._take_off()
+                try:
+                    intent = await self._intend(attempt, earlier)
+                except BaseException:
+                    self._land()
+                    raise
             entry = await self._to_its_end(self._known(inquiry, attempt, intent, given))
             if entry is not None:
                 return await self._record.committed(entry)
             if inquiry.is_ruled_out(attempt):
-                await self._turn._flush()
+                await self._flush_if_dirty()
             elif not is_idempotent:
                 entry = await inquiry.ask(attempt)
                 if entry is not None:
@@ -172,6 +181,23 @@ class Call:
             f"{self._place}!{attempt}", INTENT, self._record.name, msgspec.json.encode(intent).decode()
         )
 
+    async def _take_off(self) -> None:
+        """Wait while the agent is about to leave this host, unless the call keeps nothing up."""
+        flights, partition = self._turn._scope.flights, self._journal.partition
+        while (flight := flights.begin(partition, self._tool.timeout_s)) is None:
+            await self._journal.branches.stop_until(flights.stays(partition))
+            await self._journal.branches.proceed()
+        self._flight = flight
+
+    def _land(self) -> None:
+        """The call is not made, or nobody knows what it has done."""
+        if self._flight is not None:
+            self._flight.land()
+
+    async def _flush_if_dirty(self) -> None:
+        if self._journal.is_dirty:
+            await self._turn._flush()
+
     async def _known(
         self, inquiry: Inquiry, attempt: int, intent: Intent, given: dict[str, str] | None
     ) -> JournalEntry | None:
@@ -193,7 +219,11 @@ class Call:
         self._journal.branches.enter()
         self._journal.in_flight[task] = self._place
         task.add_done_callback(self._made)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._is_left = True
+            raise
 
     def _made(self, task: asyncio.Task[Any]) -> None:
         del self._journal.in_flight[task]
@@ -224,22 +254,29 @@ class Call:
 
     async def _at_most_once(self, given: dict[str, str], attempt: int) -> JournalEntry | Exception | None:
         """The error when nobody knows what it did; None when it has not acted, and may be made again."""
-        record, began = self._record, time.perf_counter()
+        record, flight, began = self._record, self._flight, time.perf_counter()
+        assert flight is not None
         try:
             returned = await self._attempt(given)
         except NotDone as error:
             record.rule_out(attempt, record.error_text(error))
+            self._journal.lands(flight)
             if not self._tool.retry.allows(error, attempt):
                 return record.fail(error, CallStatus.FAILED, attempt, began)
             _logger.warning("%s has not acted (%d): %s", self._tool.name, attempt, record.line(error))
-            await self._pause(attempt)
+            if not self._is_left:  # else the turn decides what of it goes on record
+                await self._flush_if_dirty()  # a long pause is no time in which that may be lost
+                await self._pause(attempt)
             return None
         except Exception as error:
+            self._land()
             _logger.warning(
                 "%s: what the call %s did is unknown: %s", self._tool.name, record.id, record.line(error)
             )
             return error
-        return await record.succeed(returned, attempt, began)
+        entry = await record.succeed(returned, attempt, began)
+        self._journal.lands(flight)
+        return entry
 
     async def _attempt(self, given: dict[str, str]) -> Any:
         """Call the function once. Raises what it raises, and TimeoutError."""

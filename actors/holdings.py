@@ -14,7 +14,7 @@ from bus import faultpoints, subjects
 from bus.errors import ServiceUnavailable, StorageUnavailable
 from bus.transport import Subscription, Transport
 from bus.wire import Parcel
-from storage.records import MailPlace
+from storage.records import MailPlace, Ownership
 
 if TYPE_CHECKING:
     from actors.host import Host
@@ -49,6 +49,7 @@ class Holdings:
         self._step = asyncio.Lock()
         self._look = asyncio.Lock()  # what was read of the row is acted on before it is read or changed again
         self._tasks: set[asyncio.Task[None]] = set()
+        host.scope.flights.on_landed = self.look_soon
 
     # -- what the host asks --------------------------------------------------------------------------
 
@@ -155,12 +156,28 @@ class Holdings:
         gained = sorted(now.owned - self._held.keys())
         if gained:
             self._take_up(gained, now.suspect)
-        leaving = sorted(p for p in now.owned - now.wanted if not self._held[p].leaving)
-        if leaving:
-            for partition in leaving:
-                self._held[partition].leaving = True
-            self._spawn(self._give_back(leaving))
+        await self._give_back_unwanted(now)
         return True
+
+    async def _give_back_unwanted(self, now: Ownership) -> None:
+        """All that the host should not keep, but for where calls are being made that it alone can put on record. Those stay
+        until it has, and the coordinator is told so, lest it takes them."""
+        flights = self._host.scope.flights
+        held = {p for p, holding in self._held.items() if p in now.owned and not holding.leaving}
+        for partition in held & now.wanted:
+            flights.keep(partition)
+        unwanted = held - now.wanted
+        kept = frozenset(p for p in unwanted if flights.of(p))
+        for partition in kept:
+            flights.ask_back(partition)
+        leaving = sorted(unwanted - kept)
+        for partition in leaving:
+            self._held[partition].leaving = True
+            flights.close(partition)
+        if leaving:
+            self._spawn(self._give_back(leaving))
+        if kept != now.kept:
+            await self._host.store.keep(self._host.fence, sorted(kept))
 
     def _take_up(self, partitions: list[int], suspect: frozenset[int]) -> None:
         mailboxes = self._host.mailboxes
@@ -249,6 +266,7 @@ class Holdings:
         """Empty the cache of a partition; its turns that have not committed are forgotten."""
         holding = self._held[partition]
         self._close(holding)
+        self._host.scope.flights.forget(partition)
         holding.open = False
         if not keep_row:
             del self._held[partition]

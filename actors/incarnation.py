@@ -25,7 +25,7 @@ from bus.errors import SchemaMismatch, StorageUnavailable
 from bus.nats import NatsTransport
 from storage.boundary import translated
 from storage.code import fetch_code
-from storage.connect import create_pool
+from storage.connect import close_pool, create_pool
 from storage.domains import Connection, all_domains, find_domain
 from storage.postgres import PostgresStore
 from storage.queries import query
@@ -126,7 +126,7 @@ async def run_incarnation(
             await transport.close()
             await store.close()
     finally:
-        control.terminate()
+        await close_pool(control)
 
 
 def _spare_the_collector() -> None:

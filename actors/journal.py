@@ -13,6 +13,7 @@ from actors.branch import Branch
 from actors.branches import Branches
 from actors.draft import Draft
 from actors.entries import SENT, UNFIT, VOID, Entries, Sent
+from actors.flights import Flight
 from actors.promises import Promises
 from actors.saga import UNWIND, UNWIND_AT, Ending, Saga
 from actors.wake import Wake, decode_wake
@@ -66,12 +67,14 @@ class Journal:
         stored: StoredJournal | None = None,
         task: asyncio.Task[Any] | None = None,
         *,
+        partition: int,
         most_entries: int,
         most_bytes: int,
     ) -> None:
         # An id of its own, for a message may be tried again.
         self.turn = new_id() if stored is None else stored.turn
         self.now = now
+        self.partition = partition  # the agent's
         self._draft = Draft(envelope.seq, self.turn, now, 0 if stored is None else stored.recorded)
         self.entries = Entries(self._draft, most_entries, most_bytes)
         self.promises = Promises(self._draft)
@@ -88,6 +91,7 @@ class Journal:
         self._closed = False
         self._parking: asyncio.Future[bool] | None = None
         self._flushing: set[asyncio.Future[bool]] = set()
+        self._landing: list[Flight] = []  # of calls whose outcome no write has taken along yet
         if stored is not None:
             over = self.entries.restore(stored.entries)
             for promise in stored.promises:
@@ -305,10 +309,17 @@ class Journal:
         finally:
             self._parking = None
 
+    def lands(self, flight: Flight) -> None:
+        """What its call did is in the next write."""
+        self._landing.append(flight)
+
     def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> asyncio.Future[bool]:
+        landing, self._landing = self._landing, []
         flushing = self._flusher(self._draft.take(does), sends)
         self._flushing.add(flushing)
         flushing.add_done_callback(self._flushing.discard)
+        for flight in landing:
+            flushing.add_done_callback(flight.land)
         return flushing
 
     async def settled(self) -> None:
@@ -325,6 +336,7 @@ class Journal:
     def end(self) -> JournalWrite | None:
         """The last write, if there is anything to write. Promises that nobody waits for any more are let go."""
         self.promises.let_go()
+        self._land()  # no partition leaves before the last write of an agent in it has ended
         if self.is_open:
             return self._draft.take(Does.END)
         return self._draft.take(Does.NONE) if self.is_dirty else None
@@ -334,7 +346,12 @@ class Journal:
     def close(self) -> None:
         """From now on whatever the handler still asks ends it."""
         self._closed = True
+        self._land()
         self.branches.on_running = lambda: None  # what still moves of it concerns nobody
+
+    def _land(self) -> None:
+        for flight in self._landing:
+            flight.land()
 
     @property
     def is_closed(self) -> bool:

@@ -166,7 +166,8 @@ class OpenTurns:
 
         journal = Journal(
             envelope, now, flush, partial(self.blobs.fetch, activation.tenant), stored, activation.task,
-            most_entries=self._limits.journal_entries, most_bytes=self._limits.journal_bytes,
+            partition=activation.partition, most_entries=self._limits.journal_entries,
+            most_bytes=self._limits.journal_bytes,
         )  # fmt: skip
         if envelope.header.task is not None:
             journal.branches.on_new = partial(

@@ -10,6 +10,7 @@ from typing import Any
 
 from actors.directory import Directory
 from actors.domain import Domain, LimitSpec
+from actors.flights import Flights
 from actors.models import ModelClient, NoModels
 from actors.secret import GivenSecrets, Secrets
 from actors.task_messages import LEADS
@@ -75,6 +76,7 @@ class Scope:
         self.rng = rng or random.Random()
         self.secrets: Secrets = GivenSecrets()
         self.models: ModelClient = NoModels()
+        self.flights = Flights()
         self.is_outdated: Callable[[], Awaitable[bool]] = _never
         self.cancelled: dict[tuple[str, str], str] = {}
         """Why tasks were cancelled, by tenant and reference, as far as this host knows."""

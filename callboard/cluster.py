@@ -20,12 +20,14 @@ from callboard.services import Endpoints
 from callboard.settings import Settings
 from storage.boundary import translated
 from storage.code import fetch_code, pack, put_code
-from storage.connect import create_pool
+from storage.connect import close_pool, create_pool
 from storage.domains import DomainRow, find_domain, register_domain
 from storage.placement import live_hosts
 from storage.queries import query
 
 READY_TIMEOUT_S = 60.0
+_GIVEN_BACK_WITHIN_S = 3.0  # by hosts that are to stop, where no calls are being made
+_SILENT_AFTER_S = 3.0
 Progress = Callable[[str], None]
 
 
@@ -126,22 +128,31 @@ async def connected(settings: Settings, endpoints: Endpoints) -> AsyncIterator[C
         finally:
             await transport.close()
     finally:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(pool.close(), 2.0)
-        pool.terminate()
+        await close_pool(pool)
 
 
-async def leave_cleanly(cluster: Cluster) -> None:
+async def leave_cleanly(cluster: Cluster, progress: Progress, *, waits_for_calls: bool) -> None:
     """End every live incarnation after it has committed what it runs: a stop is no crash, nothing is suspect.
 
-    The coordinators are ended first, since they would start other hosts.
+    The coordinators are ended first, since they would start other hosts. A host that makes calls of at-most-once tools
+    is waited for until those are on record; each ends with its tool's timeout.
     """
+    said = False
     with translated():
         await cluster.postgres.execute(query("end_coordinators"))
         await cluster.postgres.execute(query("want_nothing"))
-        deadline = time.monotonic() + 3.0
+        deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
         while time.monotonic() < deadline:
-            if not await cluster.postgres.fetchval(query("anything_owned")):
+            left = await cluster.postgres.fetchrow(query("what_is_owned"), _SILENT_AFTER_S)
+            assert left is not None
+            if not left["anything"]:
                 break
+            if left["kept"] and waits_for_calls:
+                deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
+                if not said:
+                    progress(
+                        "waiting for calls of at-most-once tools to end; `callboard down --now` leaves them unknown"
+                    )
+                    said = True
             await asyncio.sleep(0.05)
         await cluster.postgres.execute(query("end_hosts_without_partitions"))

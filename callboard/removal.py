@@ -91,9 +91,15 @@ async def _end_hosts(
     if hosts:
         progress(f"draining {len(hosts)} host{'s' if len(hosts) > 1 else ''} of {domain}")
     total, deadline = len(hosts), time.monotonic() + DRAINED_WITHIN_S
+    waits = False
     while any(host.silent_s <= SILENT_AFTER_S for host in hosts) and time.monotonic() < deadline:
         await asyncio.sleep(_LOOK_EVERY_S)
         hosts = await live_hosts(db, domain)
+        if any(host.kept and host.silent_s <= SILENT_AFTER_S for host in hosts):
+            deadline = time.monotonic() + DRAINED_WITHIN_S
+            if not waits:
+                progress("waiting for calls of at-most-once tools to end")
+                waits = True
     await _fence_off(db, domain, hosts)
     return max(0, total - len(hosts)), len(hosts)
 

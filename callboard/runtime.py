@@ -98,18 +98,20 @@ async def running_services(settings: Settings) -> AsyncIterator[Endpoints]:
         yield services.endpoints
 
 
-async def stop_cluster(settings: Settings, *, progress: Progress = quiet) -> bool:
+async def stop_cluster(
+    settings: Settings, *, progress: Progress = quiet, waits_for_calls: bool = True
+) -> bool:
     """Stop Callboard, hosts first, so that nothing is left suspect; False when it did not run.
 
     Ray and the services are stopped where Callboard started them; what it was given goes on. Whoever uses it is not
-    asked.
+    asked. Unless it `waits_for_calls`, those of at-most-once tools that are being made are unknown afterwards.
     """
     home = Home(settings.home)
     if not home.exists():
-        return await _stop(settings, progress)
+        return await _stop(settings, progress, waits_for_calls=waits_for_calls)
     users = Users(home)
     async with users.alone(progress):
-        stopped = await _stop(settings, progress)
+        stopped = await _stop(settings, progress, waits_for_calls=waits_for_calls)
         users.keep()
     return stopped
 
@@ -153,8 +155,7 @@ async def _leave(settings: Settings, users: Users, progress: Progress) -> None:
     async with users.alone(progress):
         last = users.leave()
         if last and users.temporary:
-            progress("stopping")
-            await _stop(settings, quiet)
+            await _stop(settings, progress)
             users.keep()
         elif users.temporary:
             progress(
@@ -218,7 +219,7 @@ async def _last_event(events: EventStream) -> int:
         return 0
 
 
-async def _stop(settings: Settings, progress: Progress) -> bool:
+async def _stop(settings: Settings, progress: Progress, *, waits_for_calls: bool = True) -> bool:
     head = ray_head(settings)
     endpoints = running_endpoints(settings)
     found = settings.ray_address is None and head.running() is not None
@@ -227,14 +228,16 @@ async def _stop(settings: Settings, progress: Progress) -> bool:
             progress(f"stopping the coordinators and hosts in Ray at {settings.ray_address}")
             async with connected(settings, endpoints) as cluster:
                 found = await end_in_ray(
-                    cluster.postgres, settings.ray_address, lambda: leave_cleanly(cluster)
+                    cluster.postgres,
+                    settings.ray_address,
+                    lambda: leave_cleanly(cluster, progress, waits_for_calls=waits_for_calls),
                 )
         elif endpoints is not None and found:
             progress("stopping the hosts")
             # A database that is away or unfinished has nothing to be drained, and keeps nothing from being stopped.
             with contextlib.suppress(ServiceUnavailable, StorageError):
                 async with connected(settings, endpoints) as cluster:
-                    await leave_cleanly(cluster)
+                    await leave_cleanly(cluster, progress, waits_for_calls=waits_for_calls)
         if settings.ray_address is None:
             if _runs_here(settings) or head.unrecorded() is not None:
                 progress("stopping Ray, NATS and Postgres")

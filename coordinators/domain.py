@@ -296,14 +296,16 @@ class DomainCoordinator:
         return older if older and len(current) < target else current
 
     async def _take_back(self, hosts: Sequence[HostRow], plan: Plan) -> frozenset[int]:
-        """Take what was asked back and not given in time; return all partitions that are still owned."""
+        """Take what was asked back and not given in time; return all partitions that are still owned. What a host keeps
+        while it makes calls there is taken once it is silent, and no sooner: each ends with its tool's timeout."""
         now = time.monotonic()
         owned: frozenset[int] = frozenset()
         asked: dict[tuple[int, int], float] = {}
         for host in hosts:
             keeps = host.owned
             for partition in host.owned - plan.get(host.epoch, frozenset()):
-                asked[host.epoch, partition] = self._asked.get((host.epoch, partition), now)
+                since = now if partition in host.kept else self._asked.get((host.epoch, partition), now)
+                asked[host.epoch, partition] = since
             late = frozenset(
                 p for (e, p), since in asked.items() if e == host.epoch and now - since > GIVE_BACK_WITHIN_S
             )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Sequence
 
 import msgspec
 
-from storage.connect import create_pool
+from storage.connect import close_pool, create_pool
 from storage.pooled import Pooled
 from storage.queries import query
 
@@ -16,7 +14,6 @@ ROW_BYTES = 512  # of an answer, beside its body
 _CONNECTIONS = 4
 _GONE_AT_ONCE = 10_000  # answers that make room in one statement
 _LONGEST_S = 10 * 365 * 86_400.0  # what a date of Postgres has room for in any case
-_LEAVING_S = 2.0
 
 
 class AnswerKey(msgspec.Struct, frozen=True):
@@ -85,6 +82,4 @@ class PostgresAnswers(Pooled):
         )
 
     async def close(self) -> None:
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._pool.close(), _LEAVING_S)
-        self._pool.terminate()
+        await close_pool(self._pool)

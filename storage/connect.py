@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import md5
 from typing import Any
 
@@ -17,6 +18,7 @@ SCHEMA = "callboard"
 _APPLICATION_BYTES = 63  # of a connection's name Postgres keeps so many
 CONNECT_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 60.0
+_CLOSED_WITHIN_S = 2.0
 STATEMENT_TIMEOUT_MS = 30_000  # bounds how long a drawn sequence number can stay uncommitted
 # A process that freezes inside a transaction keeps its locks for so long. Nobody waits for anything but Postgres
 # inside one; whoever locks what every commit needs sets less (FROZEN_AFTER_MS).
@@ -74,6 +76,13 @@ async def connect(
         )
         await _ask_after_silence(connection)
         return connection
+
+
+async def close_pool(pool: asyncpg.Pool[Any]) -> None:
+    """Close it once what is being given back has been; connections that do not answer are cut."""
+    with suppress(Exception):
+        await asyncio.wait_for(pool.close(), _CLOSED_WITHIN_S)
+    pool.terminate()
 
 
 async def create_pool(

@@ -22,7 +22,7 @@ class MemoryHosts:
         if row is None:
             raise Fenced(f"Epoch {fence.epoch} of {fence.domain} is unknown.")
         return Ownership(
-            owned=row.owned, wanted=row.wanted, suspect=row.suspect, taken=row.taken,
+            owned=row.owned, wanted=row.wanted, kept=row.kept, suspect=row.suspect, taken=row.taken,
             draining=row.draining, ended=not row.is_live, ended_why=row.ended_why,
         )  # fmt: skip
 
@@ -33,6 +33,11 @@ class MemoryHosts:
             self.suspect[fence.domain] = untried
             row.owned -= frozenset(partitions)
             row.suspect -= frozenset(partitions)
+
+    async def keep(self, fence: Fence, partitions: Sequence[int]) -> None:
+        row = self.hosts[(fence.domain, fence.epoch)]
+        if row.is_live:
+            row.kept = frozenset(partitions)
 
     async def clear_suspects(self, fence: Fence, partitions: Sequence[int]) -> None:
         row = self.hosts[(fence.domain, fence.epoch)]

@@ -20,6 +20,7 @@ class HostRow(msgspec.Struct, kw_only=True):
 
     owned: frozenset[int] = _NONE
     wanted: frozenset[int] = _NONE
+    kept: frozenset[int] = _NONE
     suspect: frozenset[int] = _NONE
     taken: tuple[int, ...] = ()
     stopped: frozenset[int] = _NONE

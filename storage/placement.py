@@ -33,6 +33,7 @@ class HostRow:
     release: str
     owned: frozenset[int]
     wanted: frozenset[int]
+    kept: frozenset[int] = frozenset()
     suspect: frozenset[int]
     draining: bool
     ready: bool
@@ -92,6 +93,7 @@ async def live_hosts(db: Any, domain: str) -> list[HostRow]:
                 **dict(row),
                 "owned": frozenset(row["owned"]),
                 "wanted": frozenset(row["wanted"]),
+                "kept": frozenset(row["kept"]),
                 "suspect": frozenset(row["suspect"]),
             }
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -13,7 +12,7 @@ from bus import faultpoints
 from bus.errors import Fenced, StorageUnavailable
 from storage.batch import Write, commit_call
 from storage.boundary import translated
-from storage.connect import connect, create_pool, host_application
+from storage.connect import close_pool, connect, create_pool, host_application
 from storage.postgres_edges import PostgresEdges
 from storage.postgres_mail import PostgresMail
 from storage.postgres_rounds import PostgresRounds
@@ -49,10 +48,7 @@ class PostgresStore(PostgresMail, PostgresRounds, PostgresEdges):
         """Close what is open; a connection that does not answer is cut."""
         self._drop_committer()
         await self._mail.close()
-        try:
-            await asyncio.wait_for(self._pool.close(), timeout=2.0)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            self._pool.terminate()
+        await close_pool(self._pool)
 
     # -- turns ---------------------------------------------------------------------------------------
 

@@ -119,6 +119,7 @@ class PostgresRounds(Pooled):
         return Ownership(
             owned=frozenset(row["owned"]),
             wanted=frozenset(row["wanted"]),
+            kept=frozenset(row["kept"]),
             suspect=frozenset(row["suspect"]),
             taken=tuple(row["taken"]),
             draining=row["draining"],
@@ -128,6 +129,9 @@ class PostgresRounds(Pooled):
 
     async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
         await self.execute("release_partitions", fence.domain, fence.epoch, list(partitions))
+
+    async def keep(self, fence: Fence, partitions: Sequence[int]) -> None:
+        await self.execute("keep_partitions", fence.domain, fence.epoch, list(partitions))
 
     async def clear_suspects(self, fence: Fence, partitions: Sequence[int]) -> None:
         await self.execute("clear_suspects", fence.domain, fence.epoch, list(partitions))

@@ -224,11 +224,13 @@ class EventBatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A host's row: what it may write, what it should have, what it must try carefully, and how often each partition was
-    taken from it: partition 0 first, none for the last ones that never were."""
+    """A host's row: what it may write, what it should have, what it keeps all the same for as long as calls are being made
+    there, what it must try carefully, and how often each partition was taken from it: partition 0 first, none for the
+    last ones that never were."""
 
     owned: frozenset[int]
     wanted: frozenset[int]
+    kept: frozenset[int]
     suspect: frozenset[int]
     taken: tuple[int, ...]
     draining: bool

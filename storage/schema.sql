@@ -1230,6 +1230,7 @@ CREATE TABLE callboard.hosts (
     schema integer DEFAULT 0 NOT NULL,
     owned integer[] DEFAULT '{}'::integer[] NOT NULL,
     wanted integer[] DEFAULT '{}'::integer[] NOT NULL,
+    kept integer[] DEFAULT '{}'::integer[] NOT NULL,
     suspect integer[] DEFAULT '{}'::integer[] NOT NULL,
     taken integer[] DEFAULT '{}'::integer[] NOT NULL,
     stopped bigint[] DEFAULT '{}'::bigint[] NOT NULL,

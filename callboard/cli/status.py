@@ -193,4 +193,6 @@ def host_state(host: HostView) -> Any:
         return plain("recovering", "yellow")
     if host.blocked_by:
         return plain(f"blocked by {host.blocked_by}", "red")
+    if host.kept:
+        return plain("ends calls", "yellow")
     return plain("draining", "yellow") if host.draining else plain("ready", "green")

@@ -119,12 +119,20 @@ async def _wait_for(cluster: Cluster, domain: str) -> None:
 
 
 @asynchronous
-async def down(as_json: Json = False) -> None:
-    """Stop Callboard. What waits in mailboxes goes on at the next start."""
+async def down(
+    now: Annotated[
+        bool,
+        typer.Option(
+            "--now", help="Do not wait for calls of at-most-once tools: what they did is then unknown."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Stop Callboard. What waits in mailboxes goes on at the next start. Calls of at-most-once tools are waited for."""
     from callboard.runtime import stop_cluster
     from callboard.settings import load_settings
 
-    stopped = await stop_cluster(load_settings(), progress=note)
+    stopped = await stop_cluster(load_settings(), progress=note, waits_for_calls=not now)
     if as_json:
         emit({"stopped": stopped})
     else:

@@ -24,6 +24,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     owned: list[int]
     wanted: list[int]
+    kept: list[int] = []  # asked back, and kept while at-most-once calls are being made there
     suspect: list[int]
     draining: bool
     started_at: datetime

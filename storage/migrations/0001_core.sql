@@ -44,6 +44,7 @@ create table hosts (
   schema     int not null default 0,        -- the newest migration that this release knows
   owned      int[] not null default '{}',
   wanted     int[] not null default '{}',
+  kept       int[] not null default '{}',   -- asked back, and kept while calls are being made there
   suspect    int[] not null default '{}',
   taken      int[] not null default '{}',   -- how often each was taken from it, 0 first: it may be its own again when it looks
   stopped    bigint[] not null default '{}', -- the cancellations of which nothing runs on it any more

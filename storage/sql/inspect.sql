@@ -117,7 +117,7 @@ select domain, tenant, id, agent, message::text as message, at, reason, error, f
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id = $3
 
 -- name: inspect_hosts
-select h.domain, h.epoch, h.host, h.node, h.pid, h.release, h.owned, h.wanted, h.suspect, h.draining,
+select h.domain, h.epoch, h.host, h.node, h.pid, h.release, h.owned, h.wanted, h.kept, h.suspect, h.draining,
        h.started_at, h.ready_at is not null as ready, h.ended_at, h.ended_why,
        extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
        coalesce(b.lag_ms, 0)::float8 as lag_ms, b.blocked_by, coalesce(b.backlog, 0) as backlog,

@@ -9,11 +9,14 @@ returning epoch, extract(epoch from clock_timestamp())::float8 as now
 update hosts set ready_at = coalesce(ready_at, now()) where domain = $1 and epoch = $2 and ended_at is null
 
 -- name: read_ownership
-select owned, wanted, suspect, taken, draining, ended_at is not null as ended, ended_why
+select owned, wanted, kept, suspect, taken, draining, ended_at is not null as ended, ended_why
 from hosts where domain = $1 and epoch = $2
 
 -- name: release_partitions
 select release_partitions($1, $2, $3::int[])
+
+-- name: keep_partitions
+update hosts set kept = $3::int[] where domain = $1 and epoch = $2 and ended_at is null
 
 -- name: note_taken
 update hosts set taken = array(
@@ -26,7 +29,7 @@ update hosts set suspect = array(select p from unnest(suspect) p where p <> all 
 where domain = $1 and epoch = $2 and ended_at is null
 
 -- name: end_host
-update hosts set ended_at = now(), ended_why = $3, owned = '{}', wanted = '{}', suspect = '{}'
+update hosts set ended_at = now(), ended_why = $3, owned = '{}', wanted = '{}', kept = '{}', suspect = '{}'
 where domain = $1 and epoch = $2 and ended_at is null
 returning epoch
 
@@ -64,7 +67,7 @@ update coordinators set rival = $2, rival_at = now() where name = $1
 select epoch = $2 as mine from coordinators where name = $1 for update
 
 -- name: live_hosts
-select h.epoch, h.host, h.node, h.pid, h.code, h.release, h.owned, h.wanted, h.suspect, h.draining, h.ready_at is not null as ready,
+select h.epoch, h.host, h.node, h.pid, h.code, h.release, h.owned, h.wanted, h.kept, h.suspect, h.draining, h.ready_at is not null as ready,
        extract(epoch from now() - h.started_at)::float8 as age_s,
        extract(epoch from now() - coalesce(b.at, h.started_at))::float8 as silent_s,
        extract(epoch from b.at)::float8 as beat_at,
@@ -141,11 +144,13 @@ delete from coordinators
 -- name: want_nothing
 update hosts set wanted = '{}', draining = true where ended_at is null
 
--- name: anything_owned
--- By hosts that can give it back: what a crash has left to a domain that is asleep stays as it is.
-select exists (
-  select from hosts h join domains d using (domain)
-  where h.ended_at is null and h.owned <> '{}' and d.state <> 'asleep')
+-- name: what_is_owned
+-- By hosts that can give it back: what a crash has left to a domain that is asleep stays as it is. `kept` is what hosts
+-- that have beaten within the last $1 seconds keep because they make calls there.
+select count(*) > 0 as anything,
+       coalesce(sum(cardinality(h.kept)) filter (where b.at > now() - $1 * interval '1 second'), 0)::int as kept
+from hosts h join domains d using (domain) left join heartbeats b using (domain, epoch)
+where h.ended_at is null and h.owned <> '{}' and d.state <> 'asleep'
 
 -- name: end_hosts_without_partitions
 update hosts set ended_at = now(), ended_why = 'stopped' where ended_at is null and owned = '{}'

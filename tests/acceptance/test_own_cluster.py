@@ -140,10 +140,10 @@ def test_runs_that_start_at_once_share_one_callboard_until_the_last_of_them_ends
     reports = [comparable(json.loads(out)) for out, _ in ended]
     assert reports == [reference(SAMPLE)] * beside + [wanted]
     said = [rest.splitlines() for _, rest in ended]
-    for line in ("starting Postgres, NATS and Ray", "starting the coordinators", "stopping"):
+    for line in ("starting Postgres, NATS and Ray", "starting the coordinators", "stopping the hosts"):
         assert [lines.count(line) for lines in said].count(1) == 1, said
     left = "Another command uses this Callboard: the last one stops it, or `callboard down` at once."
-    assert [lines[-1] for lines in said] == [left] * beside + ["stopping"]
+    assert [lines[-1] for lines in said] == [left] * beside + ["stopping Ray, NATS and Postgres"]
 
 
 def domain(folder: Path, name: str, code: str) -> Path:

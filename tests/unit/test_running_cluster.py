@@ -106,7 +106,7 @@ class World:
                 return True
             return False
 
-        async def leave_cleanly(_: Any) -> None:
+        async def leave_cleanly(*_: Any, waits_for_calls: bool) -> None:
             world.did.append("hosts drained")
 
         async def end_in_ray(postgres: Any, address: str, leave: Any) -> bool:

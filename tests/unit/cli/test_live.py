@@ -157,6 +157,7 @@ def test_events_that_nobody_has_read_stand_beside_the_backlog() -> None:
         ({"suspect": [1], "blocked_by": "x"}, "recovering"),
         ({"blocked_by": "x"}, "blocked by x"),
         ({"draining": True}, "draining"),
+        ({"draining": True, "kept": [3]}, "ends calls"),
     ],
 )
 def test_a_host_that_recovers_is_not_in_trouble(changed: dict[str, Any], state: str) -> None:
