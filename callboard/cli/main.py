@@ -18,6 +18,7 @@ from callboard.cli import (
     decisions,
     doctor,
     domains,
+    events,
     gateway,
     ledger,
     pausing,
@@ -61,8 +62,8 @@ def _everywhere(
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, pausing.pause,
-    pausing.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, gateway.gateway, doctor.doctor,
-    backup.backup, backup.restore, retention.retention, verify.verify, version.version,
+    pausing.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, events.events, gateway.gateway,
+    doctor.doctor, backup.backup, backup.restore, retention.retention, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(_command)

@@ -33,6 +33,22 @@ class Program:
         assert ran.returncode == code, ran.stderr
         return ran
 
+    def shell(self, script: str, *, cwd: Path) -> str:
+        """What a script prints, with the programs of this environment on its path."""
+        path = f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"
+        ran = subprocess.run(
+            ["bash", "-e", "-c", script],
+            env=self.environment | {"PATH": path},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
     def start(
         self, *words: str | Path, stdin: int = subprocess.DEVNULL, **environment: str
     ) -> subprocess.Popen[str]:

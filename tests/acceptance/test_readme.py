@@ -93,6 +93,24 @@ async def test_the_book_is_written_in_tasks_of_its_own_and_waits_for_its_proofs(
         }
 
 
+def test_the_publisher_gives_work_to_an_agent(program: Program) -> None:
+    example = ROOT / "examples" / "alerts"
+    assert (example / "domain.yaml").read_text().endswith(block("yaml", "domain: alerts"))
+    assert (example / "publish.py").read_text() == block("python", "import nats")
+    script = block("sh", "NATS_URL").replace("up --detach", "up --detach --without-gateway")
+    before, _, after = script.partition("callboard agent ")
+    assert (
+        "nats pub -J" in after
+    )  # no part of the installation; tests/integration/test_cli_events.py says the same in NATS' own words
+    program.shell(before, cwd=ROOT)
+    assert "was there already" in program.shell(before, cwd=ROOT)
+    while (
+        state := json.loads(program("agent", "alerts/incident/checkout", "--json").stdout)["state"]
+    ) is None:
+        pass  # each look takes a moment, and the whole test has a limit
+    assert state == {"alerts": 1, "last": "error rate above 5%"}
+
+
 async def test_the_tool_waits_for_alice() -> None:
     names: dict[str, Any] = {}
     exec(compile(block("python", "@tool("), "README.md", "exec"), names)  # noqa: S102  # our own README
