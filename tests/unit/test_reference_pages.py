@@ -1,0 +1,191 @@
+"""The reference pages in docs/ name every key that is read, with its type, default and bounds, and no other."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from actors.context import Context
+from actors.domain import DomainSpec, EventSpec, HostSpec, KindSpec, LimitSpec, TaskSpec
+from actors.model_calls import Model
+from actors.retry import NO_RETRY
+from actors.saga import COMPENSATION_RETRY
+from actors.schedule import ScheduleSpec
+from bus import errors
+from bus.task_limits import TaskLimits
+from callboard.settings import Settings
+from serve.gateway import models_file
+from serve.local.settings import BatchedSpec, GenerationSpec
+from tests.unit.reference import DOCS, examples, models_below, rows_for, rows_of, sections, table
+
+DOMAIN_YAML: dict[str, type[BaseModel]] = {
+    "domain.yaml": DomainSpec,
+    "kinds": KindSpec,
+    "events": EventSpec,
+    "schedules": ScheduleSpec,
+    "tasks": TaskSpec,
+    "tasks.limits": TaskLimits,
+    "hosts": HostSpec,
+    "limits": LimitSpec,
+}
+MODELS_YAML: dict[str, type[BaseModel]] = {
+    "models.yaml": models_file.ModelsFile,
+    "upstreams": models_file.UpstreamSpec,
+    "models": models_file.ModelSpec,
+    "targets": models_file.TargetSpec,
+    "price": models_file.PriceSpec,
+    "rules": models_file.RuleSpec,
+    "similar": models_file.SimilarSpec,
+    "embedding and reranking": BatchedSpec,
+    "generation": GenerationSpec,
+    "cache": models_file.CacheSpec,
+    "cache.shared": models_file.SharedCacheSpec,
+    "limits": models_file.LimitSpec,
+}
+
+
+@pytest.fixture(scope="module")
+def domain_yaml() -> dict[str, str]:
+    return sections((DOCS / "domain-yaml.md").read_text())
+
+
+def test_every_part_of_domain_yaml_has_its_section(domain_yaml: dict[str, str]) -> None:
+    assert set(DOMAIN_YAML.values()) == models_below(DomainSpec)
+    assert list(domain_yaml) == list(DOMAIN_YAML)
+
+
+@pytest.mark.parametrize("section", DOMAIN_YAML)
+def test_the_page_of_domain_yaml_says_what_is_read(domain_yaml: dict[str, str], section: str) -> None:
+    assert rows_of(domain_yaml[section]) == rows_for(DOMAIN_YAML[section])
+
+
+@pytest.mark.parametrize("section", DOMAIN_YAML)
+def test_the_examples_of_domain_yaml_are_read(domain_yaml: dict[str, str], section: str) -> None:
+    found: list[Any] = examples(domain_yaml[section])
+    assert found
+    for example in found:
+        DomainSpec.model_validate({"domain": "hello", "kinds": [{"class": "a:A"}], **example})
+
+
+# -- docs/models-yaml.md -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models_yaml() -> dict[str, str]:
+    return sections((DOCS / "models-yaml.md").read_text())
+
+
+def test_every_part_of_models_yaml_has_its_section(models_yaml: dict[str, str]) -> None:
+    assert set(MODELS_YAML.values()) == models_below(models_file.ModelsFile)
+    assert list(models_yaml) == list(MODELS_YAML)
+
+
+@pytest.mark.parametrize("section", MODELS_YAML)
+def test_the_page_of_models_yaml_says_what_is_read(models_yaml: dict[str, str], section: str) -> None:
+    assert rows_of(models_yaml[section]) == rows_for(MODELS_YAML[section])
+
+
+def test_the_examples_of_models_yaml_are_read(models_yaml: dict[str, str]) -> None:
+    found = examples("".join(models_yaml.values()))
+    assert len(found) > 5
+    for example in found:
+        upstreams = {
+            "openai": {"type": "openai", "api_key": "OPENAI_API_KEY"},
+            **example.get("upstreams", {}),
+        }
+        models_file.parse_models(yaml.safe_dump({**example, "upstreams": upstreams}))
+
+
+# -- the settings ------------------------------------------------------------------------------------
+
+
+def test_the_readme_names_every_setting_and_no_other() -> None:
+    settings = {f"CALLBOARD_{name.upper()}" for name in Settings.model_fields} - {"CALLBOARD_RAY_ADDRESS"}
+    text = (DOCS.parent / "README.md").read_text().split("## Settings")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == {*settings, "RAY_ADDRESS"}
+
+
+# -- docs/context.md ---------------------------------------------------------------------------------
+
+NAMED = {id(NO_RETRY): "NO_RETRY", id(COMPENSATION_RETRY): "COMPENSATION_RETRY"}
+OWN = "Not for handlers"
+
+
+@pytest.fixture(scope="module")
+def context() -> dict[str, str]:
+    return sections((DOCS / "context.md").read_text())
+
+
+def members(cls: type) -> dict[str, Any]:
+    return {name: getattr(cls, name) for name in dir(cls) if not name.startswith("_")}
+
+
+def shown(name: str, member: Any) -> str:
+    """How a row names it: a call as it is written, without annotations."""
+    if not inspect.isfunction(member):
+        return f"`{name}`"
+    _self, *given = inspect.signature(member).parameters.values()
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty, default=_Default(parameter.default))
+        if parameter.default is not inspect.Parameter.empty
+        else parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in given
+    ]
+    awaited = "await " if inspect.iscoroutinefunction(member) else ""
+    return f"`{awaited}{name}{inspect.Signature(bare)}`"
+
+
+class _Default:
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return NAMED.get(id(self._value), repr(self._value))
+
+
+def names(cells: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", cells))
+
+
+def raised(text: str | None) -> set[str]:
+    """The errors that a docstring names after the word Raises."""
+    words = re.findall(r"\w+", (text or "").partition("Raises")[2])
+    return {word for word in words if hasattr(errors, word)}
+
+
+def rows(parts: Iterable[str]) -> dict[str, list[str]]:
+    return {cells[0]: cells for part in parts for cells in table(part)}
+
+
+def test_the_page_of_the_context_has_each_of_its_calls_as_it_is_written(context: dict[str, str]) -> None:
+    for_handlers = {
+        shown(name, member) for name, member in members(Context).items() if name not in names(context[OWN])
+    }
+    of_models = {shown(name, member) for name, member in members(Model).items()}
+    found = rows(context.values())
+    assert set(found) == for_handlers | of_models
+    assert names(context[OWN]) <= set(members(Context))
+
+
+def test_the_page_of_the_context_names_the_errors_that_are_there(context: dict[str, str]) -> None:
+    found = rows(context.values())
+    for cls in (Context, Model):
+        for name, member in members(cls).items():
+            cells = found.get(shown(name, member))
+            if cells is not None:
+                assert raised(member.__doc__) <= names(cells[3]), name
+    for cells in found.values():
+        errors_named = {name for name in names(cells[3]) if name[0].isupper()}
+        assert all(hasattr(errors, name) for name in errors_named), cells
+
+
+def test_each_call_of_the_context_says_whether_it_is_durable(context: dict[str, str]) -> None:
+    for cells in rows(context.values()).values():
+        assert cells[2] in ("no", "with the commit", "recorded")
+        assert not cells[0].startswith("`await") or cells[2] == "recorded"
