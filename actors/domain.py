@@ -326,10 +326,25 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
             )
     if spec.tasks.to is not None and spec.tasks.to.partition("/")[0] not in kinds:
         raise InvalidDomainFile(f"The tasks go to {spec.tasks.to}, which is no kind of the domain.")
+    _check_topics(spec, kinds)
     check_schedules(spec.schedules, kinds, spec.limits.claim_check_bytes)
     domain = Domain(spec, kinds)
     _check_assignees(domain)
     return domain
+
+
+def _check_topics(spec: DomainSpec, kinds: dict[str, AgentType]) -> None:
+    for topic, subscribers in spec.topics.items():
+        for agent in subscribers:
+            kind, _, key = agent.partition("/")
+            if not key or kind not in kinds:
+                raise InvalidDomainFile(
+                    f"The topic {topic} goes to {agent!r}, which is no kind of the domain."
+                )
+            try:
+                parse_address(f"{spec.domain}/{agent}")
+            except InvalidAddress as error:
+                raise InvalidDomainFile(f"The topic {topic}: {error.message}") from None
 
 
 def _check_assignees(domain: Domain) -> None:
