@@ -9,7 +9,7 @@ import nats
 
 
 async def publish(alert: str, service: str, text: str) -> None:
-    connection = await nats.connect(os.environ["NATS_URL"])
+    connection = await nats.connect(os.environ["NATS_URL"].split(","))
     ack = await connection.jetstream().publish(
         "callboard.events.alerts.raised",  # callboard.events.DOMAIN.NAME
         json.dumps({"service": service, "text": text}).encode(),
