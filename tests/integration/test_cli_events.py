@@ -7,6 +7,7 @@ import json
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,21 @@ import pytest
 from nats.js.errors import APIError
 
 from bus.events import DUPLICATE_WINDOW_S, EventStream
+from bus.limits import SEEN_WINDOW
+from bus.nats import NatsTransport
 from callboard.services import Endpoints, redacted
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
 
 ALERTS = Path(__file__).parents[2] / "examples" / "alerts"
 SUBJECT = "callboard.events.alerts.raised"
+
+
+@pytest.fixture
+async def transport(services: Endpoints) -> AsyncIterator[NatsTransport]:
+    transport = await NatsTransport.connect(services.nats_url, name="test")
+    yield transport
+    await transport.close()
 
 
 @pytest.fixture
@@ -85,6 +95,17 @@ async def test_an_acknowledged_event_is_handled_once_hosts_are_there(
     assert await until(counted(alerts, service, 1))
 
 
+async def test_an_event_of_a_domain_that_is_not_registered_yet_waits_for_it(
+    services: Endpoints, database: str, transport: NatsTransport
+) -> None:
+    service = secrets.token_hex(4)
+    await EventStream(transport).ensure()
+    await publish(services.nats_url, secrets.token_hex(4), service, "early")
+    async with Deployment.open(ALERTS, database, services.nats_url) as alerts:
+        await alerts.coordinate()
+        assert await until(counted(alerts, service, 1))
+
+
 async def test_an_event_counts_once_by_its_id_also_after_jetstream_has_forgotten_that(
     alerts: Deployment, services: Endpoints
 ) -> None:
@@ -134,5 +155,6 @@ async def test_a_full_stream_refuses_an_event(alerts: Deployment, services: Endp
         await stream.ensure(max_per_name=1_000_000)
 
 
-def test_jetstream_compares_ids_for_as_long_as_the_readme_says() -> None:
+def test_ids_are_remembered_for_as_long_as_the_readme_says() -> None:
     assert DUPLICATE_WINDOW_S == 120
+    assert timedelta(days=30) == SEEN_WINDOW
