@@ -43,6 +43,16 @@ def test_events_of_one_name_may_have_several_types() -> None:
 
 
 @pytest.mark.parametrize(
+    ("to", "words"), [("clark/a", "no kind"), ("clerk", "no kind"), ("clerk/a\0b", "NUL")]
+)
+def test_a_topic_for_what_is_no_agent_is_refused(to: str, words: str) -> None:
+    kinds = (KindSpec.model_validate({"class": f"{__name__}:Clerk"}),)
+    spec = DomainSpec(domain="test", kinds=kinds, topics={"news": ("clerk/a", to)})
+    with pytest.raises(InvalidDomainFile, match=f"topic news.*{words}"):
+        load_domain(spec, Path())
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"members": ("a", "")}, "empty key"),
@@ -58,13 +68,3 @@ def test_whoever_can_be_no_agent_is_given_no_tasks(given: dict[str, Any], words:
 
 def test_the_agents_that_tasks_may_go_to_are_any_text() -> None:
     loaded(members=("größe/ü b", "a"), to="clerk/{task}")
-
-
-@pytest.mark.parametrize(
-    ("to", "words"), [("clark/a", "no kind"), ("clerk", "no kind"), ("clerk/a\0b", "NUL")]
-)
-def test_a_topic_for_what_is_no_agent_is_refused(to: str, words: str) -> None:
-    kinds = (KindSpec.model_validate({"class": f"{__name__}:Clerk"}),)
-    spec = DomainSpec(domain="test", kinds=kinds, topics={"news": ("clerk/a", to)})
-    with pytest.raises(InvalidDomainFile, match=f"topic news.*{words}"):
-        load_domain(spec, Path())
