@@ -7,6 +7,7 @@ committed, so whoever looks last sees both; and both would refuse the same one, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,7 @@ from bus.transport import Transport
 from storage.edges import Agent, WaitEdge
 from storage.intake import nudge
 from storage.journal import JournalWrite, Kind
+from storage.records import TurnRecord
 from storage.store import AskStore
 
 _logger = logging.getLogger("callboard.cycles")
@@ -28,6 +30,7 @@ MOST_EDGES = 5_000  # seen at once, which bounds what it costs
 MOST_TOGETHER = 1_000  # askers
 MOST_HALVINGS = 50  # in one look, of those that lead to more
 MOST_CHAINED = 10_000  # agents looked at when partitions are taken over
+LOOK_AGAIN_S = 2.0  # at cycles through a task of which more is under way
 _RETRY_S = 0.5
 
 
@@ -39,6 +42,8 @@ class CycleWatch:
         self._store = store
         self._transport = transport
         self._asked: list[tuple[Journal | None, str, tuple[str, str]]] = []
+        self._assigned: set[Agent] = set()
+        self._unsettled: set[Agent] = set()
         self._taken_over: set[int] = set()
         self._wanted = asyncio.Event()
         self.looks = 0
@@ -54,6 +59,14 @@ class CycleWatch:
                 self._asked.append((activation.journal, id_, activation.key))
                 self._wanted.set()
 
+    def assigned(self, turn: TurnRecord) -> None:
+        """This turn of a task's agent is durable; it may have given the task to one that waits for who waits for it."""
+        for task in turn.tasks:
+            if task.status == "assigned" and task.assignee is not None:
+                domain, _, agent = task.assignee.partition("/")
+                self._assigned.add((domain, turn.tenant, agent))
+                self._wanted.set()
+
     def taken_over(self, partitions: Iterable[int]) -> None:
         """Whoever has owned these may have died between a commit and its look."""
         self._taken_over.update(partitions)
@@ -66,26 +79,34 @@ class CycleWatch:
     async def run(self) -> None:
         """Runs for ever."""
         while True:
-            await self._wanted.wait()
+            await self._until_wanted()
             await asyncio.sleep(LOOK_AFTER_S)
             asked, self._asked = self._asked, []
+            assigned, self._assigned = self._assigned | self._unsettled, set()
+            self._unsettled = set()
             partitions, self._taken_over = self._taken_over, set()
-            askers = {key for journal, id_, key in asked if _still_waits(journal, id_)}
+            own = self._scope.domain
+            askers = assigned | {(own, *key) for journal, id_, key in asked if _still_waits(journal, id_)}
             try:
                 if partitions:
-                    askers.update(
-                        await self._store.chained_asks(self._scope.domain, sorted(partitions), MOST_CHAINED)
-                    )
+                    chained = await self._store.chained_asks(own, sorted(partitions), MOST_CHAINED)
+                    askers.update((own, *key) for key in chained)
                 if askers:
                     self.looks += 1
-                    await self._look_for([(self._scope.domain, *key) for key in sorted(askers)])
+                    await self._look_for(sorted(askers))
             except StorageError as error:
                 _logger.warning("asks cannot be looked at yet: %s", error.message)
                 self._asked += asked
+                self._assigned |= assigned
                 self._taken_over |= partitions
                 await asyncio.sleep(_RETRY_S)
-            if not (self._asked or self._taken_over):
+            if not (self._asked or self._assigned or self._taken_over):
                 self._wanted.clear()
+
+    async def _until_wanted(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AGAIN_S if self._unsettled else None):
+                await self._wanted.wait()
 
     async def _look_for(self, askers: Sequence[Agent]) -> None:
         """Together, so far as they lead to few enough asks; else in halves, and so not without an end."""
@@ -106,12 +127,14 @@ class CycleWatch:
             await self._look(edges)
 
     async def _look(self, found_edges: Sequence[WaitEdge]) -> None:
-        edges = {edge.id: edge for edge in found_edges}
-        while (found := find_deadlock(edges.values())) is not None:
+        edges = list(found_edges)
+        while (found := find_deadlock(edges)) is not None:
             addresses = [f"{domain}/{agent}" for domain, _, agent in found.agents]
             refusal = await self._store.refuse_ask(found.newest, found.asks, addresses)
-            for gone in refusal.gone or {found.newest.id}:
-                del edges[gone]
+            gone = refusal.gone or {found.newest.id}
+            edges = [edge for edge in edges if edge.id not in gone]
+            if refusal.moves:
+                self._unsettled.add(found.newest.asker)
             if refusal.mail:
                 _say(found, addresses)
                 nudge(self._transport, set(refusal.mail))
@@ -119,7 +142,7 @@ class CycleWatch:
     async def _walk(self, askers: Sequence[Agent]) -> tuple[list[WaitEdge], bool]:
         """The asks that these lead to, and whether that is all. Few lead further than to an agent whose turn asks
         nobody."""
-        edges: dict[str, WaitEdge] = {}
+        edges: dict[tuple[str, Agent], WaitEdge] = {}
         seen: set[Agent] = set()
         ahead = set(askers)
         while ahead:
@@ -128,7 +151,7 @@ class CycleWatch:
             found = await self._store.wait_edges(sorted(ahead), room)
             if len(found) >= room:
                 return list(edges.values()), False
-            edges.update((edge.id, edge) for edge in found)
+            edges.update(((edge.id, edge.asked), edge) for edge in found)
             ahead = {edge.asked for edge in found} - seen
         return list(edges.values()), True
 

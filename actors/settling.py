@@ -51,6 +51,8 @@ class Settling:
                             reopened.append(host.mailboxes.roster.find(activation.key) or activation)
                     if outcome.tasks or outcome.task_events:
                         host.on_task_events(outcome)
+                        if entry.envelope.header.root is not None:  # somebody may wait for it
+                            host.cycles.assigned(outcome)
             if entry.done is not None:
                 entry.settle(True)
         if numbers is None:

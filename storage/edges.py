@@ -16,8 +16,16 @@ class Gate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     branch: int
 
 
+def holder_gate(promise: str, holders: int, holder: int) -> Gate:
+    """Around a wait for a task: any one of those by whose turns the task goes on may end it."""
+    return Gate(f"task {promise}", 1, holders, holder)
+
+
 class WaitEdge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One ask that an open turn waits for. `made_at` is in microseconds since 1970, by Postgres' clock."""
+    """One ask that an open turn waits for. `made_at` is in microseconds since 1970, by Postgres' clock.
+
+    A wait for a task is an ask of its parent's leader, and an edge to each agent by whose turns the task goes on.
+    """
 
     id: str
     asker: Agent
@@ -27,16 +35,18 @@ class WaitEdge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The gathers around it that may do without it, the outermost first."""
 
     @property
-    def age(self) -> tuple[int, str]:
+    def age(self) -> tuple[int, str, Agent]:
         """The order in which asks are made; no two are the same."""
-        return self.made_at, self.id
+        return self.made_at, self.id, self.asked
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of an ask that was to be refused: the agents that have mail of it, with their partitions.
 
-    `gone` are the asks of the cycle that nobody waits for any more: then nothing was refused.
+    `gone` are the asks of the cycle that nobody waits for any more: then nothing was refused. One of them that `moves`
+    waits for a task of which others may still go on, and may be of the cycle when they have.
     """
 
     mail: tuple[tuple[str, int, str, str], ...] = ()  # domain, partition, tenant, kind/key
     gone: frozenset[str] = frozenset()
+    moves: bool = False

@@ -58,16 +58,16 @@ class MemoryStore(MemoryHosts):
         self.passing: Callable[[str], None] = lambda point: None
         super().__init__()
         self.mail = MemoryMail(self._is_closed, lambda: self.now())
-        self.waits = MemoryTurns(self.mail, lambda: self.now())
-        self.agents = MemoryAgents(self.waits.state_of)
         self.tasks = MemoryTasks()
+        self.timers: list[TimerRow] = []
+        self.waits = MemoryTurns(self.mail, self.tasks, lambda: self.timers, lambda: self.now())
+        self.agents = MemoryAgents(self.waits.state_of)
         self.cancellations = MemoryCancellations(self.waits, self.mail.post, lambda: self.now())
         self.schedules = MemorySchedules(lambda: self.now())
         self.spending = MemorySpending(self.mail.post, lambda: self.now())
         self.on_limit: Callable[[Reached], None] = lambda reached: None
         self.pauses: dict[tuple[str, str, str], str] = {}
         """Why, by domain, tenant and reference of a task; the last two are empty where it is the domain itself."""
-        self.timers: list[TimerRow] = []
         self.blobs: dict[tuple[str, str, str], bytes] = {}
         self.seen: dict[tuple[str, str, str], float] = {}
         self.event_cursors: dict[str, EventCursor] = {}

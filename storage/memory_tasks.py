@@ -17,6 +17,8 @@ class MemoryTasks:
         self.rows: dict[TaskKey, TaskWrite] = {}
         self.children: dict[TaskKey, NewTask] = {}
         self.events: dict[tuple[str, str, str, int], TaskEvent] = {}
+        self.places: dict[TaskKey, int] = {}
+        """The partitions of the agents that lead them."""
 
     def add(self, domain: str, tenant: str, task: str, submitted: NewTask | None = None) -> None:
         """A task that was submitted, by another one if that is said, and that its agent has not written yet."""
@@ -44,6 +46,7 @@ class MemoryTasks:
             for new in turn.new_tasks:
                 self.add(domain, turn.tenant, new.id, new)
             for write in turn.tasks:
+                self.places[(domain, turn.tenant, write.id)] = turn.partition
                 if (domain, turn.tenant, write.id) in self.rows:
                     self.rows[(domain, turn.tenant, write.id)] = write
             for event in turn.task_events:

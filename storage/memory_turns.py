@@ -12,7 +12,8 @@ from storage.memory_edges import MemoryEdges
 from storage.memory_ledger import MemoryLedger
 from storage.memory_mail import MemoryMail
 from storage.memory_promises import MemoryPromises
-from storage.memory_rows import TurnRow, check_json, check_text, note
+from storage.memory_rows import TimerRow, TurnRow, check_json, check_text, note
+from storage.memory_tasks import MemoryTasks
 from storage.records import Mark, TurnRecord
 
 Key = tuple[str, str, str]  # domain, tenant, and the agent or the turn
@@ -21,14 +22,20 @@ Key = tuple[str, str, str]  # domain, tenant, and the agent or the turn
 class MemoryTurns:
     """The tables `turns` and `journal` of all domains, with the promises, calls and asks of these turns."""
 
-    def __init__(self, mail: MemoryMail, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        mail: MemoryMail,
+        tasks: MemoryTasks,
+        timers: Callable[[], list[TimerRow]],
+        now: Callable[[], float],
+    ) -> None:
         self._mail = mail
         self._now = now
         self.turns: dict[Key, TurnRow] = {}
         self.journal: dict[Key, list[JournalEntry]] = {}
         self.promises = MemoryPromises(self.turns, mail.post, now)
         self.ledger = MemoryLedger(self.journal)
-        self.edges = MemoryEdges(mail, self.turns, self.promises, now)
+        self.edges = MemoryEdges(mail, self.turns, self.promises, tasks, timers, now)
 
     # -- a commit's part -----------------------------------------------------------------------------
 

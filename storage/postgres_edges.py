@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from storage.edges import Agent, Gate, Refusal, WaitEdge
+from storage.edges import Agent, Gate, Refusal, WaitEdge, holder_gate
 from storage.pooled import Pooled
 from storage.queries import query
 
@@ -32,6 +32,7 @@ class PostgresEdges(Pooled):
                 (r["domain"], r["partition"], r["tenant"], r["agent"]) for r in rows if r["gone"] is None
             ),
             gone=frozenset(row["gone"] for row in rows if row["gone"] is not None),
+            moves=any(row["moves"] for row in rows),
         )
 
     async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
@@ -42,8 +43,10 @@ class PostgresEdges(Pooled):
 
 def _edge(row: Any) -> WaitEdge:
     domain, _, agent = row["target"].partition("/")
-    gates = row["gates"]
+    gates = msgspec.json.decode(row["gates"], type=tuple[Gate, ...]) if row["gates"] else ()
+    if row["branches"] is not None:
+        gates = (*gates, holder_gate(row["id"], row["branches"], row["branch"]))
     return WaitEdge(
         id=row["id"], asker=(row["domain"], row["tenant"], row["agent"]), asked=(domain, row["tenant"], agent),
-        made_at=row["made_at"], gates=msgspec.json.decode(gates, type=tuple[Gate, ...]) if gates else (),
+        made_at=row["made_at"], gates=gates,
     )  # fmt: skip

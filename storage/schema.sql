@@ -85,6 +85,42 @@ begin
       set version = excluded.version, hash = excluded.hash, dropped_at = excluded.dropped_at
       where h.version < excluded.version', p_month);
 end $$;
+CREATE TABLE callboard.promises (
+    domain text NOT NULL COLLATE pg_catalog."C",
+    tenant text NOT NULL COLLATE pg_catalog."C",
+    id uuid NOT NULL,
+    agent text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    turn uuid NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL,
+    name text NOT NULL,
+    target text COLLATE pg_catalog."C",
+    message uuid,
+    gates json,
+    given_up boolean DEFAULT false NOT NULL,
+    status text DEFAULT 'pending'::text NOT NULL,
+    due_at timestamp with time zone,
+    details json,
+    value json,
+    settled_by text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
+CREATE FUNCTION callboard.ask_is_held(p callboard.promises, p_agents text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  select case when child.ref is not null then task_is_held(p.tenant, child.ref, p_agents) else exists (
+      select from turns o
+      where o.domain = split_part(p.target, '/', 1) and o.tenant = p.tenant
+        and o.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
+        and ((o.header ->> 'id')::uuid = p.message
+             or exists (select from mailbox m
+                        where m.domain = o.domain and m.tenant = o.tenant and m.partition = o.partition
+                          and m.agent = o.agent and m.seq > 0 and m.id = p.message))) end
+  from (select (select h.task from task_holders(p.tenant, p.target, p.message) h limit 1) as ref) child
+$$;
 CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_limit integer) RETURNS TABLE(tenant text, agent text)
     LANGUAGE sql STABLE
     AS $$
@@ -92,11 +128,12 @@ CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_
   from promises p
   where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
     and not p.given_up
-    and exists (select from promises q
+    and (split_part(p.target, '/', 2) = 'task' or exists (
+                select from promises q
                 where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
                   and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
                   and q.kind = 'ask' and q.status = 'pending' and not q.given_up
-                offset 0)
+                offset 0))
   limit p_limit
 $$;
 CREATE FUNCTION callboard.charge_tasks(p_epoch bigint, p_spent jsonb) RETURNS jsonb
@@ -713,29 +750,6 @@ begin
   seq := null;
   return next;
 end $$;
-CREATE TABLE callboard.promises (
-    domain text NOT NULL COLLATE pg_catalog."C",
-    tenant text NOT NULL COLLATE pg_catalog."C",
-    id uuid NOT NULL,
-    agent text NOT NULL COLLATE pg_catalog."C",
-    partition integer NOT NULL,
-    turn uuid NOT NULL,
-    key text NOT NULL COLLATE pg_catalog."C",
-    kind text NOT NULL,
-    name text NOT NULL,
-    target text COLLATE pg_catalog."C",
-    message uuid,
-    gates json,
-    given_up boolean DEFAULT false NOT NULL,
-    status text DEFAULT 'pending'::text NOT NULL,
-    due_at timestamp with time zone,
-    details json,
-    value json,
-    settled_by text,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    settled_at timestamp with time zone
-)
-WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='20000', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0', autovacuum_analyze_threshold='20000', vacuum_truncate=off);
 CREATE FUNCTION callboard.may_be_settled(p callboard.promises, p_status text, p_by text, p_digest text) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
@@ -790,7 +804,7 @@ begin
   get diagnostics gone = row_count;
   return gone;
 end $$;
-CREATE FUNCTION callboard.refuse_ask(p_domain text[], p_tenant text[], p_id uuid[], p_newest integer, p_value text) RETURNS TABLE(domain text, partition integer, tenant text, agent text, gone uuid)
+CREATE FUNCTION callboard.refuse_ask(p_domain text[], p_tenant text[], p_id uuid[], p_newest integer, p_value text) RETURNS TABLE(domain text, partition integer, tenant text, agent text, gone uuid, moves boolean)
     LANGUAGE plpgsql
     AS $$
 #variable_conflict use_column
@@ -798,22 +812,23 @@ declare
   settled promises[];
   asked record;
   withdrawal uuid := gen_random_uuid();
+  askers text[];
 begin
   perform from promises p join unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id) using (domain, tenant, id)
     order by p.domain, p.tenant, p.id for update of p;  -- from here on none of them is settled
+  askers := array(
+    select p.domain || '/' || p.agent
+    from unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id) join promises p using (domain, tenant, id));
   return query
-    select null::text, null::int, null::text, null::text, e.id
-    from unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id)
-    where not exists (
-      select from promises p
+    select null::text, null::int, null::text, null::text, e.id, coalesce(w.moves, false)
+    from (select distinct * from unnest(p_domain, p_tenant, p_id)) as e(domain, tenant, id)
+    left join lateral (
+      select ask_is_held(p, askers) as holds, split_part(p.target, '/', 2) = 'task' as moves
+      from promises p
       join turns t on t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
-      join turns o on o.domain = split_part(p.target, '/', 1) and o.tenant = p.tenant
-                  and o.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
       where p.domain = e.domain and p.tenant = e.tenant and p.id = e.id and p.status = 'pending' and not p.given_up
-        and ((o.header ->> 'id')::uuid = p.message
-             or exists (select from mailbox m
-                        where m.domain = o.domain and m.tenant = o.tenant and m.partition = o.partition
-                          and m.agent = o.agent and m.seq > 0 and m.id = p.message)));
+    ) w on true
+    where w.holds is not true;
   if found then
     return;
   end if;
@@ -823,19 +838,27 @@ begin
       returning p.*
   )
   select array_agg(done::promises) into settled from done;
-  return query select w.domain, w.partition, w.tenant, w.agent, null::uuid from wake_owners(settled) w;
-  select o.domain, o.tenant, o.partition, o.agent into asked
-    from turns o
-    where o.domain = split_part(settled[1].target, '/', 1) and o.tenant = settled[1].tenant
-      and o.agent = substr(settled[1].target, length(split_part(settled[1].target, '/', 1)) + 2);
+  return query select w.domain, w.partition, w.tenant, w.agent, null::uuid, false from wake_owners(settled) w;
+  select a.domain, a.tenant, a.partition, a.agent, split_part(a.agent, '/', 1) = 'task' as leads into asked
+    from (
+      select o.domain, o.tenant, o.partition, o.agent from turns o
+      union all
+      select l.domain, l.tenant, l.partition, l.agent from agents l where starts_with(l.agent, 'task/')
+    ) a
+    where a.domain = split_part(settled[1].target, '/', 1) and a.tenant = settled[1].tenant
+      and a.agent = substr(settled[1].target, length(split_part(settled[1].target, '/', 1)) + 2);
   return query
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      values (asked.domain, asked.tenant, asked.partition, asked.agent, nextval('mailbox_seq') - 4611686018427387904,
-              withdrawal,
-              json_build_object('id', withdrawal, 'type', 'callboard.withdraw.v1', 'sender', 'external/cycle',
-                                'sent_at', extract(epoch from now())::float8),
-              json_build_object('id', settled[1].message))
-      returning domain, partition, tenant, agent, null::uuid;
+      select asked.domain, asked.tenant, asked.partition, asked.agent,
+             nextval('mailbox_seq') - case when asked.leads then 0 else 4611686018427387904 end,
+             withdrawal,
+             json_build_object('id', withdrawal, 'type', m.type, 'sender', 'external/cycle',
+                               'sent_at', extract(epoch from now())::float8),
+             json_build_object('id', settled[1].message, 'reason', m.reason)
+      from (values (true, 'callboard.cancel_child.v1', 'whoever waits for it waits for itself, in a circle'),
+                   (false, 'callboard.withdraw.v1', '')) m(leads, type, reason)
+      where m.leads = asked.leads
+      returning domain, partition, tenant, agent, null::uuid, false;
 end $$;
 CREATE FUNCTION callboard.release_partitions(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
     LANGUAGE plpgsql
@@ -1003,6 +1026,57 @@ begin
       and t.header ->> 'undoes' is null
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and not t.waiting;
 end $$;
+CREATE FUNCTION callboard.task_holders(p_tenant text, p_leader text, p_child uuid) RETURNS TABLE(task text, agent text)
+    LANGUAGE sql STABLE
+    AS $$
+  with child as (
+    select c.domain || '/' || c.id as ref, c.domain || '/task/' || c.id as leader, c.assignee,
+           split_part(c.assignee, '/', 1) as domain, substr(c.assignee, strpos(c.assignee, '/') + 1) as agent
+    from tasks c
+    where c.tenant = p_tenant and c.parent = split_part(p_leader, '/', 1) || '/' || split_part(p_leader, '/', 3)
+      and c.id = p_child and c.finished_at is null
+  )
+  select c.ref, t.domain || '/' || t.agent
+  from child c join turns t on t.tenant = p_tenant and t.header ->> 'task' = c.ref
+  where t.domain || '/' || t.agent <> c.leader
+  union
+  select c.ref, c.assignee
+  from child c join turns t on t.domain = c.domain and t.tenant = p_tenant and t.agent = c.agent
+  where exists (select from mailbox m
+                where m.domain = t.domain and m.tenant = t.tenant and m.partition = t.partition and m.agent = t.agent
+                  and m.seq > 0 and m.header ->> 'task' = c.ref and m.header ->> 'type' = 'callboard.task.v1')
+$$;
+CREATE FUNCTION callboard.task_is_held(p_tenant text, p_task text, p_agents text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  with leader as (
+    select split_part(p_task, '/', 1) || '/task/' || split_part(p_task, '/', 2) as address
+  ), past as materialized (
+    select x.body from transitions x where x.tenant = p_tenant and x.task = p_task
+  ), sent as (
+    select s ->> 'id' as id, s ->> 'to' as address, s ->> 'type' as type
+    from past, json_array_elements(past.body -> 'sends') s
+    union all
+    select s ->> 1, s ->> 2, s ->> 3
+    from turns t
+    join journal j on j.domain = t.domain and j.tenant = t.tenant and j.turn = t.turn and j.kind = 'sent',
+    json_array_elements(j.value) s
+    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+  )
+  select not exists (select from turns t, leader l
+                     where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                       and t.domain || '/' || t.agent <> all (p_agents || l.address))
+    and not exists (select from timers t, leader l
+                    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                      and t.domain || '/' || t.agent <> l.address)
+    and not exists (
+      select from sent s, leader l
+      where s.address <> all (p_agents) and s.type not in ('callboard.wake.v1', 'callboard.call_for_bids.v1')
+        and (split_part(s.address, '/', 2) <> 'task' or s.address = l.address and s.type in (
+               'callboard.task_completed.v1', 'callboard.task_failed.v1', 'callboard.task_part.v1',
+               'callboard.cancel_task.v1'))
+        and s.id not in (select past.body #>> '{message,header,id}' from past where past.body ->> 'decision' <> 'paused'))
+$$;
 CREATE FUNCTION callboard.used_by(p_domain text, p_tenant text, p_task uuid) RETURNS TABLE(hops bigint, asks bigint, steps bigint, tokens bigint, cost numeric)
     LANGUAGE sql STABLE
     AS $$
@@ -1010,19 +1084,24 @@ CREATE FUNCTION callboard.used_by(p_domain text, p_tenant text, p_task uuid) RET
          coalesce(sum(s.tokens), 0)::bigint, coalesce(sum(s.cost), 0)
   from spending s where s.domain = p_domain and s.tenant = p_tenant and s.task = p_task
 $$;
-CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit integer) RETURNS TABLE(domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json)
+CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit integer) RETURNS TABLE(domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json, branch integer, branches integer)
     LANGUAGE sql STABLE
     AS $$
-  select o.domain, o.tenant, o.agent, e.id, e.target, (extract(epoch from e.created_at) * 1000000)::bigint, e.gates
+  select o.domain, o.tenant, o.agent, e.id, coalesce(h.agent, e.target), (extract(epoch from e.created_at) * 1000000)::bigint,
+         e.gates, h.branch, h.branches
   from unnest(p_domain, p_tenant, p_agent) as o(domain, tenant, agent)
   cross join lateral (
-    select p.id, p.target, p.created_at, p.gates
+    select p.id, p.target, p.message, p.created_at, p.gates
     from turns t join promises p
       on p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
     where t.domain = o.domain and t.tenant = o.tenant and t.agent = o.agent
       and p.kind = 'ask' and p.status = 'pending' and not p.given_up
     offset 0
   ) e
+  left join lateral (
+    select h.agent, (row_number() over (order by h.agent))::int - 1 as branch, (count(*) over ())::int as branches
+    from task_holders(o.tenant, e.target, e.message) h
+  ) h on split_part(e.target, '/', 2) = 'task'
   limit p_limit
 $$;
 CREATE FUNCTION callboard.waits_for_sleeper(p_domain text, p_number bigint, OUT newer bigint, OUT upto bigint) RETURNS record
@@ -1601,7 +1680,7 @@ CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, 
 CREATE INDEX promises_for_people ON callboard.promises USING btree (tenant, kind, created_at, id) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status = 'pending'::text));
 CREATE INDEX promises_owner ON callboard.promises USING btree (domain, tenant, agent, turn);
 CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
-CREATE INDEX tasks_children ON callboard.tasks USING btree (tenant, parent) WHERE (parent IS NOT NULL);
+CREATE INDEX tasks_children ON callboard.tasks USING btree (tenant, parent, id) WHERE (parent IS NOT NULL);
 CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);
 CREATE UNIQUE INDEX tasks_request ON callboard.tasks USING btree (domain, tenant, request_key) WHERE (request_key IS NOT NULL);
 CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE (status = 'submitted'::text);

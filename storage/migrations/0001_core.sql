@@ -219,7 +219,7 @@ create unique index tasks_request on tasks (domain, tenant, request_key) where r
 create index tasks_waiting on tasks (domain, priority desc, created_at) where status = 'submitted';
 create index tasks_waiting_children on tasks (domain, priority desc, created_at)
   where status = 'submitted' and parent is not null;
-create index tasks_children on tasks (tenant, parent) where parent is not null;
+create index tasks_children on tasks (tenant, parent, id) where parent is not null;
 create index tasks_open on tasks (domain, tenant, assignee) where finished_at is null;
 
 create table task_events (

@@ -1,50 +1,127 @@
 -- Asks of open turns as edges between agents, whoever owns them, and the refusal of one that closes a circle.
 
--- The asks that the open turns of these agents wait for. By key, one by one: statistics lag behind such tables.
+-- The agents (domain/kind/key) by whose turns alone a task goes on that is waited for: those with an open turn of it, and
+-- its assignee when its work lies in the mailbox behind an open turn. `p_leader` leads the task that has started it.
+create function task_holders(p_tenant text, p_leader text, p_child uuid)
+returns table (task text, agent text) language sql stable as $$
+  with child as (
+    select c.domain || '/' || c.id as ref, c.domain || '/task/' || c.id as leader, c.assignee,
+           split_part(c.assignee, '/', 1) as domain, substr(c.assignee, strpos(c.assignee, '/') + 1) as agent
+    from tasks c
+    where c.tenant = p_tenant and c.parent = split_part(p_leader, '/', 1) || '/' || split_part(p_leader, '/', 3)
+      and c.id = p_child and c.finished_at is null
+  )
+  select c.ref, t.domain || '/' || t.agent
+  from child c join turns t on t.tenant = p_tenant and t.header ->> 'task' = c.ref
+  where t.domain || '/' || t.agent <> c.leader
+  union
+  select c.ref, c.assignee
+  from child c join turns t on t.domain = c.domain and t.tenant = p_tenant and t.agent = c.agent
+  where exists (select from mailbox m
+                where m.domain = t.domain and m.tenant = t.tenant and m.partition = t.partition and m.agent = t.agent
+                  and m.seq > 0 and m.header ->> 'task' = c.ref and m.header ->> 'type' = 'callboard.task.v1')
+$$;
+
+-- Whether all that a task may still go on by lies with these agents, in an open turn or behind it: its open turns, its
+-- timers, and the messages that its turns have sent and that nobody has handled. One snapshot sees them all, and each
+-- commit that takes one away leaves what follows from it. Of what goes to those who lead tasks only an end counts.
+create function task_is_held(p_tenant text, p_task text, p_agents text[]) returns boolean language sql stable as $$
+  with leader as (
+    select split_part(p_task, '/', 1) || '/task/' || split_part(p_task, '/', 2) as address
+  ), past as materialized (
+    select x.body from transitions x where x.tenant = p_tenant and x.task = p_task
+  ), sent as (
+    select s ->> 'id' as id, s ->> 'to' as address, s ->> 'type' as type
+    from past, json_array_elements(past.body -> 'sends') s
+    union all
+    select s ->> 1, s ->> 2, s ->> 3
+    from turns t
+    join journal j on j.domain = t.domain and j.tenant = t.tenant and j.turn = t.turn and j.kind = 'sent',
+    json_array_elements(j.value) s
+    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+  )
+  select not exists (select from turns t, leader l
+                     where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                       and t.domain || '/' || t.agent <> all (p_agents || l.address))
+    and not exists (select from timers t, leader l
+                    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                      and t.domain || '/' || t.agent <> l.address)
+    and not exists (
+      select from sent s, leader l
+      where s.address <> all (p_agents) and s.type not in ('callboard.wake.v1', 'callboard.call_for_bids.v1')
+        and (split_part(s.address, '/', 2) <> 'task' or s.address = l.address and s.type in (
+               'callboard.task_completed.v1', 'callboard.task_failed.v1', 'callboard.task_part.v1',
+               'callboard.cancel_task.v1'))
+        and s.id not in (select past.body #>> '{message,header,id}' from past where past.body ->> 'decision' <> 'paused'))
+$$;
+
+-- The asks that the open turns of these agents wait for. By key, one by one: statistics lag behind such tables. A wait for
+-- a task leads to each of its holders, which are `branches` alternatives.
 create function wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit int)
-returns table (domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json)
-language sql stable as $$
-  select o.domain, o.tenant, o.agent, e.id, e.target, (extract(epoch from e.created_at) * 1000000)::bigint, e.gates
+returns table (
+  domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json, branch int, branches int
+) language sql stable as $$
+  select o.domain, o.tenant, o.agent, e.id, coalesce(h.agent, e.target), (extract(epoch from e.created_at) * 1000000)::bigint,
+         e.gates, h.branch, h.branches
   from unnest(p_domain, p_tenant, p_agent) as o(domain, tenant, agent)
   cross join lateral (
-    select p.id, p.target, p.created_at, p.gates
+    select p.id, p.target, p.message, p.created_at, p.gates
     from turns t join promises p
       on p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
     where t.domain = o.domain and t.tenant = o.tenant and t.agent = o.agent
       and p.kind = 'ask' and p.status = 'pending' and not p.given_up
     offset 0
   ) e
+  left join lateral (
+    select h.agent, (row_number() over (order by h.agent))::int - 1 as branch, (count(*) over ())::int as branches
+    from task_holders(o.tenant, e.target, e.message) h
+  ) h on split_part(e.target, '/', 2) = 'task'
   limit p_limit
 $$;
 
--- Refuses the newest (p_newest is its place) of asks that wait for each other, if all of them still do: each of an
--- open turn that waits for it, its message in the mailbox of the one asked or in its open turn. (One that was handled
--- is answered later, by whoever has its ref, so it waits for no turn.) Its asker is woken, its message withdrawn.
--- Returns the mailboxes that have got something, or else the asks that nobody waits for.
+-- Whether an ask waits for a turn: its message lies in the mailbox of the one asked, or is that of its open turn. (One
+-- that was handled is answered later, by whoever has its ref, so it waits for no turn.) A wait for a task: for turns of
+-- these agents, and nobody else.
+create function ask_is_held(p promises, p_agents text[]) returns boolean language sql stable as $$
+  select case when child.ref is not null then task_is_held(p.tenant, child.ref, p_agents) else exists (
+      select from turns o
+      where o.domain = split_part(p.target, '/', 1) and o.tenant = p.tenant
+        and o.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
+        and ((o.header ->> 'id')::uuid = p.message
+             or exists (select from mailbox m
+                        where m.domain = o.domain and m.tenant = o.tenant and m.partition = o.partition
+                          and m.agent = o.agent and m.seq > 0 and m.id = p.message))) end
+  from (select (select h.task from task_holders(p.tenant, p.target, p.message) h limit 1) as ref) child
+$$;
+
+-- Refuses the newest (p_newest is its place) of asks that wait for each other, if all of them still do. Its asker is
+-- woken, its message withdrawn; a task that was waited for is cancelled. Returns the mailboxes that have got something,
+-- or else the asks that nobody waits for, or (`moves`) for a task of which others may still go on.
 create function refuse_ask(
   p_domain text[], p_tenant text[], p_id uuid[], p_newest int, p_value text
-) returns table (domain text, partition int, tenant text, agent text, gone uuid) language plpgsql as $$
+) returns table (domain text, partition int, tenant text, agent text, gone uuid, moves boolean) language plpgsql as $$
 #variable_conflict use_column
 declare
   settled promises[];
   asked record;
   withdrawal uuid := gen_random_uuid();
+  askers text[];
 begin
   perform from promises p join unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id) using (domain, tenant, id)
     order by p.domain, p.tenant, p.id for update of p;  -- from here on none of them is settled
+  askers := array(
+    select p.domain || '/' || p.agent
+    from unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id) join promises p using (domain, tenant, id));
   return query
-    select null::text, null::int, null::text, null::text, e.id
-    from unnest(p_domain, p_tenant, p_id) as e(domain, tenant, id)
-    where not exists (
-      select from promises p
+    select null::text, null::int, null::text, null::text, e.id, coalesce(w.moves, false)
+    from (select distinct * from unnest(p_domain, p_tenant, p_id)) as e(domain, tenant, id)
+    left join lateral (
+      select ask_is_held(p, askers) as holds, split_part(p.target, '/', 2) = 'task' as moves
+      from promises p
       join turns t on t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
-      join turns o on o.domain = split_part(p.target, '/', 1) and o.tenant = p.tenant
-                  and o.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
       where p.domain = e.domain and p.tenant = e.tenant and p.id = e.id and p.status = 'pending' and not p.given_up
-        and ((o.header ->> 'id')::uuid = p.message
-             or exists (select from mailbox m
-                        where m.domain = o.domain and m.tenant = o.tenant and m.partition = o.partition
-                          and m.agent = o.agent and m.seq > 0 and m.id = p.message)));
+    ) w on true
+    where w.holds is not true;
   if found then
     return;
   end if;
@@ -55,24 +132,32 @@ begin
       returning p.*
   )
   select array_agg(done::promises) into settled from done;
-  return query select w.domain, w.partition, w.tenant, w.agent, null::uuid from wake_owners(settled) w;
+  return query select w.domain, w.partition, w.tenant, w.agent, null::uuid, false from wake_owners(settled) w;
 
-  select o.domain, o.tenant, o.partition, o.agent into asked
-    from turns o
-    where o.domain = split_part(settled[1].target, '/', 1) and o.tenant = settled[1].tenant
-      and o.agent = substr(settled[1].target, length(split_part(settled[1].target, '/', 1)) + 2);
+  select a.domain, a.tenant, a.partition, a.agent, split_part(a.agent, '/', 1) = 'task' as leads into asked
+    from (
+      select o.domain, o.tenant, o.partition, o.agent from turns o
+      union all
+      select l.domain, l.tenant, l.partition, l.agent from agents l where starts_with(l.agent, 'task/')
+    ) a
+    where a.domain = split_part(settled[1].target, '/', 1) and a.tenant = settled[1].tenant
+      and a.agent = substr(settled[1].target, length(split_part(settled[1].target, '/', 1)) + 2);
   return query
     insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
-      values (asked.domain, asked.tenant, asked.partition, asked.agent, nextval('mailbox_seq') - 4611686018427387904,
-              withdrawal,
-              json_build_object('id', withdrawal, 'type', 'callboard.withdraw.v1', 'sender', 'external/cycle',
-                                'sent_at', extract(epoch from now())::float8),
-              json_build_object('id', settled[1].message))
-      returning domain, partition, tenant, agent, null::uuid;
+      select asked.domain, asked.tenant, asked.partition, asked.agent,
+             nextval('mailbox_seq') - case when asked.leads then 0 else 4611686018427387904 end,
+             withdrawal,
+             json_build_object('id', withdrawal, 'type', m.type, 'sender', 'external/cycle',
+                               'sent_at', extract(epoch from now())::float8),
+             json_build_object('id', settled[1].message, 'reason', m.reason)
+      from (values (true, 'callboard.cancel_child.v1', 'whoever waits for it waits for itself, in a circle'),
+                   (false, 'callboard.withdraw.v1', '')) m(leads, type, reason)
+      where m.leads = asked.leads
+      returning domain, partition, tenant, agent, null::uuid, false;
 end $$;
 
 -- The agents of these partitions that wait for one that itself waits for another: whoever has owned them may have
--- died before it looked whether they wait for each other. Whom an ask leads to is looked up by its key: compared with all
+-- died before it looked whether they wait for each other. A wait for a task may lead anywhere. Whom an ask leads to is looked up by its key: compared with all
 -- asks, each would make the look longer by the others.
 create function chained_asks(p_domain text, p_partitions int[], p_limit int)
 returns table (tenant text, agent text) language sql stable as $$
@@ -80,10 +165,11 @@ returns table (tenant text, agent text) language sql stable as $$
   from promises p
   where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
     and not p.given_up
-    and exists (select from promises q
+    and (split_part(p.target, '/', 2) = 'task' or exists (
+                select from promises q
                 where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
                   and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
                   and q.kind = 'ask' and q.status = 'pending' and not q.given_up
-                offset 0)
+                offset 0))
   limit p_limit
 $$;

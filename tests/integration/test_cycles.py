@@ -107,3 +107,76 @@ async def test_a_circle_that_a_dying_host_has_not_looked_at_is_found_by_the_next
     await until_nothing_waits(circles)
     found = await states(circles)
     assert sorted(len(state["cycles"]) for state in found.values()) == [0, 1]  # type: ignore[arg-type]
+
+
+# -- through tasks -----------------------------------------------------------------------------------
+
+DESK = "right/peer/desk"  # does all tasks of its domain
+SOON_S = 20.0
+
+
+async def follow(deployment: Deployment, address: str, orders: list[list[object]]) -> None:
+    from circles import Follow
+
+    await accept(
+        deployment.pool, deployment.transport,
+        [Incoming(to=parse_address(address), message=Follow(orders=orders))],
+    )  # fmt: skip
+
+
+async def test_a_task_that_asks_back_whoever_waits_for_it_is_refused(circles: Deployment) -> None:
+    task = await circles.submit([["run", "right", [["ask", "me"]]]])
+    parent = f"left/peer/{task}"
+    assert await circles.client.result(task, timeout_s=SOON_S) == [DESK, parent, DESK]
+    await until_nothing_waits(circles)
+    assert (await states(circles))[parent]["greeted"] == 0
+
+
+async def test_a_circle_through_tasks_within_tasks_is_refused(circles: Deployment) -> None:
+    task = await circles.submit([["run", "right", [["run", "left", [["ask", "me"]]]]]])
+    cycle = await circles.client.result(task, timeout_s=SOON_S)
+    assert cycle == [cycle[0], f"left/peer/{task}", DESK, cycle[0]]
+    task = await circles.submit([["run", "left", [["run", "right", [["ask", "me"]]]]]])
+    cycle = await circles.client.result(task, timeout_s=SOON_S)
+    assert cycle == [DESK, f"left/peer/{task}", cycle[2], DESK]
+    await until_nothing_waits(circles)
+
+
+async def test_a_circle_of_three_through_two_tasks(circles: Deployment) -> None:
+    task = await circles.submit([["sleep", 0.5], ["run", "left", [["run", "right", []]]]])
+    parent = f"left/peer/{task}"
+    await follow(circles, DESK, [["ask", parent], ["sleep", 0.5]])
+    cycle = await circles.client.result(task, timeout_s=SOON_S)
+    assert cycle[1:3] == [DESK, parent]
+    assert cycle[0] == cycle[3]
+    await until_nothing_waits(circles)
+    tasks = await circles.fetch("select domain, status from tasks order by created_at")
+    assert tasks == [("left", "completed"), ("left", "completed"), ("right", "cancelled")]
+
+
+ENDS: list[list[object]] = [["complete", "by the helper"]]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ["tell", "left/peer/helper", [["sleep", 1.0], *ENDS]],
+        ["tell", "left/peer/busy", ENDS],
+        ["tell", "left/peer/helper", [["tell", "left/peer/busy", ENDS]]],
+    ],
+    ids=["at work", "not begun", "told by others"],
+)
+async def test_whoever_else_may_end_the_task_is_waited_for(circles: Deployment, told: list[object]) -> None:
+    await follow(circles, "left/peer/busy", [["sleep", 1.0]])
+    task = await circles.submit([["run", "right", [told, ["ask", "me"]]]])
+    assert await circles.client.result(task, timeout_s=SOON_S) == "by the helper"
+    await until_nothing_waits(circles)
+    assert all(not state.get("cycles") for state in (await states(circles)).values())
+
+
+async def test_a_circle_is_found_when_all_else_of_the_task_has_ended(circles: Deployment) -> None:
+    helper = "left/peer/helper"
+    await follow(circles, helper, [["sleep", 1.0]])
+    task = await circles.submit([["run", "right", [["tell", helper, []], ["ask", "me"]]]])
+    assert await circles.client.result(task, timeout_s=SOON_S) == [DESK, f"left/peer/{task}", DESK]
+    await until_nothing_waits(circles)

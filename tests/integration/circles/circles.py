@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from pydantic import BaseModel
 
-from callboard import Agent, AskCycle, Context, handler, message
+from callboard import Agent, AskCycle, Context, TaskWork, handler, message
 
 
 @message("circles.go.v1")
@@ -18,6 +21,13 @@ class Go(BaseModel):
 @message("circles.greeting.v1")
 class Greeting(BaseModel):
     pass
+
+
+@message("circles.task.v1")
+class Follow(BaseModel):
+    """Do as the input of a task says."""
+
+    orders: list[list[Any]]
 
 
 class Peer(Agent):
@@ -39,6 +49,34 @@ class Peer(Agent):
         except AskCycle as error:
             self.state.cycles.append(list(error.cycle))
         self.state.went += 1
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        await self.follow(work.input, ctx)
+
+    @handler
+    async def on_follow(self, follow: Follow, ctx: Context) -> None:
+        await self.follow(follow.orders, ctx)
+
+    async def follow(self, orders: list[list[Any]], ctx: Context) -> None:
+        """One after the other; `me` in what another one is to do stands for this agent."""
+        try:
+            for order in orders:
+                match order:
+                    case ["sleep", seconds]:
+                        await ctx.sleep(seconds)
+                    case ["ask", address]:
+                        await ctx.ask(address, Greeting())
+                    case ["tell", address, others]:
+                        ctx.send(address, Follow(orders=others))
+                    case ["run", domain, others]:
+                        given = json.loads(json.dumps(others).replace('"me"', f'"{ctx.address}"'))
+                        ctx.complete(await ctx.run_task(domain, goal="a part", input=given))
+                    case ["complete", result]:
+                        ctx.complete(result)
+        except AskCycle as error:
+            self.state.cycles.append(list(error.cycle))
+            ctx.complete(list(error.cycle))
 
     @handler
     async def on_greeting(self, greeting: Greeting, ctx: Context) -> str:
