@@ -19,8 +19,8 @@ class Branches:
     """
 
     __slots__ = (
-        "_cuttable", "_doubts", "_held", "_stalled", "_stopped", "_told", "_undoing", "_waiters", "_why_ending", "on_new", "on_running", "on_waiting",
-        "root", "running",
+        "_children", "_children_first", "_cuttable", "_doubts", "_held", "_stalled", "_stopped", "_told", "_undoing",
+        "_waiters", "_why_ending", "on_new", "on_running", "on_waiting", "root", "running",
     )  # fmt: skip
 
     def __init__(self, task: asyncio.Task[Any] | None) -> None:
@@ -38,6 +38,10 @@ class Branches:
         self._told = False
         self._undoing = False
         self._doubts = 0  # branches that wait to hear what a call has done: no turn ends before that
+        self._children = (
+            0  # branches that wait for a task: a turn that is cancelled does not end before that has
+        )
+        self._children_first = False
         self._cuttable: set[asyncio.Task[Any]] = set()
 
     async def proceed(self) -> None:
@@ -66,7 +70,7 @@ class Branches:
         """A branch of the handler waits, or has ended."""
         self.running -= 1
         if self.running == 0:
-            if self._why_ending is not None and not self._doubts:
+            if self._why_ending is not None and not self._must_hear:
                 self._tell()
             else:
                 self.on_waiting()
@@ -79,17 +83,24 @@ class Branches:
         finally:
             self.enter()
 
-    async def wait_for(self, promise: str, *, in_doubt: bool = False) -> None:
+    @property
+    def _must_hear(self) -> bool:
+        """Whether a branch waits for what a turn that is given up waits for as well."""
+        return self._doubts > 0 or (self._children_first and self._children > 0)
+
+    async def wait_for(self, promise: str, *, in_doubt: bool = False, for_child: bool = False) -> None:
         """Wait until it is settled; may never return if the turn is put away. A branch that is `in_doubt` waits for that
-        in a turn that is given up as well, and the others with it."""
+        in a turn that is given up as well, and the others with it; one that waits for a task in one that is cancelled."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(promise, []).append(waiter)
         self._doubts += in_doubt
+        self._children += for_child
         self.leave()
         try:
             await waiter
         finally:
             self._doubts -= in_doubt
+            self._children -= for_child
             if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
                 self.enter()  # otherwise `wake` has done so
 
@@ -145,17 +156,18 @@ class Branches:
         """Whether its handler still runs, and can do nothing new."""
         return self._why_ending is not None and not self._undoing
 
-    def end_early(self, why: Callable[[], BaseException]) -> None:
+    def end_early(self, why: Callable[[], BaseException], *, children_first: bool) -> None:
         """Let the handler do nothing new. A branch that comes to a call that is not on record waits there until all
         have come so far, lest what another one is about to finish goes unrecorded; then each gets what `why` makes.
-        Functions that are marked as `cuttable` are cancelled; whatever else runs is waited for.
+        Functions that are marked as `cuttable` are cancelled; whatever else runs is waited for, and with `children_first`
+        the tasks that the handler waits for.
         """
         if self.is_ending:
             return
-        self._why_ending = why
+        self._why_ending, self._children_first = why, children_first
         for task in self._cuttable:
             task.cancel()
-        if self.running == 0 and not self._doubts:
+        if self.running == 0 and not self._must_hear:
             self._tell()
 
     def _tell(self) -> None:

@@ -199,15 +199,9 @@ class DurableCalls(Approvals):
         return (await self._ask(address, message, name, due_at, due_at, key, priority))[1]
 
     async def _ask(
-        self,
-        address: str | Address,
-        message: BaseModel,
-        name: str,
-        due_at: float | None,
-        deadline: float | None,
-        key: str | None,
-        priority: Priority | None,
-    ) -> tuple[str, Any]:
+        self, address: str | Address, message: BaseModel, name: str, due_at: float | None, deadline: float | None,
+        key: str | None, priority: Priority | None, *, for_child: bool = False,
+    ) -> tuple[str, Any]:  # fmt: skip
         """The place of the ask, and its answer. It is waited for until `due_at`; the message has the `deadline`."""
         journal = self._journal()
         branch_ = self._branch()
@@ -221,7 +215,7 @@ class DurableCalls(Approvals):
                 gates=branch_.gates, due_at=due_at,
             )  # fmt: skip
             await self._flush()
-        return place, _answer(address, place, await self._outcome(place))
+        return place, _answer(address, place, await self._outcome(place, for_child=for_child))
 
     async def sleep(self, seconds: float, *, key: str | None = None) -> None:
         """Wait so many seconds of database time; holds nothing while it waits."""
@@ -320,13 +314,13 @@ class DurableCalls(Approvals):
                 "The message's deadline has passed: its turn waits for nothing more.", deadline=self.deadline
             )
 
-    async def _outcome(self, place: str, *, in_doubt: bool = False) -> Wake:
+    async def _outcome(self, place: str, *, in_doubt: bool = False, for_child: bool = False) -> Wake:
         """How what was made at a place has ended; see Journal.outcome. Raises DeadlineExceeded when the message's deadline has ended it: when
         it was settled by the clock, or its failure told, only then."""
         journal = self._journal()
         if place not in journal.entries and not journal.branches.is_ending:
             await self._flush_sends()  # whoever is to settle it may need them
-        outcome = await journal.outcome(place, in_doubt=in_doubt)
+        outcome = await journal.outcome(place, in_doubt=in_doubt, for_child=for_child)
         is_late = self.deadline is not None and outcome.at >= self.deadline - TIME_UNIT_S
         if is_late and (outcome.by == CLOCK or outcome.status == "failed"):
             raise DeadlineExceeded(

@@ -111,7 +111,7 @@ def _end(activation: Activation, why: str) -> None:
         return
     activation.cancelled = why
     if journal is not None:
-        journal.branches.end_early(lambda: TaskCancelled(why))
+        journal.branches.end_early(lambda: TaskCancelled(why), children_first=True)
         return
     assert envelope is not None
     handler = activation.type.handlers.get(envelope.header.type)

@@ -253,7 +253,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
     async def _ask_leader(
         self, leader: Address, order: SubmitTask, name: str, key: str | None
     ) -> tuple[str, TaskOutcome]:
-        return await self._ask(leader, order, name, self.deadline, None, key, None)
+        return await self._ask(leader, order, name, self.deadline, None, key, None, for_child=True)
 
     def _send(
         self,

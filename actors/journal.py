@@ -241,14 +241,15 @@ class Journal:
             self.record(promise.key, promise.kind, promise.name, "null" if blob else payload, blob=blob)
             self.branches.wake(promise.id)
 
-    async def outcome(self, place: str, *, in_doubt: bool = False) -> Wake:
+    async def outcome(self, place: str, *, in_doubt: bool = False, for_child: bool = False) -> Wake:
         """How the promise made at a place was settled; waits for it, and may never return if the turn is put away.
 
-        With `in_doubt` it says what a call has done: a turn that is given up waits for that, too.
+        With `in_doubt` it says what a call has done: a turn that is given up waits for that, too. With `for_child` it says
+        how a task has ended: a turn that is cancelled waits for that, too.
         """
         if place not in self.entries:
             self.branches.refuse_in_compensation()
-            await self.branches.wait_for(self.promises.awaited(place), in_doubt=in_doubt)
+            await self.branches.wait_for(self.promises.awaited(place), in_doubt=in_doubt, for_child=for_child)
         outcomes = self.promises.outcomes
         if place not in outcomes:
             entry = self.entries.get(place)

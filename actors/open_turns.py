@@ -82,7 +82,7 @@ class OpenTurns:
         activation.journal = self._journal(activation, envelope, ctx.now)
         why = activation.cancelled
         if why is not None:
-            activation.journal.branches.end_early(lambda: TaskCancelled(why))
+            activation.journal.branches.end_early(lambda: TaskCancelled(why), children_first=True)
         return activation.journal
 
     async def reopen(self, activation: Activation, wake: Envelope) -> Envelope | None:

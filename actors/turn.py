@@ -168,7 +168,8 @@ class TurnRunner:
             if journal is None or doomed.leaves or self._kills(envelope) or not has_done:
                 return doomed
             # The handler only says again what undoes its results.
-            journal.branches.end_early((lambda: TaskCancelled(words)) if is_cancelled else TurnGone)
+            why = (lambda: TaskCancelled(words)) if is_cancelled else TurnGone
+            journal.branches.end_early(why, children_first=is_cancelled)
         if handler is None and not envelope.is_control:  # no further try would find one
             return doomed or await self._unhandled(activation, envelope)
         payload = envelope.payload

@@ -72,7 +72,7 @@ class MemoryCancellations:
         for (of, tenant, agent), turn in self._waits.turns.items():
             task = _part_of(header_from_json(turn.message.header_json))
             if of == domain and turn.partition in partitions and (tenant, task) in cancelled:
-                if turn.waiting and self._waits.is_in_doubt(of, tenant, agent):
+                if turn.waiting and self._waits.must_hear(of, tenant, agent):
                     continue
                 turn.waiting = False
                 found.append(MailPlace(tenant=tenant, agent=agent, partition=turn.partition))

@@ -100,6 +100,11 @@ class PromiseRow(msgspec.Struct, kw_only=True):
     def leaves_no_row(self) -> bool:
         return self.made.kind in (Kind.ASK, Kind.SLEEP)
 
+    @property
+    def waits_for_task(self) -> bool:
+        is_to_leader = (self.made.target or "").split("/")[1:2] == ["task"]
+        return self.made.kind == Kind.ASK and is_to_leader and not self.given_up
+
 
 class LedgerRow(msgspec.Struct, kw_only=True):
     """One call of a tool, as it was written last; the epoch is that of the host that was to make it last."""

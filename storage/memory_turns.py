@@ -124,13 +124,13 @@ class MemoryTurns:
         row = self.turns.get((domain, tenant, agent))
         return None if row is None else "waiting" if row.waiting else "open"
 
-    def is_in_doubt(self, domain: str, tenant: str, agent: str) -> bool:
-        """Whether a person is asked what a call of the open turn has done."""
+    def must_hear(self, domain: str, tenant: str, agent: str) -> bool:
+        """Whether a person is asked what a call of the open turn has done, or it waits for a task."""
         row = self.turns[(domain, tenant, agent)]
         return any(
             (of, p.tenant, p.agent, p.turn) == (domain, tenant, agent, row.turn)
-            and p.made.kind is Kind.OUTCOME
             and p.status == "pending"
+            and (p.made.kind is Kind.OUTCOME or p.waits_for_task)
             for (of, _, _), p in self.promises.rows.items()
         )
 

@@ -128,7 +128,7 @@ CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_
   from promises p
   where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
     and not p.given_up
-    and (split_part(p.target, '/', 2) = 'task' or exists (
+    and (waits_for_task(p) or exists (
                 select from promises q
                 where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
                   and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
@@ -823,7 +823,7 @@ begin
     select null::text, null::int, null::text, null::text, e.id, coalesce(w.moves, false)
     from (select distinct * from unnest(p_domain, p_tenant, p_id)) as e(domain, tenant, id)
     left join lateral (
-      select ask_is_held(p, askers) as holds, split_part(p.target, '/', 2) = 'task' as moves
+      select ask_is_held(p, askers) as holds, waits_for_task(p) as moves
       from promises p
       join turns t on t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
       where p.domain = e.domain and p.tenant = e.tenant and p.id = e.id and p.status = 'pending' and not p.given_up
@@ -1017,7 +1017,7 @@ begin
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and t.waiting
       and not exists (select from promises p
                       where p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
-                        and p.kind = 'outcome' and p.status = 'pending')
+                        and p.status = 'pending' and (p.kind = 'outcome' or waits_for_task(p)))
     for update of t skip locked);  -- a commit that writes one now is followed by another look
   return query
     select t.tenant, t.agent, t.partition
@@ -1112,6 +1112,11 @@ CREATE FUNCTION callboard.waits_for_sleeper(p_domain text, p_number bigint, OUT 
            + (select count(*) from tasks where domain = p_domain and status = 'submitted')
   from (select seq + case when seq < 0 then 4611686018427387904 else 0 end as number  -- below zero: it passes its queue
         from mailbox where domain = p_domain) m
+$$;
+CREATE FUNCTION callboard.waits_for_task(p callboard.promises) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+  select p.kind = 'ask' and split_part(p.target, '/', 2) = 'task' and not p.given_up
 $$;
 CREATE FUNCTION callboard.wake_owners(p_settled callboard.promises[]) RETURNS SETOF callboard.mailbox
     LANGUAGE sql

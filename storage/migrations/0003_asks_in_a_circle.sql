@@ -1,5 +1,10 @@
 -- Asks of open turns as edges between agents, whoever owns them, and the refusal of one that closes a circle.
 
+-- Whether somebody waits with it for a task: it is an ask of the agent that leads the task's parent.
+create function waits_for_task(p promises) returns boolean language sql immutable as $$
+  select p.kind = 'ask' and split_part(p.target, '/', 2) = 'task' and not p.given_up
+$$;
+
 -- The agents (domain/kind/key) by whose turns alone a task goes on that is waited for: those with an open turn of it, and
 -- its assignee when its work lies in the mailbox behind an open turn. `p_leader` leads the task that has started it.
 create function task_holders(p_tenant text, p_leader text, p_child uuid)
@@ -116,7 +121,7 @@ begin
     select null::text, null::int, null::text, null::text, e.id, coalesce(w.moves, false)
     from (select distinct * from unnest(p_domain, p_tenant, p_id)) as e(domain, tenant, id)
     left join lateral (
-      select ask_is_held(p, askers) as holds, split_part(p.target, '/', 2) = 'task' as moves
+      select ask_is_held(p, askers) as holds, waits_for_task(p) as moves
       from promises p
       join turns t on t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
       where p.domain = e.domain and p.tenant = e.tenant and p.id = e.id and p.status = 'pending' and not p.given_up
@@ -165,7 +170,7 @@ returns table (tenant text, agent text) language sql stable as $$
   from promises p
   where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
     and not p.given_up
-    and (split_part(p.target, '/', 2) = 'task' or exists (
+    and (waits_for_task(p) or exists (
                 select from promises q
                 where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
                   and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)

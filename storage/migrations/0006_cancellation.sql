@@ -5,8 +5,8 @@ create index turns_task on turns (tenant, (header ->> 'task')) where header ->> 
 create index timers_task on timers (tenant, (header ->> 'task')) where header ->> 'task' is not null;
 
 -- Removes the timers of cancelled tasks in the owned partitions, and has the turns that wait there run again, so that
--- they end; one that waits for a person to say what a call has done goes on when that is known. Returns every open turn
--- of such a task there that does not wait.
+-- they end. One that waits for a person to say what a call has done goes on when that is known, and one that waits for a
+-- task when that has ended: then only is it undone. Returns every open turn of such a task there that does not wait.
 create function stop_cancelled(p_domain text, p_epoch bigint, p_partitions int[])
 returns table (tenant text, agent text, partition int) language plpgsql as $$
 begin
@@ -26,7 +26,7 @@ begin
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and t.waiting
       and not exists (select from promises p
                       where p.domain = t.domain and p.tenant = t.tenant and p.agent = t.agent and p.turn = t.turn
-                        and p.kind = 'outcome' and p.status = 'pending')
+                        and p.status = 'pending' and (p.kind = 'outcome' or waits_for_task(p)))
     for update of t skip locked);  -- a commit that writes one now is followed by another look
   return query
     select t.tenant, t.agent, t.partition

@@ -164,3 +164,24 @@ async def test_a_turn_that_waits_for_a_person_to_say_what_a_call_has_done_is_lef
     assert await rig.store.end_cancellations(fence, [0]) == []  # its turn is open
     assert await rig.settle(asked.id, '{"happened":true}')
     assert [t.agent for t in await rig.store.stop_cancelled(fence, [0])] == ["a/doubts"]
+
+
+async def test_a_turn_that_waits_for_a_task_is_woken_by_its_end_and_not_before(rig: Rig) -> None:
+    fence, task = await rig.host(0), new_id()
+    seq, turn_ = await opened(rig, fence, "a/parent", task)
+    child = PromiseWrite(
+        id=new_id(), key="#1", kind=Kind.ASK, name="task in shop", target=f"{DOMAIN}/task/{task}",
+        message=new_id(),
+    )  # fmt: skip
+    parked = JournalWrite(seq=seq, turn=turn_, does=Does.PARK, promises=(child,))
+    await rig.store.commit(
+        fence, [Flush(tenant="default", partition=0, agent="a/parent", journal=parked)], []
+    )
+    await cancel(rig, fence, task)
+    assert await rig.store.stop_cancelled(fence, [0]) == []
+    # Nobody waits for it any more: a gather has given its branch up.
+    given_up = JournalWrite(seq=seq, turn=turn_, does=Does.PARK, recorded=1, given_up=((child.id, True),))
+    await rig.store.commit(
+        fence, [Flush(tenant="default", partition=0, agent="a/parent", journal=given_up)], []
+    )
+    assert [t.agent for t in await rig.store.stop_cancelled(fence, [0])] == ["a/parent"]

@@ -82,6 +82,31 @@ async def test_a_cancelled_task_takes_its_child_along_whatever_dies(office: Depl
     assert await office.fetch("select count(*) from turns") == [(0,)]
 
 
+async def test_a_cancelled_task_is_undone_after_what_its_child_is_doing(office: Deployment) -> None:
+    import errands
+
+    errands.done.clear()
+    errands.gate = asyncio.Event()
+    task = await office.submit({"book": "a piano"})
+    await until(lambda: _nothing_but(errands.done, "booked", "carries a piano"))
+    await office.client.cancel(task, "not needed")
+    child = await child_of(office, task, "cancelling")
+    at_rest = """select from hosts where domain = 'office' and ended_at is null
+        and stopped @> array(select number from cancellations where domain = 'office')"""
+    await until(lambda: office.fetch(at_rest))  # nothing of the parent runs on its host any more
+    assert errands.done == ["booked", "carries a piano"]
+    errands.gate.set()
+    with pytest.raises(TaskFailed, match="not needed"):
+        await office.client.result(task, timeout_s=SOON_S)
+    assert errands.done[2:] == ["carried a piano", "undoes: carried a piano", "undoes: booked"]
+    assert (await office.client.find(child.ref)).status == "cancelled"
+    assert await office.fetch("select count(*) from turns") == [(0,)]
+
+
+async def _nothing_but(done: list[str], *expected: str) -> bool:
+    return done == [*expected]
+
+
 @pytest.mark.parametrize("waits_for", ["hire", "ask"])
 async def test_who_waits_for_something_of_a_domain_that_is_deleted_is_told(
     cli: Cli, office: Deployment, waits_for: str, monkeypatch: pytest.MonkeyPatch

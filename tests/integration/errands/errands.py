@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from pydantic import BaseModel
 
-from callboard import NO_RETRY, Agent, Context, RetryPolicy, TaskWork, handler, message
+from callboard import NO_RETRY, Agent, Context, RetryPolicy, TaskWork, handler, message, tool
 
 broken: set[str] = set()
 """Items that the depot cannot fetch at the moment; tests put them in and take them out."""
+
+
+done: list[str] = []
+"""What was done and undone, in order."""
+gate = asyncio.Event()
+"""What a slow errand waits for, in whatever loop the test runs."""
 
 
 @message("errands.fetch.v1")
@@ -22,6 +29,23 @@ class Fetch(BaseModel):
 
 def _count_once() -> None:
     """Something that takes a step."""
+
+
+def do(what: str) -> str:
+    done.append(what)
+    return what
+
+
+@tool(timeout=60)
+async def carry(item: str) -> str:
+    """Carry a thing, which takes as long as the gate is closed."""
+    done.append(f"carries {item}")
+    await gate.wait()
+    return do(f"carried {item}")
+
+
+def undo(what: str) -> None:
+    done.append(f"undoes: {what}")
 
 
 class Clerk(Agent):
@@ -37,6 +61,9 @@ class Clerk(Agent):
             inner = work.input["office"]
             ctx.complete(await ctx.run_task("office", goal=f"part of {work.goal}", input=inner))
             return
+        if isinstance(work.input, dict) and "book" in work.input:
+            ctx.compensate(undo, await ctx.step(do, "booked"))
+            await ctx.run_task("depot", goal="carry it", input={"carry": work.input["book"]})
         if isinstance(work.input, dict) and "ask" in work.input:
             ctx.complete(await ctx.ask("depot/porter/asked", Fetch(item=work.input["ask"])))
             return
@@ -59,6 +86,9 @@ class Porter(Agent):
             for _ in range(100):
                 ctx.charge(tokens=10)
                 await ctx.step(_count_once)
+        if isinstance(work.input, dict):
+            ctx.compensate(undo, await ctx.call(carry, work.input["carry"]))
+            await ctx.sleep(3_600)
         if work.input == "wait":
             await ctx.sleep(3_600)
         if work.input == "fail":

@@ -19,6 +19,7 @@ from callboard import (
     StepFailed,
     TaskFailed,
     UnknownDomain,
+    tool,
 )
 from callboard.testing import TestKit
 from coordinators.tasks import leader
@@ -337,6 +338,54 @@ async def test_a_cancelled_task_is_cancelled_once_all_below_it_is_at_rest(kit: T
     assert log(kit, task)[-2:] == ["child_ended", "cancelled"]
     waits = kit.store.waits
     assert (len(waits.turns), len(waits.promises.rows), len(kit.store.timers)) == (0, 0, 0)
+
+
+async def breaks(address: str) -> str:
+    """The line breaks while it acts."""
+    do("acts")
+    raise ConnectionError("no route")
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_compensations_wait_until_what_the_awaited_task_has_done_is_known_and_undone(
+    kit: TestKit, crashes: bool
+) -> None:
+    async def acts(self: Worker, ctx: Context) -> None:
+        await ctx.call(tool(breaks), "here")
+        ctx.compensate(undo, "what has acted")
+
+    async def books(self: Worker, ctx: Context) -> None:
+        ctx.compensate(undo, await ctx.step(do, "booked"))
+        await ctx.gather(ctx.run_task("test", goal="acts"), ctx.sleep(1_000))
+
+    program(acts)
+    task = await given(kit, books)
+    (asked,) = kit.approvals()
+    await kit.cancel_task(task, "not needed")
+    for _ in range(10):
+        await kit.advance(seconds=0.1)
+    if crashes:
+        await kit.crash()
+        await kit.recover()
+        await kit.advance(minutes=20)  # what else the turn has waited for is over
+    assert (kit.task(task).status, Worker.log) == ("cancelling", ["booked", "acts"])
+    assert await kit.say(asked.id, happened=True, result="done")
+    for _ in range(20):
+        await kit.advance(seconds=0.1)
+    assert kit.task(task).status == "cancelled"
+    assert Worker.log == ["booked", "acts", "undo what has acted", "undo booked"]
+    assert len(kit.store.waits.turns) == 0
+
+
+async def test_a_turn_that_waits_for_a_task_can_be_ended_by_hand_before_that(kit: TestKit) -> None:
+    async def books(self: Worker, ctx: Context) -> None:
+        ctx.compensate(undo, await ctx.step(do, "booked"))
+        await ctx.run_task("test", goal="waits")
+
+    await given(kit, books)
+    await kit.skip_turn("test/worker/parent", "enough")
+    await kit.advance(seconds=1)
+    assert Worker.log == ["booked", "waits", "undo booked"]
 
 
 async def test_the_limits_of_its_domains_turns_keep_no_task_from_ending() -> None:
