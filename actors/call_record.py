@@ -108,9 +108,17 @@ class CallRecord:
             LedgerWrite(
                 id=self.id, key=self.place, tool=self.tool.name, effect=self.tool.effect, message=header.id,
                 task=header.task, digest=self.bound.digest, arguments=self.arguments,
-                status=status, attempts=attempts, error=error, approval=self.approval,
+                status=status, attempts=attempts, error=error, approval=self.approval, said_by=self._said_by(attempts),
             )
         )  # fmt: skip
+
+    def _said_by(self, attempt: int) -> str | None:
+        """Who has said what this attempt has done; of several answers to the same question the last one was taken."""
+        asked, by = f"{self.place}?{attempt}", None
+        for place, outcome in self._journal.promises.outcomes.items():
+            if place == asked or place.startswith(f"{asked}."):
+                by = outcome.by
+        return None if by is None else by.removeprefix("external/")
 
     def error_text(self, error: Exception) -> str:
         return values.encode_error(error, self._hide)

@@ -17,7 +17,7 @@ from actors.open_turns import OpenTurns
 from actors.outcomes import Outcomes
 from actors.saga import DESTROYED, SKIPPED, Ending, ending_of, outstanding, unwind_entry
 from actors.scope import Scope
-from actors.turn_edit import edited
+from actors.turn_edit import edited, said_of_call
 from bus.envelope import UNREADABLE, Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from storage.journal import Does, JournalWrite, StoredJournal
@@ -172,8 +172,9 @@ class ControlTurns:
         if stored is None or not entries:
             return record
         more = JournalWrite(
-            seq=stored.seq, turn=stored.turn, does=Does.GO, recorded=stored.recorded, entries=entries
-        )
+            seq=stored.seq, turn=stored.turn, does=Does.GO, recorded=stored.recorded, entries=entries,
+            verdicts=said_of_call(stored.entries, edit.key, ctx.sender.removeprefix("external/")),
+        )  # fmt: skip
         return msgspec.structs.replace(record, journal=more)
 
     async def _activate(self, activation: Activation, ctx: Context) -> Agent | None:

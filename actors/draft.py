@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.journal import Does, JournalEntry, JournalWrite, PromiseWrite
-from storage.ledger import LedgerWrite
+from storage.ledger import CallVerdict, LedgerWrite
 
 
 class Draft:
@@ -11,6 +11,7 @@ class Draft:
 
     __slots__ = (
         "_began_at", "_recorded", "_seq", "_turn", "asks_done", "calls", "consumed", "done", "entries", "given_up", "promises",
+        "verdicts",
     )  # fmt: skip
 
     def __init__(self, seq: int, turn: str, began_at: float, recorded: int) -> None:
@@ -27,6 +28,7 @@ class Draft:
         self.done: list[str] = []  # promises that are settled or let go
         self.given_up: dict[str, bool] = {}  # what has changed since the last write
         self.calls: list[LedgerWrite] = []
+        self.verdicts: list[CallVerdict] = []
         self.asks_done = 0
 
     @property
@@ -39,7 +41,7 @@ class Draft:
             seq=self._seq, turn=self._turn, does=does, began_at=self._began_at, entries=tuple(self.entries),
             consumed=tuple(self.consumed), promises=tuple(self.promises), done=tuple(self.done),
             given_up=tuple(self.given_up.items()), calls=tuple(self.calls), recorded=self._recorded,
-            asks_done=self.asks_done,
+            verdicts=tuple(self.verdicts), asks_done=self.asks_done,
         )  # fmt: skip
         self._recorded += write.adds
         self._empty()

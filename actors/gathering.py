@@ -13,6 +13,7 @@ from actors import branch
 from actors.branch import Branch
 from actors.entries import CHOICE
 from actors.exits import as_failures
+from actors.given_up import give_up_calls
 from actors.journal import Journal
 from bus.errors import NonDeterministicHandler
 from storage.edges import Gate
@@ -76,8 +77,10 @@ class Gathering:
 
     def _choose(self, name: str, numbers: list[int], *, ok: bool) -> None:
         self._journal.record(self._place, CHOICE, name, msgspec.json.encode(numbers).decode(), ok=ok)
-        others = (self._prefix(n) for n in range(len(self._calls)) if n not in numbers)
-        self._journal.promises.let_go_approvals(self._place, tuple(others))
+        others = tuple(self._prefix(n) for n in range(len(self._calls)) if n not in numbers)
+        self._journal.promises.let_go_questions(self._place, others)
+        if ok and others:  # an error may be taken back
+            give_up_calls(self._journal, *others)
 
     @property
     def given_up(self) -> list[str]:
@@ -92,6 +95,7 @@ class Gathering:
         for n, call in enumerate(self._calls):
             if n not in wanted:
                 self._journal.forgive(self._prefix(n))
+                give_up_calls(self._journal, self._prefix(n))
                 if inspect.iscoroutine(call):
                     call.close()
 

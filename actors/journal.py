@@ -30,7 +30,7 @@ from bus.errors import (
     ToolFailed,
 )
 from storage.journal import Does, JournalEntry, JournalWrite, StoredJournal
-from storage.ledger import LedgerWrite
+from storage.ledger import CallVerdict, LedgerWrite
 
 Flusher = Callable[[JournalWrite, tuple[Outgoing, ...]], "asyncio.Future[bool]"]
 
@@ -171,6 +171,10 @@ class Journal:
         """Write a row of the ledger, with the entry that is recorded next."""
         self._draft.calls.append(call)
 
+    def judge(self, verdicts: list[CallVerdict]) -> None:
+        """Write these into the ledger, with whatever is written next."""
+        self._draft.verdicts += verdicts
+
     def forgive(self, *prefixes: str) -> None:
         """What is recorded at these places (those of a branch that was given up, say) need not be called for again, and
         nobody waits for its asks."""
@@ -213,7 +217,7 @@ class Journal:
             if not place.startswith(below):
                 continue
             if self.entries.drop_draft(place):
-                self.promises.keep_approvals(place)
+                self.promises.keep_questions(place)
             else:
                 on_record = True
         return on_record

@@ -11,6 +11,7 @@ from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
 from actors.blobs import Blobs
 from actors.context import Context
 from actors.failure import EXPIRED, describe, frames_of, reason_of
+from actors.given_up import give_up_calls
 from actors.retry import RetryPolicy
 from actors.saga import CANCELLED, Ending
 from actors.scope import Scope
@@ -192,6 +193,7 @@ class Outcomes:
     ) -> TurnRecord:
         journal = None
         if activation.journal is not None and mark is None:
+            give_up_calls(activation.journal, "")
             journal = activation.journal.end()
         in_mailbox = journal is None or journal.does is not Does.END
         if not in_mailbox:

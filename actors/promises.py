@@ -96,16 +96,17 @@ class Promises:
             if promise.kind == Kind.ASK and promise.key.startswith(prefixes):
                 self._give_up(promise, True)
 
-    def let_go_approvals(self, gather: str, prefixes: tuple[str, ...]) -> None:
-        """Nobody needs the approvals at these places any more, once it is on record how the gather has ended: nobody is to
-        be told that they count."""
-        gone = [p for p in self._open.values() if p.kind == Kind.APPROVAL and p.key.startswith(prefixes)]
+    def let_go_questions(self, gather: str, prefixes: tuple[str, ...]) -> None:
+        """Nobody needs the approvals at these places any more, nor to hear what a call has done, once it is on record how
+        the gather has ended: nobody is to be told that they count."""
+        asked = (Kind.APPROVAL, Kind.OUTCOME)
+        gone = [p for p in self._open.values() if p.kind in asked and p.key.startswith(prefixes)]
         for promise in gone:
             del self._open[promise.id]
             self._draft.done.append(promise.id)
         self._let_go[gather] = gone
 
-    def keep_approvals(self, gather: str) -> None:
+    def keep_questions(self, gather: str) -> None:
         """How the gather has ended is not on record after all: its calls are made again."""
         for promise in self._let_go.pop(gather, ()):
             self._open[promise.id] = promise

@@ -154,7 +154,7 @@ def _calls(journaled: Sequence[Write], journals: Sequence[JournalWrite]) -> str 
     rows = [
         {"tenant": write.tenant, "agent": write.agent, "turn": journal.turn, **msgspec.structs.asdict(call)}
         for write, journal in zip(journaled, journals, strict=True)
-        for call in journal.calls
+        for call in (*journal.calls, *journal.verdicts)
     ]
     return json.dumps(rows) if rows else None
 

@@ -8,7 +8,7 @@ import msgspec
 
 from bus.envelope import Outgoing
 from storage.edges import Gate
-from storage.ledger import LedgerWrite
+from storage.ledger import CallVerdict, LedgerWrite
 from storage.spent import Spent
 
 CLOCK_SLACK_S = 3600.0
@@ -83,6 +83,7 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Asks whose branch has been given up (true), or has been waited for again since (false)."""
     calls: tuple[LedgerWrite, ...] = ()
     """Rows of the ledger; each change of one comes with an entry."""
+    verdicts: tuple[CallVerdict, ...] = ()
     asks_done: int = 0
     """How many of `done` were asks."""
 

@@ -40,6 +40,19 @@ class LedgerWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempts: int
     error: str | None = None
     approval: str | None = None  # the promise that allowed it
+    said_by: str | None = None  # the person who has said what it did, where it has not
+
+
+class CallVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is known from now on of a call that has no outcome, or that nobody asks any more. It changes no other call.
+
+    `said_by` is the person who has said what it did.
+    """
+
+    id: str
+    status: CallStatus
+    error: str | None = None
+    said_by: str | None = None
 
 
 class EarlierCall(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from storage.journal import JournalEntry
-from storage.ledger import CallStatus, EarlierCall, Effect, LedgerWrite
+from storage.ledger import CallStatus, CallVerdict, EarlierCall, Effect, LedgerWrite
 from storage.memory_rows import LedgerRow
 
 _MAY_HAVE_ACTED = (CallStatus.STARTED, CallStatus.SUCCEEDED, CallStatus.UNKNOWN)
@@ -27,6 +29,14 @@ class MemoryLedger:
             earlier = self.rows.get((domain, tenant, call.id))
             made_by = epoch if earlier is None or call.status is CallStatus.STARTED else earlier.epoch
             self.rows[(domain, tenant, call.id)] = LedgerRow(agent=agent, turn=turn, epoch=made_by, call=call)
+
+    def judge(self, domain: str, tenant: str, verdicts: Iterable[CallVerdict]) -> None:
+        for verdict in verdicts:
+            row = self.rows.get((domain, tenant, verdict.id))
+            if row is not None and row.call.status in (CallStatus.STARTED, CallStatus.UNKNOWN):
+                row.call = msgspec.structs.replace(
+                    row.call, status=verdict.status, error=verdict.error, said_by=verdict.said_by
+                )
 
     def earlier(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
         found = []

@@ -112,7 +112,8 @@ async def settle(
 
 def _status(row: CallView) -> str:
     tries = f" ({row.attempts} tries)" if row.attempts > 1 else ""
-    return f"{row.status}{tries}" if row.error is None else f"{row.status}{tries}: {row.error}"
+    said = f", says {row.said_by}" if row.said_by is not None else ""
+    return f"{row.status}{tries}{said}" if row.error is None else f"{row.status}{tries}: {row.error}"
 
 
 def _shortened(arguments: str | None) -> str:
@@ -124,7 +125,7 @@ def _shortened(arguments: str | None) -> str:
 def _as_json(row: CallView) -> dict[str, Any]:
     return {
         "id": row.id, "address": f"{row.domain}/{row.agent}", "tool": row.tool, "effect": row.effect,
-        "status": row.status, "attempts": row.attempts, "error": row.error, "digest": row.digest,
+        "status": row.status, "attempts": row.attempts, "error": row.error, "said_by": row.said_by, "digest": row.digest,
         "arguments": None if row.arguments is None else json.loads(row.arguments), "task": row.task,
         "message": row.message, "approval": row.approval, "started_at": row.started_at, "ended_at": row.ended_at,
     }  # fmt: skip

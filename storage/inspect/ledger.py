@@ -11,7 +11,8 @@ from storage.inspect.rows import fetch_all
 
 
 class CallView(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the ledger; `arguments` is JSON text, None when they are too large to be kept there."""
+    """One row of the ledger; `arguments` is JSON text, None when they are too large to be kept there. `said_by` is the person
+    who has said what the call did, where the call itself has not."""
 
     domain: str
     agent: str
@@ -21,6 +22,7 @@ class CallView(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     attempts: int
     error: str | None
+    said_by: str | None
     digest: str
     arguments: str | None
     task: str | None

@@ -16,6 +16,7 @@ create table ledger (
   status     text not null,                  -- started, succeeded, failed, unknown or denied
   attempts   smallint not null,
   error      text,
+  said_by    text,                           -- the person who has said what it did, where it has not
   approval   uuid,                           -- the promise that a person has kept or broken
   epoch      bigint not null,                -- the host that was to make it last: as long as that is not gone, it may
   started_at timestamptz not null default now(),
@@ -29,24 +30,32 @@ create table ledger (
 create index ledger_agent on ledger (domain, tenant, agent, message);
 create index ledger_unknown on ledger (domain, tenant, started_at) where status in ('started', 'unknown');
 
--- The ledger's part of a group commit. Of one call that is there several times the last row counts.
+-- The ledger's part of a group commit. Of one call that is there several times the last row counts. One without a tool is a
+-- verdict on a call of which nobody knows what it did.
 create function write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) returns void language sql as $$
   insert into ledger (domain, tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status,
-                      attempts, error, approval, epoch, ended_at)
+                      attempts, error, approval, said_by, epoch, ended_at)
     select distinct on (c.tenant, c.id)
            p_domain, c.tenant, c.id, c.agent, c.message, c.task, c.turn, c.key, c.tool, c.effect, c.digest,
-           c.arguments::json, c.status, c.attempts, c.error, c.approval, p_epoch,
+           c.arguments::json, c.status, c.attempts, c.error, c.approval, c.said_by, p_epoch,
            case when c.status not in ('started', 'unknown') then now() end
     from rows from (jsonb_to_recordset(p_calls)
       as (tenant text, id uuid, agent text, message uuid, task text, turn uuid, key text, tool text, effect text,
-          digest text, arguments text, status text, attempts smallint, error text, approval uuid)) with ordinality
+          digest text, arguments text, status text, attempts smallint, error text, approval uuid, said_by text)) with ordinality
       as c(tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status, attempts, error,
-           approval, n)
+           approval, said_by, n)
+    where c.tool is not null
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
-        error = excluded.error, approval = excluded.approval, ended_at = excluded.ended_at,
-        epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end
+        error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, ended_at = excluded.ended_at,
+        epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end;
+  update ledger l
+    set status = v.status, error = v.error, said_by = v.said_by,
+        ended_at = case when v.status not in ('started', 'unknown') then now() end
+    from jsonb_to_recordset(p_calls) as v(tenant text, id uuid, tool text, status text, error text, said_by text)
+    where v.tool is null and l.domain = p_domain and l.tenant = v.tenant and l.id = v.id
+      and l.status in ('started', 'unknown')
 $$;
 
 -- Whether the process of a host is known to be gone: only then can nothing of it act any more.

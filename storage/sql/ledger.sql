@@ -89,7 +89,7 @@ select p.kind, p.name, p.status, p.settled_by, extract(epoch from p.settled_at):
 from promises p where p.domain = $1 and p.tenant = $2 and p.id = $3
 
 -- name: list_ledger
-select domain, agent, id::text as id, tool, effect, status, attempts, error, digest, arguments::text as arguments,
+select domain, agent, id::text as id, tool, effect, status, attempts, error, said_by, digest, arguments::text as arguments,
        task, message::text as message, approval::text as approval,
        started_at, ended_at
 from ledger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bus.envelope import new_id
 from storage.journal import Does
-from storage.ledger import CallStatus, EarlierCall, Effect, LedgerWrite
+from storage.ledger import CallStatus, CallVerdict, EarlierCall, Effect, LedgerWrite
 from tests.contract.rig import DOMAIN, Rig
 from tests.contract.test_turns import AGENT, Message, entry, flush, opened
 
@@ -50,3 +50,15 @@ async def test_of_the_results_that_a_call_has_on_record_the_last_one_counts(rig:
     )
     await rig.store.commit(fence, [write], [])
     assert (await earlier(rig, message)).value == '"ours"'
+
+
+async def test_a_verdict_changes_only_calls_of_which_nobody_knows_what_they_did(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message, unknown, known = await opened(rig, fence), new_id(), new_id()
+    calls = (call(message, unknown, CallStatus.STARTED), call(message, known, CallStatus.FAILED))
+    verdicts = tuple(
+        CallVerdict(id=id_, status=CallStatus.SUCCEEDED, said_by="maria") for id_ in (unknown, known)
+    )
+    await rig.store.commit(fence, [flush(message, Does.GO, calls=calls, verdicts=verdicts)], [])
+    found = await earlier(rig, message)
+    assert (found.id, found.status) == (unknown, CallStatus.SUCCEEDED)

@@ -31,7 +31,8 @@ async def voyage_wrongs(cluster: Cluster, harbour: Harbour, seed: int, world: st
         for row in await cluster.sql("select agent, reason from dead_letters where agent like 'sailor/%'")
     }
     rows = await cluster.sql(
-        "select arguments->>'key' as key, status from ledger where agent like 'sailor/%'"
+        "select arguments->>'key' as key, case when error like 'given up:%' then 'given up' else status end as status"
+        " from ledger where agent like 'sailor/%'"
     )
     calls = {row["key"]: row["status"] for row in rows}
     rows = await cluster.sql("select request_key, status from tasks where request_key like 'voyage-%'")
@@ -121,7 +122,7 @@ def _leg_wrongs(
         if not possible & {"done", "unknown"} and (done or undone):
             found.append(f"{agent}: {key} must not have been done: {done}, {undone}")
         # Of a call whose host died in it, and whose task was cancelled then, nothing is on record to be undone.
-        in_doubt = was_cancelled and calls.get(key) == "started"
+        in_doubt = was_cancelled and calls.get(key) == "given up"
         if deed.undone and done and not undone and not in_doubt:
             found.append(f"{agent}: {key} was done and not undone, {dead or status}, call {calls.get(key)}")
         if undone and not deed.undone:

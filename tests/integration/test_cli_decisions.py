@@ -156,11 +156,15 @@ async def test_a_person_says_what_a_call_has_done(cli: Cli, vigil: Deployment) -
     assert "The result is no JSON" in await cli.error(
         "ledger", "settle", question, "--happened", "--result", "{"
     )
-    said = await cli("ledger", "settle", question, "--happened", "--result", '"it stands open"')
+    said = await cli(
+        "ledger", "settle", question, "--happened", "--result", '"it stands open"', "--as", "maria"
+    )
     assert "open_gate has acted" in said
     await has_turn(vigil, GUARD, 1)
     assert await log_of(cli) == ["it stands open, says alice"]
     assert (await cli.json("ledger", "--unknown"))["calls"] == []
+    assert [call["said_by"] for call in (await cli.json("ledger"))["calls"]] == ["maria"]
+    assert "succeeded, says maria" in await cli("ledger")
 
 
 async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Deployment) -> None:
