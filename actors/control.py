@@ -55,18 +55,21 @@ class DropDeadLetter(BaseModel):
 @message("callboard.skip_turn.v1")
 class SkipTurn(BaseModel):
     """Give the open turn up, as its last failure would: its compensations run, its message becomes a dead letter, and the
-    agent goes on. With `leave_done` nothing is undone: its handler does not run any more."""
+    agent goes on. With `leave_done` nothing is undone: its handler does not run any more. `turn` is the one that is meant,
+    where the agent may have gone on to another one; None is whichever is open."""
 
     reason: str = ""
     leave_done: bool = False
+    turn: str | None = None
 
 
 @message("callboard.edit_turn.v1")
 class EditTurn(BaseModel):
     """Change what the open turn has recorded of a step or a call: its result, or, without a `value` (JSON text), that it
-    was made at all. The record itself stays; what is said here comes after it."""
+    was made at all. The record itself stays; what is said here comes after it. `turn` is as for SkipTurn."""
 
     key: str
+    turn: str | None = None
     value: str | None = None
     reason: str = ""
 

@@ -64,7 +64,7 @@ class ControlTurns:
                     await agent.on_resumed(ctx)
                 return await self._outcomes.succeed(activation, envelope, ctx, "resumed")
             case control.SkipTurn():
-                stored = await self._open_turns.load(activation)
+                stored = await self._meant(activation, message.turn)
                 ctx.explain("skip_turn", reason=message.reason, found=stored is not None)
                 if stored is None:
                     return await self._outcomes.succeed(activation, envelope, ctx, "turn_skipped")
@@ -165,7 +165,7 @@ class ControlTurns:
         self, activation: Activation, envelope: Envelope, ctx: Context, edit: control.EditTurn
     ) -> TurnRecord:
         """What is recorded stays, and is taken back; what replaces it comes after it."""
-        stored = await self._open_turns.load(activation)
+        stored = await self._meant(activation, edit.turn)
         entries = () if stored is None else edited(stored.entries, edit.key, edit.value)
         ctx.explain("edit_turn", key=edit.key, value=edit.value, reason=edit.reason, done=bool(entries))
         record = await self._outcomes.succeed(activation, envelope, ctx, "turn_edited", activation.lifecycle)
@@ -176,6 +176,11 @@ class ControlTurns:
             verdicts=said_of_call(stored.entries, edit.key, ctx.sender.removeprefix("external/")),
         )  # fmt: skip
         return msgspec.structs.replace(record, journal=more)
+
+    async def _meant(self, activation: Activation, turn: str | None) -> StoredJournal | None:
+        """The open turn, unless another one is meant, which has ended meanwhile."""
+        stored = await self._open_turns.load(activation)
+        return stored if stored is None or turn in (None, stored.turn) else None
 
     async def _activate(self, activation: Activation, ctx: Context) -> Agent | None:
         """The agent, or None when its kind is gone or its stored state does not fit its class: it obeys all the same,

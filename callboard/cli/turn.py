@@ -17,8 +17,7 @@ from callboard.cli.terminal import console, count, emit, note, plain
 from callboard.cli.waits import turn_lines
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
+    from actors.control import EditTurn, SkipTurn
     from bus.address import Address as Place
     from bus.errors import CallboardError
     from storage.journal import JournalEntry
@@ -105,19 +104,22 @@ async def edit(
     await _ask(address, EditTurn(key=key, value=value, reason=reason), "edited", as_json)
 
 
-async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> None:
+async def _ask(address: str, request: SkipTurn | EditTurn, word: str, as_json: bool) -> None:
     from actors.control import EditTurn, SkipTurn
     from actors.saga import outstanding
     from actors.turn_edit import edited
     from bus.address import parse_address
     from bus.errors import InvalidMessage
-    from storage.inspect import find_open_turn, lifecycle_of
+    from storage.inspect import find_open_turn, lifecycle_of, notes_of
     from storage.intake import Incoming, accept
 
     place = parse_address(address)
     async with opened(bus=True) as at:
         entries = await _recorded(at, place)
         begun = await find_open_turn(at.db, place, tenant=at.tenant)
+        if begun is None:
+            raise _no_turn(place)
+        request = request.model_copy(update={"turn": begun.turn})
         undone = outstanding(entries) if isinstance(request, SkipTurn) else []
         if undone and isinstance(request, SkipTurn):
             left = "do not run, as --leave-done says" if request.leave_done else "run first"
@@ -135,7 +137,10 @@ async def _ask(address: str, request: BaseModel, word: str, as_json: bool) -> No
         async def is_done() -> bool:
             if await still_waits(at, place, accepted.seq):
                 return False
-            if not isinstance(request, SkipTurn) or begun is None:
+            notes = await notes_of(at.db, place, accepted.id, tenant=at.tenant)
+            if any(note.get("found", note.get("done")) is False for note in notes):
+                raise _too_late(place, word)
+            if not isinstance(request, SkipTurn):
                 return True
             now = await find_open_turn(at.db, place, tenant=at.tenant)
             if now is None or now.turn != begun.turn:
@@ -174,6 +179,15 @@ def _not_undone(place: Place) -> CallboardError:
         "paused.",
         fix=f"Register code that does, and `callboard resume {shlex.quote(str(place))}`; `turn skip --leave-done` ends it "
         "as it is.",
+    )
+
+
+def _too_late(place: Place, word: str) -> CallboardError:
+    from bus.errors import InvalidMessage
+
+    return InvalidMessage(
+        f"The open turn of {place} has gone on, and is not {word}: it has ended, or no longer has that on record.",
+        fix=f"`callboard agent {shlex.quote(str(place))} --timeline` shows how.",
     )
 
 

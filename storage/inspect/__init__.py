@@ -48,7 +48,7 @@ from storage.inspect.tasks import (
     usage_of,
 )
 from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
-from storage.inspect.turns import OpenTurn, PromiseView, find_open_turn, read_open_journal
+from storage.inspect.turns import OpenTurn, PromiseView, find_open_turn, notes_of, read_open_journal
 from storage.inspect.verify import BrokenLink, Verdict, count_agents, verify_all
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "list_tables",
     "list_task_events",
     "list_tasks",
+    "notes_of",
     "paused_at_work",
     "paused_of",
     "read_open_journal",

@@ -17,6 +17,7 @@ from storage.inspect.rows import fetch_all
 from storage.journal import CLOCK_SLACK_S, JournalEntry
 from storage.queries import query
 
+_NOTES_LOOKED_AT = 200  # turns that have ended since
 _PAUSES_LOOKED_AT = 50  # a paused agent has no turns but those of control messages
 
 
@@ -85,6 +86,17 @@ async def read_open_journal(db: Connection, address: Address, *, tenant: str) ->
         return None
     since = turn["began_at"] - CLOCK_SLACK_S
     return await fetch_all(db, JournalEntry, "load_journal", *place, turn["turn"], since)
+
+
+async def notes_of(db: Connection, address: Address, message: str, *, tenant: str) -> list[dict[str, Any]]:
+    """What the agent's owner has noted as it handled a message lately; empty when it has not."""
+    for transition in await list_history(
+        db, address, tenant=tenant, below=LAST_VERSION, limit=_NOTES_LOOKED_AT
+    ):
+        body = json.loads(transition.body)
+        if body["message"]["header"]["id"] == message:
+            return list(body["notes"])
+    return []
 
 
 async def why_paused(db: Connection, address: Address, *, tenant: str) -> dict[str, Any] | None:

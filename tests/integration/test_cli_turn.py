@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callboard.services import Endpoints
+from storage import intake
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import ORACLE, RUNNER, VIGIL, has_turn, send, vigil_at_work, waits_for
@@ -76,6 +79,41 @@ async def test_what_a_skipped_turn_has_done_is_undone_and_named(
         assert [letter["reason"] for letter in letters] == ["skipped", "skipped"]
         assert letters[1]["error"].endswith("; not undone, as was asked: forget_price")
         assert await vigil.fetch("select count(*) from turns where agent = 'runner/a'") == [(0,)]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize(
+    "command", [("skip",), ("edit", "#1", "--value", "1")], ids=["skip", "edit"]
+)  # fmt: skip
+async def test_a_turn_that_has_ended_first_is_not_said_to_be_changed_and_no_other_one_is(
+    cli: Cli, vigil: Deployment, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], goes_on: bool
+) -> None:
+    from vigil import agents
+
+    accept = intake.accept
+
+    async def ends() -> None:
+        await send(vigil, ORACLE, agents.Speak())
+        await has_turn(vigil, RUNNER, 1)
+        if goes_on:
+            await send(vigil, RUNNER, agents.Errand())
+            await waits_for(vigil, "ask")
+
+    loop = asyncio.get_running_loop()  # the command has one of its own
+
+    async def accept_late(*given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(intake, "accept", accept)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ends(), loop))
+        return await accept(*given, **named)
+
+    await send(vigil, RUNNER, agents.Errand())
+    await waits_for(vigil, "ask")
+    monkeypatch.setattr(intake, "accept", accept_late)
+    said = await cli.error("turn", command[0], RUNNER, *command[1:], "--reason", "x")
+    assert f"The open turn of {RUNNER} has gone on, and is not" in said
+    assert (await cli.json("dead-letters"))["dead_letters"] == []
+    assert await vigil.fetch("select count(*)::int from turns where agent = 'runner/a'") == [(int(goes_on),)]
+    assert await vigil.fetch("select from journal where kind = 'void'") == []
 
 
 async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> None:
