@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 
 from bus.errors import InvalidDomainFile
@@ -56,6 +58,26 @@ def require_own_module(domain: str, module: ModuleType) -> None:
         )
 
 
+def place_of(error: BaseException, folder: Path) -> str | None:
+    """`file:line` of the last line of the code in `folder` that has led to the error; of a syntax error, its own."""
+    places = [(frame.filename, frame.lineno) for frame in extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        places.append((error.filename, error.lineno))
+    return next((f"{name}:{line}" for name, line in reversed(places) if _is_within(name, folder)), None)
+
+
+def class_place(cls: type) -> str:
+    """`file:line` of a class, or its name where it has no source."""
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return cls.__qualname__
+
+
 def _lies_in(module: ModuleType, folder: Path) -> bool:
     places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return any(place is not None and Path(place).resolve().is_relative_to(folder) for place in places)
+    return any(place is not None and _is_within(place, folder) for place in places)
+
+
+def _is_within(place: str, folder: Path) -> bool:
+    return Path(place).resolve().is_relative_to(folder)

@@ -12,12 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.agent import Agent, AgentType, agent_type
-from actors.code_apart import code_apart, enter_code, require_own_module
+from actors.code_apart import class_place, code_apart, enter_code, place_of, require_own_module
 from actors.schedule import ScheduleSpec, check_schedules
 from bus.address import parse_address, require_word
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES
-from bus.registry import describe_validation
+from bus.registry import describe_validation, first_line
 from bus.task_limits import TaskLimits
 from bus.wire import MAX_PARCEL_BYTES
 
@@ -300,10 +300,11 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
 
     Raises InvalidDomainFile, also when another domain with code of the same name was loaded in this process.
     """
-    enter_code(spec.domain, (folder / spec.code).resolve())
+    code = (folder / spec.code).resolve()
+    enter_code(spec.domain, code)
     kinds: dict[str, AgentType] = {}
     for kind_spec in spec.kinds:
-        loaded = agent_type(_import_class(spec.domain, kind_spec.class_))
+        loaded = _declared(_import_class(spec.domain, kind_spec.class_, code))
         if loaded.kind in kinds:
             raise InvalidDomainFile(f"The domain {spec.domain} declares the kind {loaded.kind!r} twice.")
         kinds[loaded.kind] = loaded
@@ -357,19 +358,34 @@ def _check_assignees(domain: Domain) -> None:
             raise InvalidDomainFile(f"A task cannot go to {agent[:60]!r}: {error.message}") from None
 
 
-def _import_class(domain: str, path: str) -> type[Agent]:
+def _import_class(domain: str, path: str, code: Path) -> type[Agent]:
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
         require_own_module(domain, module)
         cls = getattr(module, class_name)
     except CallboardError as error:
-        raise InvalidDomainFile(f"{path} cannot be loaded: {error}") from error
-    except Exception as error:
+        place = place_of(error, code)
+        raise InvalidDomainFile(f"{place or path} cannot be loaded: {error}") from error
+    except (Exception, SystemExit) as error:
+        place, words = (
+            place_of(error, code),
+            error.msg if isinstance(error, SyntaxError) else first_line(error),
+        )
         raise InvalidDomainFile(
-            f"{path} cannot be imported: {type(error).__name__}: {error}.",
-            fix="Check `code` and `class` in domain.yaml.",
+            f"{path} cannot be imported: {f'{place}: ' if place else ''}{type(error).__name__}: {words}.",
+            fix="" if place else "Check `code` and `class` in domain.yaml.",
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Agent)):
         raise InvalidDomainFile(f"{path} is not a subclass of Agent.")
     return cls
+
+
+def _declared(cls: type[Agent]) -> AgentType:
+    try:
+        return agent_type(cls)
+    except CallboardError as error:  # of no frame of the author's
+        raise InvalidDomainFile(f"{class_place(cls)}: {error.message}", fix=error.fix) from error
+    except Exception as error:
+        words = f"{type(error).__name__}: {first_line(error)}"
+        raise InvalidDomainFile(f"{class_place(cls)}: {words}.", fix="") from error

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from actors.domain import DomainSpec, EventSpec, KindSpec, TaskSpec, load_domain
+from actors.code_apart import code_apart
+from actors.domain import DomainSpec, EventSpec, KindSpec, TaskSpec, check_domain, load_domain
 from bus.errors import InvalidDomainFile
 from callboard import Agent, Context, handler, message
 
@@ -68,3 +69,43 @@ def test_whoever_can_be_no_agent_is_given_no_tasks(given: dict[str, Any], words:
 
 def test_the_agents_that_tasks_may_go_to_are_any_text() -> None:
     loaded(members=("größe/ü b", "a"), to="clerk/{task}")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'."),
+        ("raise SystemExit(3)", "SystemExit: 3."),
+        ("if True print", "SyntaxError: invalid syntax."),
+        ("callboard.message('No Wire Name')(object)", "'No Wire Name' is not a wire name."),
+        ("class Thing(callboard.Agent): ...", "no attribute 'kind'."),
+        (
+            "class Thing(callboard.Agent):\n    kind = 'x'\n    @callboard.handler\n    async def on(self, n: int): ...",
+            "Thing.on",
+        ),
+    ],
+)
+def test_an_error_in_a_domains_code_is_told_with_its_file_and_line(
+    tmp_path: Path, line: str, words: str
+) -> None:
+    package = tmp_path / "place_of_errors"
+    package.mkdir()
+    (package / "first.py").write_text(
+        "import place_of_errors.second\nfrom place_of_errors.second import Thing\n"
+    )
+    (package / "second.py").write_text(f"import callboard\n\n{line}\n")
+    spec = DomainSpec(
+        domain="test", kinds=(KindSpec.model_validate({"class": "place_of_errors.first:Thing"}),)
+    )
+    with pytest.raises(InvalidDomainFile) as caught, code_apart():
+        check_domain(spec, tmp_path)
+    assert f"{package}/second.py:3" in str(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "domain.yaml" not in str(caught.value)  # which is right
+
+
+def test_a_class_that_is_not_there_is_looked_for_in_domain_yaml(tmp_path: Path) -> None:
+    spec = DomainSpec(domain="test", kinds=(KindSpec.model_validate({"class": "no_such_module:Thing"}),))
+    with pytest.raises(InvalidDomainFile, match=r"no_such_module:Thing cannot be imported.*domain\.yaml"):
+        check_domain(spec, tmp_path)
