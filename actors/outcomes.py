@@ -10,7 +10,7 @@ import msgspec
 from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
 from actors.blobs import Blobs
 from actors.context import Context
-from actors.failure import EXPIRED, describe, frames_of, reason_of
+from actors.failure import EXPIRED, describe, frames_of, places_of, reason_of
 from actors.given_up import give_up_calls
 from actors.retry import RetryPolicy
 from actors.saga import CANCELLED, Ending
@@ -68,7 +68,7 @@ class Outcomes:
     def give_up(self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending) -> TurnRecord:
         """The message becomes a dead letter; what its handler did is dropped, the state stays."""
         reason, error = ending.reason, ending.error
-        dead = DeadLetter(reason=reason, error=error, failures=envelope.failures)
+        dead = DeadLetter(reason=reason, error=error, failures=envelope.failures, frames=ending.frames)
         empty = Context(self._scope, envelope, ctx.now)
         empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
         empty.answer_failed(reason, error)
@@ -147,7 +147,7 @@ class Outcomes:
             frames_of(error),
         )
         if directive is Directive.DEAD_LETTER:
-            return Ending(reason=reason_of(error), error=text, failures=failures)
+            return Ending(reason=reason_of(error), error=text, failures=failures, frames=places_of(error))
         return self._mark_failed(activation, envelope, text, policy.delay_s(failures, self._scope.rng))
 
     def pause(self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception) -> TurnRecord:

@@ -39,12 +39,13 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a turn is given up; `reason` is that of its dead letter, or `cancelled`. One that `leaves` undoes nothing, and
+    """Why a turn is given up; `reason` is that of its dead letter, or `cancelled`, and `frames` say where. One that `leaves` undoes nothing, and
     one that `destroys` takes its agent's state along."""
 
     reason: str
     error: str
     failures: int
+    frames: str = ""
     leaves: bool = False
     destroys: bool = False
 

@@ -240,6 +240,7 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
                 {
                     "tenant": t.tenant, "partition": t.partition, "agent": t.agent, "message": t.message_id,
                     "reason": t.dead.reason, "error": t.dead.error, "failures": t.dead.failures,
+                    "frames": t.dead.frames,
                     "header": t.header_json, "payload": t.payload,
                 }
                 for t in turns if t.dead is not None

@@ -52,6 +52,7 @@ class MemoryAgents:
                     tenant=turn.tenant, partition=turn.partition, agent=turn.agent,
                     message_id=turn.message_id, reason=turn.dead.reason, error=turn.dead.error,
                     failures=turn.dead.failures, header_json=turn.header_json, payload=turn.payload,
+                    frames=turn.dead.frames,
                 )  # fmt: skip
             for number in turn.undead:
                 del self.dead_letters[(turn.tenant, number)]

@@ -68,6 +68,7 @@ class DeadLetterRow(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     header_json: str
     payload: str
+    frames: str = ""
 
 
 class TurnRow(msgspec.Struct, kw_only=True):
@@ -131,6 +132,7 @@ def check_turn(turn: TurnRecord) -> None:
         check_json(write.error)
     if turn.dead is not None:
         check_text(turn.dead.error)
+        check_text(turn.dead.frames)
         check_uuid(turn.message_id)
         check_json(turn.header_json)
         check_json(turn.payload)

@@ -38,11 +38,12 @@ class StoredState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A message that is given up, with the reason."""
+    """A message that is given up, with the reason, and the lines of code where it failed: `file:line in function`."""
 
     reason: str
     error: str
     failures: int
+    frames: str = ""
 
 
 class BuriedMessage(msgspec.Struct, frozen=True, kw_only=True):

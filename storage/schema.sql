@@ -331,12 +331,12 @@ begin
   if changed <> coalesce(jsonb_array_length(p_rare -> 'marks'), 0) then
     raise exception 'a message to be marked is gone' using errcode = 'CB002';
   end if;
-  insert into dead_letters (domain, tenant, partition, agent, message, reason, error, failures, header, payload)
-    select p_domain, d.tenant, d.partition, d.agent, d.message, d.reason, d.error, d.failures,
+  insert into dead_letters (domain, tenant, partition, agent, message, reason, error, failures, frames, header, payload)
+    select p_domain, d.tenant, d.partition, d.agent, d.message, d.reason, d.error, d.failures, coalesce(d.frames, ''),
            d.header::json, d.payload::json
     from jsonb_to_recordset(p_rare -> 'dead')
       as d(tenant text, partition int, agent text, message uuid, reason text, error text, failures int,
-           header text, payload text);
+           frames text, header text, payload text);
   delete from dead_letters x using jsonb_to_recordset(p_rare -> 'undead') as d(tenant text, id bigint)
     where x.domain = p_domain and x.tenant = d.tenant and x.id = d.id;
   get diagnostics changed = row_count;
@@ -1239,6 +1239,7 @@ CREATE TABLE callboard.dead_letters (
     reason text NOT NULL,
     error text NOT NULL,
     failures integer NOT NULL,
+    frames text DEFAULT ''::text NOT NULL,
     header json NOT NULL,
     payload json NOT NULL
 );

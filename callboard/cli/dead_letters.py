@@ -87,6 +87,8 @@ async def show(number: Number, as_json: Json = False) -> None:
             f"{letter.reason} after {count(letter.failures, 'failure')}, {ago(letter.at)} ago: {letter.error}"
         )
     )
+    for frame in letter.frames.splitlines():
+        out.print(plain(f"  at {frame}", "dim"))
     of_task = f", part of the task {letter.task}" if letter.task is not None else ""
     out.print(plain(f"from {letter.sender}, message {letter.message}{of_task}", "dim"))
     if letter.was is not None:
@@ -214,4 +216,4 @@ def _as_json(letter: object) -> dict[str, object]:
     assert isinstance(letter, DeadLetterView)
     shown = {name: getattr(letter, name) for name in letter.__struct_fields__}
     del shown["header"], shown["payload"], shown["agent"]
-    return {**shown, "address": letter.address}
+    return {**shown, "address": letter.address, "frames": letter.frames.splitlines()}

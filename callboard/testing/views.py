@@ -58,6 +58,7 @@ class DeadMessage:
     header: Header
     message: BaseModel | None
     payload: str
+    frames: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,7 @@ def dead(domain: str, row: DeadLetterRow, blobs: dict[str, bytes]) -> DeadMessag
         header=header,
         message=open_message(header, row.payload, blobs),
         payload=row.payload,
+        frames=row.frames,
     )
 
 

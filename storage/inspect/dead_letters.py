@@ -12,8 +12,9 @@ from storage.inspect.rows import domain_names, fetch_all
 
 
 class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was given up. `was` is its number as a dead letter before it was tried again; `header` and
-    `payload` are set when one is looked at alone."""
+    """A message that was given up. `was` is its number as a dead letter before it was tried again; `frames` are
+    lines of `file:line in function`, down to where its handler failed; `header` and `payload` are set when one is looked
+    at alone."""
 
     domain: str
     tenant: str
@@ -24,6 +25,7 @@ class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     error: str
     failures: int
+    frames: str
     type: str
     sender: str
     task: str | None

@@ -168,6 +168,7 @@ create table dead_letters (
   reason    text not null,
   error     text not null,
   failures  int not null,
+  frames    text not null default '',       -- `file:line in function`, where a handler failed: a line each
   header    json not null,
   payload   json not null,
   primary key (domain, tenant, id)
@@ -448,12 +449,12 @@ begin
     raise exception 'a message to be marked is gone' using errcode = 'CB002';
   end if;
 
-  insert into dead_letters (domain, tenant, partition, agent, message, reason, error, failures, header, payload)
-    select p_domain, d.tenant, d.partition, d.agent, d.message, d.reason, d.error, d.failures,
+  insert into dead_letters (domain, tenant, partition, agent, message, reason, error, failures, frames, header, payload)
+    select p_domain, d.tenant, d.partition, d.agent, d.message, d.reason, d.error, d.failures, coalesce(d.frames, ''),
            d.header::json, d.payload::json
     from jsonb_to_recordset(p_rare -> 'dead')
       as d(tenant text, partition int, agent text, message uuid, reason text, error text, failures int,
-           header text, payload text);
+           frames text, header text, payload text);
 
   delete from dead_letters x using jsonb_to_recordset(p_rare -> 'undead') as d(tenant text, id bigint)
     where x.domain = p_domain and x.tenant = d.tenant and x.id = d.id;

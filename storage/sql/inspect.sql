@@ -95,14 +95,14 @@ from transitions where domain = $1 and tenant = $2 and agent = $3 and version < 
 order by version desc limit $5
 
 -- name: inspect_dead_letters
-select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
+select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
        (header ->> 'letter')::bigint as was
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id > $3
 order by id limit $4
 
 -- name: inspect_dead_letters_of_task
-select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
+select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
        (header ->> 'letter')::bigint as was
 from dead_letters
@@ -111,7 +111,7 @@ where header ->> 'task' = $2 and tenant = $1
 order by id limit $3
 
 -- name: inspect_dead_letter
-select domain, tenant, id, agent, message::text as message, at, reason, error, failures,
+select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
        (header ->> 'letter')::bigint as was, header::text as header, payload::text as payload
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id = $3

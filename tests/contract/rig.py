@@ -62,7 +62,7 @@ class Rig(Protocol):
 
     async def history(self, agent: str) -> list[tuple[int, str, bytes, bytes]]: ...
 
-    async def dead_letters(self) -> list[tuple[int, str, str, str, int]]:
+    async def dead_letters(self) -> list[tuple[int, str, str, str, int, str]]:
         """Number, agent, reason, error, failures."""
         ...
 
@@ -137,9 +137,10 @@ class MemoryRig:
         rows = self.store.agents.transitions.get((DOMAIN, DEFAULT_TENANT, agent), [])
         return [(t.version, t.body, t.prev, t.hash) for t in rows]
 
-    async def dead_letters(self) -> list[tuple[int, str, str, str, int]]:
+    async def dead_letters(self) -> list[tuple[int, str, str, str, int, str]]:
         return [
-            (r.id, r.agent, r.reason, r.error, r.failures) for r in self.store.agents.dead_letters.values()
+            (r.id, r.agent, r.reason, r.error, r.failures, r.frames)
+            for r in self.store.agents.dead_letters.values()
         ]
 
     async def timers(self) -> int:
@@ -240,9 +241,9 @@ class PostgresRig:
         )  # fmt: skip
         return [tuple(row) for row in rows]
 
-    async def dead_letters(self) -> list[tuple[int, str, str, str, int]]:
+    async def dead_letters(self) -> list[tuple[int, str, str, str, int, str]]:
         rows = await self._pool.fetch(
-            "select id, agent, reason, error, failures from dead_letters where domain = $1 order by id",
+            "select id, agent, reason, error, failures, frames from dead_letters where domain = $1 order by id",
             DOMAIN,
         )
         return [tuple(row) for row in rows]

@@ -74,12 +74,14 @@ async def test_a_mark_whose_text_cannot_be_stored_is_refused(rig: Rig, error: st
 async def test_a_dead_letter_goes_in_can_be_read_and_comes_out_once(rig: Rig) -> None:
     fence = await rig.host(0)
     a, b, c = await given(rig, *["order/1"] * 3)
-    dead = DeadLetter(reason="failed", error="ValueError: ünfit", failures=3)
+    dead = DeadLetter(
+        reason="failed", error="ValueError: ünfit", failures=3, frames="/ä.py:3 in f\n/b.py:4 in g"
+    )
     plain = letter().header_json
     given_up = msgspec.structs.replace(turn(a, dead=dead), header_json=plain, payload='{"p":  2}')
     await rig.store.commit(fence, [given_up], [])
     [(number, *rest)] = await rig.dead_letters()
-    assert rest == ["order/1", "failed", "ValueError: ünfit", 3]
+    assert rest == ["order/1", "failed", "ValueError: ünfit", 3, dead.frames]
     found = await rig.store.read_dead_letter(DOMAIN, "default", "order/1", number)
     assert found == BuriedMessage(header_json=plain, payload='{"p":  2}')
     assert await rig.store.read_dead_letter(DOMAIN, "other", "order/1", number) is None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
+import re
 from typing import Literal
 
 import pytest
@@ -86,6 +88,28 @@ class Trier(Agent):
 
 
 AT = "test/trier/t"
+
+
+def tangled(depth: int) -> None:
+    """What an author's own library may be, with a library's below it: `json` says nothing of whose line it was."""
+    tangled(depth - 1) if depth else json.loads("secret")
+
+
+@message("failures.tangle.v1")
+class Tangle(BaseModel):
+    in_step: bool
+
+
+class Knot(Agent):
+    kind = "knot"
+    retry = NO_RETRY
+
+    @handler
+    async def on_tangle(self, tangle: Tangle, ctx: Context) -> None:
+        if tangle.in_step:
+            await ctx.step(tangled, 1)
+        else:
+            tangled(9)
 
 
 # -- retries -----------------------------------------------------------------------------------------
@@ -586,3 +610,27 @@ async def test_the_log_says_whose_message_has_failed_and_where(
     assert "failures.try.v1" in said
     assert "test_failures.py" in said
     assert ", in attempt\n" in said
+
+
+# -- where it failed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("in_step", "names"), [(False, ["tangled"] * 5), (True, ["on_tangle", "tangled", "tangled"])]
+)
+async def test_a_dead_letter_names_the_authors_lines_that_led_to_it(in_step: bool, names: list[str]) -> None:
+    async with TestKit([Knot]) as kit:
+        await kit.send("test/knot/k", Tangle(in_step=in_step))
+        await kit.quiet()
+        (letter,) = kit.dead_letters()
+    frames = [frame.rsplit(" in ", 1) for frame in letter.frames.splitlines()]
+    assert [name for _, name in frames] == names
+    assert all(re.fullmatch(re.escape(__file__) + r":\d+", place) for place, _ in frames)
+    assert "secret" not in letter.frames
+
+
+async def test_a_dead_letter_that_no_handler_has_failed_at_names_no_lines_of_code() -> None:
+    async with TestKit([Trier]) as kit:
+        await kit.send(AT, Tangle(in_step=False))
+        await kit.quiet()
+        assert [(letter.reason, letter.frames) for letter in kit.dead_letters()] == [("no_handler", "")]
