@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.bars import Scale, clock, facts, made_of, outcome, took
-from callboard.cli.terminal import clean, console, count, note, plain
+from callboard.cli.terminal import clean, console, count, cut, note, plain
 from callboard.cli.waits import named, promise_text
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _call_line(call: Call, scale: Scale, name_width: int, turn: Turn) -> Text:
     if turn.version is None and call.kind in EDITABLE:  # `callboard turn edit` is told the key
         name = f"{clean(call.key)}  {name}"
     line = plain(f"{'':{_INDENT}}")
-    line.append(f"{_cut(name, name_width):{name_width}} ")
+    line.append(f"{cut(name, name_width):{name_width}} ")
     if call.began is None or call.ended is None:
         line.append("▕" + " " * scale.width + "▏" + " " * 8)
     else:
@@ -131,7 +131,3 @@ def _says(word: str, text: str, style: str = "") -> Text:
     line = plain(f"{'':{_INDENT}}{word:<7}", "dim")
     line.append(clean(text), style)
     return line
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.bars import QUEUE, WORK, Scale, clock, facts, made_of, outcome, took
-from callboard.cli.terminal import clean, console, count, note, plain
-from callboard.cli.waits import named, promise_text
+from callboard.cli.terminal import clean, console, count, cut, note, plain, short_id
+from callboard.cli.waits import named, waits_for
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,7 +23,8 @@ _ALIKE = (
 )
 _CALLS = 12  # of one turn
 _UNHANDLED = 10
-_LONGEST_KEY = 18  # characters of an agent's key
+_LONGEST_KEY = 24  # characters of an agent's key
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DEEPEST = 12  # levels that are drawn further and further to the right
 _STYLES = {"dead_letter": "red", "paused": "yellow", "open": "yellow"}
 
@@ -45,9 +47,10 @@ def show_task_timeline(task: TaskView, timeline: TaskTimeline) -> None:
     width = min(out.width, 160)
     bar = 20 if width < 100 else width // 3
     scale = Scale(first, last, bar)
+    cut_off = f"the first {timeline.shown:,} of {_total(timeline)} turns · " if timeline.left_out else ""
     out.print(
         plain(
-            f"{clock(first)}, {took(last - first)} · {WORK} at work  {made_of('ask')} waits  {QUEUE} its message waits",
+            f"{cut_off}{clock(first)}, {took(last - first)} · {WORK} at work  {made_of('ask')} waits  {QUEUE} its message waits",
             "dim",
         )
     )
@@ -64,8 +67,14 @@ def _footnotes(out: Any, timeline: TaskTimeline) -> None:
     if len(timeline.unhandled) > _UNHANDLED:
         out.print(plain(f"and {len(timeline.unhandled) - _UNHANDLED:,} more messages (--json)", "yellow"))
     if timeline.left_out:
-        more = f"{timeline.left_out:,}{'+' if timeline.total >= 100_000 else ''}"
-        note(f"{more} later turns are left out: --limit {min(timeline.total, 10_000)}")
+        limit = min(timeline.total, 10_000)
+        note(
+            f"Of {_total(timeline)} turns the first {timeline.shown:,} are shown; more of them: --limit {limit}"
+        )
+
+
+def _total(timeline: TaskTimeline) -> str:
+    return f"{timeline.total:,}{'' if timeline.is_total_known else '+'}"
 
 
 class Drawing:
@@ -124,16 +133,16 @@ class Drawing:
 
     def _inside(self, turn: Turn, indent: str) -> Iterator[Text]:
         for call in turn.calls[:_CALLS]:
-            name = clean(f"{call.kind} {call.name}" if call.name != call.kind else call.kind)
-            name = name.replace(f" {self._domain}/", " ")
+            name = f"· {clean(f'{call.kind} {call.name}' if call.name != call.kind else call.kind)}"
+            name = cut(name.replace(f" {self._domain}/", " "), self._room(indent))
             bad = not call.ok or call.status not in (None, "resolved")
-            if bad:
-                name += f"  {outcome(call)}"
+            if said := outcome(call).replace(f" by {self._domain}/", " by "):
+                name += f"  {said}"
             pieces = []
             if call.began is not None and call.ended is not None:
                 pieces = [(call.began, call.ended, made_of(call.kind))]
             length = pieces[0][1] - pieces[0][0] if pieces else None
-            yield self._line(indent, "", f"· {name}", pieces, length, "red" if bad else "dim")
+            yield self._line(indent, "", name, pieces, length, "red" if bad else "dim")
         left_out = turn.more_calls + len(turn.calls[_CALLS:])
         if left_out:
             yield plain(
@@ -141,7 +150,12 @@ class Drawing:
                 "dim",
             )
         for promise in turn.pending[:_CALLS]:
-            yield plain(f"{indent}· waits for {promise_text(promise)}", "yellow")
+            since = promise.created_at.timestamp()
+            text = waits_for(promise.kind, promise.target or promise.name, promise.due_at)
+            if promise.target is None and promise.kind != "sleep":
+                text += f" {short_id(promise.id)}"
+            pieces = [(since, self._now, made_of(promise.kind))]
+            yield self._line(indent, "", f"· waits for {text}", pieces, self._now - since, "yellow")
         for decision in turn.notes:
             yield plain(f"{indent}· why: {facts(decision)}", "cyan")
         if turn.failures:
@@ -167,7 +181,7 @@ class Drawing:
         style: str,
     ) -> Text:
         line = plain(lead, "dim")
-        room = max(self._label - len(lead), 8)
+        room = self._room(lead)
         words = f"{who}  {what}" if who else what
         words = words if len(words) <= room else words[: room - 1] + "…"
         line.append(words[: len(who)], style or "bold" if who else style)
@@ -176,12 +190,16 @@ class Drawing:
         line.append(f"{took(seconds):>7}")
         return line
 
+    def _room(self, lead: str) -> int:
+        """What is left for the words."""
+        return max(self._label - len(lead), 8)
+
     def _short(self, address: str) -> str:
-        """Without the task's own domain; the agents of tasks by the end of their ids, but for the task's own."""
+        """Without the task's own domain; what has an id for its key by the end of that, but for the task's own agent."""
         domain, kind, key = clean(address).split("/", 2)
         if kind == "task":
-            return "task" if f"{domain}/{key}" == self._ref else f"task …{key[-6:]}"
-        short = key if len(key) <= _LONGEST_KEY else key[: _LONGEST_KEY // 2] + "…"
+            return "task" if f"{domain}/{key}" == self._ref else f"task {short_id(key)}"
+        short = short_id(key) if _ID.fullmatch(key) else cut(key, _LONGEST_KEY)
         return f"{kind}/{short}" if domain == self._domain else f"{domain}/{kind}/{short}"
 
 

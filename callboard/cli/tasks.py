@@ -17,7 +17,7 @@ from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.task_timeline import show_task_timeline
 from callboard.cli.task_view import COLOURS, short, show_task
-from callboard.cli.terminal import ago, console, emit, note, plain
+from callboard.cli.terminal import ago, console, emit, note, plain, short_id
 
 if TYPE_CHECKING:
     from callboard.cli.connection import Opened
@@ -201,7 +201,7 @@ def _exit_code(found: TaskView) -> int:
 def _with_parent(found: TaskView) -> str:
     """The goal; of a child behind the end of its parent's id."""
     goal = short(found.goal)
-    return goal if found.parent is None else f"…{found.parent[-6:]} ▸ {goal}"
+    return goal if found.parent is None else f"{short_id(found.parent)} ▸ {goal}"
 
 
 def _as_json(found: TaskView) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _TRICKS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 _NARROWEST = 60
+_ID_END = 6  # characters: what an id begins with is the time
 
 
 def clean(text: object, *, lines: bool = False) -> str:
@@ -102,6 +103,19 @@ def plain(value: object, style: str = "") -> Text:
     from rich.text import Text
 
     return Text("" if value is None else clean(value), style=style)
+
+
+def cut(text: str, width: int) -> str:
+    """Text of so many characters at most, without its middle: names that are alike differ at one of their ends."""
+    if len(text) <= width:
+        return text
+    end = width // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+
+
+def short_id(id_: str) -> str:
+    """The end of an id, which tells it apart from others of its time; commands take it for the id."""
+    return f"…{id_[-_ID_END:]}"
 
 
 # -- figures -----------------------------------------------------------------------------------------

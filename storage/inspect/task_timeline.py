@@ -56,6 +56,10 @@ class TaskTimeline(msgspec.Struct, frozen=True, kw_only=True):
     def left_out(self) -> int:
         return self.total - self.shown
 
+    @property
+    def is_total_known(self) -> bool:
+        return self.total < _COUNTED
+
 
 async def task_timeline(db: Connection, ref: str, *, tenant: str, limit: int = 200) -> TaskTimeline:
     """The tree of a task (`domain/id`) and of those that it has started: found by an index, however long the histories
