@@ -6,7 +6,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from callboard.cli.bars import Scale, clock, facts, made_of, outcome, took
+from callboard.cli.bars import Scale, clock, facts, kind_and_name, made_of, outcome, took
 from callboard.cli.terminal import clean, console, count, cut, note, plain
 from callboard.cli.waits import named, promise_text
 
@@ -110,9 +110,7 @@ def _calls(turn: Turn, width: int, now: float) -> list[Text]:
 def _call_line(call: Call, scale: Scale, name_width: int, turn: Turn) -> Text:
     from actors.turn_edit import EDITABLE
 
-    name = clean(f"{call.kind} {call.name}" if call.name != call.kind else call.kind).replace(
-        f" {turn.domain}/", " "
-    )
+    name = kind_and_name(call.kind, call.name).replace(f" {turn.domain}/", " ")
     if turn.version is None and call.kind in EDITABLE:  # `callboard turn edit` is told the key
         name = f"{clean(call.key)}  {name}"
     line = plain(f"{'':{_INDENT}}")

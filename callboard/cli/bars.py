@@ -64,6 +64,11 @@ def clock(at: float) -> str:
     return time if moment.date() == datetime.now(UTC).date() else f"{moment:%Y-%m-%d} {time}"
 
 
+def kind_and_name(kind: str, name: str) -> str:
+    """A call in words: what has no name of its own is named by its kind."""
+    return clean(kind if kind == name else f"{kind} {name}")
+
+
 def outcome(call: Call) -> str:
     """What a call gave, or why it failed."""
     if call.status in ("approved", "denied"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from callboard.cli.bars import QUEUE, WORK, Scale, clock, facts, made_of, outcome, took
+from callboard.cli.bars import QUEUE, WORK, Scale, clock, facts, kind_and_name, made_of, outcome, took
 from callboard.cli.terminal import clean, console, count, cut, note, plain, short_id
 from callboard.cli.waits import named, waits_for
 
@@ -23,7 +23,7 @@ _ALIKE = (
 )
 _CALLS = 12  # of one turn
 _UNHANDLED = 10
-_LONGEST_KEY = 24  # characters of an agent's key
+_LONGEST_KEY = 18  # characters of an agent's key
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DEEPEST = 12  # levels that are drawn further and further to the right
 _STYLES = {"dead_letter": "red", "paused": "yellow", "open": "yellow"}
@@ -133,7 +133,7 @@ class Drawing:
 
     def _inside(self, turn: Turn, indent: str) -> Iterator[Text]:
         for call in turn.calls[:_CALLS]:
-            name = f"· {clean(f'{call.kind} {call.name}' if call.name != call.kind else call.kind)}"
+            name = f"· {kind_and_name(call.kind, call.name)}"
             name = cut(name.replace(f" {self._domain}/", " "), self._room(indent))
             bad = not call.ok or call.status not in (None, "resolved")
             if said := outcome(call).replace(f" by {self._domain}/", " by "):

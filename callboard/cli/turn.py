@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from callboard.cli.agents import Address, carried_out, still_waits
+from callboard.cli.bars import kind_and_name, outcome
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.pausing import resume_agent
 from callboard.cli.running import asynchronous, needs_command
-from callboard.cli.terminal import console, count, emit, note, plain
+from callboard.cli.table import table
+from callboard.cli.terminal import ago, console, count, emit, note, plain
 from callboard.cli.waits import turn_lines
 
 if TYPE_CHECKING:
@@ -39,20 +41,31 @@ def turn(context: typer.Context) -> None:
 @app.command()
 @asynchronous
 async def show(address: Address, as_json: Json = False) -> None:
-    """Show the open turn: its message, the code that it began with, what it waits for, and how it failed."""
+    """Show the open turn: its message, the code that it began with, its calls by their keys, what it waits for, and how it
+    failed."""
     from bus.address import parse_address
-    from storage.inspect import find_open_turn
+    from storage.inspect import find_open_turn, open_calls
 
     place = parse_address(address)
     async with opened() as at:
         found = await find_open_turn(at.db, place, tenant=at.tenant)
-    if found is None:
-        raise _no_turn(place)
+        if found is None:
+            raise _no_turn(place)
+        calls = await open_calls(at.db, place, found, tenant=at.tenant)
     if as_json:
-        emit(found)
+        emit({**{name: getattr(found, name) for name in found.__struct_fields__}, "calls": calls})
         return
     for line in turn_lines(found):
         console().print(line)
+    rows = [(call.key, kind_and_name(call.kind, call.name), outcome(call)) for call in calls]
+    rows += [
+        (p.key, kind_and_name(p.kind, p.name), f"waits, for {ago(p.created_at)} now") for p in found.pending
+    ]
+    if rows:
+        console().print()
+        console().print(table(("key", "call", "state"), rows, whole=("key",)))
+    if found.recorded > len(calls):
+        note(f"Of {count(found.recorded, 'call')} the first {len(calls)} are shown.")
 
 
 @app.command()

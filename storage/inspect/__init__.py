@@ -47,7 +47,7 @@ from storage.inspect.tasks import (
     list_tasks,
     usage_of,
 )
-from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline
+from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline, open_calls
 from storage.inspect.turns import OpenTurn, PromiseView, find_open_turn, notes_of, read_open_journal
 from storage.inspect.verify import BrokenLink, Verdict, count_agents, verify_all
 
@@ -99,6 +99,7 @@ __all__ = [
     "list_task_events",
     "list_tasks",
     "notes_of",
+    "open_calls",
     "paused_at_work",
     "paused_of",
     "read_open_journal",

@@ -30,6 +30,7 @@ _SENT, _VOID = "sent", "void"  # entries of a journal that are no calls
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One recorded call. `status` and `by` are how a promise was settled, and by whom; `value` is JSON, cut when long.
+    One that was `taken_back` is made anew, or was given another result.
 
     What retention has dropped of a journal is None.
     """
@@ -44,6 +45,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None
     by: str | None = None
     value: str | None = None
+    taken_back: bool = False
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +163,12 @@ def _as_written(address: str, version: int) -> Iterator[None]:
         ) from None  # fmt: skip
 
 
+async def open_calls(db: Connection, address: Address, turn: OpenTurn, *, tenant: str) -> list[Call]:
+    """What an open turn has recorded and holds, of its first two hundred entries."""
+    [shown] = await with_calls(db, [still_open(str(address), turn)], tenant=tenant)
+    return [call for call in shown.calls if not call.taken_back]
+
+
 def still_open(address: str, turn: OpenTurn) -> Turn:
     """A turn that has not ended."""
     return Turn(
@@ -181,7 +189,12 @@ async def with_calls(db: Connection, turns: Sequence[Turn], *, tenant: str) -> l
 
 
 def _with_journal(turn: Turn, rows: list[Any]) -> Turn:
-    calls = {row["number"]: _call(row) for row in rows if row["kind"] not in (_SENT, _VOID)}
+    back = {row["name"]: row["number"] for row in rows if row["kind"] == _VOID}  # the last one of each key
+    calls = {
+        row["number"]: _call(row, taken_back=row["number"] < back.get(row["key"], 0))
+        for row in rows
+        if row["kind"] not in (_SENT, _VOID)
+    }
     if turn.version is not None:  # a pause may have come before some of them
         known = [calls.get(call.number, call) for call in turn.calls]
         return msgspec.structs.replace(turn, calls=known)
@@ -195,7 +208,7 @@ def _with_journal(turn: Turn, rows: list[Any]) -> Turn:
     return msgspec.structs.replace(turn, calls=list(calls.values()), more_calls=more, sends=sends)
 
 
-def _call(row: Any) -> Call:
+def _call(row: Any, *, taken_back: bool) -> Call:
     at = row["at"].timestamp()
     began: float | None = at - row["took_ms"] / 1000
     ended = row["settled_at"] or at
@@ -204,7 +217,7 @@ def _call(row: Any) -> Call:
     value = f'"in blob storage: {row["blob"]}"' if row["blob"] else row["value"]
     return Call(
         number=row["number"], key=row["key"], kind=row["kind"], name=row["name"], ok=row["ok"], began=began, ended=ended,
-        status=row["status"], by=row["by"], value=value,
+        status=row["status"], by=row["by"], value=value, taken_back=taken_back,
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class PromiseView(msgspec.Struct, frozen=True, kw_only=True):
 
 class OpenTurn(msgspec.Struct, frozen=True, kw_only=True):
     """A turn that has not ended. `code` is the digest of the domain's code that it began with, `code_now` of the one
-    that is registered; `put_away` tells that it holds no memory; `recorded` counts its journal's entries."""
+    that is registered; `put_away` tells that it holds no memory; `recorded` counts the calls that its journal holds."""
 
     turn: str
     seq: int

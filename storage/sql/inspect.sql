@@ -35,7 +35,10 @@ order by l.agent
 -- name: inspect_open_turn
 select t.turn::text as turn, t.seq, t.header::text as header, t.code, (select code from domains where domain = t.domain) as code_now, t.began_at, t.waiting as put_away, t.failures,
        t.trials, t.retry_at, t.last_error,
-       (select count(*) from journal j where j.domain = t.domain and j.tenant = t.tenant and j.turn = t.turn) as recorded
+       (select count(*) from journal j where j.domain = t.domain and j.tenant = t.tenant and j.turn = t.turn
+          and j.kind not in ('sent', 'void') and not exists (
+            select from journal v where v.domain = t.domain and v.tenant = t.tenant and v.turn = t.turn
+              and v.kind = 'void' and v.name = j.key and v.number > j.number)) as recorded
 from turns t where t.domain = $1 and t.tenant = $2 and t.agent = $3
 
 -- name: inspect_promises

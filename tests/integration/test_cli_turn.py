@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,34 @@ async def test_a_step_that_the_new_code_does_not_make_is_forgotten(cli: Cli, par
     shown = await cli("agent", RUNNER, "--timeline")
     assert "weight_of" in shown
     await cli("verify")  # the edit is part of the history: no digest is wrong
+
+
+async def test_an_open_turn_is_shown_with_its_calls_by_their_keys(cli: Cli, parked: Deployment) -> None:
+    """`look_up` has failed, and is no longer counted once it is to be made again."""
+    shown = await cli.json("turn", "show", RUNNER)
+    assert shown["recorded"] == 3
+    assert [(c["key"], c["kind"], c["name"], c["ok"]) for c in shown["calls"]] == [
+        ("#1", "step", "price_of", True),
+        ("#2", "step", "look_up", False),
+        ("#3", "ask", f"Question {ORACLE}", True),
+    ]
+    text = await cli("turn", "show", RUNNER)
+    assert "3 calls recorded" in text
+    assert re.search(r"#1 +step price_of +→ 10 *\n", text)
+    assert re.search(r"#2 +step look_up +✗ LookupError: there is no 1 *\n", text)
+    await cli("turn", "edit", RUNNER, "#2", "--forget", "--reason", "look again")
+    shown = await cli.json("turn", "show", RUNNER)
+    assert (shown["recorded"], [call["key"] for call in shown["calls"]]) == (2, ["#1", "#3"])
+
+
+async def test_an_open_turn_is_shown_with_the_keys_of_what_it_waits_for(cli: Cli, vigil: Deployment) -> None:
+    from vigil import agents
+
+    await send(vigil, RUNNER, agents.Errand())
+    await waits_for(vigil, "ask")
+    text = await cli("turn", "show", RUNNER)
+    assert "2 calls recorded" in text
+    assert re.search(rf"#3 +ask Question {ORACLE} +waits, for \d+ m?s now *\n", text)
 
 
 async def test_a_turn_that_is_skipped_becomes_a_dead_letter(cli: Cli, parked: Deployment) -> None:
