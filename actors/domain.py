@@ -187,12 +187,13 @@ class DomainSpec(_Strict):
     tasks: TaskSpec = TaskSpec()
     members: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # by skill; filled in by registration
     input: str | None = None  # how `callboard run` feeds a file in, as module:function
+    input_check: str | None = None  # what looks at that file's first bytes before, as module:function
     binary_input: bool = False  # whether that file may be no text
     approve: str | None = None  # the written policy of `callboard run --approve policy`, as module:function
     hosts: HostSpec = HostSpec()
     limits: LimitSpec = LimitSpec()
 
-    @field_validator("input", "approve")
+    @field_validator("input", "input_check", "approve")
     @classmethod
     def _is_a_function(cls, value: str | None) -> str | None:
         return value if value is None else _require_import(value, "function")

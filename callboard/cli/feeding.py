@@ -4,64 +4,41 @@ A domain may name a hook in domain.yaml, `input: module:function`:
 
     async def feed(path: str, publish: Publish, task_id: str) -> dict
 
-It publishes what is in the file as events and returns the task's input. Without one, the file's JSON is the
-task's input.
+It publishes what is in the file as events and returns the task's input; for the path `-` it reads `sys.stdin`. Without
+one, the file's JSON is the task's input. What can be seen to be wrong by the first bytes of the file is said before
+anything is started, where domain.yaml names a function for it, `input_check: module:function`:
+
+    def check(path: str, head: bytes) -> None
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import json
-import os
-import stat
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from actors.code_apart import code_apart, enter_code
 from bus.errors import CallboardError, InvalidDomainFile, InvalidTask, Overloaded
 from bus.registry import describe_validation, first_line
+from callboard.cli.input_file import in_words
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from actors.domain import DomainSpec
     from bus.events import EventStream, StreamState
 
-STANDARD_INPUT = "-"
-_LOOKED_AT = 8192  # bytes of a file; text has no NUL in them
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd: text inside
 _UNDER_WAY = 256  # events published and not acknowledged: JetStream syncs each, so one at a time is slow
 _NEARLY_FULL = 0.9  # of what the domain may use of the stream; readers make room from half of it on
 _LOOKS_TO_FULL = 64
 _ROOM_WITHIN_S = 60.0  # a stream of which nothing leaves for so long has no reader
 _LOOK_EVERY_S = 0.2
-
-
-def check_input(path: str, *, binary: bool = False) -> None:
-    """Raise InvalidTask now for a file that could not be taken in later: missing, unreadable, empty, or binary
-    where text is wanted. A pipe is not looked into: what is read from it is gone.
-    """
-    if path == STANDARD_INPUT:
-        return
-    try:
-        if os.path.isdir(path):
-            raise InvalidTask(f"{path} is a folder.", fix="Name a file.")
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return
-        with open(path, "rb") as file:
-            start = file.read(_LOOKED_AT)
-    except OSError as error:
-        raise InvalidTask(f"{path} cannot be read: {error.strerror}.", fix="Name a readable file.") from None
-    if not start:
-        raise InvalidTask(f"{path} is empty.", fix="Name a file with something in it.")
-    if b"\0" in start and not binary and not start.startswith(_COMPRESSED):
-        raise InvalidTask(
-            f"{path} is not text.", fix="Name a text file, or say `binary_input: true` in domain.yaml."
-        )
 
 
 class Publisher:
@@ -150,44 +127,48 @@ class Publisher:
 async def feed(hook: str, path: str, publisher: Publisher, task: str) -> Any:
     """Bring the file in and return the task's input. Raises InvalidTask, InvalidDomainFile or what the hook says."""
     function = _load(hook)
-    try:
+    with _as_invalid_task(hook, path):
         given = await function(path, publisher, task)
-    except CallboardError:
-        raise
-    except OSError as error:
-        raise InvalidTask(
-            f"{path} cannot be read: {error.strerror or error}.", fix="Name a readable file."
-        ) from error
-    except ValidationError as error:
-        raise InvalidTask(
-            f"{hook} could not take in {path}: {describe_validation(error)}.", fix="Check the file."
-        ) from error
-    except Exception as error:
-        raise InvalidTask(
-            f"{hook} could not take in {path}: {type(error).__name__}: {first_line(error).rstrip('.')}.",
-            fix="Check the file, or the domain's `input` function.",
-        ) from error
     await publisher.flush()
     return given
 
 
-def _load(hook: str) -> Callable[[str, Publisher, str], Awaitable[Any]]:
+def check_head(spec: DomainSpec, folder: Path, path: str, head: bytes) -> None:
+    """Have the domain look at the first bytes of the file. Raises InvalidTask, InvalidDomainFile or what it says."""
+    hook = spec.input_check
+    assert hook is not None
+    with code_apart():  # what runs is the stored copy of the code
+        enter_code(spec.domain, (folder / spec.code).resolve())
+        function = _load(hook)
+        with _as_invalid_task(hook, path):
+            function(path, head)
+
+
+@contextmanager
+def _as_invalid_task(hook: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except CallboardError:
+        raise
+    except OSError as error:
+        raise InvalidTask(
+            f"{in_words(path)} cannot be read: {error.strerror or error}.", fix="Name a readable file."
+        ) from error
+    except ValidationError as error:
+        raise InvalidTask(
+            f"{hook} could not take in {in_words(path)}: {describe_validation(error)}.", fix="Check the file."
+        ) from error
+    except Exception as error:
+        raise InvalidTask(
+            f"{hook} could not take in {in_words(path)}: {type(error).__name__}: {first_line(error).rstrip('.')}.",
+            fix="Check the file, or the domain's function.",
+        ) from error
+
+
+def _load(hook: str) -> Callable[..., Any]:
     module, _, name = hook.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InvalidDomainFile(f"`input: {hook}` cannot be imported: {error}.") from error
+        raise InvalidDomainFile(f"{hook} cannot be imported: {error}.") from error
     return function  # type: ignore[no-any-return]
-
-
-def read_json(path: str) -> Any:
-    """The JSON in a file or in standard input; raises InvalidTask."""
-    try:
-        text = sys.stdin.read() if path == STANDARD_INPUT else Path(path).read_text(encoding="utf-8")
-        return json.loads(text)
-    except OSError as error:
-        raise InvalidTask(f"{path} cannot be read: {error.strerror}.", fix="Name a readable file.") from None
-    except UnicodeDecodeError:
-        raise InvalidTask(f"{path} is not text in UTF-8.", fix="The input of a task is JSON.") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidTask(f"{path} is not JSON: {error}.", fix="The input of a task is JSON.") from None

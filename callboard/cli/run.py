@@ -51,7 +51,8 @@ def run(
     from actors.domain import check_domain, read_domain
     from bus.errors import InvalidTask
     from bus.task_limits import read_limits
-    from callboard.cli.feeding import check_input, read_json
+    from callboard.cli.feeding import check_head
+    from callboard.cli.input_file import read_head, read_json, require_text
     from callboard.settings import load_settings
     from coordinators.equipment import SYSTEM_KINDS
     from storage.tasks import check_terms
@@ -61,8 +62,10 @@ def run(
     limits = read_limits(limit or ())
     spec = read_domain(domain_dir)
     given: Any = {}
+    head = None if input_file is None else read_head(input_file)
     if input_file is not None:
-        check_input(input_file, binary=spec.binary_input)
+        if head is not None and not spec.binary_input and spec.input_check is None:
+            require_text(input_file, head)
         if spec.input is None:
             given = read_json(input_file)
     elif spec.tasks.needs_input:
@@ -73,6 +76,8 @@ def run(
     check_terms(goal or spec.domain, given, priority, ends_at, None)
     check_mode(approve, spec)
     check_domain(spec, domain_dir, for_tasks=True, system_kinds=SYSTEM_KINDS)
+    if input_file is not None and head is not None and spec.input_check is not None:
+        check_head(spec, domain_dir, input_file, head)
     return _run(
         settings, spec, domain_dir, input_file, given, goal, priority, deadline, limits, approve, as_json
     )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from .lines import Line, open_log
+from .lines import Line, name_of, open_log, refuse_binary
 from .messages import CaseInput, LogEnded, SshLines
 
 EVENT = "sshd"
@@ -22,6 +22,11 @@ class Publish(Protocol):
     """What `callboard run` gives: publish one event under the identity `key`; many are under way at once."""
 
     async def __call__(self, name: str, payload: BaseModel, *, key: str | None = None) -> None: ...
+
+
+def check(path: str, head: bytes) -> None:
+    """Raise BinaryInput, before anything is started, for a file whose first bytes are no log's."""
+    refuse_binary(head, name_of(path))
 
 
 async def feed(path: str, publish: Publish, task_id: str) -> dict[str, Any]:

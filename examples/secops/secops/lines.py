@@ -83,6 +83,23 @@ def decode(raw: bytes) -> str:
     return raw.rstrip(b"\r\n").decode("utf-8", errors="replace").replace("\0", "\ufffd")
 
 
+def name_of(path: str | Path) -> str:
+    """What the report calls the log: a file's name may hold bytes that are no text."""
+    return "standard input" if str(path) == "-" else os.fsencode(Path(path).name).decode(errors="replace")
+
+
+def refuse_binary(head: bytes, name: str) -> None:
+    """Raise BinaryInput for the beginning of what is no log. What is damaged, or begins with NUL alone, is judged when all
+    of it is read."""
+    if head.startswith(_GZIP):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, len(head))
+        except zlib.error:
+            return
+    if head.strip(b"\0"):
+        _refuse_binary(head, name)
+
+
 @contextmanager
 def open_log(path: str | Path, *, max_bytes: int = MAX_INPUT_BYTES) -> Iterator[Log]:
     """Open the log at `path`, or standard input for `-`.
@@ -91,8 +108,7 @@ def open_log(path: str | Path, *, max_bytes: int = MAX_INPUT_BYTES) -> Iterator[
     rotates meanwhile would not fit its digest. Raises UnreadableInput, EmptyInput, BinaryInput or
     InputTooLarge.
     """
-    # A file's name may hold bytes that are no text, and stands in the report.
-    name = "standard input" if str(path) == "-" else os.fsencode(Path(path).name).decode(errors="replace")
+    name = name_of(path)
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
         content = cast("IO[bytes]", spool)
         try:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from bus.errors import InvalidPayload, InvalidTask
+from bus.errors import InvalidDomainFile, InvalidPayload, InvalidTask
 from callboard.cli import feeding, main
 from callboard.cli.feeding_view import progress_line, shown_feeding
-from callboard.cli.run import named
+from callboard.cli.input_file import read_head, read_json, require_text
+from callboard.cli.run import named, run
 
 
 @pytest.mark.parametrize(
@@ -32,33 +36,46 @@ def test_a_file_that_cannot_be_taken_in_is_refused(tmp_path: Path, content: byte
     path = tmp_path / "log"
     path.write_bytes(content)
     with pytest.raises(InvalidTask) as caught:
-        feeding.check_input(str(path))
+        require_text(str(path), read_head(str(path)) or b"")
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"text", "Zoë 監\n".encode(), gzip.compress(b"text")])
 def test_text_is_taken_in_also_compressed(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "log").write_bytes(content)
-    feeding.check_input(str(tmp_path / "log"))
+    require_text("log", read_head(str(tmp_path / "log")) or b"")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_what_is_compressed_is_looked_into(compress: Callable[[bytes], bytes]) -> None:
+    beginning = compress(bytes(range(256)) * 999 + os.urandom(20_000))[:8192]
+    with pytest.raises(InvalidTask, match=r"log\.gz is not text"):
+        require_text("log.gz", beginning)
+    require_text("log.gz", compress(b"text" * 99))
+    require_text("log.gz", beginning[:3])  # too little, or damaged: its reader will say
 
 
 def test_a_domain_may_want_binary_files(tmp_path: Path) -> None:
     (tmp_path / "picture").write_bytes(b"\x89PNG\0\0")
-    feeding.check_input(str(tmp_path / "picture"), binary=True)
+    (tmp_path / "domain.yaml").write_text("domain: x\nkinds: []\nbinary_input: true\ninput: hook:feed\n")
+    with pytest.raises(
+        InvalidDomainFile, match="which agent gets a task"
+    ):  # said after the file was looked at
+        run(tmp_path, str(tmp_path / "picture"))
 
 
 def test_a_folder_is_no_file_and_a_missing_one_none_either(tmp_path: Path) -> None:
     with pytest.raises(InvalidTask, match="is a folder"):
-        feeding.check_input(str(tmp_path))
+        read_head(str(tmp_path))
     with pytest.raises(InvalidTask, match="cannot be read: No such file"):
-        feeding.check_input(str(tmp_path / "none"))
+        read_head(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("text", ["{", "9" * 5_000, "[" * 100_000], ids=["half", "a long number", "deep"])
 def test_an_input_that_is_no_json_or_more_than_can_be_read_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "input").write_text(text)
     with pytest.raises(InvalidTask, match="is not JSON: "):
-        feeding.read_json(str(tmp_path / "input"))
+        read_json(str(tmp_path / "input"))
 
 
 def test_a_file_whose_name_is_no_text_can_stand_in_a_goal() -> None:
@@ -68,7 +85,7 @@ def test_a_file_whose_name_is_no_text_can_stand_in_a_goal() -> None:
 
 def test_nothing_is_taken_out_of_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    feeding.check_input(str(tmp_path / "pipe"))  # opening it would wait for a writer
+    assert read_head(str(tmp_path / "pipe")) is None  # opening it would wait for a writer
 
 
 @pytest.mark.parametrize(
@@ -91,6 +108,61 @@ def test_run_says_so_and_starts_nothing(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "hook", "said"),
+    [
+        (
+            b"log",
+            "checks:refuse",
+            "Error: checks:refuse could not take in standard input: ValueError: no log.",
+        ),
+        (
+            b"log",
+            "checks:no_such",
+            "Error: checks:no_such cannot be imported: module 'checks' has no attribute",
+        ),
+        (b"\0\1", None, "Error: standard input is not text."),
+        (b"", None, "Error: standard input is empty."),
+    ],
+)
+def test_what_standard_input_begins_with_is_refused_before_anything_is_started(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    head: bytes,
+    hook: str | None,
+    said: str,
+) -> None:
+    monkeypatch.setenv("CALLBOARD_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(head))))
+    (tmp_path / "checks.py").write_text(
+        "from callboard import Agent\n"
+        "class Only(Agent):\n    kind = 'only'\n"
+        "def refuse(path, head):\n    raise ValueError(f'no {head.decode()}')\n"
+    )
+    (tmp_path / "domain.yaml").write_text(
+        "domain: x\nkinds:\n  - class: checks:Only\ntasks: {policy: direct, to: only/main}\ninput: checks:feed\n"
+        + (f"input_check: {hook}\n" if hook else "")
+    )
+    assert main.invoke(["run", str(tmp_path), "--input", "-"]) == 1
+    assert capsys.readouterr().err.startswith(said)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_standard_input_that_is_closed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InvalidTask, match="Standard input is closed"):
+        read_head("-")
+
+
+def test_what_was_looked_at_of_standard_input_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b'{"a": "' + b"x" * 9_000 + b'"}')))
+    )
+    assert (read_head("-") or b"").startswith(b'{"a": "x')
+    assert read_json("-") == {"a": "x" * 9_000}
 
 
 class Line(BaseModel):

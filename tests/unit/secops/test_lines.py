@@ -15,13 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from secops import feed
 from secops.errors import BinaryInput, EmptyInput, InputError, InputTooLarge, UnreadableInput
 from secops.lines import CUT_MARK, MAX_LINE_BYTES, open_log
 
-from actors.domain import read_domain
 from bus.errors import CallboardError
-from callboard.cli.feeding import check_input
-from tests.unit.secops.triage_run import EXAMPLE
 
 TEXT = b"one\r\ntwo\n\nfour"
 
@@ -72,8 +70,20 @@ def test_invalid_utf8_and_nul_are_replaced(tmp_path: Path) -> None:
 
 def test_a_log_with_some_nul_comes_to_the_reader(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"before a crash\n" + b"\0" * 500 + b"after it\n")
-    check_input(str(tmp_path / "log"), binary=read_domain(EXAMPLE).binary_input)
+    feed.check("log", (tmp_path / "log").read_bytes())
     assert [number for number, _ in read(tmp_path / "log")] == [1, 2]
+
+
+@pytest.mark.parametrize("path", ["auth.log", "auth-iso.log.gz"])
+def test_the_beginning_of_a_log_is_taken_for_one(example: Path, path: str) -> None:
+    content = (example / "sample" / path).read_bytes()
+    for size in (11, 500, 8192):
+        feed.check(path, content[:size])
+
+
+def test_what_is_damaged_is_judged_when_all_of_it_is_read() -> None:
+    feed.check("log.gz", b"\x1f\x8b" + b"damaged" * 9)
+    feed.check("log", bytes(8192))
 
 
 def test_unicode_line_separators_do_not_shift_line_numbers(tmp_path: Path) -> None:
@@ -118,6 +128,9 @@ def test_an_empty_log_is_refused(tmp_path: Path, content: bytes) -> None:
     ],
 )
 def test_a_binary_file_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    if content.strip(b"\0"):  # NUL alone may be what a crash has left before the first line
+        with pytest.raises(BinaryInput, match=told):
+            feed.check("log", content)
     (tmp_path / "log").write_bytes(content)
     with pytest.raises(BinaryInput, match=told):
         read(tmp_path / "log")
