@@ -16,7 +16,15 @@ async def doctor(as_json: Json = False) -> int:
 
     The exit code is 1 when a check fails; warnings leave it 0.
     """
-    from callboard.doctor import FAIL, WARN, examine_deployment, examine_gateway, examine_machine, examine_ray
+    from callboard.doctor import (
+        FAIL,
+        WARN,
+        examine_data_folder,
+        examine_deployment,
+        examine_gateway,
+        examine_machine,
+        examine_ray,
+    )
     from callboard.doctor.finding import warn
     from callboard.ray_head import RayHead
     from callboard.services import find_instance, running_endpoints
@@ -29,6 +37,7 @@ async def doctor(as_json: Json = False) -> int:
     endpoints = running_endpoints(settings)
     if endpoints is None:
         found.append(warn("services", f"nothing runs in {settings.home}", "Start it with `callboard up`."))
+        found += examine_data_folder(settings)
     else:
         ray_runs = (
             settings.ray_address is not None or RayHead(folder=settings.home / "ray").running() is not None

@@ -1,5 +1,6 @@
 """What `callboard doctor` looks at: each check is a finding, and each finding that is not good has a mend."""
 
+from .data_folder import examine_data_folder
 from .deployment import examine_deployment, examine_ray
 from .finding import FAIL, GOOD, WARN, Finding
 from .gateway import examine_gateway
@@ -10,6 +11,7 @@ __all__ = [
     "GOOD",
     "WARN",
     "Finding",
+    "examine_data_folder",
     "examine_deployment",
     "examine_gateway",
     "examine_machine",

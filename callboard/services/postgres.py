@@ -27,8 +27,9 @@ from bus.errors import DataFolderError, ServiceUnavailable
 
 from . import lock, process
 from .account import Account
+from .data_folder import corrupt, require_version
 from .home import Home, sync_folder, write_private
-from .program import POSTGRES_MAJOR, postgres_programs
+from .program import postgres_programs
 
 USER = DATABASE = "callboard"
 
@@ -122,7 +123,7 @@ class EmbeddedPostgres:
         programs = await asyncio.to_thread(postgres_programs, self.home, self.account)
         if not self.data.is_dir() or not any(self.data.iterdir()):
             await asyncio.to_thread(self._initialize, programs)
-        self._check_version()
+        require_version(self.data, self.log)
         self._clear_stale_files()
         self._make_socket_folder()
         config = self.home / "postgres.conf"
@@ -181,25 +182,6 @@ class EmbeddedPostgres:
             )
         unfinished.rename(self.data)
         sync_folder(self.home.path)
-
-    def _check_version(self) -> None:
-        try:
-            found = (self.data / "PG_VERSION").read_bytes().strip()
-        except FileNotFoundError:
-            raise self._corrupt("it has no PG_VERSION file") from None
-        except PermissionError:
-            raise DataFolderError(
-                f"The data folder {self.data} belongs to another user.",
-                fix="Run as that user, or set CALLBOARD_HOME to a folder of your own.",
-            ) from None
-        if not found.isdigit():
-            raise self._corrupt("its PG_VERSION names no version")
-        if int(found) != POSTGRES_MAJOR:
-            raise DataFolderError(
-                f"The data folder {self.data} was made by Postgres {int(found)}, "
-                f"and this is Postgres {POSTGRES_MAJOR}.",
-                fix="`callboard backup` with the Callboard that made it, `callboard restore` with this one.",
-            )
 
     def _clear_stale_files(self) -> None:
         """Remove what a killed server left behind, unless a server that is not ours is alive there.
@@ -289,10 +271,7 @@ class EmbeddedPostgres:
             return []
 
     def _corrupt(self, reason: str) -> DataFolderError:
-        return DataFolderError(
-            f"Postgres cannot start on {self.data}: {reason.rstrip('.')}.",
-            fix=f"See {self.log}. If the folder is damaged, move it away and `callboard restore` a backup.",
-        )
+        return corrupt(self.data, self.log, reason)
 
 
 def _is_postgres(pid: int) -> bool:

@@ -10,10 +10,11 @@ import shutil
 import pytest
 
 from bus.errors import DataFolderError
+from callboard.doctor import FAIL, GOOD, WARN, Finding, examine_data_folder
 from callboard.services import client_program, ensure_services, find_instance
 from callboard.services.account import service_account
 from callboard.settings import Settings
-from tests.integration.services.servers import until_it_says
+from tests.integration.services.servers import kill, until_it_says
 
 
 async def test_a_data_folder_locked_by_another_process_is_refused(settings: Settings) -> None:
@@ -62,21 +63,56 @@ async def test_a_corrupt_postgres_folder_is_refused_in_postgress_own_words(
     damaged = settings.home / "postgres" / damage
     if damage == "global/pg_control":
         damaged.write_bytes(b"\0" * 8192)
-        words = "FATAL: .*(incompatible|incorrect checksum)"
+        words, seen = "FATAL: .*(incompatible|incorrect checksum)", "checksum does not match"
     elif damage == "PG_VERSION":
         damaged.unlink()
-        words = "no PG_VERSION file"
+        words = seen = "no PG_VERSION file"
     elif damage == "its content":
         (settings.home / "postgres" / "PG_VERSION").write_bytes(b"\xff\0garbage")
-        words = "its PG_VERSION names no version"
+        words = seen = "its PG_VERSION names no version"
     else:
         shutil.rmtree(damaged)
-        words = r'"base/\d+" is missing'
+        words, seen = r'"base/\d+" is missing', "base/1/PG_VERSION is missing"
+    finding = examine_data_folder(settings)[0]
+    assert (finding.check, finding.status) == ("data", FAIL)
+    assert seen in finding.detail
+    assert "callboard restore" in finding.mend
     with pytest.raises(DataFolderError, match=words) as caught:
         await ensure_services(settings)
     assert "callboard restore" in caught.value.fix
     assert "\n" not in str(caught.value)
     assert find_instance(settings) is None
+
+
+async def test_the_doctor_says_of_a_data_folder_what_the_next_start_will_find(settings: Settings) -> None:
+    def data() -> Finding:
+        return examine_data_folder(settings)[0]
+
+    assert (data().status, "none yet" in data().detail) == (GOOD, True)
+    services = await ensure_services(settings)
+    await services.stop()
+    assert [finding.status for finding in examine_data_folder(settings)] == [GOOD, GOOD]
+    assert "was shut down cleanly" in data().detail
+    folder = settings.home / "postgres"
+    first = next((folder / "pg_wal").glob("0*"))
+    first.rename(folder / "elsewhere")
+    assert (data().status, f"pg_wal/{first.name} is missing" in data().detail) == (FAIL, True)
+    (folder / "elsewhere").rename(first)
+    stream = settings.home / "nats" / "jetstream" / "$G" / "streams" / "EVENTS"
+    stream.mkdir(parents=True)
+    (stream / "meta.inf").write_bytes(b"\0")
+    assert [finding.status for finding in examine_data_folder(settings)] == [GOOD, FAIL]
+    folder.rename(settings.home / "elsewhere")
+    assert (data().status, "makes an empty database" in data().detail) == (WARN, True)
+
+
+async def test_the_doctor_says_that_a_data_folder_will_be_recovered(settings: Settings) -> None:
+    async with await ensure_services(settings):
+        instance = find_instance(settings)
+        assert instance is not None
+        kill(instance.postgres_pid)
+        finding = examine_data_folder(settings)[0]
+    assert (finding.status, "the next start recovers it" in finding.detail) == (GOOD, True)
 
 
 async def test_a_data_folder_of_another_major_version_is_refused(settings: Settings) -> None:
@@ -90,6 +126,7 @@ async def test_a_corrupt_nats_folder_is_refused_in_its_own_words(settings: Setti
     await (await ensure_services(settings)).stop()
     shutil.rmtree(settings.home / "nats" / "jetstream")
     (settings.home / "nats" / "jetstream").write_text("not a folder")
+    assert [finding.status for finding in examine_data_folder(settings)] == [GOOD, FAIL]
     with pytest.raises(DataFolderError, match=r"NATS cannot start on .*: .*(directory|JetStream)"):
         await ensure_services(settings)
     assert find_instance(settings) is None
@@ -98,5 +135,7 @@ async def test_a_corrupt_nats_folder_is_refused_in_its_own_words(settings: Setti
 async def test_lost_credentials_are_a_clear_error(settings: Settings) -> None:
     await (await ensure_services(settings)).stop()
     (settings.home / "credentials.json").write_text("{")
+    finding = examine_data_folder(settings)[0]
+    assert (finding.status, "credentials.json cannot be read" in finding.detail) == (FAIL, True)
     with pytest.raises(DataFolderError, match=r"credentials\.json cannot be read"):
         await ensure_services(settings)
