@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from actors.model_gateway import KEY, RECORD, GatewayAddress, base_url, read_key, read_record
 from bus.errors import CallboardError, ServiceUnavailable
+from callboard.cluster import Progress, quiet
 from callboard.ray_head import RayHead
 from callboard.services import lock
 from callboard.services.home import write_private
@@ -58,8 +59,11 @@ class LocalGateway:
             base_url(record["port"]) if record and head is not None and record.get("head") == head else None
         )
 
-    async def serve(self, ray: RayProcess, postgres_url: str | None = None) -> GatewayAddress:
-        """Serve it in the Ray that the process has joined; one that runs is replaced if it was started differently.
+    async def serve(
+        self, ray: RayProcess, postgres_url: str | None = None, progress: Progress = quiet
+    ) -> GatewayAddress:
+        """Serve it in the Ray that the process has joined; one that runs is replaced if it was started differently, and
+        `progress` is told so.
 
         With a Postgres its answers are also kept there.
         Raises ServiceUnavailable, InvalidModelsFile, DataFolderError.
@@ -71,7 +75,7 @@ class LocalGateway:
         async with lock.exclusive(self.settings.home / "gateway.lock", timeout_s=LOCK_TIMEOUT_S):
             self._fail("its start has not come to an end")
             try:
-                address = await self._serve(ray, key, read_models(path), postgres_url)
+                address = await self._serve(ray, key, read_models(path), postgres_url, progress)
             except CallboardError as error:
                 self._fail(str(error))
                 raise
@@ -100,7 +104,7 @@ class LocalGateway:
         write_private(self._failure_path, json.dumps({"head": self._head.running(), "why": why}))
 
     async def _serve(
-        self, ray: RayProcess, key: str, models: str, postgres_url: str | None
+        self, ray: RayProcess, key: str, models: str, postgres_url: str | None, progress: Progress
     ) -> GatewayAddress:
         from serve.gateway import GatewaySettings, ServedGateway
 
@@ -116,12 +120,16 @@ class LocalGateway:
             log_level=self.settings.log_level,
             port=record.get("port", FIRST_PORT),
         )
-        digest, head = _digest(served), self._head.running()
+        digest, head, of_models = _digest(served), self._head.running(), _sha256(models)
+        if record.get("head") == head and record.get("digest") != digest:
+            changed = record.get("models") != of_models
+            what = "models.yaml" if changed else "what it is started with, or Callboard's release,"
+            progress(f"{what} has changed: the model gateway is served anew")
         if (record.get("digest"), record.get("head")) != (digest, head) or not await _listens(served.port):
             if not await ray.call("serve_runs"):
                 served = replace(served, port=_free_port(served.port))
             await ray.call("serve_gateway", served=served)
-            found = {"port": served.port, "digest": digest, "head": head}
+            found = {"port": served.port, "digest": digest, "models": of_models, "head": head}
             write_private(self._record_path, json.dumps(found))
         return GatewayAddress(port=served.port, key=key)
 
@@ -153,7 +161,11 @@ def _digest(served: ServedGateway) -> str:
         served.secrets,
         served.log_level,
     ]
-    return sha256(json.dumps(parts).encode()).hexdigest()
+    return _sha256(json.dumps(parts))
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 async def _listens(port: int) -> bool:

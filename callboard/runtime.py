@@ -204,7 +204,7 @@ async def _start(
         await wake_all_domains(cluster.postgres)
     namespace = await join_ray(ray, cluster.postgres, address)
     if gateway is not None:  # its processes take as long to start as the coordinators and hosts: beside them
-        serving = gateway.serve(ray, services.endpoints.postgres_url)
+        serving = gateway.serve(ray, services.endpoints.postgres_url, progress)
         cluster.gateway = await stack.enter_async_context(_meanwhile(serving))
     started = await start_in_ray(ray, settings, services.endpoints, cluster.postgres, namespace, prepare)
     cluster.joined = not (started or head.started_here or services.started_here)

@@ -17,6 +17,8 @@ from callboard.cli.terminal import console, emit, note, plain
 if TYPE_CHECKING:
     from callboard.cluster import Cluster
 
+_WITHOUT = "`callboard down`, and `callboard up --without-gateway`, do without."
+
 
 @asynchronous
 async def up(
@@ -39,6 +41,7 @@ async def up(
     from callboard.cli.moved import say_if_moved
     from callboard.gateway import LocalGateway
     from callboard.runtime import ray_head, running_cluster
+    from callboard.services import Home
     from callboard.settings import load_settings
     from coordinators.equipment import SYSTEM_KINDS
     from storage.domains import all_domains
@@ -50,14 +53,21 @@ async def up(
         spec = read_domain(folder)
         check_domain(spec, folder, system_kinds=SYSTEM_KINDS)
         names.append(spec.domain)
+    Home(settings.home).require_own()
+    local = LocalGateway(settings)
+    served = local.base_url()
     # In a Ray of somebody else's, Serve may be somebody else's too.
-    gateway = None if without_gateway or settings.ray_address is not None else LocalGateway(settings)
+    gateway = None if without_gateway or settings.ray_address is not None else local
     if gateway is not None:
         gateway.check()
     elif without_gateway:
-        LocalGateway(settings).do_without()
+        local.do_without()
     began = time.monotonic()
     async with running_cluster(settings, detach=detach, gateway=gateway, progress=note) as cluster:
+        if gateway is not None and cluster.joined and served is None:
+            note(f"This Callboard ran without a model gateway; it gets one now. {_WITHOUT}")
+        elif without_gateway and served is not None:
+            note(f"The model gateway at {served} goes on. {_WITHOUT}")
         for name, folder in zip(names, folders, strict=True):
             await say_if_moved(cluster.postgres, name, folder)
         added = []

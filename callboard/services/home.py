@@ -50,11 +50,23 @@ class Home:
                     folder.mkdir(exist_ok=True)
                     # Said again because the umask may have narrowed it.
                     folder.chmod(mode if folder == self.path else 0o755)
-            owner = self.path.stat().st_uid
-            writable = self.path.is_dir() and os.access(self.path, os.W_OK | os.X_OK)
         except OSError as error:
             raise DataFolderError(
                 f"The data folder {self.path} cannot be made: {error.strerror}.",
+                fix="Set CALLBOARD_HOME to a folder that you may write to.",
+            ) from error
+        self.require_own()
+
+    def require_own(self) -> None:
+        """Raise `DataFolderError` for a folder that is there, and somebody else's."""
+        try:
+            owner = self.path.stat().st_uid
+            writable = self.path.is_dir() and os.access(self.path, os.W_OK | os.X_OK)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DataFolderError(
+                f"The data folder {self.path} cannot be looked at: {error.strerror}.",
                 fix="Set CALLBOARD_HOME to a folder that you may write to.",
             ) from error
         if not writable or owner != os.geteuid():

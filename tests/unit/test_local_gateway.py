@@ -44,10 +44,11 @@ class Rig:
         self.ray = Ray()
         self.head: int | None = 4711
         self.listens = True
+        self.said: list[str] = []
         self.postgres_url = "postgresql://callboard:its-password@127.0.0.1/callboard"
 
     async def serve(self) -> int:
-        found = await LocalGateway(self.settings).serve(self.ray, self.postgres_url)  # type: ignore[arg-type]
+        found = await LocalGateway(self.settings).serve(self.ray, self.postgres_url, self.said.append)  # type: ignore[arg-type]
         return found.port
 
 
@@ -95,8 +96,10 @@ async def test_it_is_replaced_at_its_place_when_models_yaml_has_changed(rig: Rig
     with socket.socket() as taken:  # by Serve itself
         taken.bind(("127.0.0.1", port))
         taken.listen()
+        assert rig.said == []
         assert await rig.serve() == port
     assert len(rig.ray.served) == 2
+    assert rig.said == ["models.yaml has changed: the model gateway is served anew"]
 
 
 async def test_it_is_replaced_when_postgres_is_another(rig: Rig) -> None:
@@ -104,6 +107,9 @@ async def test_it_is_replaced_when_postgres_is_another(rig: Rig) -> None:
     rig.postgres_url += "_restored"
     assert await rig.serve() == port
     assert [served.settings.postgres_url for served in rig.ray.served][1] == rig.postgres_url
+    assert rig.said == [
+        "what it is started with, or Callboard's release, has changed: the model gateway is served anew"
+    ]
 
 
 @pytest.mark.parametrize("change", ["another head", "nobody listens", "no record"])

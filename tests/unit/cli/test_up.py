@@ -20,6 +20,7 @@ import storage.domains
 from actors.domain import load_domain, read_domain
 from bus.errors import ServiceUnavailable
 from callboard.cli.main import invoke
+from callboard.gateway import LocalGateway
 from tests.unit.test_code_apart import domain
 
 
@@ -117,6 +118,48 @@ def test_a_wrong_models_yaml_is_said_before_anything_is_started(
     assert invoke(["up"]) == 1
     assert f"Error: {wrong}, line 1: modles: is not known; did you mean models." in capsys.readouterr().err
     assert not cluster.left
+
+
+@pytest.mark.parametrize("option", [[], ["--without-gateway"]])
+def test_a_home_of_somebody_elses_is_said_before_its_files_are_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, option: list[str]
+) -> None:
+    cluster = Cluster(kept=True)
+    install(monkeypatch, cluster)
+    monkeypatch.setenv("CALLBOARD_HOME", str(tmp_path))
+    monkeypatch.setenv("CALLBOARD_MODELS", str(tmp_path))  # no file that could be read
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert invoke(["up", *option]) == 1
+    assert f"Error: The data folder {tmp_path} belongs to another user" in capsys.readouterr().err
+    assert not cluster.left
+
+
+def test_whoever_wants_no_gateway_is_told_of_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(monkeypatch, Cluster(kept=True))
+    assert invoke(["up", "--without-gateway"]) == 0
+    assert "gateway" not in capsys.readouterr().err
+    monkeypatch.setattr(LocalGateway, "base_url", lambda self: "http://127.0.0.1:1/v1")
+    assert invoke(["up", "--without-gateway"]) == 0
+    assert "The model gateway at http://127.0.0.1:1/v1 goes on" in capsys.readouterr().err
+
+
+def test_whoever_joins_what_ran_without_a_gateway_is_told_that_it_gets_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(kept=True)
+    install(monkeypatch, cluster)
+    assert invoke(["up"]) == 0
+    assert "This Callboard ran without a model gateway; it gets one now." in capsys.readouterr().err
+    monkeypatch.setattr(LocalGateway, "base_url", lambda self: "http://127.0.0.1:1/v1")
+    assert invoke(["up"]) == 0
+    assert "gateway" not in capsys.readouterr().err
+    monkeypatch.undo()
+    install(monkeypatch, cluster)
+    cluster.joined = False
+    assert invoke(["up"]) == 0
+    assert "gateway" not in capsys.readouterr().err
 
 
 def test_what_a_run_has_started_is_held_until_ctrl_c(
