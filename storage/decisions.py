@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID
 
 import msgspec
 
@@ -13,6 +11,7 @@ from bus.errors import InvalidMessage, UnknownPromise
 from bus.registry import read_json
 from storage.boundary import translated
 from storage.domains import Connection
+from storage.id_part import CANDIDATES, id_part, several
 from storage.journal import Kind
 from storage.queries import query
 from storage.standing import OUTSIDE, Standing, of_another_kind
@@ -69,21 +68,22 @@ async def waiting_of_task(
 
 
 async def find_promise(db: Connection, id_: str, *, tenant: str, called: str = PROMISE) -> Waiting:
-    """The promise with that id, or the only one whose id begins so; `called` is what its seeker takes it for.
+    """The promise with that id, or the only one whose id begins or ends so; `called` is what its seeker takes it for.
 
     Raises UnknownPromise.
     """
     unknown = UnknownPromise(f"There is no {called} {id_!r}.", fix=_SHOWN if called == PROMISE else None)
-    digits = id_.rpartition("#")[2].strip().lower().replace("-", "")
-    if not re.fullmatch(r"[0-9a-f]{4,32}", digits):
+    part = id_part(id_)
+    if part is None:
         raise unknown
-    first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
     with translated():
-        rows = await db.fetch(query("find_promise"), tenant, first, last)
+        rows = await db.fetch(
+            query("find_promise"), tenant, part.first, part.last, part.digits, part.is_end, CANDIDATES + 1
+        )
     if not rows:
         raise unknown
     if len(rows) > 1:
-        raise UnknownPromise(f"Several ids begin with {id_}.", fix="Give more of it.")
+        raise UnknownPromise(several(id_, [row["id"] for row in rows]), fix="Give more of it.")
     return Waiting(**dict(rows[0]))
 
 

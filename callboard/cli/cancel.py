@@ -24,10 +24,11 @@ async def cancel(
 ) -> None:
     """End a task with all that it has started; compensations run, and what must not be interrupted is waited for."""
     from coordinators.tasks.client import TaskClient
-    from storage.inspect import find_task
+    from storage.inspect import find_task, match_task
 
     async with opened(bus=True) as at:
-        found = await TaskClient(at.db, at.transport, tenant=at.tenant).cancel(identity, reason)
+        wanted = await match_task(at.db, identity, tenant=at.tenant)
+        found = await TaskClient(at.db, at.transport, tenant=at.tenant).cancel(wanted.ref, reason)
 
         async def has_ended() -> bool:
             return (await find_task(at.db, found.ref, tenant=at.tenant)).finished_at is not None

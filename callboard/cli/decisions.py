@@ -9,7 +9,7 @@ import typer
 
 from callboard.cli.asked import command_lines, login_name
 from callboard.cli.connection import Opened, opened
-from callboard.cli.options import Json
+from callboard.cli.options import PART, Json
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.terminal import ago, console, emit, note, plain
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from storage.decisions import Waiting
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="As the list shows it; its beginning will do.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help=f"As the list shows it. {PART}")]
 As = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="Who decides; your login name unless given.")
 ]

@@ -15,10 +15,10 @@ async def follow_task(identity: str, approve: Mode, as_json: bool) -> int:
     from callboard.cli.following import follow_to_end, show_end
     from callboard.runtime import running_cluster
     from storage.domains import find_domain, wake_domain
-    from storage.inspect import find_task
+    from storage.inspect import match_task
 
     async with opened() as at:
-        task = await find_task(at.db, identity, tenant=at.tenant)
+        task = await match_task(at.db, identity, tenant=at.tenant)
         if task.finished_at is not None:
             return show_end(task, as_json=as_json)
         spec = DomainSpec.from_json((await find_domain(at.db, task.domain)).spec)

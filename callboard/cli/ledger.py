@@ -10,12 +10,13 @@ import typer
 from callboard.cli.asked import login_name
 from callboard.cli.connection import opened
 from callboard.cli.decisions import As, Id, address_of, settled_by_person
-from callboard.cli.options import Json
+from callboard.cli.options import PART, Json
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.terminal import ago, console, emit, note, plain
 
 if TYPE_CHECKING:
+    from callboard.cli.connection import Opened
     from storage.inspect.ledger import CallView
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ def ledger(
         str | None, typer.Option(metavar="ADDRESS", help="Only the calls of this agent.")
     ] = None,
     domain: Annotated[str | None, typer.Option(help="Only those of this domain.")] = None,
-    task: Annotated[str | None, typer.Option(metavar="DOMAIN/ID", help="Only those of this task.")] = None,
+    task: Annotated[str | None, typer.Option(metavar="ID", help=f"Only those of this task. {PART}")] = None,
     unknown: Annotated[
         bool, typer.Option("--unknown", help="Only those of which nobody knows yet what they did.")
     ] = False,
@@ -55,7 +56,7 @@ async def _list(
     async with opened() as at:
         found = await list_ledger(
             at.db, tenant=at.tenant, domain=place.domain if place else domain, agent=place.agent if place else None,
-            task=task, unknown=unknown, limit=limit + 1,
+            task=None if task is None else await _ref(at, task), unknown=unknown, limit=limit + 1,
         )  # fmt: skip
     page, more = found[:limit], len(found) > limit
     if as_json:
@@ -108,6 +109,20 @@ async def settle(
         return
     word = "has acted" if happened else "has not acted" + (", and is made again" if again else "")
     console().print(plain(f"Noted: {found.name.split()[0]} {word}. {address_of(found)} goes on."))
+
+
+async def _ref(at: Opened, task: str) -> str:
+    """What the ledger calls the task by; it may be kept for longer than the task."""
+    from storage.id_part import id_part
+    from storage.inspect import match_task
+
+    domain, _, id_ = task.rpartition("/")
+    part = id_part(id_)
+    return (
+        task
+        if domain and part is not None and part.is_whole
+        else (await match_task(at.db, task, tenant=at.tenant)).ref
+    )
 
 
 def _status(row: CallView) -> str:

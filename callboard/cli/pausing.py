@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 from callboard.cli.agent_view import UNTOUCHED
 from callboard.cli.agents import carried_out, still_waits
 from callboard.cli.connection import opened
-from callboard.cli.options import Json
+from callboard.cli.options import PART, Json
 from callboard.cli.running import asynchronous
 from callboard.cli.terminal import console, emit, note, plain
 
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     Check = Callable[[Opened, Address], Awaitable[object]]
 
 Target = Annotated[
-    str, typer.Argument(metavar="TARGET", help="An agent (domain/kind/key), a task's id, or a domain.")
+    str,
+    typer.Argument(metavar="TARGET", help=f"An agent (domain/kind/key), a domain, or a task's id. {PART}"),
 ]
 _OPERATOR = "external/operator"
 
@@ -36,11 +36,7 @@ async def pause(
     as_json: Json = False,
 ) -> None:
     """Pause an agent, a task with all that it has started, or a domain: what waits for it waits until it is resumed."""
-    if _is_task(target):
-        await _pause_task(target, reason, as_json)
-    elif "/" not in target:
-        await _pause_domain(target, reason, as_json)
-    else:
+    if not await _pause_task_or_domain(target, reason, as_json):
         from actors.control import Pause
 
         await _ask(target, Pause(reason=reason), "paused", as_json)
@@ -49,11 +45,7 @@ async def pause(
 @asynchronous
 async def resume(target: Target, as_json: Json = False) -> None:
     """Let what is paused go on."""
-    if _is_task(target):
-        await _pause_task(target, None, as_json)
-    elif "/" not in target:
-        await _pause_domain(target, None, as_json)
-    else:
+    if not await _pause_task_or_domain(target, None, as_json):
         await resume_agent(target, as_json)
 
 
@@ -64,13 +56,24 @@ async def resume_agent(address: str, as_json: bool, check: Check | None = None) 
     await _ask(address, Resume(), "running", as_json, check)
 
 
-def _is_task(target: str) -> bool:
+async def _pause_task_or_domain(target: str, reason: str | None, as_json: bool) -> bool:
+    """Whether the target is one of these; it is paused for the reason, or resumed."""
+    from bus.errors import UnknownDomain
+    from storage.id_part import id_part
+
     domain, _, id_ = target.rpartition("/")
+    may_be_task = "/" not in domain and id_part(id_) is not None
+    if "/" in target:
+        if may_be_task:
+            await _pause_task(target, reason, as_json)
+        return may_be_task
     try:
-        uuid.UUID(id_)
-    except ValueError:
-        return False
-    return "/" not in domain
+        await _pause_domain(target, reason, as_json)  # a domain's name may look like the end of an id
+    except UnknownDomain:
+        if not may_be_task:
+            raise
+        await _pause_task(target, reason, as_json)
+    return True
 
 
 async def _ask(
@@ -106,12 +109,13 @@ async def _ask(
 async def _pause_task(task: str, reason: str | None, as_json: bool) -> None:
     """Pause it for the reason, or resume it."""
     from coordinators.tasks.client import TaskClient
-    from storage.inspect import find_task
+    from storage.inspect import find_task, match_task
 
     wanted = "running" if reason is None else "paused"
     async with opened(bus=True) as at:
         client = TaskClient(at.db, at.transport, tenant=at.tenant)
-        found = await (client.resume(task) if reason is None else client.pause(task, reason))
+        ref = (await match_task(at.db, task, tenant=at.tenant)).ref
+        found = await (client.resume(ref) if reason is None else client.pause(ref, reason))
 
         async def is_done() -> bool:
             status = (await find_task(at.db, found.ref, tenant=at.tenant)).status

@@ -12,7 +12,7 @@ from callboard.cli.approving import Approve, Mode
 from callboard.cli.connection import opened
 from callboard.cli.decisions import promise_json
 from callboard.cli.follow_task import follow_task
-from callboard.cli.options import Json
+from callboard.cli.options import PART, Json
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.task_timeline import show_task_timeline
@@ -29,7 +29,7 @@ app = typer.Typer(
     invoke_without_command=True, help="List tasks, newest first; fail one.", add_completion=False
 )
 
-Identity = Annotated[str, typer.Argument(metavar="ID", help="The task's id, or domain/id.")]
+Identity = Annotated[str, typer.Argument(metavar="ID", help=f"The task's id, or domain/id. {PART}")]
 
 
 @app.callback()
@@ -90,10 +90,11 @@ async def fail(
 ) -> None:
     """End a task as failed; what still works on it is not stopped, but no longer counts."""
     from coordinators.tasks.client import TaskClient
-    from storage.inspect import find_task
+    from storage.inspect import find_task, match_task
 
     async with opened(bus=True) as at:
-        found = await TaskClient(at.db, at.transport, tenant=at.tenant).fail(identity, reason)
+        wanted = await match_task(at.db, identity, tenant=at.tenant)
+        found = await TaskClient(at.db, at.transport, tenant=at.tenant).fail(wanted.ref, reason)
 
         async def has_ended() -> bool:
             return (await find_task(at.db, found.ref, tenant=at.tenant)).finished_at is not None
@@ -133,15 +134,15 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
     from storage.decisions import OPEN, waiting_of_task
     from storage.inspect import (
         children_of,
-        find_task,
         list_dead_letters_of_task,
+        match_task,
         paused_of,
         task_timeline,
         usage_of,
     )
 
     async with opened() as at:
-        found = await find_task(at.db, identity, tenant=at.tenant)
+        found = await match_task(at.db, identity, tenant=at.tenant)
         if timeline:
             turns = await task_timeline(at.db, found.ref, tenant=at.tenant, limit=limit)
             emit(turns) if as_json else show_task_timeline(found, turns)

@@ -45,6 +45,7 @@ from storage.inspect.tasks import (
     find_task,
     list_task_events,
     list_tasks,
+    match_task,
     usage_of,
 )
 from storage.inspect.timeline import Call, Timeline, Turn, agent_timeline, open_calls
@@ -98,6 +99,7 @@ __all__ = [
     "list_tables",
     "list_task_events",
     "list_tasks",
+    "match_task",
     "notes_of",
     "open_calls",
     "paused_at_work",

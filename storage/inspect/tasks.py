@@ -12,6 +12,7 @@ from bus.errors import UnknownTask
 from bus.task_ref import split_task_ref, task_ref
 from storage.boundary import translated
 from storage.domains import Connection, find_domain
+from storage.id_part import CANDIDATES, id_part, several
 from storage.inspect.rows import domain_names, fetch_all
 from storage.queries import query
 
@@ -94,6 +95,28 @@ async def find_task(db: Connection, task: str, *, tenant: str) -> TaskView:
     if not found:
         raise UnknownTask(f"There is no task {number}.")
     return found[0]
+
+
+async def match_task(db: Connection, given: str, *, tenant: str) -> TaskView:
+    """A task by what a person says of it: its id or `domain/id`, or as much of one end of the id as tells it apart.
+
+    Raises UnknownTask.
+    """
+    domain, _, text = given.rpartition("/")
+    part = id_part(text)
+    if part is None:
+        raise UnknownTask(f"{given[:60]!r} is not the id of a task.")
+    names = [domain] if domain else await domain_names(db, None)
+    with translated():
+        rows = await db.fetch(
+            query("inspect_task_by_part"), names, tenant, *part[2:], *part[:2], CANDIDATES + 1
+        )
+    refs = [task_ref(row["id"], row["domain"]) for row in rows]
+    if not refs:
+        raise UnknownTask(f"There is no task {text}.")
+    if len(refs) > 1:
+        raise UnknownTask(several(text, refs), fix="Give more of it.")
+    return await find_task(db, refs[0], tenant=tenant)
 
 
 async def children_of(db: Connection, ref: str, *, tenant: str, limit: int = 1000) -> list[TaskView]:

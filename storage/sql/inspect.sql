@@ -191,6 +191,13 @@ select domain, tenant, id::text as id, status, goal, priority, policy, assignee,
        created_at, updated_at, finished_at, parent, root, input::text as input, result::text as result, error::text as error
 from tasks where domain = any ($1::text[]) and tenant = $2 and id = $3::uuid
 
+-- name: inspect_task_by_part
+-- By one end of its id.
+select domain, id::text as id from tasks
+where domain = any ($1::text[]) and tenant = $2
+  and ((not $6 and id between $3 and $4) or (length($5) < 32 and right(replace(id::text, '-', ''), length($5)) = $5))
+order by created_at desc, id desc limit $7
+
 -- name: inspect_children
 select domain, tenant, id::text as id, status, goal, priority, policy, assignee, progress, deadline,
        created_at, updated_at, finished_at, parent, root

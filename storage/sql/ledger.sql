@@ -74,13 +74,19 @@ cross join lateral (
 order by p.settled_at desc, p.id limit $3
 
 -- name: find_promise
--- By the beginning of its id: one probe in each domain.
+-- By one end of its id: one probe in each domain for the beginning, and a look at all for the end.
 select p.id::text as id, p.domain, p.agent, p.kind, p.name, p.details::text as details,
        p.created_at, p.due_at, p.status,
        p.settled_by, p.settled_at, p.value::text as value
-from domains d, lateral (
-  select * from promises o where o.domain = d.domain and o.tenant = $1 and o.id between $2 and $3 limit 2
-) p limit 2
+from domains d
+cross join lateral (
+  select id from promises where domain = d.domain and tenant = $1 and not $5 and id between $2 and $3
+  union
+  select id from promises where domain = d.domain and tenant = $1 and length($4) < 32
+    and right(replace(id::text, '-', ''), length($4)) = $4
+) m
+join promises p on p.domain = d.domain and p.tenant = $1 and p.id = m.id
+order by p.created_at, p.id limit $6
 
 -- name: promise_standing
 select p.kind, p.name, p.status, p.settled_by, extract(epoch from p.settled_at)::float8 as settled_at,

@@ -42,7 +42,14 @@ async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deploy
     assert "has another digest" in await cli.error("approve", id_, "--as", "alice", "--digest", "0000")
     digest = asked["asked"]["digest"]
     decided = await cli.json(
-        "approve", id_, "--as", "alice", "--comment", "for the fire brigade", "--digest", digest[:8]
+        "approve",
+        f"…{id_[-6:]}",
+        "--as",
+        "alice",
+        "--comment",
+        "for the fire brigade",
+        "--digest",
+        digest[:8],
     )
     assert (decided["status"], decided["by"], decided["address"]) == ("approved", "alice", GUARD)
     await has_turn(vigil, GUARD, 1)
@@ -57,6 +64,16 @@ async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deploy
     assert "There is no domain 'vigli'" in await cli.error("ledger", "--domain", "vigli")
     assert "There is no domain 'vigli'" in await cli.error("ledger", "--agent", "vigli/guard/a")
     assert call["arguments"] == {"gate": "north", "minutes": 5}
+
+
+async def test_an_id_that_is_not_enough_is_refused_with_those_it_may_be(cli: Cli, vigil: Deployment) -> None:
+    first = await ask_to_open(vigil, "north")
+    await cli("deny", first[:13], "--as", "alice", "--reason", "no")
+    await has_turn(vigil, GUARD, 1)
+    second = await ask_to_open(vigil, "south")
+    assert f"Several ids begin or end with {first[:4]}: {first}, {second}. Give" in await cli.error(
+        "approve", first[:4], "--as", "alice"
+    )
 
 
 async def test_a_task_and_the_status_show_what_is_asked_with_the_commands_that_answer_it(

@@ -12,6 +12,7 @@ from bus.errors import ServiceUnavailable
 from callboard.cli import follow
 from callboard.cli.follow import snapshots
 from callboard.cli.following import _Lines
+from callboard.cli.terminal import short_id
 from storage.connect import create_pool
 from storage.intake import Incoming, accept
 from tests.integration.cli import Cli, until
@@ -167,6 +168,37 @@ async def test_a_task_is_cancelled_and_says_who_did_it_and_why(cli: Cli, desk: D
     await cli("task", task, "--timeline", code=1)
     assert (await cli.json("cancel", task))["status"] == "cancelled"
     assert "is not the id of a task" in await cli.error("cancel", "nonsense")
+
+
+async def test_a_task_is_named_by_either_end_of_its_id_wherever_one_is(cli: Cli, desk: Deployment) -> None:
+    task, other = [await desk.submit({"lines": 1}) for _ in range(2)]
+    for each in (task, other):
+        await status(desk, each, "running")
+    end = short_id(task)
+    assert (await cli.json("task", end))["id"] == task
+    assert (await cli.json("task", f"desk/{end}"))["id"] == task
+    assert (await cli.json("task", task[-8:], "--timeline"))["task"] == f"desk/{task}"
+    assert (await cli.json("pause", end))["id"] == task
+    assert (await cli.json("resume", f"desk/{end}"))["id"] == task
+    assert (await cli.json("pause", task[-6:]))["id"] == task
+    assert (await cli.json("resume", task[:30]))["id"] == task
+    assert (await cli.json("ledger", "--task", end))["calls"] == []
+    assert (await cli.json("cancel", end))["id"] == task
+    assert (await cli.json("tasks", "fail", short_id(other), "--reason", "x"))["id"] == other
+    both = await cli.error("task", task[:4])
+    assert f"Several ids begin or end with {task[:4]}: desk/{other}, desk/{task}. Give more of it." in both
+    assert "There is no task …0000000" in await cli.error("cancel", "…0000000")
+    assert "There is no task" in await cli.error("pause", "vigil/" + end)
+    assert "There is no domain 'nowhere'" in await cli.error("pause", "nowhere")
+    assert "domain/kind/key" in await cli.error("pause", "desk/clerk")
+
+
+async def test_the_beginning_of_an_id_is_not_taken_for_its_end_where_only_that_is_meant(
+    cli: Cli, desk: Deployment
+) -> None:
+    task = await desk.submit({"lines": 1})
+    assert (await cli.json("task", task[:13]))["id"] == task
+    assert "There is no task" in await cli.error("task", f"…{task[:13]}")
 
 
 async def test_what_cannot_be_failed_is_refused(cli: Cli, desk: Deployment) -> None:
