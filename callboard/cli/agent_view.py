@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from callboard.cli.agent_timeline import dropped_text
 from callboard.cli.table import Beside, table
-from callboard.cli.terminal import ago, clean, clean_json, console, count, is_terminal, plain
+from callboard.cli.terminal import ago, bounded_json, clean, console, count, is_terminal, plain
 from callboard.cli.waits import again, named, show_pause, turn_lines
 
 if TYPE_CHECKING:
@@ -144,8 +144,11 @@ def _print_json(out: Any, text: str) -> None:
     from rich.highlighter import JSONHighlighter
     from rich.text import Text
 
-    shown = Text(clean_json(json.dumps(json.loads(text), indent=2, ensure_ascii=False)))
+    beginning, rest = bounded_json(json.loads(text))
+    shown = Text(beginning)
     out.print(JSONHighlighter()(shown) if is_terminal() else shown, soft_wrap=True)
+    if rest:
+        out.print(plain(rest, "yellow"))
 
 
 def agent_json(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.task_view import was
-from callboard.cli.terminal import ago, console, count, emit, note, plain
+from callboard.cli.terminal import ago, bounded_json, console, count, emit, note, plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -93,8 +93,10 @@ async def show(number: Number, as_json: Json = False) -> None:
     out.print(plain(f"from {letter.sender}, message {letter.message}{of_task}", "dim"))
     if letter.was is not None:
         out.print(plain(f"It was dead letter {letter.was} before, and was retried.", "dim"))
-    for line in json.dumps(payload, indent=2, ensure_ascii=False).splitlines():
-        out.print(plain(line))
+    beginning, rest = bounded_json(payload)
+    out.print(beginning, soft_wrap=True)
+    if rest:
+        out.print(plain(rest, "yellow"))
 
 
 @app.command()

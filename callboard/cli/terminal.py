@@ -23,6 +23,7 @@ _TRICKS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 _NARROWEST = 60
+_JSON_LINES, _WIDEST = 100, 1_000  # of a document that is shown to somebody, and of each of its lines
 _ID_END = 6  # characters: what an id begins with is the time
 
 
@@ -69,6 +70,24 @@ def emit(value: Any) -> None:
     text = re.sub(r'"\\u0000(-?[0-9.]+)"', r"\1", text)
     sys.stdout.write(clean_json(text) + "\n")
     sys.stdout.flush()
+
+
+def bounded_json(value: Any) -> tuple[str, str]:
+    """JSON on lines of its own, as much of it as somebody reads, and a line that says what is missing; "" where it is whole."""
+    whole = clean_json(json.dumps(value, indent=2, ensure_ascii=False))
+    lines = whole.split("\n")
+    shown = [line if len(line) <= _WIDEST else f"{line[: _WIDEST - 1]}…" for line in lines[:_JSON_LINES]]
+    missing = []
+    if len(lines) > len(shown):
+        missing.append(f"{count(len(lines) - len(shown), 'more line')}")
+    if shown != lines[:_JSON_LINES]:
+        missing.append("long lines are cut")
+    said = (
+        f"… {', '.join(missing)}; {size(len(whole.encode()))} in all, which --json has whole"
+        if missing
+        else ""
+    )
+    return "\n".join(shown), said
 
 
 def _is_unicode() -> bool:

@@ -31,6 +31,26 @@ def test_a_state_is_shown_whole_as_the_json_it_is_and_plays_no_tricks(
     assert "[bold]Ü[/bold]" in shown
 
 
+def test_of_a_large_state_the_beginning_is_shown_and_how_much_there_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    many = {f"key {n}": list(range(10)) for n in range(1_000)}
+    agent_view.show_past(_past(json.dumps(many)))
+    text = capsys.readouterr().out
+    assert text.count("\n") < 120
+    assert '"key 0": [' in text
+    assert "… 11,902 more lines; 87 KiB in all, which --json has whole\n" in text
+    assert "is the one in its history" in text
+
+
+def test_a_long_text_in_a_state_is_cut_and_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    agent_view.show_past(_past(json.dumps({"text": "x" * 100_000, "after": 1})))
+    text = capsys.readouterr().out
+    assert len(text) < 3_000
+    assert '"after": 1' in text
+    assert "… long lines are cut; 98 KiB in all, which --json has whole\n" in text
+
+
 def _past(state: str) -> PastState:
     header = Header(id="m", type="tests.note.v1", sender="external/test", sent_at=0.0)
     return PastState(
