@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bus import subjects
 
@@ -80,6 +80,10 @@ class Rate:
         return (self.total - before) / (now - since) if now > since else 0.0
 
 
+class Waits(Protocol):
+    async def __call__(self, domain: str, *, now: bool) -> int | None: ...
+
+
 async def snapshots(
     db: asyncpg.Pool[Any],
     transport: Transport,
@@ -88,11 +92,11 @@ async def snapshots(
     tenant: str,
     *,
     runs: Callable[[], bool],
-    waiting: Callable[[str], Awaitable[int | None]],
+    waiting: Waits,
 ) -> AsyncIterator[Snapshot]:
     """A snapshot whenever the task's log grows, and every half second; the last one is the ended task.
 
-    `waiting` counts the events of a domain that nobody has read. Raises ServiceUnavailable when the database has been
+    `waiting` counts the events of a domain that nobody has read; for the last snapshot, which stays, as they are then. Raises ServiceUnavailable when the database has been
     away for ten seconds, and by `runs` for good.
     """
     from bus.errors import ServiceUnavailable, StorageUnavailable
@@ -113,7 +117,7 @@ async def snapshots(
                 task = await find_task(db, task_id, tenant=tenant)
                 fresh = await list_task_events(db, domain, task_id, tenant=tenant, after=last, limit=_PAGE)
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
-                events_waiting = await waiting(domain)
+                events_waiting = await waiting(domain, now=task.finished_at is not None)
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
                 asked = (
                     [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant, kinds=OPEN)

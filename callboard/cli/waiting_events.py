@@ -28,10 +28,10 @@ class WaitingEvents:
         self._stream = EventStream(transport)
         self._looked: dict[str, tuple[float, int | None]] = {}
 
-    async def __call__(self, domain: str) -> int | None:
-        """At most a second old; None while NATS does not answer. Raises StorageUnavailable."""
-        at, count = self._looked.get(domain, (0.0, None))
-        if time.monotonic() - at >= _LOOK_EVERY_S:
+    async def __call__(self, domain: str, *, now: bool = False) -> int | None:
+        """At most a second old, or as it is `now`; None while NATS does not answer. Raises StorageUnavailable."""
+        at, count = self._looked.get(domain, (-_LOOK_EVERY_S, None))
+        if now or time.monotonic() - at >= _LOOK_EVERY_S:
             count = await self._count(domain)
             self._looked[domain] = time.monotonic(), count
         return count

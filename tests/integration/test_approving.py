@@ -95,7 +95,7 @@ class Followed:
         return report
 
     def _snapshots(self) -> AsyncIterator[Snapshot]:
-        async def none(_: str) -> int:
+        async def none(domain: str, *, now: bool) -> int:
             return 0
 
         at = self._at

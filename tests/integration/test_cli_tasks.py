@@ -32,7 +32,7 @@ async def stuck_task(desk: Deployment) -> str:
     return task
 
 
-async def nothing_waits(domain: str) -> int | None:
+async def nothing_waits(domain: str, *, now: bool) -> int | None:
     return 0
 
 
@@ -95,6 +95,23 @@ async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Depl
     await cli("resume", clerk)
     assert "is paused" not in await cli("status")
     assert (await cli.json("task", task))["paused"] == []
+
+
+async def test_the_last_view_counts_the_events_as_they_are_at_the_end(desk: Deployment) -> None:
+    task = await desk.submit({"lines": 0})
+    await status(desk, task, "completed")
+    asked: list[tuple[str, bool]] = []
+
+    async def waiting(domain: str, *, now: bool) -> int | None:
+        asked.append((domain, now))
+        return 0
+
+    watch: Any = snapshots(
+        desk.pool, desk.transport, "desk", task, "default", runs=lambda: True, waiting=waiting
+    )
+    async with aclosing(watch):
+        assert [snapshot.has_ended async for snapshot in watch] == [True]
+    assert asked == [("desk", True)]
 
 
 async def test_following_ends_when_the_database_is_gone_and_callboard_with_it(
