@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from actors.model_gateway import KEY, RECORD, GatewayAddress, base_url, read_key, read_record
 from bus.errors import CallboardError, ServiceUnavailable
-from callboard.cluster import Progress, quiet
 from callboard.ray_head import RayHead
 from callboard.services import lock
 from callboard.services.home import write_private
 from storage.release import release
 
 if TYPE_CHECKING:
+    from callboard.cluster import Progress
     from callboard.ray_process import RayProcess
     from callboard.settings import Settings
     from serve.gateway import ServedGateway
@@ -59,9 +59,7 @@ class LocalGateway:
             base_url(record["port"]) if record and head is not None and record.get("head") == head else None
         )
 
-    async def serve(
-        self, ray: RayProcess, postgres_url: str | None = None, progress: Progress = quiet
-    ) -> GatewayAddress:
+    async def serve(self, ray: RayProcess, postgres_url: str | None, progress: Progress) -> GatewayAddress:
         """Serve it in the Ray that the process has joined; one that runs is replaced if it was started differently, and
         `progress` is told so.
 
