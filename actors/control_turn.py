@@ -95,7 +95,9 @@ class ControlTurns:
                     ctx.consequences.undead += (message.id,)
                     header = header_from_json(found.header_json)
                     ctx.report_mended(header, message.id, "dropped", message.reason)
-                ctx.explain("drop_dead_letter", id=message.id, reason=message.reason, found=found is not None)
+                ctx.explain(
+                    "drop_dead_letter", id=message.id, reason=message.reason, found=found is not None, **_named(found)
+                )  # fmt: skip
                 return await self._outcomes.succeed(
                     activation, envelope, ctx, "dead_letter_dropped", activation.lifecycle
                 )
@@ -230,7 +232,7 @@ def _why_not(letter: BuriedMessage, *, force: bool) -> str | None:
 
 
 def _named(letter: BuriedMessage | None) -> dict[str, str]:
-    """The message that goes back into the mailbox, which keeps its id."""
+    """The message that was given up, by which it is found in the history."""
     if letter is None:
         return {}
     header = header_from_json(letter.header_json)

@@ -29,6 +29,7 @@ from storage.domains import Connection, DomainRow, all_domains
 from storage.queries import query
 from storage.room import Bounds, Recipient, lack_of_room
 
+OPERATOR = "external/operator"  # who sends, where nobody says who
 _NAMED = 50  # agents in one nudge; for more, one read of the whole partition is cheaper
 
 
@@ -47,7 +48,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     control: bool = False
     any_kind: bool = False
-    sender: str = "external/operator"
+    sender: str = OPERATOR
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
     task: str | None = None

@@ -22,9 +22,14 @@ _WHO = 3  # of those who may answer
 
 def login_name() -> str:
     try:
-        return getpass.getuser()
+        return getpass.getuser().encode(errors="replace").decode()  # a name may be no text
     except (OSError, KeyError):  # an account without a name, as in a container
         return "operator"
+
+
+def operator() -> str:
+    """Who gives a command, as histories name the sender of what is from outside."""
+    return f"external/{login_name()}"
 
 
 def asked_lines(promises: Sequence[Waiting], most: int = MOST) -> list[Text]:

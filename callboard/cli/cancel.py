@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from callboard.cli.agents import carried_out
+from callboard.cli.asked import operator
 from callboard.cli.connection import opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
@@ -28,7 +29,9 @@ async def cancel(
 
     async with opened(bus=True) as at:
         wanted = await match_task(at.db, identity, tenant=at.tenant)
-        found = await TaskClient(at.db, at.transport, tenant=at.tenant).cancel(wanted.ref, reason)
+        found = await TaskClient(at.db, at.transport, tenant=at.tenant, by=operator()).cancel(
+            wanted.ref, reason
+        )
 
         async def has_ended() -> bool:
             return (await find_task(at.db, found.ref, tenant=at.tenant)).finished_at is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from callboard.cli.agents import carried_out
+from callboard.cli.asked import operator
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
@@ -177,7 +178,9 @@ async def _ask(
         if check is not None:
             await check(at, letter)
         to = parse_address(letter.address)
-        message = Incoming(to=to, message=request, control=True, any_kind=word == "dropped")
+        message = Incoming(
+            to=to, message=request, control=True, any_kind=word == "dropped", sender=operator()
+        )
         (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
 
         async def is_gone() -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from callboard.cli.agent_view import UNTOUCHED
 from callboard.cli.agents import carried_out, still_waits
+from callboard.cli.asked import operator
 from callboard.cli.connection import opened
 from callboard.cli.options import PART, Json
 from callboard.cli.running import asynchronous
@@ -26,7 +27,6 @@ Target = Annotated[
     str,
     typer.Argument(metavar="TARGET", help=f"An agent (domain/kind/key), a domain, or a task's id. {PART}"),
 ]
-_OPERATOR = "external/operator"
 
 
 @asynchronous
@@ -92,7 +92,7 @@ async def _ask(
             raise InvalidAddress(f"{UNTOUCHED} {address}.", fix="There is nothing to resume.")
         if check is not None:
             await check(at, place)
-        message = Incoming(to=place, message=request, control=True)
+        message = Incoming(to=place, message=request, control=True, sender=operator())
         (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
 
         async def is_done() -> bool:
@@ -113,7 +113,7 @@ async def _pause_task(task: str, reason: str | None, as_json: bool) -> None:
 
     wanted = "running" if reason is None else "paused"
     async with opened(bus=True) as at:
-        client = TaskClient(at.db, at.transport, tenant=at.tenant)
+        client = TaskClient(at.db, at.transport, tenant=at.tenant, by=operator())
         ref = (await match_task(at.db, task, tenant=at.tenant)).ref
         found = await (client.resume(ref) if reason is None else client.pause(ref, reason))
 
@@ -130,9 +130,9 @@ async def _pause_domain(domain: str, reason: str | None, as_json: bool) -> None:
 
     async with opened() as at:
         if reason is None:
-            changed = await resume_domain(at.db, domain, by=_OPERATOR)
+            changed = await resume_domain(at.db, domain, by=operator())
         else:
-            changed = await pause_domain(at.db, domain, by=_OPERATOR, why=reason)
+            changed = await pause_domain(at.db, domain, by=operator(), why=reason)
     word = "goes on" if reason is None else "is paused"
     if as_json:
         emit({"domain": domain, "wanted": "running" if reason is None else "paused", "changed": changed})

@@ -9,6 +9,7 @@ import typer
 
 from callboard.cli.agents import carried_out
 from callboard.cli.approving import Approve, Mode
+from callboard.cli.asked import operator
 from callboard.cli.connection import opened
 from callboard.cli.decisions import promise_json
 from callboard.cli.follow_task import follow_task
@@ -94,7 +95,9 @@ async def fail(
 
     async with opened(bus=True) as at:
         wanted = await match_task(at.db, identity, tenant=at.tenant)
-        found = await TaskClient(at.db, at.transport, tenant=at.tenant).fail(wanted.ref, reason)
+        found = await TaskClient(at.db, at.transport, tenant=at.tenant, by=operator()).fail(
+            wanted.ref, reason
+        )
 
         async def has_ended() -> bool:
             return (await find_task(at.db, found.ref, tenant=at.tenant)).finished_at is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from callboard.cli.agents import Address, carried_out, still_waits
+from callboard.cli.asked import operator
 from callboard.cli.bars import kind_and_name, outcome
 from callboard.cli.connection import Opened, opened
 from callboard.cli.options import Json
@@ -144,7 +145,10 @@ async def _ask(address: str, request: SkipTurn | EditTurn, word: str, as_json: b
                 "is resolved.",
             )
         (accepted,) = await accept(
-            at.db, at.transport, [Incoming(to=place, message=request, control=True)], tenant=at.tenant
+            at.db,
+            at.transport,
+            [Incoming(to=place, message=request, control=True, sender=operator())],
+            tenant=at.tenant,
         )
 
         async def is_done() -> bool:

@@ -23,7 +23,7 @@ from bus.transport import Subscription, Transport
 from coordinators.tasks.messages import FailTask
 from storage.domains import Connection
 from storage.inspect import TaskEventView, TaskView, find_task, list_task_events
-from storage.intake import Incoming, accept
+from storage.intake import OPERATOR, Incoming, accept
 from storage.tasks import require_text, submit_task
 
 _logger = logging.getLogger("callboard.tasks")
@@ -38,11 +38,18 @@ _RETRY_S = 0.5
 
 
 class TaskClient:
-    """Works while coordinators, hosts or NATS are away; only Postgres is needed. `transport` None polls."""
+    """Works while coordinators, hosts or NATS are away; only Postgres is needed. `transport` None polls; `by` is who ends,
+    pauses and resumes tasks, as their logs name it."""
 
     def __init__(
-        self, db: Connection, transport: Transport | None = None, *, tenant: str = DEFAULT_TENANT
+        self,
+        db: Connection,
+        transport: Transport | None = None,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        by: str = OPERATOR,
     ) -> None:
+        self._by = by
         self._db = db
         self._transport = transport
         self._tenant = tenant
@@ -106,7 +113,7 @@ class TaskClient:
         task = await self.find(task_id)
         if task.finished_at is not None:
             raise TaskError(f"Task {task.id} has ended already: it is {task.status}.")
-        order = Incoming(to=task_agent(task.ref), message=message, task=task.ref)
+        order = Incoming(to=task_agent(task.ref), message=message, task=task.ref, sender=self._by)
         await accept(self._db, self._transport, [order], tenant=self._tenant, admitted=True)
         return task
 

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from callboard.cli.asked import login_name
 from storage.inspect import list_dead_letters
 from tests.integration.cli import Cli, note, until
 from tests.integration.deployment import Deployment
@@ -196,7 +197,11 @@ async def test_dead_letters_are_listed_shown_retried_and_dropped(cli: Cli, desk:
     assert "is dropped" in await cli("dead-letters", "drop", str(again.id), "--reason", "of no use")
     assert await cli("dead-letters") == "No dead letters.\n"
     history = (await cli.json("agent", "desk/clerk/a"))["history"]
-    assert history[0]["body"]["notes"][0]["reason"] == "of no use"
+    dropped = history[0]["body"]["notes"][0]
+    assert (dropped["reason"], dropped["message"], dropped["type"]) == (
+        "of no use", dead.message, "desk.note.v1",
+    )  # fmt: skip
+    assert history[0]["body"]["message"]["header"]["sender"] == f"external/{login_name()}"
     assert "There is no dead letter 999" in await cli.error("dead-letters", "retry", "999")
     assert "no domain 'other'" in await cli.error("dead-letters", "--domain", "other")
 

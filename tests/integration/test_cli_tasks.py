@@ -10,6 +10,7 @@ import pytest
 from bus.address import parse_address
 from bus.errors import ServiceUnavailable
 from callboard.cli import follow
+from callboard.cli.asked import login_name
 from callboard.cli.follow import snapshots
 from callboard.cli.following import _Lines
 from callboard.cli.terminal import short_id
@@ -145,7 +146,7 @@ async def test_a_task_is_ended_by_hand(cli: Cli, desk: Deployment) -> None:
     assert await cli("tasks", "fail", task, "--reason", "not worth it") == f"Task {task} has ended.\n"
     shown = await cli.json("task", task, code=1)
     assert shown["status"] == "failed"
-    assert shown["error"] == {"code": "operator", "message": "not worth it", "by": "external/operator"}
+    assert shown["error"] == {"code": "operator", "message": "not worth it", "by": f"external/{login_name()}"}
     assert "failed: not worth it" in await cli("task", task, code=1)
     assert "callboard tasks fail" not in cli.out
     assert "has ended already" in await cli.error("tasks", "fail", task, "--reason", "again")
@@ -179,7 +180,7 @@ async def test_a_task_is_cancelled_and_says_who_did_it_and_why(cli: Cli, desk: D
     assert await cli("cancel", task, "--reason", "not needed") == f"Task {task} is cancelled.\n"
     shown = await cli.json("task", task, code=1)
     assert shown["status"] == "cancelled"
-    assert shown["error"] == {"code": "cancelled", "message": "not needed", "by": "external/operator"}
+    assert shown["error"] == {"code": "cancelled", "message": "not needed", "by": f"external/{login_name()}"}
     assert [event["kind"] for event in shown["events"]][-2:] == ["cancelling", "cancelled"]
     assert "cancelled: not needed" in await cli("task", task, code=1)
     await cli("task", task, "--timeline", code=1)

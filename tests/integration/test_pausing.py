@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bus.errors import TaskError, TaskFailed, UnknownDomain
+from callboard.cli.asked import login_name
 from callboard.services import Endpoints
 from storage.pauses import pause_domain, resume_domain
 from tests.integration.cli import Cli, until
@@ -98,7 +99,7 @@ async def test_a_paused_domain_keeps_everything_until_it_goes_on(cli: Cli, depot
     task = await depot.submit("a van")
     await status(depot, task, "assigned")
     shown = await cli("status")
-    assert "depot: paused by external/operator: an audit; `callboard resume depot`" in shown
+    assert f"depot: paused by external/{login_name()}: an audit; `callboard resume depot`" in shown
     assert "depot is paused; `callboard resume depot`" in await cli("task", task)
     await until(lambda: depot.fetch("select from mailbox where agent like 'porter/%'"))
     assert await depot.fetch("select count(*) from transitions where agent like 'porter/%'") == [(0,)]

@@ -374,8 +374,11 @@ async def test_a_dropped_dead_letter_is_gone_and_the_history_says_why() -> None:
         assert kit.dead_letters() == []
         assert kit.mailbox(AT) == []
         assert kit.history(AT)[-1].notes == [
-            {"decision": "drop_dead_letter", "id": letter.id, "reason": "known", "found": True}
-        ]
+            {
+                "decision": "drop_dead_letter", "id": letter.id, "reason": "known", "found": True,
+                "message": letter.header.id, "type": "failures.try.v1",
+            }
+        ]  # fmt: skip
 
 
 async def test_a_dead_letter_that_is_gone_already_is_dropped_in_peace() -> None:
