@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bus.errors import DataFolderError
+from bus.errors import CallboardError
 from callboard.doctor.finding import Finding, fail, good, warn
 from callboard.services import Home
 from callboard.services.data_folder import check_nats_data, check_postgres_data
@@ -28,7 +28,7 @@ def examine_data_folder(settings: Settings) -> list[Finding]:
 def _found(check: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
-    except DataFolderError as error:
+    except CallboardError as error:
         return fail(check, error.message, error.fix)
     except OSError as error:
         return fail(

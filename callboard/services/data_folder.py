@@ -11,8 +11,6 @@ from bus.errors import DataFolderError
 
 from .program import POSTGRES_MAJOR, client_program
 
-_CONTROL_TIMEOUT_S = 10.0  # it reads 8 KiB
-
 
 def require_version(data: Path, log: Path) -> None:
     """Raise DataFolderError for what no Postgres of our version has made."""
@@ -61,7 +59,6 @@ def _control_file(data: Path, log: Path) -> dict[str, str]:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=_CONTROL_TIMEOUT_S,
         check=False,
     )
     if complaint := re.search(r"(?:warning|error): (.*)", done.stderr):
