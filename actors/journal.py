@@ -338,8 +338,15 @@ class Journal:
             if not all(flush.result() for flush in flushing):
                 raise TurnGone
 
-    def end(self) -> JournalWrite | None:
-        """The last write, if there is anything to write. Promises that nobody waits for any more are let go."""
+    def end(self, now: float) -> JournalWrite | None:
+        """The last write, if there is anything to write. Promises that are open are let go, and on record as that."""
+        if self.is_open:
+            for promise in self.promises.still_open:
+                left = Wake(promise=promise.id, status="abandoned", at=now)
+                value = msgspec.json.encode(left).decode()
+                self.entries.add(
+                    promise.key, promise.kind, promise.name, value, ok=True, took_ms=0.0, blob=None
+                )
         self.promises.let_go()
         self._land()  # no partition leaves before the last write of an agent in it has ended
         if self.is_open:

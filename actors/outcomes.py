@@ -192,17 +192,17 @@ class Outcomes:
         mark: Mark | None = None,
     ) -> TurnRecord:
         journal = None
+        # A pause may come before anything of the journal is on record.
+        live = activation.journal if mark is None or activation.has_open_turn else None
+        at = self._scope.clock.now() if live is not None else ctx.now
         if activation.journal is not None and mark is None:
             give_up_calls(activation.journal, "")
-            journal = activation.journal.end()
+            journal = activation.journal.end(at)
         in_mailbox = journal is None or journal.does is not Does.END
         if not in_mailbox:
             activation.ended = envelope.seq
         version = activation.version + 1
         puts = ctx.consequences
-        # A pause may come before anything of the journal is on record.
-        live = activation.journal if mark is None or activation.has_open_turn else None
-        at = self._scope.clock.now() if live is not None else ctx.now
         body = transition_body(
             version, at, envelope, decision, activation.state_json, state, lifecycle, puts, live,
         )  # fmt: skip

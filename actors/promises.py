@@ -129,6 +129,10 @@ class Promises:
             self._draft.given_up.pop(promise.id, None)
         self._draft.promises = []
 
+    @property
+    def still_open(self) -> list[OpenPromise]:
+        return list(self._open.values())
+
     def let_go(self) -> None:
         """The turn ends: nobody waits for those that are open."""
         self._draft.done.extend(self._open)

@@ -97,6 +97,10 @@ async def test_what_a_skipped_turn_has_done_is_undone_and_named(
         skipped = await cli.json("turn", "skip", RUNNER, "--reason", "x")
         assert (skipped["done"], skipped["compensations"]) == (True, ["forget_price"])
         assert await vigil.fetch("select name from journal where kind = 'undo'") == [("forget_price",)]
+        shown = (await cli("agent", RUNNER, "--timeline")).splitlines()
+        (waited,) = [line for line in shown if "ask Question" in line]
+        assert waited.endswith("✗ abandoned")
+        await cli("verify")
 
         await send(vigil, RUNNER, agents.Errand(undoes=True))
         await waits_for(vigil, "ask")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,7 @@ from actors.retry import RetryPolicy
 from bus.errors import InvalidMessage, TaskCancelled
 from callboard import Agent, Context, tool
 from callboard.testing import TestKit
+from storage.journal import Kind
 from tests.unit.agents import Keeper, Note
 from tests.unit.tasks.worker import Errand, Worker, fresh, program
 
@@ -547,3 +549,22 @@ async def test_a_waiting_turn_of_a_paused_agent_ends_when_the_agent_goes_on() ->
         await look(kit)
         assert kit.task(task).status == "cancelled"
         assert Worker.log[-1] == "release w"
+
+
+async def test_what_a_cancelled_turn_has_waited_for_is_in_its_history() -> None:
+    async def waits(self: Worker, ctx: Context) -> None:
+        await ctx.sleep(1)
+        await ctx.gather(ctx.sleep(1_000), ctx.ask("test/keeper/k", Note(text="x")), ctx.approval("go on"))
+
+    async with TestKit(KINDS) as kit:
+        task = await kit.give_task(AT, goal=program(waits))
+        await kit.advance(seconds=5)
+        await kit.cancel_task(task, "not needed")
+        await look(kit)
+        assert leftovers(kit)[0] == 0
+        (journal,) = kit.store.waits.journal.values()
+        ends = [(e.kind, json.loads(e.value)["status"]) for e in journal if e.kind in tuple(Kind)]
+        assert ends[:1] == [("sleep", "resolved")]
+        assert sorted(ends[1:]) == [("approval", "abandoned"), ("ask", "resolved"), ("sleep", "abandoned")]
+        body = json.loads(kit.store.agents.transitions[("test", "default", "worker/w")][-1].body)
+        assert [c["kind"] for c in body["calls"] if c["kind"] in tuple(Kind)] == [kind for kind, _ in ends]
