@@ -27,7 +27,7 @@ from actors.promise import Promise
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arguments
 from actors.tool import Tool
-from actors.wake import Wake
+from actors.wake import CLOCK, Wake
 from bus.address import Address, parse_address
 from bus.envelope import Priority, new_id
 from bus.errors import (
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from actors.consequences import Consequences
     from actors.scope import Scope
 
-CLOCK = "external/clock"  # who has settled what was due
 TIME_UNIT_S = 1e-6  # Postgres' times are rounded to it
 
 

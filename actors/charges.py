@@ -23,6 +23,9 @@ class Charges(ABC):
         """Charge the task with what was spent for it. It is recorded, so that a turn that runs again charges nothing
         twice, and commits with the next step, wait or the turn's end.
 
+        In a step's function that is tried again it counts once, as what the first attempt has said: the next one comes to
+        the same place, and finds it. Where each attempt costs, give each charge a `key` that no other attempt has.
+
         It never refuses, for the money is gone: what would spend more is refused once the task is above its limit.
         A cost is rounded to 12 places after the point, and its sums are exact. Raises InvalidMessage for what is below
         zero, not finite, or 10^15 and more, and for tokens that are no whole number.

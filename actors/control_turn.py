@@ -18,6 +18,7 @@ from actors.outcomes import Outcomes
 from actors.saga import DESTROYED, SKIPPED, Ending, ending_of, outstanding, unwind_entry
 from actors.scope import Scope
 from actors.turn_edit import edited, said_of_call
+from actors.wake import WAKE, wake_without_header
 from bus.envelope import UNREADABLE, Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from storage.journal import Does, JournalWrite, StoredJournal
@@ -210,6 +211,9 @@ class ControlTurns:
 
     def _again(self, activation: Activation, number: int, found: BuriedMessage) -> Outgoing:
         header = msgspec.structs.replace(header_from_json(found.header_json), deadline=None, letter=number)
+        is_wake = header.type == UNREADABLE  # what else cannot be read is not put back
+        if is_wake:
+            header = msgspec.structs.replace(header, type=WAKE, sent_at=self._scope.clock.now())
         return Outgoing(
             domain=self._scope.domain,
             tenant=activation.tenant,
@@ -218,13 +222,14 @@ class ControlTurns:
             header=header,
             header_json=header_to_json(header),
             payload=found.payload,
+            control=is_wake,
         )
 
 
 def _why_not(letter: BuriedMessage, *, force: bool) -> str | None:
     """Why it is not put back: a header that nobody reads would be lost, and its task may have ended since somebody looked."""
     if header_from_json(letter.header_json).type == UNREADABLE:
-        return "its header cannot be read"
+        return "its header cannot be read" if wake_without_header(letter.payload) is None else None
     ended = letter.task_ended
     if ended is None or (force and ended not in ("cancelling", "cancelled")):
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from actors.inquiry import INTENT, Intent
@@ -23,6 +25,7 @@ def give_up_calls(journal: Journal, *prefixes: str) -> None:
         if place in in_flight:
             continue
         if place not in journal.entries and f"{place}~{attempt}" not in journal.entries:
-            intent = msgspec.json.decode(entry.value, type=Intent)
-            found.append(CallVerdict(id=intent.id, status=CallStatus.UNKNOWN, error=_WHY))
+            with contextlib.suppress(msgspec.MsgspecError):  # that it cannot be read has failed the turn
+                intent = msgspec.json.decode(entry.value, type=Intent)
+                found.append(CallVerdict(id=intent.id, status=CallStatus.UNKNOWN, error=_WHY))
     journal.judge(found)

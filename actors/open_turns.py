@@ -14,6 +14,7 @@ from actors.blobs import Blobs, BlobsUnavailable
 from actors.context import Context
 from actors.journal import Journal
 from actors.ledger import Ledger
+from actors.saga import COMPENSATE, UNDO, UNWIND, ending_of
 from actors.scope import Scope
 from actors.spending import spent
 from bus import faultpoints
@@ -141,13 +142,19 @@ class OpenTurns:
             raise BlobsUnavailable(error.message) from error
 
     def _stored_journal(self, activation: Activation, envelope: Envelope, stored: StoredJournal) -> Journal:
-        if envelope.header.type == UNREADABLE:
+        said = ending_of(stored.entries)
+        is_left = said is not None and said.leaves  # it ends as it is, whatever it has recorded
+        if envelope.header.type == UNREADABLE and not is_left:
             raise InvalidPayload("The header of an open turn cannot be read.")
         try:
             journal = self._journal(activation, envelope, stored.began_at, stored)
             _ = journal.saga.ending  # read wherever the turn may end: here it can be refused
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise InvalidPayload(f"The record of an open turn cannot be read: {first_line(error)}.") from None
+        except (msgspec.MsgspecError, RecursionError, InvalidPayload) as error:
+            if not is_left:
+                raise InvalidPayload(
+                    f"The record of an open turn cannot be read: {first_line(error)}."
+                ) from None
+            return self._journal(activation, envelope, stored.began_at, _without_record(stored))
         return journal
 
     def _journal(
@@ -178,3 +185,13 @@ class OpenTurns:
         journal.branches.on_waiting = partial(self._host.waits, activation)
         journal.branches.on_running = partial(self._host.runs, activation)
         return journal
+
+
+def _without_record(stored: StoredJournal) -> StoredJournal:
+    """Nothing but that the turn is given up, and what does not undo it: the rest is to end, and not to be read."""
+    known = {entry.key for entry in stored.entries}
+    return msgspec.structs.replace(
+        stored,
+        entries=tuple(entry for entry in stored.entries if entry.kind in (UNWIND, COMPENSATE, UNDO)),
+        promises=tuple(promise for promise in stored.promises if promise.key not in known),
+    )

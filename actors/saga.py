@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Sequence
@@ -114,8 +115,11 @@ class Saga:
 
 
 def ending_of(entries: Sequence[JournalEntry]) -> Ending | None:
-    """What is on record of a turn's having been given up: what was said last."""
-    return next((_read_ending(entry) for entry in reversed(entries) if entry.key == UNWIND_AT), None)
+    """What is on record of a turn's having been given up: what was said last, unless that cannot be read."""
+    said = next((entry for entry in reversed(entries) if entry.key == UNWIND_AT), None)
+    with contextlib.suppress(msgspec.MsgspecError):
+        return None if said is None else _read_ending(said)
+    return None
 
 
 def unwind_entry(number: int, ending: Ending) -> JournalEntry:

@@ -26,6 +26,7 @@ from actors.scope import Scope
 from actors.task_messages import TaskWork
 from actors.threads import in_thread
 from actors.unwinding import is_cancelled, uncancel, undo
+from actors.wake import wake_without_header
 from bus.envelope import UNREADABLE, Envelope
 from bus.errors import (
     CallboardError,
@@ -170,7 +171,8 @@ class TurnRunner:
             # The handler only says again what undoes its results.
             why = (lambda: TaskCancelled(words)) if is_cancelled else TurnGone
             journal.branches.end_early(why, children_first=is_cancelled)
-        if handler is None and not envelope.is_control:  # no further try would find one
+        is_readable = envelope.header.type != UNREADABLE
+        if handler is None and not (envelope.is_control and is_readable):  # no further try would find one
             return doomed or await self._unhandled(activation, envelope)
         payload = envelope.payload
         if envelope.header.blob is not None:
@@ -259,7 +261,13 @@ class TurnRunner:
         wire_name = envelope.header.type
         error: CallboardError
         if wire_name == UNREADABLE:
-            error = InvalidMessage("The header of a message cannot be read.")
+            wake = wake_without_header(envelope.payload)
+            of = (
+                "a message"
+                if wake is None
+                else f"the wake-up that says how the promise {wake.promise} was settled"
+            )
+            error = InvalidMessage(f"The header of {of} cannot be read.")
         elif name not in self._scope.kinds:
             error = UnknownKind(f"The domain {self._scope.domain!r} has no agent kind {name!r}.")
         else:

@@ -9,6 +9,7 @@ from bus.errors import InvalidPayload
 from bus.registry import encode_json, first_line
 
 WAKE = "callboard.wake.v1"
+CLOCK = "external/clock"  # who has settled what was due
 
 
 class Wake(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,16 @@ def decode_wake(payload: str) -> Wake:
         return _decode(payload)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidPayload(f"A wake-up cannot be read: {first_line(error)}.") from None
+
+
+def wake_without_header(payload: str) -> Wake | None:
+    """What a message whose header cannot be read says of a promise; None where it says nothing, or where the value may be
+    in a blob that only its header has named."""
+    try:
+        wake = decode_wake(payload)
+    except InvalidPayload:
+        return None
+    return wake if wake.value != b"null" or wake.by == CLOCK else None
 
 
 def wake_json(promise: str, status: str, by: str, at: float, *, value: str, digest: str | None = None) -> str:

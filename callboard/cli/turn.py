@@ -192,8 +192,8 @@ def _not_undone(place: Place) -> CallboardError:
     from bus.errors import NonDeterministicHandler
 
     return NonDeterministicHandler(
-        f"The open turn of {place} cannot be undone: its handler no longer comes to its compensations, and the agent is "
-        "paused.",
+        f"The open turn of {place} cannot be undone: its handler no longer comes to its compensations, or its record cannot "
+        "be read. The agent is paused.",
         fix=f"Register code that does, and `callboard resume {shlex.quote(str(place))}`; `turn skip --leave-done` ends it "
         "as it is.",
     )

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from bus.address import Address, parse_address
-from bus.envelope import Header
+from bus.envelope import Header, header_from_json
 from bus.errors import BrokenChain, InvalidAddress
 from storage.boundary import translated
 from storage.chain import BODY
@@ -138,7 +138,7 @@ def made_turn(address: str, version: int, committed: float, header: Any, body: A
         calls = body.get("calls") or []
         return Turn(
             address=address, version=version, journal=body.get("turn"), decision=body["decision"],
-            lifecycle=body["lifecycle"], header=msgspec.convert(header, Header), began=body.get("began") or body["at"],
+            lifecycle=body["lifecycle"], header=header_from_json(json.dumps(header)), began=body.get("began") or body["at"],
             ended=body["at"] if body.get("turn") else max(committed, body["at"]), failures=body.get("failures") or 0,
             notes=body["notes"],
             calls=[

@@ -94,7 +94,10 @@ async def notes_of(db: Connection, address: Address, message: str, *, tenant: st
         db, address, tenant=tenant, below=LAST_VERSION, limit=_NOTES_LOOKED_AT
     ):
         body = json.loads(transition.body)
-        if body["message"]["header"]["id"] == message:
+        header = body["message"]["header"]
+        if (
+            isinstance(header, dict) and header.get("id") == message
+        ):  # one that cannot be read stands there as it was
             return list(body["notes"])
     return []
 

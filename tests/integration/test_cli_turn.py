@@ -149,6 +149,27 @@ async def test_a_turn_that_has_ended_first_is_not_said_to_be_changed_and_no_othe
     assert await vigil.fetch("select from journal where kind = 'void'") == []
 
 
+async def test_a_turn_whose_record_cannot_be_read_is_skipped(cli: Cli, vigil: Deployment) -> None:
+    from vigil import agents
+
+    await send(vigil, RUNNER, agents.Errand(undoes=True))
+    await waits_for(vigil, "ask")
+    await until(lambda: vigil.fetch("select from turns where agent = 'runner/a' and waiting"))
+    await vigil.pool.execute("update turns set header = '7' where agent = 'runner/a'")
+    await vigil.pool.execute("update journal set value = '7' where agent = 'runner/a' and kind = 'sent'")
+    await send(vigil, ORACLE, agents.Speak())
+    await has_turn(vigil, RUNNER, 1)
+    assert "cannot be read" in await cli("agent", RUNNER)
+    refused = await cli.error("turn", "skip", RUNNER, "--reason", "x")
+    assert "its record cannot be read" in refused
+    assert "is skipped" in await cli("turn", "skip", RUNNER, "--reason", "x", "--leave-done")
+    (letter,) = (await cli.json("dead-letters"))["dead_letters"]
+    assert letter["error"].endswith("not undone, as was asked: forget_price")
+    assert (await cli.json("agent", RUNNER))["lifecycle"] == "running"
+    assert "✗ dead_letter  callboard.unreadable.v1" in await cli("agent", RUNNER, "--timeline")
+    await cli("verify")
+
+
 async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> None:
     assert "has no step or call at '#9'" in await cli.error(
         "turn", "edit", RUNNER, "#9", "--forget", "--reason", "x"

@@ -152,6 +152,82 @@ async def test_the_record_of_an_open_turn_pauses_its_agent(field: str) -> None:
         assert leftovers(kit)[::2] == (0, 0)  # turns and messages
 
 
+@pytest.mark.parametrize("field", ["value", "header", "unwind"])
+@pytest.mark.parametrize("leave_done", [False, True])
+async def test_a_turn_whose_record_cannot_be_read_can_be_skipped(field: str, leave_done: bool) -> None:
+    async def work(self: Waiter, ctx: Context) -> None:
+        ctx.send("test/keeper/k", Note(text="sent"))
+        if leave_done:
+            ctx.compensate(call, "undo")
+        await wait(self, ctx)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(work)))
+        await put_away(kit)
+        [turn] = kit.store.waits.turns.values()
+        [entries] = kit.store.waits.journal.values()
+        if field == "header":
+            turn.message.header_json = "7"
+        else:
+            entries[:] = [msgspec.structs.replace(e, value="7") if e.kind == "sent" else e for e in entries]
+        if field == "unwind":
+            entries.append(
+                msgspec.structs.replace(entries[0], number=9, key="#unwind", kind="unwind", value="7")
+            )
+        resolve(kit)
+        read(kit, partition(kit))
+        await kit.send(AT, Note(text="behind it"))
+        await kit.quiet()
+        assert kit.lifecycle(AT) == "paused"
+        if leave_done:
+            await kit.skip_turn(AT)  # what is to be undone cannot be found
+            await kit.quiet()
+            assert kit.lifecycle(AT) == "paused"
+        await kit.skip_turn(AT, leave_done=leave_done)
+        await kit.quiet()
+        [letter] = kit.store.agents.dead_letters.values()
+        assert (letter.reason, letter.header_json) == ("skipped", turn.message.header_json)
+        assert "undo" not in Waiter.calls
+        assert letter.error.endswith("not undone, as was asked: counted.<locals>.call") is leave_done
+        assert kit.state(AT).log == ["note behind it"]
+        assert leftovers(kit)[::2] == (0, 0)  # turns and messages
+
+
+async def _lost_wake(kit: TestKit) -> int:
+    """The wake-up of a turn that was put away is a dead letter, for its header cannot be read; its number."""
+    await kit.send(AT, Run(program=program(wait)))
+    await put_away(kit)
+    resolve(kit)
+    [wake] = rows(kit)
+    wake.header_json = "7"
+    read(kit, partition(kit))
+    await kit.quiet()
+    [((_, number), letter)] = kit.store.agents.dead_letters.items()
+    assert "how the promise" in letter.error
+    assert (kit.state(AT).log, len(kit.store.waits.turns)) == ([], 1)
+    return number
+
+
+async def test_a_wake_up_whose_header_cannot_be_read_is_put_back_by_an_operator() -> None:
+    async with waiters() as kit:
+        await kit.retry_dead_letter(await _lost_wake(kit))
+        await kit.quiet()
+        assert kit.state(AT).log == ["heard 1"]
+        assert (kit.store.agents.dead_letters, leftovers(kit)[::2]) == ({}, (0, 0))
+
+
+async def test_a_turn_whose_wake_up_is_lost_can_be_skipped() -> None:
+    async with waiters() as kit:
+        await _lost_wake(kit)
+        await kit.skip_turn(AT)
+        await kit.quiet()
+        assert sorted(letter.reason for letter in kit.store.agents.dead_letters.values()) == [
+            "invalid_message",
+            "skipped",
+        ]
+        assert leftovers(kit)[::2] == (0, 0)
+
+
 @pytest.mark.parametrize("header", ["7", "{}", '{"id": "x", "type": 1}'])
 @pytest.mark.parametrize("is_control", [True, False])
 async def test_a_header_makes_a_dead_letter_of_its_message(header: str, is_control: bool) -> None:

@@ -12,7 +12,7 @@ from actors.domain import TaskSpec
 from bus.amount import figure
 from bus.errors import InvalidMessage, InvalidTask, LimitExceeded, TaskFailed
 from bus.task_limits import TaskLimits, read_limits
-from callboard import Context
+from callboard import Context, RetryPolicy
 from callboard.testing import TestKit
 from storage.spent import Spent
 from tests.unit.tasks.worker import Errand, Program, Worker, do, fresh, program, undo
@@ -82,6 +82,24 @@ async def test_messages_steps_asks_in_flight_and_charges_count(kit: TestKit) -> 
     assert used(kit, task) == (5, 1, 2, 150, 0.25)
     await kit.advance(seconds=1_001)
     assert used(kit, task) == (5, 0, 2, 150, 0.25)
+
+
+@pytest.mark.parametrize(("keys", "tokens"), [(None, 10), ("abc", 10 + 20 + 30)])
+async def test_a_charge_in_a_step_that_is_tried_again_counts_once_for_each_key(
+    kit: TestKit, keys: str | None, tokens: int
+) -> None:
+    async def works(self: Worker, ctx: Context) -> None:
+        attempts: list[int] = []
+
+        async def tries() -> None:
+            attempts.append(10 * (len(attempts) + 1))
+            ctx.charge(tokens=attempts[-1], key=keys and keys[len(attempts) - 1])
+            if len(attempts) < 3:
+                raise ValueError("not yet")
+
+        await ctx.step(tries, retry=RetryPolicy(attempts=3, first_delay_s=0.0))
+
+    assert used(kit, await given(kit, works))[3] == tokens
 
 
 async def test_what_is_part_of_no_task_counts_for_none(kit: TestKit) -> None:
