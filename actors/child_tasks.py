@@ -58,7 +58,8 @@ class ChildTasks(ABC):
         """Start a task, as `submit_task` does, and wait for its result; holds nothing while it waits.
 
         Raises TaskFailed when it has failed, WasCancelled, which is one, when it was cancelled (`task` names it),
-        DeadlineExceeded when it was not done by its deadline, NoBid when nobody wanted it.
+        DeadlineExceeded when it was not done by its deadline, NoBid when nobody wanted it, AskCycle when it cannot be done
+        before this turn has ended. A turn that is cancelled waits for its end before it is undone.
         """
         leader, order = self._submission(domain, goal, input, priority, deadline, policy)
         place, outcome = await self._ask_leader(leader, order, f"task in {domain}", key)

@@ -1100,8 +1100,8 @@ CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent t
   ) e
   left join lateral (
     select h.agent, (row_number() over (order by h.agent))::int - 1 as branch, (count(*) over ())::int as branches
-    from task_holders(o.tenant, e.target, e.message) h
-  ) h on split_part(e.target, '/', 2) = 'task'
+    from task_holders(o.tenant, e.target, e.message) h where split_part(e.target, '/', 2) = 'task'
+  ) h on true
   limit p_limit
 $$;
 CREATE FUNCTION callboard.waits_for_sleeper(p_domain text, p_number bigint, OUT newer bigint, OUT upto bigint) RETURNS record

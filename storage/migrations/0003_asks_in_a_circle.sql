@@ -79,8 +79,8 @@ returns table (
   ) e
   left join lateral (
     select h.agent, (row_number() over (order by h.agent))::int - 1 as branch, (count(*) over ())::int as branches
-    from task_holders(o.tenant, e.target, e.message) h
-  ) h on split_part(e.target, '/', 2) = 'task'
+    from task_holders(o.tenant, e.target, e.message) h where split_part(e.target, '/', 2) = 'task'
+  ) h on true
   limit p_limit
 $$;
 
