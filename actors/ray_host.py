@@ -10,11 +10,14 @@ import time
 
 import ray
 import uvloop
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]
 
 from actors.agent import Agent
 from actors.incarnation import Equip, HostSettings, run_incarnation
 from bus.errors import CallboardError
 
+IMPLICIT = str(IMPLICIT_RESOURCE_PREFIX)  # every node has 1 of each resource that is called so, for nothing
+_LEAST = 0.0001  # of a resource, in Ray
 LINGER_S = 5.0  # a host whose epoch has ended leaves time for its coordinator to take the actor away
 
 
@@ -55,7 +58,12 @@ class HostActor:
         return self._why
 
 
-def remote_host(name: str, *, cpus: float) -> ray.actor.ActorClass[HostActor]:
+def mark_of(namespace: str, domain: str) -> str:
+    """A resource of which every node has enough: by it the hosts of a domain are told from all else that waits in Ray."""
+    return f"{IMPLICIT}{namespace}:{domain}"
+
+
+def remote_host(name: str, *, cpus: float, mark: str) -> ray.actor.ActorClass[HostActor]:
     """The actor class with the options of a host of that name."""
     return ray.remote(HostActor).options(
         name=name,
@@ -63,6 +71,7 @@ def remote_host(name: str, *, cpus: float) -> ray.actor.ActorClass[HostActor]:
         max_restarts=0,
         max_task_retries=0,
         num_cpus=cpus,
+        resources={mark: _LEAST},
         max_concurrency=4,
     )
 

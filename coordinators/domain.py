@@ -12,27 +12,26 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from bus import faultpoints, subjects
-from bus.envelope import new_id
 from bus.errors import (
     CallboardError,
     Fenced,
-    InvalidDomainFile,
     RowLocked,
     SchemaMismatch,
     StorageUnavailable,
 )
 from bus.transport import Transport
-from coordinators.launcher import HostProcess, Launcher
+from coordinators.launcher import Launcher
 from coordinators.plan import plan_partitions
+from coordinators.processes import Processes
 from coordinators.room import Queue, Room, nobody_waits
 from coordinators.silence import Silence
-from coordinators.starts import Starts
+from coordinators.turn import Turn
+from storage.lack import Lack, report_lack
 from storage.placement import DomainPlacement, HostRow, Placement, placing, terminate_host_backends
 from storage.release import release
 
@@ -40,23 +39,9 @@ _logger = logging.getLogger("callboard.coordinator")
 
 ROUND_EVERY_S = 0.25
 GIVE_BACK_WITHIN_S = 1.5  # a host that keeps a partition longer than this after being asked has it taken
-KILL_AFTER_S = 30.0  # a process whose epoch was ended and that does not exit is killed
 
 Plan = dict[int, frozenset[int]]
 """The partitions that each epoch should own."""
-
-
-@dataclass(slots=True)
-class _Started:
-    """A host process that this coordinator started, or found: one that is not `ours`."""
-
-    process: HostProcess
-    started: float
-    code: str
-    ours: bool
-    watch: asyncio.Task[None] | None = None
-    ready: bool = False
-    dead: bool = False
 
 
 class DomainCoordinator:
@@ -68,20 +53,19 @@ class DomainCoordinator:
     ) -> None:  # fmt: skip
         self._pool = pool
         self._transport = transport
-        self._launcher = launcher
         self._domain = domain
         self._epoch = epoch
-        self._started: dict[str, _Started] = {}
         self._asked: dict[tuple[int, int], float] = {}  # (epoch, partition) asked back, since when
-        self._ended: dict[str, float] = {}
         self._busy: set[int] = set()  # epochs whose row stays locked by a commit, in this round
         self._changed = False  # whether this round has changed something that hosts should look at
-        self._starts = Starts()
+        self._processes = Processes(launcher, domain, self._process_has_ended)
         self._room = Room(queue)
+        self._turn = Turn(pool, domain, epoch)
+        self._reported: Lack | None = None
         self._silence = Silence()
         self._wake = asyncio.Event()
         self.every_round: list[Callable[[], Awaitable[None]]] = []
-        self.at_end: list[Callable[[], None]] = [self._room.close]
+        self.at_end: list[Callable[[], None]] = [self._room.close, self._processes.close]
 
     def look_soon(self, data: bytes = b"") -> None:
         """Something may have changed; do not wait for the next round."""
@@ -123,13 +107,14 @@ class DomainCoordinator:
             await word.close()
             for close in self.at_end:
                 close()
-            for started in self._started.values():
-                if started.watch is not None:
-                    started.watch.cancel()
 
     def _heard(self, data: bytes) -> None:
         if data.startswith((b"ready", b"released")):
             self.look_soon()
+
+    def _process_has_ended(self) -> None:
+        self._room.forget()
+        self.look_soon()
 
     # -- one round -------------------------------------------------------------------------------------
 
@@ -145,7 +130,7 @@ class DomainCoordinator:
         await self._place(domain, hosts)
         if self._changed:
             self._transport.publish(subjects.placement(self._domain), b"changed")
-        await self._kill_leftovers()
+        await self._processes.kill_leftovers()
 
     async def _read(self) -> tuple[DomainPlacement, list[HostRow]]:
         asked_at = time.monotonic()
@@ -158,16 +143,10 @@ class DomainCoordinator:
         """Those whose process is known to be gone, which have been silent for too long, or which never get ready."""
         dead = []
         for host in hosts:
-            started = self._started.get(host.host) or await self._attach(host)
-            if started is None or started.dead:
+            if await self._processes.of(host) is None:
                 dead.append((host, "its process has ended"))
                 continue
-            started.code = host.code
-            if host.ready and not started.ready:
-                started.ready = True
-                if started.ours:
-                    self._starts.succeeded(host.code)
-            silent_s, within_s = self._silence.of(host), self._starts.within_s(host.code)
+            silent_s, within_s = self._silence.of(host), self._processes.within_s(host.code)
             if silent_s is not None and (host.ready or host.age_s > within_s):
                 dead.append((host, f"silent for {silent_s:.1f} s"))
             elif not host.ready and host.age_s > within_s:
@@ -195,14 +174,11 @@ class DomainCoordinator:
                     await terminate_host_backends(self._pool, self._domain, epoch)
             else:
                 _logger.warning("epoch %d of %s is ended: %s", epoch, self._domain, why)
-                self._has_ended(gone)
-                started = self._started.get(gone.host)
-                if started is not None and not started.ready and not started.dead:
-                    self._has_not_started(gone.host, started)
+                self._has_ended(gone, failed=True)
                 return
 
     async def _place(self, domain: DomainPlacement, hosts: Sequence[HostRow]) -> None:
-        coming = self._coming({host.host for host in hosts})
+        coming = await self._coming(domain, hosts)
         staying = self._staying(hosts, domain.hosts, domain.code, coming)
         ready = self._serving(staying, domain.hosts, domain.code)
         wanted = {host.epoch: host.wanted for host in ready}
@@ -217,7 +193,8 @@ class DomainCoordinator:
         for host in hosts:
             if host.epoch not in stays and not host.owned:
                 await self._end_drained(host)
-        await self._start_hosts(domain, staying, coming)
+        if not self._turn.waits:
+            await self._processes.start(domain.code, self._missing(domain, staying) - coming)
 
     async def _want(self, host: HostRow, partitions: frozenset[int], *, draining: bool) -> None:
         if partitions != host.wanted or draining != host.draining:
@@ -255,8 +232,8 @@ class DomainCoordinator:
         self._changed = True
         return True
 
-    def _has_ended(self, host: HostRow) -> None:
-        self._ended[host.host] = time.monotonic()
+    def _has_ended(self, host: HostRow, *, failed: bool = False) -> None:
+        self._processes.leaves(host.host, failed=failed)
         self._transport.publish(subjects.placement(self._domain), f"ended {host.epoch}".encode())
 
     def _placing(self) -> AbstractAsyncContextManager[Placement]:
@@ -271,9 +248,8 @@ class DomainCoordinator:
         candidates = sorted((h for h in hosts if not h.draining), key=lambda h: (not h.ready, h.epoch))
         current = [host for host in candidates if self._is_current(host, code)][:target]
         older = [host for host in candidates if not self._is_current(host, code)][:target]
-        if (
-            len(candidates) == len(hosts) and not self._ended
-        ):  # who leaves has not made room before it is gone
+        is_one_leaving = len(candidates) < len(hosts) or self._processes.any_leaves
+        if self._turn.is_mine and not is_one_leaving:  # it has not made room before it is gone
             leaves = self._room.made_by(current, older, coming)
             if leaves is not None:
                 _logger.info("epoch %d makes room for a host with newer code", leaves.epoch)
@@ -284,9 +260,7 @@ class DomainCoordinator:
     def _is_current(self, host: HostRow, code: str) -> bool:
         """Whether it runs the domain's newest code, and this release of Callboard. One that was started from here runs
         what is installed on its node: another would be no different."""
-        started = self._started.get(host.host)
-        ours = started is not None and started.ours
-        return host.code == code and (ours or host.release == release())
+        return host.code == code and (self._processes.is_ours(host.host) or host.release == release())
 
     def _serving(self, staying: Sequence[HostRow], target: int, code: str) -> list[HostRow]:
         """The hosts that own partitions: all with the newest code, or all with older, so that each partition
@@ -325,74 +299,35 @@ class DomainCoordinator:
 
     # -- processes ---------------------------------------------------------------------------------------
 
-    async def _start_hosts(self, domain: DomainPlacement, staying: Sequence[HostRow], coming: int) -> None:
-        current = sum(self._is_current(host, domain.code) for host in staying)
-        for _ in range(domain.hosts - current - coming):
-            if self._starts.may_start(domain.code):
-                name = f"{self._domain}-{new_id()[-8:]}"
-                try:
-                    process = await self._launcher.start(self._domain, name)
-                except InvalidDomainFile as error:  # the hosts that run go on, and are led on
-                    pause = self._starts.failed(domain.code, started_at=time.monotonic())
-                    _logger.error("no host can be started; the next try waits %.0f s: %s", pause, error)
-                    return
-                self._watch(name, process, domain.code, ours=True)
+    def _missing(self, domain: DomainPlacement, staying: Sequence[HostRow]) -> int:
+        """How many hosts with the newest code are to be started yet."""
+        return domain.hosts - sum(self._is_current(host, domain.code) for host in staying)
 
-    def _coming(self, registered: set[str]) -> int:
-        """How many processes are on their way to a row. One whose epoch has ended is not, though it may still
-        be there (frozen); nor is one that has not come so far in a long time, which is killed. That time begins when
-        there is room for it."""
-        now = time.monotonic()
-        coming = {
-            name: started
-            for name, started in self._started.items()
-            if not started.dead and name not in registered and name not in self._ended
-        }
+    async def _coming(self, domain: DomainPlacement, hosts: Sequence[HostRow]) -> int:
+        """How many processes are on their way to a row. One that has not come so far in a long time is not; that time
+        begins when there is room for it. Those that wait in vain for room are taken back when it is another domain's turn,
+        or when they were asked for by an older `domain.yaml`."""
+        coming = self._processes.coming({host.host for host in hosts})
         self._room.look(len(coming))
-        late = 0
-        for name, started in coming.items():
-            if self._room.is_lacking(len(coming)):
-                started.started = now
-            elif now - started.started > self._starts.within_s(started.code):
-                self._ended[name] = now
-                self._has_not_started(name, started)
-                late += 1
-        return len(coming) - late
+        lacking = self._room.is_lacking(len(coming))
+        older = self._processes.any_leaves or not all(self._is_current(host, domain.code) for host in hosts)
+        full = lacking and not self._room.is_too_small
+        await self._turn.settle(full=full, coming=bool(coming), replaces=older)
+        outdated = any(started.code != domain.code for started in coming.values())
+        if self._turn.waits or (lacking and outdated):
+            await self._processes.take_back(coming)
+            coming = {}
+        elif lacking:
+            for started in coming.values():
+                started.started = time.monotonic()
+        else:
+            coming = self._processes.give_up_late(coming)
+        await self._report(self._missing(domain, hosts) if lacking or self._turn.waits else 0)
+        return len(coming)
 
-    async def _attach(self, host: HostRow) -> _Started | None:
-        process = await self._launcher.attach(self._domain, host.host, host.pid)
-        return self._watch(host.host, process, host.code, ours=False) if process is not None else None
-
-    def _watch(self, name: str, process: HostProcess, code: str, *, ours: bool) -> _Started:
-        started = _Started(process, time.monotonic(), code, ours)
-
-        async def wait() -> None:
-            await process.ended()
-            started.dead = True
-            self._room.forget()
-            if not started.ready and name not in self._ended:
-                self._has_not_started(name, started)
-            self.look_soon()
-
-        started.watch = asyncio.get_running_loop().create_task(wait())
-        self._started[name] = started
-        return started
-
-    def _has_not_started(self, name: str, started: _Started) -> None:
-        pause = self._starts.failed(started.code, started_at=started.started)
-        _logger.error("host %s was never ready; the next start waits %.0f s", name, pause)
-
-    async def _kill_leftovers(self) -> None:
-        now = time.monotonic()
-        for name, since in list(self._ended.items()):
-            started = self._started.get(name)
-            if started is None or started.dead:
-                del self._ended[name]
-                self._started.pop(name, None)
-            elif now - since > KILL_AFTER_S:
-                _logger.warning("host %s did not exit after its epoch was ended; it is killed", name)
-                await started.process.kill()
-                self._ended[name] = now  # once more if that does not help
-        for name, started in list(self._started.items()):
-            if started.dead and name not in self._ended and now - started.started > ROUND_EVERY_S:
-                del self._started[name]  # it died before or after its row; a row that is left is ended above
+    async def _report(self, missing: int) -> None:
+        """Tell how many hosts lack room, where it is news."""
+        lack = self._room.lack(missing, self._turn.waits_for) if missing > 0 else None
+        if lack != self._reported:
+            await report_lack(self._pool, self._domain, self._epoch, lack)
+            self._reported = lack

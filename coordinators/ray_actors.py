@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.birth import machine
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
-from actors.ray_host import configure_logging, remote_host
+from actors.ray_host import configure_logging, mark_of, remote_host
 from bus.errors import InvalidDomainFile, ServiceUnavailable
 from bus.nats import NatsTransport
 from bus.registry import describe_validation
@@ -113,7 +113,7 @@ class DomainCoordinator(_Lead):
         )
         row = await find_domain(pool, self._domain, removed=True)  # one that was removed has hosts to drain
         epoch = await claim_coordinator(pool, self._domain, _node())
-        launcher = RayLauncher(self._settings, pool)
+        launcher = RayLauncher(self._settings, pool, self._domain)
         await launcher.end_strays(self._domain, {host.host for host in await live_hosts(pool, self._domain)})
         coordinator = core.DomainCoordinator(
             pool, transport, launcher, self._domain, epoch, queue=launcher.queue
@@ -165,11 +165,12 @@ class RayLeaders:
 
 
 class RayLauncher:
-    """Starts hosts as detached Ray actors named `host:<name>`."""
+    """Starts hosts of a domain as detached Ray actors named `host:<name>`."""
 
-    def __init__(self, settings: ClusterSettings, pool: asyncpg.Pool[Any]) -> None:
+    def __init__(self, settings: ClusterSettings, pool: asyncpg.Pool[Any], domain: str) -> None:
         self._settings = settings
         self._pool = pool
+        self._mark = mark_of(settings.namespace, domain)
         self._cpus = 0.0  # of the host that was started last
 
     async def start(self, domain: str, host: str) -> HostProcess:
@@ -184,7 +185,7 @@ class RayLauncher:
             models=self._settings.models,
         )
         actor = await asyncio.to_thread(
-            remote_host(_host_name(host), cpus=self._cpus).remote,
+            remote_host(_host_name(host), cpus=self._cpus, mark=self._mark).remote,
             settings,
             SYSTEM_KINDS,
             equip_host,
@@ -216,7 +217,7 @@ class RayLauncher:
 
     async def queue(self) -> Waiting:
         """What waits in Ray for room."""
-        return await asyncio.to_thread(waiting, self._cpus)
+        return await asyncio.to_thread(waiting, self._mark, self._cpus)
 
     async def is_gone(self, process: Process) -> bool:
         is_here = process.machine != "" and process.machine == machine()

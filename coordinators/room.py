@@ -9,20 +9,30 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from storage.lack import Lack
 from storage.placement import HostRow
 
 _logger = logging.getLogger("callboard.coordinator")
 
 LOOK_EVERY_S = 1.0
 TOLD_WITHIN_S = 3.0  # Ray tells up to a second late who waits, and who has got what was freed
+OTHERS_LEAVE_WITHIN_S = 5.0  # other domains take back what waits while this one's hosts are replaced
 
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """How many processes as large as a host wait until there is room for them in the cluster, and how many others."""
+    """How many of a domain's hosts wait until there is room for them in the cluster, and how much else does.
+
+    `too_large` are hosts that no node of the cluster is large enough for. Each asks for `cpus` CPUs; `free` has the node
+    with the most of them, `largest` the largest node in all.
+    """
 
     hosts: int = 0
+    too_large: int = 0
     others: int = 0
+    cpus: float = 0.0
+    free: float = 0.0
+    largest: float = 0.0
 
 
 Queue = Callable[[], Awaitable[Waiting]]
@@ -43,7 +53,8 @@ class Room:
         self._asked_at = float("-inf")
         self._forgot_at = clock()
         self._look: asyncio.Task[None] | None = None
-        self._kept_for = 0  # others, of which was told
+        self._others_since: float | None = None
+        self._others_told = False
 
     def look(self, coming: int) -> None:
         """To be called every round, with how many hosts are to come."""
@@ -62,7 +73,23 @@ class Room:
 
     def is_lacking(self, coming: int) -> bool:
         """Whether of the hosts that are to come each one waits for room, and none is being started."""
-        return 0 < coming <= self._waiting.hosts and self._asked_at - self._forgot_at >= TOLD_WITHIN_S
+        waiting = self._waiting
+        return (
+            0 < coming <= waiting.hosts + waiting.too_large
+            and self._asked_at - self._forgot_at >= TOLD_WITHIN_S
+        )
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether no host that leaves would make room."""
+        return self._waiting.too_large > 0
+
+    def lack(self, missing: int, turn: str | None) -> Lack:
+        """What so many hosts lack, and whose turn they wait for."""
+        known = self._waiting
+        return Lack(
+            hosts=missing, cpus=known.cpus, free=known.free, largest=known.largest, others=known.others, turn=turn
+        )  # fmt: skip
 
     def made_by(self, current: Sequence[HostRow], older: Sequence[HostRow], coming: int) -> HostRow | None:
         """The host with older code that has to leave before one with the newest can come; None while nobody has to.
@@ -71,14 +98,25 @@ class Room:
         """
         if not older or not self.is_lacking(coming) or not all(host.ready for host in current):
             return None
-        others = self._waiting.hosts - coming + self._waiting.others
-        if others and not self._kept_for:
+        if self.is_too_small or self._others_wait():
+            return None
+        return min(older, key=lambda host: (host.ready, len(host.owned), host.epoch))
+
+    def _others_wait(self) -> bool:
+        """Whoever they are, they might take the room."""
+        others, now = self._waiting.others, self._clock()
+        if not others:
+            self._others_since, self._others_told = None, False
+            return False
+        if self._others_since is None:
+            self._others_since = now
+        if not self._others_told and now - self._others_since >= OTHERS_LEAVE_WITHIN_S:
+            self._others_told = True
             _logger.warning(
                 "no room is made for a host with newer code: %d others wait in the cluster, and might take it",
                 others,
             )
-        self._kept_for = others
-        return min(older, key=lambda host: (host.ready, len(host.owned), host.epoch)) if not others else None
+        return True
 
     async def _ask(self) -> None:
         asked_at = self._clock()

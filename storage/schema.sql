@@ -1225,7 +1225,8 @@ CREATE TABLE callboard.coordinators (
     schema integer DEFAULT 0 NOT NULL,
     rival text,
     rival_at timestamp with time zone,
-    state json
+    lack json,
+    turn_at timestamp with time zone
 )
 WITH (fillfactor='50');
 CREATE TABLE callboard.dead_letters (

@@ -6,8 +6,11 @@ from datetime import datetime
 
 import msgspec
 
+from storage.boundary import translated
 from storage.domains import Connection
 from storage.inspect.rows import fetch_all
+from storage.lack import Lack, read_lack
+from storage.queries import query
 from storage.records import EventCursor
 
 SILENT_AFTER_S = 3.0  # a host that has not beaten for so long is stuck, dead or cut off
@@ -45,7 +48,8 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
-    """Who coordinates: `master`, or the domain of that name. `rival`: the node, in another Ray, of one that waits."""
+    """Who coordinates: `master`, or the domain of that name. `rival`: the node, in another Ray, of one that waits; `lack`:
+    the domain's hosts that wait for room."""
 
     name: str
     epoch: int
@@ -54,6 +58,7 @@ class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     started_at: datetime
     rival: str | None
+    lack: Lack | None = None
 
 
 class DomainView(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +123,9 @@ async def list_hosts(db: Connection, *, ended_within_s: float = 0.0) -> list[Hos
 
 
 async def list_coordinators(db: Connection) -> list[CoordinatorView]:
-    return await fetch_all(db, CoordinatorView, "inspect_coordinators")
+    with translated():
+        rows = await db.fetch(query("inspect_coordinators"))
+    return [CoordinatorView(**{**dict(row), "lack": read_lack(row["lack"])}) for row in rows]
 
 
 async def find_event_cursor(db: Connection, domain: str) -> EventCursor | None:

@@ -81,7 +81,8 @@ create table coordinators (
   schema     int not null default 0,
   rival      text,                          -- the node, in another Ray, of one that waits to take its place...
   rival_at   timestamptz,                   -- ...and when it said so last
-  state      json
+  lack       json,                          -- the hosts that it cannot start for want of room, see storage/lack.py
+  turn_at    timestamptz                    -- it replaces hosts in a full cluster, and said so last then; one at a time
 ) with (fillfactor = 50);
 
 create sequence mailbox_seq;  -- cache 1 (the default): a sender's later commits get higher numbers

@@ -131,7 +131,7 @@ order by h.domain, h.ended_at nulls first, h.epoch
 
 -- name: inspect_coordinators
 select name, epoch, node, pid, release, started_at,
-       case when rival_at > now() - interval '30 seconds' then rival end as rival
+       case when rival_at > now() - interval '30 seconds' then rival end as rival, lack::text as lack
 from coordinators order by name <> 'master', name
 
 -- name: inspect_domains

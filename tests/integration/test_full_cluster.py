@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from callboard.services import Endpoints
 from coordinators import room
-from coordinators.room import Waiting
+from coordinators.room import Queue, Waiting
 from storage.code import pack, put_code
-from storage.placement import live_hosts
+from storage.placement import HostRow, live_hosts
 from tests.integration.deployment import Deployment, LoopHost, LoopLauncher, cancelled
 from tests.integration.test_placement import naps, send, serving, until
 
-SLOW = Path(__file__).with_name("slow")
+SLOW, PATIENCE = (Path(__file__).with_name(name) for name in ("slow", "patience"))
 
 
 class WaitingHost:
@@ -24,25 +25,23 @@ class WaitingHost:
 
     def __init__(self, cluster: FullCluster, domain: str, host: str) -> None:
         self._cluster = cluster
-        self._is_over = asyncio.Event()
         self._task = asyncio.create_task(self._run(domain, host))
 
     async def _run(self, domain: str, host: str) -> None:
         cluster = self._cluster
-        cluster.waiting += 1
+        cluster.waiting[domain] += 1
         try:
             await cluster.room.acquire()
         finally:
-            cluster.waiting -= 1
+            cluster.waiting[domain] -= 1
         try:
             self._host: LoopHost = await LoopLauncher.start(cluster, domain, host)
             await self._host.ended()
         finally:
-            self._is_over.set()
             cluster.room.release()
 
     async def ended(self) -> None:
-        await self._is_over.wait()
+        await asyncio.wait([self._task])
 
     async def kill(self) -> None:
         await cancelled(self._task)
@@ -54,15 +53,19 @@ class FullCluster(LoopLauncher):
     def __init__(self, services: Endpoints, database: str, *, room: int) -> None:
         super().__init__(database, services.nats_url)
         self.room = asyncio.Semaphore(room)
-        self.waiting = 0
+        self.waiting: Counter[str] = Counter()
         self.started: list[WaitingHost] = []
 
     async def start(self, domain: str, host: str) -> WaitingHost:  # type: ignore[override]
         self.started.append(WaitingHost(self, domain, host))
         return self.started[-1]
 
-    async def queue(self) -> Waiting:
-        return Waiting(hosts=self.waiting)
+    def queue(self, domain: str) -> Queue:
+        async def waiting() -> Waiting:
+            mine = self.waiting[domain]
+            return Waiting(hosts=mine, others=self.waiting.total() - mine, cpus=1.0, largest=2.0)
+
+        return waiting
 
 
 @pytest.fixture(autouse=True)
@@ -92,16 +95,14 @@ async def cluster(
 async def test_new_code_comes_host_by_host_while_others_serve(
     slow: Deployment, cluster: FullCluster, hosts: int
 ) -> None:
-    await slow.coordinate(hosts=hosts, queue=cluster.queue)
+    await slow.coordinate(hosts=hosts, queue=cluster.queue("slow"))
 
     async def all_serve() -> bool:
         return len(await serving(slow)) == hosts
 
     await until(all_serve)
     await send(slow, 200, seconds=0.01)
-    digest, bundle = pack(SLOW)
-    await put_code(slow.pool, "slow", digest, bundle)
-    await slow.pool.execute("update domains set code = $1 where domain = 'slow'", digest)
+    digest = await new_code(slow, SLOW)
     fewest = hosts
 
     async def replaced() -> bool:
@@ -121,3 +122,69 @@ async def test_new_code_comes_host_by_host_while_others_serve(
     assert {row[0] for row in await slow.fetch("select ended_why from hosts where ended_at is not null")} == {
         "drained"
     }
+
+
+async def new_code(deployment: Deployment, folder: Path) -> str:
+    digest, bundle = pack(folder)
+    name = deployment.domain.name
+    await put_code(deployment.pool, name, digest, bundle)
+    await deployment.pool.execute("update domains set code = $1 where domain = $2", digest, name)
+    return digest
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+async def test_two_domains_with_new_code_at_the_same_time_do_not_wait_for_each_other(
+    slow: Deployment, cluster: FullCluster, hosts: int, services: Endpoints, database: str
+) -> None:
+    """The room is for all of their hosts, and for none more."""
+    async with Deployment.open(PATIENCE, database, services.nats_url) as other:
+        other.launcher = cluster
+        both, each = (slow, other), hosts // 2
+        for deployment in both:
+            await deployment.coordinate(hosts=each, queue=cluster.queue(deployment.domain.name))
+
+        async def serve(deployment: Deployment, code: str) -> bool:
+            rows = [host for host in await hosts_of(deployment) if host.ready and host.owned]
+            return len(rows) == each and all(host.code == code for host in rows)
+
+        async def all_serve() -> bool:
+            return all([await serve(deployment, "") for deployment in both])
+
+        await until(all_serve)
+        await send(slow, 200, seconds=0.01)
+        codes = await new_code(slow, SLOW), await new_code(other, PATIENCE)
+        fewest = dict.fromkeys(both, each)
+
+        async def all_replaced() -> bool:
+            for deployment in both:
+                rows = await hosts_of(deployment)
+                serving = sum(host.ready and not host.draining for host in rows)
+                fewest[deployment] = min(fewest[deployment], serving)
+            return all([await serve(*pair) for pair in zip(both, codes, strict=True)])
+
+        await until(all_replaced)
+        assert list(fewest.values()) == [each // 2] * 2
+        await send(slow, 200, seconds=0.01)
+
+        async def all_done() -> bool:
+            return await naps(slow) == 400
+
+        await until(all_done)
+        ended = await slow.fetch("select ended_why from hosts where ended_at is not null")
+        assert {row[0] for row in ended} == {"drained"}
+        await until(nobody_has_the_turn(slow))
+        for deployment in both:
+            await deployment.forsake()
+        for host in cluster.started:
+            await host.kill()
+
+
+def nobody_has_the_turn(slow: Deployment) -> Callable[[], Awaitable[bool]]:
+    async def given_back() -> bool:
+        return not await slow.fetch("select from coordinators where turn_at is not null or lack is not null")
+
+    return given_back
+
+
+async def hosts_of(deployment: Deployment) -> list[HostRow]:
+    return await live_hosts(deployment.pool, deployment.domain.name)

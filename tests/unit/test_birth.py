@@ -59,7 +59,7 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> RayLauncher:
     """Of a Ray whose node here has another name than the one before it had."""
     monkeypatch.setattr(ray_actors, "_node", lambda: "after")
     pool: Any = None
-    return RayLauncher(ClusterSettings(postgres_url="", nats_url="", namespace=""), pool)
+    return RayLauncher(ClusterSettings(postgres_url="", nats_url="", namespace=""), pool, "shop")
 
 
 async def test_a_host_that_an_earlier_ray_has_started_here_is_known_to_be_gone(

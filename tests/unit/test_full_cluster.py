@@ -21,10 +21,12 @@ from ray.autoscaler.v2.schema import (
 )
 
 from actors.domain import DomainSpec, HostSpec
+from actors.ray_host import mark_of
 from coordinators import ray_actors
 from coordinators.ray_room import count
-from coordinators.room import TOLD_WITHIN_S, Room, Waiting
+from coordinators.room import OTHERS_LEAVE_WITHIN_S, TOLD_WITHIN_S, Room, Waiting
 from storage.domains import DomainRow
+from storage.lack import Lack
 from storage.placement import HostRow
 
 
@@ -102,16 +104,34 @@ async def test_that_a_host_has_waited_once_is_nothing_to_a_later_one() -> None:
     assert room.made_by([], OLDER, 1) is not None
 
 
-@pytest.mark.parametrize("waiting", [Waiting(hosts=3), Waiting(hosts=2, others=1)])
-async def test_nobody_leaves_for_room_that_others_wait_for(
-    waiting: Waiting, caplog: pytest.LogCaptureFixture
-) -> None:
-    room = await Cluster().told(hosts=waiting.hosts, others=waiting.others)
+async def test_nobody_leaves_for_room_that_others_wait_for(caplog: pytest.LogCaptureFixture) -> None:
+    """Told once, and only where they do not leave, as other domains do for one that replaces its hosts."""
+    cluster = Cluster()
+    room = await cluster.told(hosts=2, others=1)
     assert room.made_by([], OLDER, 2) is None
-    assert room.made_by([], OLDER, 2) is None
+    assert not caplog.records
+    for _ in range(2):
+        cluster.now += OTHERS_LEAVE_WITHIN_S
+        assert room.made_by([], OLDER, 2) is None
     assert [record.getMessage() for record in caplog.records] == [
         "no room is made for a host with newer code: 1 others wait in the cluster, and might take it"
     ]
+    await cluster.told(hosts=2)
+    assert room.made_by([], OLDER, 2) is not None
+
+
+async def test_nobody_leaves_for_a_host_that_no_node_is_large_enough_for() -> None:
+    cluster = Cluster()
+    cluster.waiting = Waiting(too_large=2, cpus=3.0, free=0.5, largest=2.0, others=1)
+    cluster.now += TOLD_WITHIN_S
+    cluster.room.look(coming=2)
+    await asyncio.sleep(0)
+    assert cluster.room.is_lacking(2)
+    assert cluster.room.is_too_small
+    assert cluster.room.made_by([], OLDER, 2) is None
+    assert cluster.room.lack(2, "other") == Lack(
+        hosts=2, cpus=3.0, free=0.5, largest=2.0, others=1, turn="other"
+    )
 
 
 async def test_a_cluster_that_cannot_be_asked_makes_nobody_leave(caplog: pytest.LogCaptureFixture) -> None:
@@ -147,7 +167,7 @@ def status(
 ) -> ClusterStatus:
     node = NodeInfo(
         instance_type_name="", ray_node_type_name="", instance_id="", ip_address="",
-        resource_usage=NodeUsage(usage=[ResourceUsage("CPU", 2.0, 2.0), ResourceUsage("GPU", 1.0, 0.0)], idle_time_ms=0),
+        resource_usage=NodeUsage(usage=[ResourceUsage("CPU", 2.0, 1.75), ResourceUsage("GPU", 1.0, 0.0)], idle_time_ms=0),
     )  # fmt: skip
     return ClusterStatus(
         active_nodes=[node],
@@ -168,20 +188,28 @@ def status(
     )
 
 
-def test_hosts_are_known_by_their_size() -> None:
-    told = status(({"CPU": 0.1 + 0.2}, 2), ({"CPU": 1.0}, 3), ({"CPU": 0.3, "GPU": 1.0}, 1))
-    assert count(told, 0.3) == Waiting(hosts=2, others=4)
-    assert count(status(), 0.3) == Waiting()
+OURS, THEIRS = mark_of("callboard-1", "shop"), mark_of("callboard-1", "shop-a")
 
 
-def test_what_no_node_is_large_enough_for_does_not_count() -> None:
-    told = status(({"CPU": 3.0}, 2), ({"TPU": 1.0}, 1), groups=[[{"CPU": 1.0}, {"CPU": 4.0}], [{"CPU": 1.0}]])
-    assert count(told, 3.0) == Waiting(others=1)
+def test_hosts_of_a_domain_are_known_by_its_mark() -> None:
+    told = status(
+        ({"CPU": 0.3, OURS: 0.0001}, 2), ({"CPU": 0.3, THEIRS: 0.0001}, 3), ({"CPU": 0.3, "GPU": 1.0}, 1)
+    )
+    assert count(told, OURS, 0.3) == Waiting(hosts=2, others=4, cpus=0.3, free=0.25, largest=2.0)
+    assert count(status(), OURS, 0.3) == Waiting(cpus=0.3, free=0.25, largest=2.0)
+
+
+def test_what_no_node_is_large_enough_for_takes_no_room() -> None:
+    told = status(
+        ({"CPU": 3.0, OURS: 0.0001}, 2), ({"CPU": 3.0, THEIRS: 0.0001}, 2), ({"TPU": 1.0}, 1),
+        groups=[[{"CPU": 1.0}, {"CPU": 4.0}], [{"CPU": 1.0}]],
+    )  # fmt: skip
+    assert count(told, OURS, 3.0) == Waiting(too_large=2, others=1, cpus=3.0, free=0.25, largest=2.0)
 
 
 def test_nobody_waits_where_more_nodes_are_coming() -> None:
     coming = LaunchRequest("", "", 1, LaunchRequest.Status.PENDING, 0)
-    assert count(status(({"CPU": 1.0}, 1), pending_launches=[coming]), 1.0) == Waiting()
+    assert count(status(({"CPU": 1.0, OURS: 0.0001}, 1), pending_launches=[coming]), OURS, 1.0) == Waiting()
 
 
 def test_a_coordinator_takes_away_what_another_has_left_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +219,7 @@ def test_a_coordinator_takes_away_what_another_has_left_waiting(monkeypatch: pyt
     monkeypatch.setattr(ray, "get_actor", lambda name: name)
     monkeypatch.setattr(ray, "kill", lambda name, no_restart: killed.append(name))
     launcher = ray_actors.RayLauncher(
-        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace=""), NONE
+        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace="n"), NONE, "shop"
     )
     asyncio.run(launcher.end_strays("shop", ["shop-22222222"]))
     assert killed == ["host:shop-11111111"]
@@ -210,7 +238,8 @@ async def test_a_host_gets_the_cpus_that_the_domain_asks_for_when_it_is_started(
         @staticmethod
         def remote(*settings: object) -> None: ...
 
-    def remote_host(name: str, *, cpus: float) -> type[Started]:
+    def remote_host(name: str, *, cpus: float, mark: str) -> type[Started]:
+        assert mark == mark_of("n", "shop")
         asked.append(cpus)
         return Started
 
@@ -218,7 +247,7 @@ async def test_a_host_gets_the_cpus_that_the_domain_asks_for_when_it_is_started(
     monkeypatch.setattr(ray_actors, "remote_host", remote_host)
     monkeypatch.setattr(ray_actors, "_node", lambda: "node")
     launcher = ray_actors.RayLauncher(
-        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace=""), NONE
+        ray_actors.ClusterSettings(postgres_url="", nats_url="", namespace="n"), NONE, "shop"
     )
     for cpus in (0.5, 2.0):
         spec = DomainSpec(domain="shop", partitions=4, kinds=(), hosts=HostSpec(cpus=cpus))

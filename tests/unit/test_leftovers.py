@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from bus.transport import LoopbackTransport
-from coordinators import domain
-from coordinators.domain import DomainCoordinator
+from coordinators import processes
+from coordinators.processes import Processes
 
 
 class Frozen:
@@ -27,18 +26,17 @@ class Frozen:
 async def test_a_frozen_host_that_is_killed_is_not_taken_for_one_that_comes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(domain, "KILL_AFTER_S", 0.0)
+    monkeypatch.setattr(processes, "KILL_AFTER_S", 0.0)
     none: Any = None
-    coordinator = DomainCoordinator(none, LoopbackTransport(), none, "shop", 1)
+    kept = Processes(none, "shop", lambda: None)
     process = Frozen()
-    started = coordinator._watch("shop-1", process, "code", ours=True)
+    started = kept.watch("shop-1", process, "code", ours=True)
     started.started -= 3600.0
     started.ready = True
-    coordinator._ended["shop-1"] = started.started
-    await coordinator._kill_leftovers()
+    kept.leaves("shop-1")
+    await kept.kill_leftovers()
     assert process.kills == 1
     caplog.clear()
-    assert coordinator._coming(set()) == 0
+    assert kept.coming(set()) == {}
     assert caplog.messages == []
-    assert started.watch is not None
-    started.watch.cancel()
+    kept.close()
