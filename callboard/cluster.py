@@ -16,12 +16,14 @@ from actors.model_gateway import GatewayAddress
 from bus.errors import ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
+from callboard.room import lack_mend, lack_text
 from callboard.services import Endpoints
 from callboard.settings import Settings
 from storage.boundary import translated
 from storage.code import fetch_code, pack, put_code
 from storage.connect import close_pool, create_pool
 from storage.domains import DomainRow, find_domain, register_domain
+from storage.lack import Lack, find_lack
 from storage.placement import live_hosts
 from storage.queries import query
 
@@ -91,27 +93,40 @@ class Cluster:
     ) -> None:
         """Wait until every partition has an owner that is ready and runs the domain's newest code.
 
-        The partitions are dealt out by then: as many hosts as the domain is to have own some.
+        The partitions are dealt out by then: as many hosts as the domain is to have own some, or as many as there is room
+        for in Ray.
 
         Raises UnknownDomain, or ServiceUnavailable when it takes too long.
         """
-        said, deadline = False, time.monotonic() + timeout_s
+        said: set[str] = set()
+
+        def say(of: str, line: str) -> None:
+            if of not in said:
+                said.add(of)
+                progress(line)
+
+        lack: Lack | None = None
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with translated():
                 row = await self.postgres.fetchrow(query("partition_count"), domain)
             if row is None:
                 raise UnknownDomain(f"There is no domain {domain!r}.")
+            lack = await find_lack(self.postgres, domain)
+            if lack is not None:
+                say(f"room {lack.turn}", f"{domain}: {lack_text(lack)}")
             hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
             owned = [len(host.owned) for host in hosts if host.owned]
             enough = len(owned) >= min(row["hosts"], row["partitions"]) > 0
-            if enough and sum(owned) == row["partitions"]:
+            if (enough or lack is not None) and sum(owned) == row["partitions"]:
                 return
-            if not said:
-                progress(f"waiting for the hosts of {domain}")
-                said = True
+            say("hosts", f"waiting for the hosts of {domain}")
             await asyncio.sleep(0.05)
+        late = f"The hosts of {domain} were not ready within {timeout_s:.0f} s"
+        if lack is not None:
+            raise ServiceUnavailable(f"{late}: {lack_text(lack)}.", fix=lack_mend(domain, lack))
         raise ServiceUnavailable(
-            f"The hosts of {domain} were not ready within {timeout_s:.0f} s.",
+            f"{late}.",
             fix="See `callboard status`, and the hosts' logs: in the Ray dashboard, or in ray/last-logs of the data folder once"
             " Ray is stopped.",
         )

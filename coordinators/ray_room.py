@@ -47,7 +47,7 @@ def count(status: ClusterStatus, mark: str, cpus: float) -> Waiting:
                 too_large += wanted.count
     for group in status.resource_demands.placement_group_demand:
         others += all(_fits(part.bundle, totals) for part in group.bundles_by_count)
-    free = (node.available_resources().get("CPU", 0.0) for node in nodes)
+    free = (round(node.available_resources().get("CPU", 0.0), 4) for node in nodes)
     return Waiting(
         hosts=hosts, too_large=too_large, others=others, cpus=cpus,
         free=max(free, default=0.0), largest=max((total.get("CPU", 0.0) for total in totals), default=0.0),

@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from storage.boundary import translated
 from storage.placement import leading
 from storage.queries import query
 
@@ -38,6 +39,12 @@ async def report_lack(pool: asyncpg.Pool[Any], domain: str, epoch: int, lack: La
 def read_lack(told: str | None) -> Lack | None:
     """What was reported."""
     return None if told is None else msgspec.json.decode(told, type=Lack)
+
+
+async def find_lack(db: Any, domain: str) -> Lack | None:
+    """What the hosts of a domain wait for now."""
+    with translated():
+        return read_lack(await db.fetchval(query("find_lack"), domain))
 
 
 async def settle_turn(pool: asyncpg.Pool[Any], domain: str, epoch: int, *, wants: bool) -> str | None:

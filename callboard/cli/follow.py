@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bus.transport import Transport
     from storage.decisions import Waiting
     from storage.inspect import HostView, TaskEventView, TaskView
+    from storage.lack import Lack
 
 _LOOK_EVERY_S = 0.5  # without the bus a new line of the log is seen this late
 _SOONEST_S = 0.1  # a burst of events is looked at together
@@ -44,6 +45,7 @@ class Snapshot:
     asked: list[Waiting] = field(default_factory=list)  # what people are to decide
     promises: list[Waiting] = field(default_factory=list)  # of its turns, open for whoever knows the id
     events_waiting: int | None = None  # in the stream, published and not read; None is not known
+    lack: Lack | None = None  # what hosts of the domain wait for
 
     @property
     def has_ended(self) -> bool:
@@ -102,6 +104,7 @@ async def snapshots(
     from bus.errors import ServiceUnavailable, StorageUnavailable
     from storage.decisions import ASKED, OPEN, waiting_of_task
     from storage.inspect import find_task, list_hosts, list_task_events, paused_of
+    from storage.lack import find_lack
 
     news = asyncio.Event()
     word = await transport.subscribe(subjects.task_events(domain, task_id), lambda data: news.set(), news.set)
@@ -118,6 +121,7 @@ async def snapshots(
                 fresh = await list_task_events(db, domain, task_id, tenant=tenant, after=last, limit=_PAGE)
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
                 events_waiting = await waiting(domain, now=task.finished_at is not None)
+                lack = await find_lack(db, domain)
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
                 asked = (
                     [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant, kinds=OPEN)
@@ -146,6 +150,7 @@ async def snapshots(
                 asked=[each for each in asked if each.kind in ASKED],
                 promises=[each for each in asked if each.kind not in ASKED],
                 events_waiting=events_waiting,
+                lack=lack,
             )
             yield snapshot
             if len(fresh) == _PAGE:

@@ -113,6 +113,7 @@ class _Lines:
     def __init__(self) -> None:
         self._said = self._said_asked = time.monotonic()
         self._paused: list[str] = []
+        self._lack: str | None = None
         self._asked: set[str] = set()
 
     def __call__(self, snapshot: Snapshot) -> None:
@@ -125,12 +126,23 @@ class _Lines:
             if address not in self._paused:
                 note(f"It waits: {paused_line(address)}")
         self._paused = snapshot.paused
+        self._say_lack(snapshot)
         self._say_asked(snapshot)
         # What waits for people alone is said rarely: nothing changes, perhaps for days.
         waits = snapshot.waits_for and snapshot.quiet_s >= _SAY_EVERY_S
         if (time.monotonic() - self._said >= _SAY_EVERY_S and not waits) or snapshot.has_ended:
             self._said = time.monotonic()
             note(plain_line(snapshot))
+
+    def _say_lack(self, snapshot: Snapshot) -> None:
+        """Once for each time that hosts begin to wait; how much is free may change often."""
+        from callboard.room import lack_text
+
+        lack = snapshot.lack
+        waits_for = None if lack is None else lack.turn or "room"
+        if lack is not None and waits_for != self._lack:
+            note(f"{snapshot.task.domain}: {lack_text(lack)}")
+        self._lack = waits_for
 
     def _say_asked(self, snapshot: Snapshot) -> None:
         from callboard.cli.asked import command_lines, waits_text

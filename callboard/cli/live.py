@@ -8,6 +8,7 @@ from callboard.cli.asked import asked_lines
 from callboard.cli.status import host_state
 from callboard.cli.task_view import COLOURS, event_line, paused_line
 from callboard.cli.terminal import clean, count, plain, size
+from callboard.room import lack_text
 
 if TYPE_CHECKING:
     from callboard.cli.follow import Snapshot
@@ -26,8 +27,11 @@ def view(snapshot: Snapshot, height: int) -> Any:
     head = plain(task.goal, "bold")
     head.no_wrap, head.overflow = True, "ellipsis"
     parts: list[Any] = [head, _progress(snapshot), _figures(snapshot)]
-    for address in snapshot.paused:
-        line = plain(paused_line(address), "yellow")
+    troubles = [paused_line(address) for address in snapshot.paused]
+    if snapshot.lack is not None:
+        troubles.insert(0, lack_text(snapshot.lack))
+    for trouble in troubles:
+        line = plain(trouble, "yellow")
         line.no_wrap, line.overflow = True, "ellipsis"
         parts.append(line)
     asked = _asked(snapshot)
@@ -35,7 +39,7 @@ def view(snapshot: Snapshot, height: int) -> Any:
     shown_hosts = min(len(hosts), _MOST_HOSTS)
     if hosts:
         parts.append(_hosts(snapshot))
-    room = max(3, height - 8 - len(snapshot.paused) - len(asked) - (shown_hosts + 3 if hosts else 0))
+    room = max(3, height - 8 - len(troubles) - len(asked) - (shown_hosts + 3 if hosts else 0))
     lines = snapshot.log[-min(_LOG_LINES, room) :]
     hidden = len(snapshot.log) - len(lines)
     if hidden:

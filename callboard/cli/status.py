@@ -12,6 +12,7 @@ from callboard.cli.running import asynchronous
 from callboard.cli.table import Beside, table
 from callboard.cli.task_view import paused_line
 from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans
+from callboard.room import lack_text
 
 if TYPE_CHECKING:
     from callboard.cli.standing import DomainStanding, Standing
@@ -81,6 +82,7 @@ def _show_domains(standing: Standing) -> None:
     from storage.domains import ASLEEP
 
     out, domains, hosts = console(), standing.domains or [], standing.hosts or []
+    lacks = {c.name: c.lack for c in standing.coordinators or [] if c.lack is not None}
     out.print(domain_table(domains, hosts))
     if hosts:
         out.print(host_table(hosts))
@@ -96,6 +98,9 @@ def _show_domains(standing: Standing) -> None:
                     f"{domain.domain}: no host owns {_partitions(domain)} {spans(domain.unowned)}.", "yellow"
                 )
             )
+        if domain.domain in lacks:
+            what = lack_text(lacks[domain.domain])
+            out.print(plain(f"{domain.domain}: {what}: `callboard doctor`.", "yellow"))
         if domain.open_turns:
             what = "turn waits or runs" if domain.open_turns == 1 else "turns wait or run"
             where = f"`callboard agents {domain.domain}` says for what"

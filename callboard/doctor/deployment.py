@@ -12,6 +12,7 @@ from callboard.doctor.events import examine_events
 from callboard.doctor.finding import GOOD, Finding, fail, good, warn
 from callboard.ray_cluster import check_ray
 from callboard.ray_process import RayProcess
+from callboard.room import lack_mend, lack_text
 from callboard.services.checks import check_nats, check_postgres_durable, redacted
 from storage import inspect
 from storage.boundary import translated
@@ -21,10 +22,13 @@ from storage.migrate import pending
 from storage.release import release
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import asyncpg
 
     from callboard.services import Endpoints
     from storage.inspect import CoordinatorView, HostView
+    from storage.lack import Lack
 
 CLOCK_WARN_S = 1.0  # timers and deadlines go by the database's clock, logs by each machine's
 OLDEST_POSTGRES = 16
@@ -55,7 +59,9 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
             return found
         found.append(good("migrations", "all are applied"))
         coordinators = await inspect.list_coordinators(db)
-        found += await _partitions(db, expects_hosts and bool(coordinators))
+        lacks = {c.name: c.lack for c in coordinators if c.lack is not None}
+        found += await _partitions(db, expects_hosts and bool(coordinators), lacks)
+        found += await _room(db, lacks)
         found.append(_releases(coordinators, await inspect.list_hosts(db)))
         found += _rivals(coordinators)
         if found[1].status == GOOD:
@@ -125,7 +131,7 @@ async def _clock(db: asyncpg.Pool[Any]) -> Finding:
     return good("clock", text)
 
 
-async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Finding]:
+async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool, lacks: Mapping[str, Lack]) -> list[Finding]:
     from callboard.cli.terminal import count, span, spans
 
     domains = [domain for domain in await inspect.list_domains(db) if domain.state == ACTIVE]
@@ -133,11 +139,8 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
     hosts = [host for host in await inspect.list_hosts(db) if host.domain in active]
     if not domains:
         return [good("partitions", "no domain is to have hosts")]
-    wrong = [
-        f"no host owns {domain.domain} {spans(domain.unowned)}"
-        for domain in domains
-        if domain.unowned and expects_hosts
-    ]
+    ownerless = [domain for domain in domains if domain.unowned and expects_hosts]
+    wrong = [f"no host owns {domain.domain} {spans(domain.unowned)}" for domain in ownerless]
     for host in hosts:
         if host.is_silent:
             wrong.append(
@@ -146,11 +149,12 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
         elif host.blocked_by and host.ready and not host.suspect:
             wrong.append(f"{host.host} of {host.domain} is blocked by {host.blocked_by}")
     if wrong:
-        mend = (
-            "Look at the coordinators: `callboard status`; they replace a dead host within seconds, if they run."
-            if expects_hosts
-            else "`callboard up` ends what was left and takes its partitions over."
-        )
+        if not expects_hosts:
+            mend = "`callboard up` ends what was left and takes its partitions over."
+        elif len(wrong) == len(ownerless) and all(domain.domain in lacks for domain in ownerless):
+            mend = "Make room for their hosts: see below."
+        else:
+            mend = "Look at the coordinators: `callboard status`; they replace a dead host within seconds, if they run."
         return [fail("partitions", "; ".join(wrong), mend)]
     waiting = sum(domain.backlog for domain in domains)
     if not hosts:
@@ -159,6 +163,17 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool) -> list[Findin
         good(
             "partitions", f"all {sum(d.partitions for d in domains)} have a living owner; backlog {waiting:,}"
         )
+    ]
+
+
+async def _room(db: asyncpg.Pool[Any], lacks: Mapping[str, Lack]) -> list[Finding]:
+    """A domain without any host stands still; one with fewer than it is to have is slower."""
+    unserved = {domain.domain for domain in await inspect.list_domains(db) if domain.unowned}
+    return [
+        (fail if domain in unserved else warn)(
+            "room", f"{domain}: {lack_text(lack)}", lack_mend(domain, lack)
+        )
+        for domain, lack in lacks.items()
     ]
 
 

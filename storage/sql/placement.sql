@@ -66,6 +66,9 @@ update coordinators set rival = $2, rival_at = now() where name = $1
 -- name: report_lack
 update coordinators set lack = $2::json where name = $1
 
+-- name: find_lack
+select lack::text from coordinators where name = $1
+
 -- name: lock_turn
 select pg_advisory_xact_lock(hashtext('callboard.turn'))
 

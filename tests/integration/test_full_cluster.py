@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+import callboard.doctor
+from bus.errors import ServiceUnavailable
+from callboard.cluster import Cluster
+from callboard.doctor import Finding
+from callboard.ray_head import RayHead
 from callboard.services import Endpoints
+from callboard.settings import Settings, load_settings
 from coordinators import room
 from coordinators.room import Queue, Waiting
 from storage.code import pack, put_code
 from storage.placement import HostRow, live_hosts
+from tests.integration.cli import Cli
 from tests.integration.deployment import Deployment, LoopHost, LoopLauncher, cancelled
 from tests.integration.test_placement import naps, send, serving, until
 
@@ -188,3 +196,70 @@ def nobody_has_the_turn(slow: Deployment) -> Callable[[], Awaitable[bool]]:
 
 async def hosts_of(deployment: Deployment) -> list[HostRow]:
     return await live_hosts(deployment.pool, deployment.domain.name)
+
+
+@pytest.mark.parametrize("hosts", [1])
+async def test_a_domain_with_room_for_some_of_its_hosts_is_ready_with_these_and_says_what_the_others_lack(
+    slow: Deployment, cluster: FullCluster, cli: Cli, services: Endpoints, told_where: None
+) -> None:
+    await slow.coordinate(hosts=2, queue=cluster.queue("slow"))
+    said: list[str] = []
+    await Cluster(load_settings(), services, slow.pool, slow.transport).ready("slow", progress=said.append)
+    lacks = "slow: 1 host waits for room in Ray: each asks for 1 CPU, and none is free"
+    assert said == ["waiting for the hosts of slow", lacks]
+    await until(lambda: has_beaten(slow))
+    assert lacks in await cli("status")
+    [coordinator] = (await cli.json("status"))["coordinators"]
+    assert coordinator["lack"]["hosts"] == 1
+    found = {f["check"]: f for f in (await cli.json("doctor"))["findings"]}
+    assert (found["partitions"]["status"], found["room"]["status"]) == ("good", "warn")
+    cluster.room.release()  # a node is added
+    await until(nobody_has_the_turn(slow))
+    assert "room" not in {f["check"] for f in (await cli.json("doctor"))["findings"]}
+
+
+@pytest.mark.parametrize("hosts", [0])
+async def test_a_domain_without_room_for_any_host_is_a_failure_with_the_right_mend(
+    slow: Deployment, cluster: FullCluster, cli: Cli, services: Endpoints, told_where: None
+) -> None:
+    await slow.coordinate(hosts=2, queue=cluster.queue("slow"))
+    with pytest.raises(ServiceUnavailable, match="within 2 s: 2 hosts wait for room") as late:
+        await Cluster(load_settings(), services, slow.pool, slow.transport).ready("slow", timeout_s=2.0)
+    assert "`hosts.cpus`" in (late.value.fix or "")
+    found = {f["check"]: f for f in (await cli.json("doctor", code=1))["findings"]}
+    assert (found["partitions"]["status"], found["room"]["status"]) == ("fail", "fail")
+    assert found["partitions"]["mend"] == "Make room for their hosts: see below."
+    assert "`hosts.cpus` in the domain.yaml of slow" in found["room"]["mend"]
+
+
+@pytest.mark.parametrize("hosts", [0])
+async def test_hosts_that_wait_in_vain_are_asked_for_anew_with_new_code(
+    slow: Deployment, cluster: FullCluster
+) -> None:
+    """They ask for as much as the older `domain.yaml` said."""
+    await slow.coordinate(hosts=2, queue=cluster.queue("slow"))
+
+    async def wait(started: int) -> bool:
+        return len(cluster.started) == started and cluster.waiting["slow"] == 2
+
+    await until(lambda: wait(2))
+    await new_code(slow, SLOW)
+    await until(lambda: wait(4))
+
+
+@pytest.fixture
+def told_where(monkeypatch: pytest.MonkeyPatch, database: str, services: Endpoints) -> None:
+    """The commands take the deployment for external services, beside a Ray that runs."""
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", database)
+    monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
+    monkeypatch.setattr(RayHead, "running", lambda self: os.getpid())
+
+    async def no_gateway(settings: Settings) -> list[Finding]:
+        return []
+
+    monkeypatch.setattr(callboard.doctor, "examine_gateway", no_gateway)
+    monkeypatch.setattr(callboard.doctor, "examine_machine", lambda *_: [])
+
+
+async def has_beaten(slow: Deployment) -> bool:
+    return bool(await slow.fetch("select from hosts natural join heartbeats where ready_at is not null"))

@@ -18,6 +18,7 @@ from callboard.cli.live import plain_line, view
 from callboard.cli.status import host_state
 from storage.decisions import Waiting
 from storage.inspect import HostView, TaskEventView, TaskView
+from storage.lack import Lack
 
 NOW = datetime.now(UTC)
 TASK = TaskView(
@@ -120,6 +121,28 @@ def question(number: int) -> Waiting:
         name="x", details=json.dumps(details), created_at=NOW, due_at=None, status="pending", settled_by=None,
         settled_at=None, value=None,
     )  # fmt: skip
+
+
+def test_hosts_that_wait_for_room_are_told_of_once_and_again_when_it_is_for_something_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = snapshot([HOST], 500)
+    say = _Lines()
+    shown.lack = Lack(hosts=1, cpus=1.0, free=0.5, largest=2.0, others=0)
+    frame = lines(shown, 80, 24)
+    assert len(frame) <= 24
+    assert any(line.startswith("1 host waits for room in Ray: each asks for 1 CPU, and") for line in frame)
+    say(shown)
+    shown.lack = msgspec.structs.replace(shown.lack, free=0.25)
+    say(shown)
+    shown.lack = msgspec.structs.replace(shown.lack, turn="shop")
+    say(shown)
+    shown.lack = None
+    say(shown)
+    assert capsys.readouterr().err.splitlines() == [
+        "desk: 1 host waits for room in Ray: each asks for 1 CPU, and no node has more than 0.5 free",
+        "desk: 1 host waits until those of shop are replaced, since Ray has no room for all of them",
+    ]
 
 
 def test_figures_are_whole_at_80_columns_whatever_a_host_says() -> None:
