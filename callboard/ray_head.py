@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -13,11 +14,12 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 
@@ -25,11 +27,21 @@ from bus.errors import ServiceUnavailable
 from callboard.services import lock
 from callboard.services.home import write_private
 
+T = TypeVar("T")
+
 _logger = logging.getLogger("callboard.ray")
 
 START_TIMEOUT_S = 120.0
 LOCK_TIMEOUT_S = 60.0  # another command is starting or stopping it
 STOP_TIMEOUT_S = 1.5  # Ray's own processes take long to say goodbye, and keep nothing that is ours
+_LOOK_EVERY_S = 0.1
+_HEAD, _VITAL = "ray start", ("gcs_server", "raylet")
+_MOST_WORDS = 300  # letters of a log's line
+_FAREWELL = (
+    "Remaining processes will be killed",
+    "-----",
+)  # of a head that has told before which one has ended
+_BESIDE = re.compile(r"\x1b\[[0-9;]*m|^[\d-]{10} [\d:,]+\s+[A-Z]+ \S+ -- ")
 OBJECT_STORE_BYTES = 128 * 1024 * 1024  # agents pass nothing through it
 
 
@@ -111,18 +123,30 @@ class RayHead:
             if self.running() is None:
                 await self._end()  # one whose starter was killed before it could be recorded
                 self._launch()
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            address = self.address()
-            if address is not None:
-                return address
-            if self.running() is None:
-                break
-            await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                return await self.while_running(self._appears())
+        except TimeoutError:
+            failure = self._failure(f"was not ready within {START_TIMEOUT_S:.0f} s", _HEAD)
+        except ServiceUnavailable as error:
+            failure = error
         await self.stop()
-        raise ServiceUnavailable(
-            "Ray's head did not start.", fix=f"Read {self._log} for its own words, and free memory or ports."
-        )
+        raise failure
+
+    async def while_running(self, work: Coroutine[Any, Any, T]) -> T:
+        """What it returns. Raises ServiceUnavailable as soon as the head has ended, for which Ray itself would wait up to
+        minutes, and which it would call a wrong address."""
+        task = asyncio.create_task(work)
+        try:
+            while not task.done():
+                await asyncio.wait((task,), timeout=_LOOK_EVERY_S)
+                failed = not task.done() or task.exception() is not None
+                if failed and (ended := self._ended()) is not None:
+                    raise self._failure(f"has ended, {ended} first", ended)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def stop(self) -> bool:
         """Stop the head and every process below it, recorded or not; False when there was none."""
@@ -130,6 +154,31 @@ class RayHead:
             return False
         async with self._lock():
             return await self._end()
+
+    async def _appears(self) -> str:
+        while (address := self.address()) is None:  # noqa: ASYNC110  # in a file of Ray's
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return address
+
+    def _ended(self) -> str | None:
+        """Which process of it has ended; None while it is well. Without these two it waits, and then ends too."""
+        pid = self.running()
+        if pid is None:
+            return _HEAD
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(pid).children():
+                if child.name() in _VITAL and child.status() == psutil.STATUS_ZOMBIE:
+                    return child.name()
+        return None
+
+    def _failure(self, what: str, whose: str) -> ServiceUnavailable:
+        logs = self._temp / "session_latest" / "logs"
+        places = (logs / f"{whose}.err", logs / f"{whose}.out", self._log)
+        words = next(filter(None, map(_last_words, places)), "nothing")
+        return ServiceUnavailable(
+            f"Ray's head {what}. The last it said: {words}.",
+            fix=f"Read {self._log}, and what its processes have said in {self._kept_logs}; free memory or ports.",
+        )
 
     def _lock(self) -> AbstractAsyncContextManager[None]:
         """Of two commands that start it at once, one would be forgotten; a stop would forget a later start."""
@@ -148,7 +197,7 @@ class RayHead:
             how = "kill"
         self._pid_file.unlink(missing_ok=True)
         if found:
-            await asyncio.to_thread(_keep_logs, self._temp, self.folder)
+            await asyncio.to_thread(_keep_logs, self._temp, self._kept_logs)
             await asyncio.to_thread(shutil.rmtree, self._private, ignore_errors=True)
         return found
 
@@ -215,6 +264,10 @@ class RayHead:
     def _log(self) -> Path:
         return self.folder / "head.log"
 
+    @property
+    def _kept_logs(self) -> Path:
+        return self.folder / "last-logs"
+
 
 def _of_sessions(sessions: set[int]) -> list[psutil.Process]:
     """The living processes of the sessions that heads have begun: all that they have started."""
@@ -255,10 +308,19 @@ def _free_ports() -> tuple[int, int]:
         return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
-def _keep_logs(temp: Path, folder: Path) -> None:
+def _keep_logs(temp: Path, kept: Path) -> None:
     """Move the logs of the session that has ended into our own folder."""
-    kept = folder / "last-logs"
     logs = (temp / "session_latest").resolve() / "logs"
     if logs.exists():  # one that is ended as it starts may have none yet
         shutil.rmtree(kept, ignore_errors=True)
         shutil.move(logs, kept)
+
+
+def _last_words(log: Path) -> str:
+    """The last line that says something, without colours, time and place."""
+    with contextlib.suppress(OSError):
+        for line in reversed(log.read_text(errors="replace").splitlines()):
+            said = _BESIDE.sub("", line).strip().rstrip(".")
+            if said and not said.startswith(_FAREWELL):
+                return said[:_MOST_WORDS]
+    return ""

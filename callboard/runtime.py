@@ -202,14 +202,21 @@ async def _start(
 
     if only is None:
         await wake_all_domains(cluster.postgres)
-    namespace = await join_ray(ray, cluster.postgres, address)
+    watched = head.while_running if settings.ray_address is None else _given
+    namespace = await watched(join_ray(ray, cluster.postgres, address))
     if gateway is not None:  # its processes take as long to start as the coordinators and hosts: beside them
         serving = gateway.serve(ray, services.endpoints.postgres_url, progress)
         cluster.gateway = await stack.enter_async_context(_meanwhile(serving))
-    started = await start_in_ray(ray, settings, services.endpoints, cluster.postgres, namespace, prepare)
+    starting = start_in_ray(ray, settings, services.endpoints, cluster.postgres, namespace, prepare)
+    started = await watched(starting)
     cluster.joined = not (started or head.started_here or services.started_here)
     cluster.kept = not users.temporary
     return cluster
+
+
+async def _given(work: Coroutine[Any, Any, T]) -> T:
+    """In a Ray of somebody else's, whose end is not ours to see."""
+    return await work
 
 
 async def _last_event(events: EventStream) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -9,11 +11,14 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bus.errors import ServiceUnavailable
+from callboard import ray_head
 from callboard.ray_head import RayHead
 
 
@@ -130,3 +135,81 @@ def test_nobody_else_comes_to_what_ray_opens_to_all(
     assert given.is_dir()
     assert given.parent == head._private
     assert stat.S_IMODE(head._private.stat().st_mode) == 0o700
+
+
+HEAD = """
+import os, subprocess, sys, time
+print("\x1b[36mall is well\x1b[39m", flush=True)
+child = subprocess.Popen(["sleep", "60"])
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def started(head: RayHead, monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
+    """A head that never gets an address: the process that it cannot do without."""
+    monkeypatch.setattr(ray_head, "_VITAL", ("sleep",))
+    with head._log.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HEAD, f"--temp-dir={head._temp}"],
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    head._pid_file.write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
+    try:
+        while not (children := psutil.Process(process.pid).children()) or children[0].name() != "sleep":
+            assert process.poll() is None
+        yield children[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+async def test_a_head_whose_process_dies_as_it_starts_is_told_of_at_once_with_its_last_words(
+    head: RayHead, started: psutil.Process
+) -> None:
+    """Ray itself would wait half a minute and more for it, and then say that a file is missing."""
+    starting = asyncio.create_task(head.start())
+    started.kill()
+    async with asyncio.timeout(10):
+        with pytest.raises(
+            ServiceUnavailable, match=r"sleep first. The last it said: all is well\."
+        ) as failed:
+            await starting
+    assert str(head._log) in (failed.value.fix or "")
+    assert head.running() is None
+
+
+async def test_what_a_dying_process_has_said_is_better_than_what_the_head_has(
+    head: RayHead, started: psutil.Process
+) -> None:
+    logs = head._temp / "session_1" / "logs"
+    logs.mkdir(parents=True)
+    (head._temp / "session_latest").symlink_to(logs.parent)
+    (logs / "sleep.out").write_text("the port is in use\n\n")
+    started.kill()
+    async with asyncio.timeout(10):
+        with pytest.raises(ServiceUnavailable, match=r"The last it said: the port is in use\."):
+            await head.start()
+
+
+async def test_who_joins_a_head_that_ends_is_told_so_and_not_that_its_address_is_wrong(
+    head: RayHead, started: psutil.Process
+) -> None:
+    async def join() -> None:
+        await asyncio.Event().wait()
+
+    async def fail() -> None:
+        raise ServiceUnavailable("Ray cannot be joined.", fix="Check RAY_ADDRESS.")
+
+    async def succeed() -> int:
+        return 7
+
+    with pytest.raises(ServiceUnavailable, match="cannot be joined"):
+        await head.while_running(fail())
+    started.kill()
+    for work in (join, fail):
+        async with asyncio.timeout(10):
+            with pytest.raises(ServiceUnavailable, match="has ended, sleep first"):
+                await head.while_running(work())
+    assert await head.while_running(succeed()) == 7

@@ -58,6 +58,9 @@ class World:
                 world.ray_runs = True
                 return "own"
 
+            async def while_running(self, work: Any) -> Any:
+                return await work
+
             async def stop(self) -> bool:
                 if world.ray_runs:
                     world.did.append("ray stopped")
