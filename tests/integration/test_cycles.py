@@ -13,6 +13,7 @@ import pytest
 from bus.address import parse_address
 from callboard.services import Endpoints
 from storage.intake import Incoming, accept
+from tests.integration.cli import until
 from tests.integration.deployment import Deployment
 
 CIRCLES = Path(__file__).with_name("circles")
@@ -143,8 +144,10 @@ async def test_a_circle_through_tasks_within_tasks_is_refused(circles: Deploymen
 
 
 async def test_a_circle_of_three_through_two_tasks(circles: Deployment) -> None:
-    task = await circles.submit([["sleep", 0.5], ["run", "left", [["run", "right", []]]]])
+    task = await circles.submit([["sleep", 1.5], ["run", "left", [["run", "right", []]]]])
     parent = f"left/peer/{task}"
+    at_work = f"select from turns where domain = 'left' and agent = 'peer/{task}'"
+    await until(lambda: circles.fetch(at_work))
     await follow(circles, DESK, [["ask", parent], ["sleep", 0.5]])
     cycle = await circles.client.result(task, timeout_s=SOON_S)
     assert cycle[1:3] == [DESK, parent]
