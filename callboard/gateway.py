@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from callboard.ray_process import RayProcess
     from callboard.settings import Settings
     from serve.gateway import ServedGateway
+    from serve.gateway.secret import MissingKey
 
 LOCK_TIMEOUT_S = 120.0  # another command is serving it
 _LOOK_TIMEOUT_S = 2.0
@@ -41,6 +42,16 @@ class LocalGateway:
         from serve.gateway.models_file import read_models
 
         read_models(self.settings.models_path)
+
+    def missing_keys(self) -> list[MissingKey]:
+        """Of the models that models.yaml has now, served or not. Raises InvalidModelsFile."""
+        from actors.secret import SecretFolder
+        from serve.gateway.models_file import parse_models, read_models
+        from serve.gateway.secret import missing_keys
+
+        path = self.settings.models_path
+        file = parse_models(read_models(path), str(path))
+        return missing_keys(file, SecretFolder(self.settings.secrets_folder))
 
     def address(self) -> GatewayAddress:
         """Of the one that was served last, whether it runs or not. Raises ServiceUnavailable, DataFolderError."""

@@ -10,7 +10,7 @@ import typer
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
-from callboard.cli.terminal import console, emit, plain
+from callboard.cli.terminal import console, emit, plain, span
 
 if TYPE_CHECKING:
     from actors.model_gateway import GatewayAddress
@@ -108,6 +108,10 @@ def _show(found: dict[str, Any]) -> None:
             ("upstream", "breaker"), [(name, plain(state, _COLOURS.get(state, ""))) for name, state in states]
         )
     )
+    for one in found["missing_keys"]:
+        out.print(plain(f"{', '.join(one['models'])}: {one['why']} {one['fix']}", "yellow"))
+    if found["errors"]:
+        out.print(_error_table(found["errors"]))
     if found["accounts"]:
         out.print(_account_table(found["accounts"]))
 
@@ -116,6 +120,14 @@ def _similar_line(model: str, state: dict[str, int]) -> str:
     return (
         f"{model}: {state['given']:,} answers to similar questions, of {state['kept']:,} kept; {state['sampled']:,} more "
         f"were asked for all the same, and {state['wrong']:,} of those differed; {state['vetoed']:,} vetoes"
+    )
+
+
+def _error_table(errors: list[dict[str, Any]]) -> Any:
+    return table(
+        ("upstream", "model", "ago", "last error"),
+        [(one["upstream"], one["model"], span(one["ago_s"]), one["error"]) for one in errors],
+        right=("ago",),
     )
 
 

@@ -60,6 +60,8 @@ async def up(
     gateway = None if without_gateway or settings.ray_address is not None else local
     if gateway is not None:
         gateway.check()
+        for missing in gateway.missing_keys():
+            note(f"Warning: {', '.join(missing.models)}: {missing.why} {missing.fix}")
     elif without_gateway:
         local.do_without()
     began = time.monotonic()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -31,6 +32,7 @@ from serve.gateway.local_upstream import LocalModels, LocalUpstream
 from serve.gateway.models_file import ModelSpec, Serves, UpstreamSpec, parse_models
 from serve.gateway.relay import Reached, Relay
 from serve.gateway.requests import ModelRequest, read_chat, read_embeddings, read_rerank
+from serve.gateway.secret import missing_keys
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.shared_cache import WITHIN_S, SharedCache
 from serve.gateway.telemetry import Telemetry, UpstreamAt
@@ -68,6 +70,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._secrets = secrets
         self._telemetry = telemetry
         self._file = parse_models(settings.models, settings.models_path)
         self._http = httpx2.AsyncClient(limits=_CONNECTIONS, mounts=_WITHOUT_PROXY)
@@ -222,6 +225,8 @@ class Gateway:
                 ],
                 "running": self._limits.running,
                 "upstreams": self._relay.states(),
+                "errors": self._relay.last_errors.listed(),
+                "missing_keys": [asdict(one) for one in missing_keys(self._file, self._secrets)],
                 "cache_bytes": self._cache.bytes,
                 "shared_cache": "off" if self._shared is None else self._shared.state,
                 "accounts": self._accounts.listed(),

@@ -17,6 +17,7 @@ from typing import TypeVar
 from serve.gateway.accounts import Usage, cost_of
 from serve.gateway.breaker import Breaker, Ticket
 from serve.gateway.errors import ApiError, malformed, none_has_answered
+from serve.gateway.last_errors import LastErrors
 from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec
 from serve.gateway.order import Order
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, ModelRequest, RerankRequest, without
@@ -66,6 +67,7 @@ class Relay:
         self._pause_s = pause_s
         self._clock = clock
         self._order = Order(self._price, clock)
+        self.last_errors = LastErrors(clock)
 
     async def answer(self, name: str, model: ModelSpec, request: ModelRequest) -> Answer:
         """Raises ApiError."""
@@ -96,7 +98,7 @@ class Relay:
             async for chunk in chunks:
                 yield chunk
 
-        with ticket.settled():
+        with self.last_errors.kept(target), ticket.settled():
             try:
                 yield OpenStream(target, all_of_it())
             finally:
@@ -156,7 +158,7 @@ class Relay:
         ticket = at.breaker.enter()
         if ticket is None:
             raise _resting(target.upstream, at.breaker.opens_in_s)
-        with ticket.failing():
+        with self.last_errors.kept(target), ticket.failing():
             began = self._clock()
             try:
                 async with asyncio.timeout(at.spec.answer_s):

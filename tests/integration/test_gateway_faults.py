@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from serve.gateway.last_errors import MOST_LETTERS
 from tests.integration import upstreams
 from tests.integration.gateway import Front, Stage
 from tests.integration.upstreams import (
@@ -246,6 +247,37 @@ async def test_the_fastest_is_asked_first_and_what_fails_is_not_fast(stage: Stag
         assert (len(front.openai.asked), len(front.claude.asked)) == (1, 3)
         clock.now += 60
         assert (await ask(front, "fast")).model == "gpt-5-mini-2025-08-07"
+
+
+# -- what is remembered of it --------------------------------------------------------------------------
+
+
+async def test_the_last_error_of_each_target_is_shown_without_its_key_and_in_bounds(stage: Stage) -> None:
+    clock = Clock()
+    async with stage.front(clock=clock) as front:
+        front.openai.put_on(status(500, error=f"{upstreams.KEY} " + "x" * 5000))
+        await refused(front)
+        clock.now += 5
+        front.claude.put_on(status(400, error="the client's own matter"))
+        await refused(front, "claude")
+        await refused(front, "unset")
+        keyless, failed = (await front.state())["errors"]
+        assert (keyless["upstream"], keyless["model"]) == ("keyless", "gpt-5-mini")
+        assert (keyless["code"], keyless["ago_s"]) == ("upstream_not_configured", 0)
+        assert (failed["upstream"], failed["code"], failed["ago_s"]) == ("openai", "upstream_failed", 5)
+        assert failed["error"].startswith("The upstream openai has failed (HTTP 500): [API_KEY] xxx")
+        assert len(failed["error"]) <= MOST_LETTERS
+        [missing] = (await front.state())["missing_keys"]
+        assert (missing["secret"], missing["models"]) == ("NOBODY_HAS_IT", ["unset", "unset-or-claude"])
+
+
+async def test_the_last_error_of_a_stream_is_the_one_that_cut_it(front: Front) -> None:
+    front.openai.put_on(openai_stream(chunks({"content": "Hel"}, reason=None), cut=True))
+    with pytest.raises(openai.APIError):
+        async for _ in await ask(front, stream=True):
+            pass
+    [cut] = (await front.state())["errors"]
+    assert (cut["upstream"], cut["code"]) == ("openai", "upstream_unreachable")
 
 
 # -- the circuit breaker -------------------------------------------------------------------------------

@@ -186,3 +186,27 @@ async def test_the_doctor_says_of_one_that_was_wanted_and_did_not_start_why_and_
     assert (found.status, found.mend) == ("fail", "`callboard up --detach` starts it again.")
     rig.head = None  # with Ray it has gone as well, and is said to be by others
     assert await examine_gateway(rig.settings) == []
+
+
+async def test_the_doctor_says_which_model_lacks_which_key(rig: Rig) -> None:
+    (rig.home / "models.yaml").write_text(
+        "upstreams: {claude: {type: anthropic, api_key: ANTHROPIC_API_KEY}}\n"
+        "models: {small: {targets: [{upstream: claude, model: claude-haiku-4-5}]}}\n"
+    )
+    [found] = await examine_gateway(rig.settings)  # also before it is served
+    assert (found.check, found.status) == ("model keys", "warn")
+    assert found.detail.startswith(
+        "small: The upstream claude has no key: The secret ANTHROPIC_API_KEY cannot"
+    )
+    assert found.mend == f"Write it to {rig.settings.secrets_folder / 'ANTHROPIC_API_KEY'}."
+    rig.settings.secrets_folder.mkdir()
+    (rig.settings.secrets_folder / "ANTHROPIC_API_KEY").write_text("sk-x")
+    assert await examine_gateway(rig.settings) == []
+
+
+async def test_the_doctor_says_what_is_wrong_with_models_yaml(rig: Rig) -> None:
+    (rig.home / "models.yaml").write_text("modles: {}")
+    [found] = await examine_gateway(rig.settings)
+    assert (found.check, found.status) == ("models.yaml", "fail")
+    assert "line 1: modles: is not known" in found.detail
+    assert found.mend == "Correct it, and start Callboard again."

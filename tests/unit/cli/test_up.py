@@ -162,6 +162,27 @@ def test_whoever_joins_what_ran_without_a_gateway_is_told_that_it_gets_one(
     assert "gateway" not in capsys.readouterr().err
 
 
+def test_a_key_that_a_model_lacks_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    install(monkeypatch, Cluster(kept=True))
+    models = tmp_path / "models.yaml"
+    models.write_text(
+        "upstreams: {openai: {type: openai, api_key: OPENAI_API_KEY}}\n"
+        "models: {small: {targets: [{upstream: openai, model: gpt-5-mini}]}}\n"
+    )
+    monkeypatch.setenv("CALLBOARD_MODELS", str(models))
+    monkeypatch.setenv("CALLBOARD_SECRETS", str(tmp_path))
+    assert invoke(["up"]) == 0
+    said = (
+        "Warning: small: The upstream openai has no key: The secret OPENAI_API_KEY cannot be read: "
+        f"No such file or directory. Write it to {tmp_path / 'OPENAI_API_KEY'}.\n"
+    )
+    assert said in capsys.readouterr().err
+    assert invoke(["up", "--without-gateway"]) == 0
+    assert "OPENAI_API_KEY" not in capsys.readouterr().err
+
+
 def test_what_a_run_has_started_is_held_until_ctrl_c(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
