@@ -132,7 +132,7 @@ def _error_table(errors: list[dict[str, Any]]) -> Any:
 
 
 def _account_table(accounts: list[dict[str, Any]]) -> Any:
-    figures = ("requests", "cached", "failed", "tokens in", "tokens out", "US dollars")
+    figures = ("requests", "cached", "failed", "given up", "tokens in", "tokens out", "US dollars")
     return table(
         ("model", "task", "agent", *figures),
         [
@@ -142,7 +142,7 @@ def _account_table(accounts: list[dict[str, Any]]) -> Any:
                 one["agent"] or "",
                 *(
                     f"{one[name]:,}"
-                    for name in ("requests", "cached", "failed", "input_tokens", "output_tokens")
+                    for name in ("requests", "cached", "failed", "given_up", "input_tokens", "output_tokens")
                 ),
                 one["cost_usd"] + (" and more" if one["unpriced"] else ""),
             )

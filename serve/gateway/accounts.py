@@ -42,9 +42,12 @@ class Usage:
 
 @dataclass
 class Account:
+    """`given_up`: calls that ended before their upstream had answered; it may have worked on them all the same."""
+
     requests: int = 0
     failed: int = 0
     cached: int = 0
+    given_up: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     unpriced: int = 0
@@ -107,16 +110,15 @@ class Accounts:
         account.requests += 1
         account.cached += 1
 
+    def give_up(self, payer: Payer, model: str, usage: Usage, cost: Decimal | None) -> None:
+        account = self._of(payer, model)
+        account.given_up += 1
+        _add(account, usage, cost)
+
     def charge(self, payer: Payer, model: str, usage: Usage | None, cost: Decimal | None) -> None:
         account = self._of(payer, model)
         account.requests += 1
-        if usage is not None:
-            account.input_tokens += usage.input
-            account.output_tokens += usage.output
-        if cost is None:
-            account.unpriced += 1
-        else:
-            account.cost_usd += cost
+        _add(account, usage, cost)
 
     def listed(self) -> list[dict[str, Any]]:
         return [
@@ -142,3 +144,13 @@ class Accounts:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) and value > 0 else 0
+
+
+def _add(account: Account, usage: Usage | None, cost: Decimal | None) -> None:
+    if usage is not None:
+        account.input_tokens += usage.input
+        account.output_tokens += usage.output
+    if cost is None:
+        account.unpriced += 1
+    else:
+        account.cost_usd += cost

@@ -13,11 +13,11 @@ from serve.gateway.accounts import Accounts, Payer, Usage, cost_of, usage_of
 from serve.gateway.cache import ExactCache, Shelf, cache_key, repeat_key
 from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Exchange
-from serve.gateway.heard import Heard
+from serve.gateway.heard import Heard, estimated_input
 from serve.gateway.levels import Level, Levels
 from serve.gateway.limits import Limits
 from serve.gateway.models_file import ModelsFile, ModelSpec, TargetSpec
-from serve.gateway.relay import Answer, Relay
+from serve.gateway.relay import Answer, GiveUp, Relay
 from serve.gateway.requests import ChatRequest, ModelRequest, embeddings_request
 from serve.gateway.revision import revision_of
 from serve.gateway.shared_cache import SharedCache
@@ -25,6 +25,7 @@ from serve.gateway.similar import Found, Question, SimilarAnswers, nearness, tex
 from serve.gateway.upstream import Json
 
 _EMBEDDED_WITHIN_S = 1.0  # a question is sooner answered than compared
+_MILLION_EACH = Usage(input=1_000_000, output=1_000_000)
 _SAME = 0.9  # the cosine from which on two answers, in other words, say the same
 
 
@@ -112,7 +113,8 @@ class Answering:
                 yield chunk
 
         try:
-            async with self._relay.stream(request.model, model, request) as opened:
+            giving_up = self._giving_up(payer, request)
+            async with self._relay.stream(request.model, model, request, giving_up) as opened:
                 headers = {
                     "x-callboard-upstream": opened.target.upstream,
                     "x-callboard-level": self._levels.answered_by(request.model, opened.target),
@@ -206,7 +208,8 @@ class Answering:
 
     async def _paid(self, payer: Payer, model: ModelSpec, request: ModelRequest) -> Answer:
         try:
-            answer = await self._relay.answer(request.model, model, request)
+            giving_up = self._giving_up(payer, request)
+            answer = await self._relay.answer(request.model, model, request, giving_up)
         except ApiError:
             self._accounts.failed(payer, request.model)
             raise
@@ -218,6 +221,16 @@ class Answering:
         if usage is not None:
             self._limits.spend(usage.total)
 
+    def _giving_up(self, payer: Payer, request: ModelRequest) -> GiveUp:
+        """What was asked has been read, as far as anybody knows; what of an answer was made nobody says any more."""
+
+        def give_up(target: TargetSpec) -> None:
+            usage = estimated_input(request)
+            self._accounts.give_up(payer, request.model, usage, self._cost(target, None))
+            self._limits.spend(usage.total)
+
+        return give_up
+
     def _charge_stream(self, payer: Payer, request: ChatRequest, target: TargetSpec, heard: Heard) -> None:
         """Who leaves before the end pays by the letters for the tokens; what they have cost nobody knows."""
         usage = heard.said or heard.estimate(request)
@@ -225,9 +238,9 @@ class Answering:
         self._limits.spend(usage.total)
 
     def _cost(self, target: TargetSpec, usage: Usage | None) -> Decimal | None:
-        if usage is None:
-            return None
-        return cost_of(target, self._file.upstreams[target.upstream], usage)
+        """None where nobody says the tokens, unless none of them costs anything."""
+        cost = cost_of(target, self._file.upstreams[target.upstream], usage or _MILLION_EACH)
+        return cost if usage is not None or cost == 0 else None
 
 
 async def _wanted(chunks: AsyncIterator[Json], request: ChatRequest) -> AsyncIterator[Json]:

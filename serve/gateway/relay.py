@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
@@ -24,6 +24,8 @@ from serve.gateway.requests import ChatRequest, EmbeddingsRequest, ModelRequest,
 from serve.gateway.upstream import Json, Upstream, too_slow
 
 T = TypeVar("T")
+# Told of a call that ends before anything of its answer is there, since its client has gone or it takes too long.
+GiveUp = Callable[[TargetSpec], None]
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
 _TYPICAL = Usage(input=3000, output=1000)  # what targets are compared by, where the cheapest is asked first
@@ -69,22 +71,28 @@ class Relay:
         self._order = Order(self._price, clock)
         self.last_errors = LastErrors(clock)
 
-    async def answer(self, name: str, model: ModelSpec, request: ModelRequest) -> Answer:
+    async def answer(self, name: str, model: ModelSpec, request: ModelRequest, give_up: GiveUp) -> Answer:
         """Raises ApiError."""
-        target, ticket, body = await self._first(
-            name, model, lambda at, target: _ask(at.upstream, target, without(request, target.drop))
-        )
+
+        async def ask(at: Reached, target: TargetSpec) -> Json:
+            with _given_up(target, give_up):
+                return await _ask(at.upstream, target, without(request, target.drop))
+
+        target, ticket, body = await self._first(name, model, ask)
         with ticket.settled():
             return Answer(target, body)
 
     @contextlib.asynccontextmanager
-    async def stream(self, name: str, model: ModelSpec, request: ChatRequest) -> AsyncIterator[OpenStream]:
+    async def stream(
+        self, name: str, model: ModelSpec, request: ChatRequest, give_up: GiveUp
+    ) -> AsyncIterator[OpenStream]:
         """Leaving the block ends the upstream's work, wherever it is. Raises ApiError, also while it is read."""
 
         async def begin(at: Reached, target: TargetSpec) -> tuple[Json, AsyncGenerator[Json]]:
             chunks = at.upstream.stream(target, without(request, target.drop))
             try:
-                return await anext(chunks), chunks
+                with _given_up(target, give_up):
+                    return await anext(chunks), chunks
             except StopAsyncIteration:
                 raise malformed(target.upstream, "its stream is empty") from None
             except BaseException:
@@ -175,6 +183,15 @@ class Relay:
 
     def _price(self, target: TargetSpec) -> Decimal | None:
         return cost_of(target, self._upstreams[target.upstream].spec, _TYPICAL)
+
+
+@contextlib.contextmanager
+def _given_up(target: TargetSpec, give_up: GiveUp) -> Iterator[None]:
+    try:
+        yield
+    except asyncio.CancelledError:  # so also begins what will be a TimeoutError
+        give_up(target)
+        raise
 
 
 async def _ask(upstream: Upstream, target: TargetSpec, request: ModelRequest) -> Json:
