@@ -134,10 +134,11 @@ def _error_table(errors: list[dict[str, Any]]) -> Any:
 def _account_table(accounts: list[dict[str, Any]]) -> Any:
     figures = ("requests", "cached", "failed", "given up", "tokens in", "tokens out", "US dollars")
     return table(
-        ("model", "task", "agent", *figures),
+        ("model", "tenant", "task", "agent", *figures),
         [
             (
                 one["model"],
+                one["tenant"],
                 one["task"] or "",
                 one["agent"] or "",
                 *(
@@ -149,5 +150,5 @@ def _account_table(accounts: list[dict[str, Any]]) -> Any:
             for one in accounts
         ],
         right=figures,
-        whole=("model", "task", "agent"),
+        whole=("model", "tenant", "task", "agent"),
     )

@@ -219,7 +219,7 @@ class Answering:
     def _charge(self, payer: Payer, model: str, target: TargetSpec, usage: Usage | None) -> None:
         self._accounts.charge(payer, model, usage, self._cost(target, usage))
         if usage is not None:
-            self._limits.spend(usage.total)
+            self._limits.spend(payer.tenant, usage.total)
 
     def _giving_up(self, payer: Payer, request: ModelRequest) -> GiveUp:
         """What was asked has been read, as far as anybody knows; what of an answer was made nobody says any more."""
@@ -227,7 +227,7 @@ class Answering:
         def give_up(target: TargetSpec) -> None:
             usage = estimated_input(request)
             self._accounts.give_up(payer, request.model, usage, self._cost(target, None))
-            self._limits.spend(usage.total)
+            self._limits.spend(payer.tenant, usage.total)
 
         return give_up
 
@@ -235,7 +235,7 @@ class Answering:
         """Who leaves before the end pays by the letters for the tokens; what they have cost nobody knows."""
         usage = heard.said or heard.estimate(request)
         self._accounts.charge(payer, request.model, usage, self._cost(target, heard.said))
-        self._limits.spend(usage.total)
+        self._limits.spend(payer.tenant, usage.total)
 
     def _cost(self, target: TargetSpec, usage: Usage | None) -> Decimal | None:
         """None where nobody says the tokens, unless none of them costs anything."""

@@ -168,9 +168,10 @@ class Gateway:
     # -- the endpoints ---------------------------------------------------------------------------------
 
     async def _chat(self, exchange: Exchange) -> None:
-        async with self._arrived(exchange) as body:
+        payer = _payer(exchange.request.headers)
+        async with self._arrived(exchange, payer) as body:
             request = await reading(read_chat, body)
-            payer, model = _payer(exchange.request.headers), self._model(request.model, "chat")
+            model = self._model(request.model, "chat")
             if request.stream:
                 await exchange.while_connected(
                     lambda: self._answering.stream(exchange, payer, model, request)
@@ -179,23 +180,25 @@ class Gateway:
                 await self._whole(exchange, payer, model, request)
 
     async def _embed(self, exchange: Exchange) -> None:
-        async with self._arrived(exchange) as body:
+        payer = _payer(exchange.request.headers)
+        async with self._arrived(exchange, payer) as body:
             request = await reading(read_embeddings, body)
-            payer, model = _payer(exchange.request.headers), self._model(request.model, "embeddings")
+            model = self._model(request.model, "embeddings")
             await self._whole(exchange, payer, model, request)
 
     async def _rerank(self, exchange: Exchange) -> None:
-        async with self._arrived(exchange) as body:
+        payer = _payer(exchange.request.headers)
+        async with self._arrived(exchange, payer) as body:
             request = await reading(read_rerank, body)
-            payer, model = _payer(exchange.request.headers), self._model(request.model, "rerank")
+            model = self._model(request.model, "rerank")
             await self._whole(exchange, payer, model, request)
 
     @contextlib.asynccontextmanager
-    async def _arrived(self, exchange: Exchange) -> AsyncIterator[bytes]:
+    async def _arrived(self, exchange: Exchange, payer: Payer) -> AsyncIterator[bytes]:
         """Its body, and a place among those that are worked on. Raises ApiError."""
-        with self._limits.arriving() as arrival:
+        with self._limits.arriving(payer.tenant) as arrival:
             body = await exchange.body(arrival.take, within_s=self._file.limits.body_s)
-            with self._limits.entered():
+            with self._limits.entered(payer.tenant):
                 yield body
 
     async def _whole(self, exchange: Exchange, payer: Payer, model: ModelSpec, request: ModelRequest) -> None:

@@ -1,13 +1,16 @@
-"""How much clients may ask at once and a minute; past it they get a 429 with Retry-After."""
+"""How much clients may ask at once and a minute, all of them and each tenant; past it they get a 429 with Retry-After."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from serve.gateway.errors import ApiError
-from serve.gateway.models_file import LimitSpec
+from serve.gateway.models_file import LimitSpec, ShareSpec
+
+MOST_TENANTS = 10_000  # past it the one that has asked longest ago begins anew: tenants are what headers say
 
 
 class Allowance:
@@ -44,22 +47,72 @@ class Arrival:
         self.bytes += size
 
 
-class Limits:
-    def __init__(self, spec: LimitSpec, clock: Callable[[], float] = time.monotonic) -> None:
+class Share:
+    """What all, or those of one tenant, may ask together. `whose` and `setting` are for the words of a refusal."""
+
+    def __init__(
+        self, spec: LimitSpec | ShareSpec, whose: str, setting: str, clock: Callable[[], float]
+    ) -> None:
         self._spec = spec
+        self._whose = whose
+        self._setting = setting
         self.running = 0
-        self._bytes = 0
         self._requests = _allowance(spec.requests_per_minute, clock)
         self._tokens = _allowance(spec.tokens_per_minute, clock)
 
+    def check(self) -> None:
+        """Raises ApiError where nothing of it is left."""
+        if self._spec.concurrent is not None and self.running >= self._spec.concurrent:
+            raise self.too_many(f"{self._spec.concurrent} requests are under way", 1.0)
+        if self._tokens is not None and (wait := self._tokens.wait_s(1)) > 0:
+            raise self.too_many(f"{self._spec.tokens_per_minute:,} tokens a minute are used up", wait)
+        if self._requests is not None and (wait := self._requests.wait_s(1)) > 0:
+            raise self.too_many(f"{self._spec.requests_per_minute:,} requests a minute are used up", wait)
+
+    def enter(self) -> None:
+        if self._requests is not None:
+            self._requests.spend(1)
+        self.running += 1
+
+    def leave(self) -> None:
+        self.running -= 1
+
+    def spend(self, tokens: int) -> None:
+        if self._tokens is not None:
+            self._tokens.spend(tokens)
+
+    def too_many(self, what: str, wait_s: float) -> ApiError:
+        return ApiError(
+            f"Too much is asked of the gateway{self._whose}: {what}.",
+            fix=f"Try again later, or raise `{self._setting}` in models.yaml.",
+            status=429,
+            kind="rate_limit_error",
+            code="rate_limit_exceeded",
+            retry_after_s=wait_s,
+            again=True,
+        )
+
+
+class Limits:
+    def __init__(self, spec: LimitSpec, clock: Callable[[], float] = time.monotonic) -> None:
+        self._spec = spec
+        self._clock = clock
+        self._bytes = 0
+        self._all = Share(spec, "", "limits", clock)
+        self._tenants: OrderedDict[str, Share] = OrderedDict()
+
+    @property
+    def running(self) -> int:
+        return self._all.running
+
     @contextlib.contextmanager
-    def arriving(self) -> Iterator[Arrival]:
+    def arriving(self, tenant: str) -> Iterator[Arrival]:
         """For a request, from before its body is read to the end of its answer.
 
         It takes no place of those that are worked on: whoever sends slowly would keep it from the others. Where there is
         none to be had its body is not read at all. Raises ApiError past a limit.
         """
-        self._refuse_too_many()
+        self._shares(tenant)
         arrival = Arrival(self)
         try:
             yield arrival
@@ -67,48 +120,46 @@ class Limits:
             self._bytes -= arrival.bytes
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self, tenant: str) -> Iterator[None]:
         """For a request that is there, to the end of its answer. Raises ApiError past a limit."""
-        self._refuse_too_many()
-        if self._requests is not None:
-            self._requests.spend(1)
-        self.running += 1
+        shares = self._shares(tenant)
+        for share in shares:
+            share.enter()
         try:
             yield
         finally:
-            self.running -= 1
-
-    def _refuse_too_many(self) -> None:
-        if self.running >= self._spec.concurrent:
-            raise _too_many(f"{self._spec.concurrent} requests are under way", 1.0)
-        if self._tokens is not None and (wait := self._tokens.wait_s(1)) > 0:
-            raise _too_many(f"{self._spec.tokens_per_minute:,} tokens a minute are used up", wait)
-        if self._requests is not None and (wait := self._requests.wait_s(1)) > 0:
-            raise _too_many(f"{self._spec.requests_per_minute:,} requests a minute are used up", wait)
+            for share in shares:
+                share.leave()
 
     def take(self, size: int) -> None:
         """Room for a part of a body. Raises ApiError past the limit of all of them."""
         if self._bytes + size > self._spec.bytes:
-            raise _too_many(f"requests of {self._bytes:,} bytes are under way", 1.0)
+            raise self._all.too_many(f"requests of {self._bytes:,} bytes are under way", 1.0)
         self._bytes += size
 
-    def spend(self, tokens: int) -> None:
+    def spend(self, tenant: str, tokens: int) -> None:
         """What an answer has cost is known when it is there; who asks next waits for it."""
-        if self._tokens is not None:
-            self._tokens.spend(tokens)
+        self._all.spend(tokens)
+        self._tenant(tenant).spend(tokens)
+
+    def _shares(self, tenant: str) -> tuple[Share, Share]:
+        """Raises ApiError where one of them has nothing left."""
+        shares = self._all, self._tenant(tenant)
+        for share in shares:
+            share.check()
+        return shares
+
+    def _tenant(self, name: str) -> Share:
+        share = self._tenants.get(name)
+        if share is None:
+            share = self._tenants[name] = Share(
+                self._spec.tenant, " by this tenant", "limits.tenant", self._clock
+            )
+            if len(self._tenants) > MOST_TENANTS:
+                self._tenants.popitem(last=False)
+        self._tenants.move_to_end(name)
+        return share
 
 
 def _allowance(per_minute: int | None, clock: Callable[[], float]) -> Allowance | None:
     return None if per_minute is None else Allowance(per_minute, clock)
-
-
-def _too_many(what: str, wait_s: float) -> ApiError:
-    return ApiError(
-        f"Too much is asked of the gateway: {what}.",
-        fix="Try again later, or raise `limits` in models.yaml.",
-        status=429,
-        kind="rate_limit_error",
-        code="rate_limit_exceeded",
-        retry_after_s=wait_s,
-        again=True,
-    )

@@ -206,6 +206,14 @@ class CacheSpec(_Strict):
     shared: SharedCacheSpec = SharedCacheSpec()
 
 
+class ShareSpec(_Strict):
+    """What each tenant may ask of it, so that one of them leaves room for the others. Unset is without a limit."""
+
+    concurrent: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+
+
 class LimitSpec(_Strict):
     """Past these a client gets a 429 with Retry-After, a 413 for `body_bytes`, a 408 for `body_s`. Unset is without a limit."""
 
@@ -215,6 +223,7 @@ class LimitSpec(_Strict):
     body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)  # of one request
     body_s: float = Field(default=30.0, gt=0, le=600)  # from a request's headers to the end of its body
     bytes: int = Field(default=256 * 1024 * 1024, ge=1024)  # of all requests that are under way
+    tenant: ShareSpec = ShareSpec()
 
 
 class ModelsFile(_Strict):
@@ -282,6 +291,7 @@ _MODELS: dict[_Place, type[BaseModel]] = {
     ("cache",): CacheSpec,
     ("cache", "shared"): SharedCacheSpec,
     ("limits",): LimitSpec,
+    ("limits", "tenant"): ShareSpec,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -289,7 +290,9 @@ async def too_many(front: Front, **fields: Any) -> tuple[str, str]:
     with pytest.raises(openai.RateLimitError) as caught:
         await ask(front, **fields)
     assert caught.value.code == "rate_limit_exceeded"
-    return caught.value.message.partition("gateway: ")[2], caught.value.response.headers["retry-after"]
+    return re.split(r"gateway(?: by this tenant)?: ", caught.value.message)[1], caught.value.response.headers[
+        "retry-after"
+    ]
 
 
 async def test_requests_a_minute(stage: Stage) -> None:
@@ -335,6 +338,57 @@ async def test_a_stream_that_was_left_has_spent_what_it_has_said(stage: Stage) -
         assert wait == "67"
         clock.now += 67
         await ask(front)
+
+
+async def test_a_tenant_that_has_used_up_its_share_leaves_room_for_the_others(stage: Stage) -> None:
+    clock = Clock()
+    limits = "limits: {requests_per_minute: 4, tenant: {requests_per_minute: 2}}"
+    async with stage.front(more=limits, clock=clock) as front:
+        front.openai.put_on(reply(completion()))
+        busy, calm = ({"X-Callboard-Tenant": name} for name in ("busy", "calm"))
+        for _ in range(2):
+            await ask(front, extra_headers=busy)
+        for _ in range(5):  # what is refused takes nothing from anybody
+            said, wait = await too_many(front, extra_headers=busy)
+            assert wait == "30"
+        assert said == (
+            "2 requests a minute are used up. Try again later, or raise `limits.tenant` in models.yaml."
+        )
+        await ask(front, extra_headers=calm)
+        await ask(front)
+        said, _ = await too_many(front, extra_headers={"X-Callboard-Tenant": "late"})
+        assert said == "4 requests a minute are used up. Try again later, or raise `limits` in models.yaml."
+        clock.now += 30
+        await ask(front, extra_headers=busy)
+
+
+async def test_tokens_of_a_tenant_are_its_own_matter(stage: Stage) -> None:
+    clock = Clock()
+    async with stage.front(more="limits: {tenant: {tokens_per_minute: 1000}}", clock=clock) as front:
+        front.openai.put_on(reply(completion()))
+        busy = {"X-Callboard-Tenant": "busy"}
+        await ask(front, extra_headers=busy)  # 1,100
+        said, wait = await too_many(front, seed=1, extra_headers=busy)
+        assert (said.partition(".")[0], wait) == ("1,000 tokens a minute are used up", "7")
+        await ask(front)
+        clock.now += 7
+        await ask(front, seed=1, extra_headers=busy)
+
+
+async def test_requests_of_a_tenant_at_once(stage: Stage) -> None:
+    async with stage.front(more="limits: {tenant: {concurrent: 1}}") as front:
+        front.openai.put_on(held(reply(completion())))
+        first = asyncio.create_task(ask(front))
+        await until_running(front, 1)
+        assert await too_many(front, seed=1) == (
+            "1 requests are under way. Try again later, or raise `limits.tenant` in models.yaml.",
+            "1",
+        )
+        other = asyncio.create_task(ask(front, extra_headers={"X-Callboard-Tenant": "other"}))
+        await until_running(front, 2)
+        front.openai.go_on.set()
+        assert [await first, await other] == [("miss", COST)] * 2
+        await ask(front, seed=1)  # its place is free again
 
 
 async def test_who_sends_slowly_takes_no_place_from_the_others(stage: Stage) -> None:

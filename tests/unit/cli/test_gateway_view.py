@@ -43,7 +43,22 @@ STATE: dict[str, Any] = {
             "fix": "Write it to /x.",
         }
     ],
-    "accounts": [],
+    "accounts": [
+        {
+            "tenant": "acme",
+            "task": "desk/1",
+            "agent": None,
+            "model": "small",
+            "requests": 3,
+            "failed": 1,
+            "cached": 2,
+            "given_up": 4,
+            "input_tokens": 1000,
+            "output_tokens": 100,
+            "unpriced": 1,
+            "cost_usd": "0.5",
+        }
+    ],
 }
 
 
@@ -65,6 +80,13 @@ def test_it_says_which_key_is_missing_and_what_an_upstream_failed_with(
     assert "small: The upstream openai has no key. Write it to /x." in said
     [line] = [line for line in said.splitlines() if "burns" in line]
     assert line.split() == ["openai", "gpt-5-mini", "5", "min", "It", "\\x1b[2J", "burns."]
+
+
+def test_it_says_what_each_tenant_has_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["gateway"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "acme" in line]
+    figures = ["3", "2", "1", "4", "1,000", "100", "0.5", "and", "more"]
+    assert line.split() == ["small", "acme", "desk/1", *figures]
 
 
 def test_a_program_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:

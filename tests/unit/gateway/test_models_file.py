@@ -270,7 +270,8 @@ models:
 cache:
   ttl_s: 1
   shared: {bytes: 0}
-limits: {concurrent: 1}
+limits:
+  tenant: {concurrent: 1}
 """
 
 
