@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from serve.gateway import ServedGateway
     from serve.gateway.secret import MissingKey
 
-LOCK_TIMEOUT_S = 120.0  # another command is serving it
+LOCK_TIMEOUT_S = 180.0  # another command is serving it, and waits for what the one before has under way
 _LOOK_TIMEOUT_S = 2.0
 FIRST_PORT = 8417  # while it is free, also of another Callboard on this machine
 

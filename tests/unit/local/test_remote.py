@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serve.gateway.errors import ApiError
-from serve.gateway.models_file import parse_models
+from serve.gateway.models_file import UpstreamSpec, parse_models
 from serve.generation.generator import Generated, GenerateRequest
 
 with warnings.catch_warnings():
@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
     from ray.serve.schema import LoggingConfig
 
-    from serve.local.deployment import LocalModel, model_deployments
+    from serve.local.deployment import LocalModel, drain_s, model_deployments
     from serve.local.remote import RemoteGenerator, remote_models
 
 REQUEST = GenerateRequest(messages=({"role": "user", "content": "a"},))
@@ -120,3 +120,11 @@ async def test_what_fails_there_is_an_error_here(given: Exception, status: int, 
     assert (caught.value.status, caught.value.code) == (status, code)
     assert caught.value.unwell == (status == 502)
     assert "\n" not in caught.value.message
+
+
+def test_who_is_to_end_has_as_long_as_an_answer_may_take_and_no_longer_than_others_should_wait() -> None:
+    quick, slow, endless = (UpstreamSpec(type="local", answer_s=seconds) for seconds in (5, 90, 3600))
+    assert drain_s(quick) == 5
+    assert drain_s(quick, slow) == 90
+    assert drain_s(quick, endless) == 120
+    assert drain_s() == 0  # nothing is asked, so nothing is under way
