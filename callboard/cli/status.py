@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # How a model is served that is not as it should be.
 _LEVELS = {
-    "fallback": "its first upstream is left alone, another one answers",
+    "fallback": "its first upstream is left alone or has no key, another one answers",
     "cache": "no upstream answers; what was answered before is given again",
     "rules": "no upstream answers; the rules of models.yaml do",
     "none": "no upstream answers; see `callboard gateway`",

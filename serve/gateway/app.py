@@ -32,7 +32,7 @@ from serve.gateway.local_upstream import LocalModels, LocalUpstream
 from serve.gateway.models_file import ModelSpec, Serves, UpstreamSpec, parse_models
 from serve.gateway.relay import Reached, Relay
 from serve.gateway.requests import ModelRequest, read_chat, read_embeddings, read_rerank
-from serve.gateway.secret import missing_keys
+from serve.gateway.secret import has_key, missing_keys
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.shared_cache import WITHIN_S, SharedCache
 from serve.gateway.telemetry import Telemetry, UpstreamAt
@@ -91,7 +91,7 @@ class Gateway:
         self._limits = Limits(self._file.limits, clock)
         self._accounts = Accounts()
         self._levels = Levels(
-            self._file.models, self._relay.is_open, cached=self._file.cache.bytes > 0, clock=clock
+            self._file.models, self._is_away, cached=self._file.cache.bytes > 0, clock=clock
         )
         self._answering = Answering(
             self._file,
@@ -247,6 +247,11 @@ class Gateway:
         }
 
     # -- the rest --------------------------------------------------------------------------------------
+
+    def _is_away(self, upstream: str) -> bool:
+        """Whether it would not be asked, or only to be refused."""
+        has = has_key(upstream, self._file.upstreams[upstream], self._secrets)
+        return not has or self._relay.is_open(upstream)
 
     def _model(self, name: str, serves: Serves | None = None) -> ModelSpec:
         model = self._file.models.get(name)

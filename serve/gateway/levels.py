@@ -1,4 +1,4 @@
-"""How well each model is served just now, from its upstreams' breakers and from what its last request has met."""
+"""How well each model is served just now, from its upstreams' breakers and keys and from what its last request has met."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Levels:
     def __init__(
         self,
         models: Mapping[str, ModelSpec],
-        is_open: Callable[[str], bool],
+        is_away: Callable[[str], bool],
         *,
         cached: bool,
         clock: Callable[[], float],
     ) -> None:
         self._models = models
-        self._is_open = is_open  # of an upstream: nobody is asked there
+        self._is_away = is_away  # of an upstream: nobody can be asked there
         self._cached = cached
         self._clock = clock
         self._met: dict[str, tuple[Level, float]] = {}
@@ -35,7 +35,7 @@ class Levels:
         met, at = self._met.get(name, ("normal", 0.0))
         if self._clock() - at >= REST_S:
             met = "normal"
-        return max(met, self._by_breakers(self._models[name]), key=ORDER.index)
+        return max(met, self._by_upstreams(self._models[name]), key=ORDER.index)
 
     def met(self, name: str, level: Level) -> None:
         """What a request for this model was answered by."""
@@ -46,8 +46,8 @@ class Levels:
         self.met(name, level)
         return level
 
-    def _by_breakers(self, model: ModelSpec) -> Level:
-        asked = [target for target in model.targets if not self._is_open(target.upstream)]
+    def _by_upstreams(self, model: ModelSpec) -> Level:
+        asked = [target for target in model.targets if not self._is_away(target.upstream)]
         if asked:
             return self._of(model, asked[0])
         return "cache" if self._cached else "rules" if model.rules else "none"

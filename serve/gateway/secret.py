@@ -36,6 +36,15 @@ def key_of(upstream: str, spec: UpstreamSpec, secrets: Secrets) -> str | None:
     return key
 
 
+def has_key(upstream: str, spec: UpstreamSpec, secrets: Secrets) -> bool:
+    """Also where none is asked for."""
+    try:
+        key_of(upstream, spec, secrets)
+    except ApiError:
+        return False
+    return True
+
+
 def missing_keys(file: ModelsFile, secrets: Secrets) -> list[MissingKey]:
     """Those that a model's request would be refused for, or passed on to its next target."""
     found = []

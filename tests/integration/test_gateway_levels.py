@@ -150,6 +150,13 @@ async def test_what_is_the_clients_matter_or_passes_is_not_covered_up(stage: Sta
             await ask(front, "ruled")
 
 
+async def test_an_upstream_without_a_key_is_away_before_anybody_has_asked_it(stage: Stage) -> None:
+    async with stage.front(more="cache: {bytes: 0}") as front:
+        levels = {one["model"]: one["level"] for one in (await front.state())["models"]}
+    assert (levels["unset"], levels["unset-or-claude"]) == ("none", "fallback")
+    assert {level for model, level in levels.items() if "unset" not in model} == {"normal"}
+
+
 async def test_rules_answer_where_no_key_is_set(stage: Stage) -> None:
     more = RULES.replace("upstream: openai", "upstream: keyless")
     async with stage.front(more=more) as front:
