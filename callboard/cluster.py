@@ -114,7 +114,7 @@ class Cluster:
                 raise UnknownDomain(f"There is no domain {domain!r}.")
             lack = await find_lack(self.postgres, domain)
             if lack is not None:
-                say(f"room {lack.turn}", f"{domain}: {lack_text(lack)}")
+                say(f"room {lack.behind}", f"{domain}: {lack_text(lack)}")
             hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
             owned = [len(host.owned) for host in hosts if host.owned]
             enough = len(owned) >= min(row["hosts"], row["partitions"]) > 0

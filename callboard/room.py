@@ -8,8 +8,8 @@ from storage.lack import Lack
 def lack_text(lack: Lack) -> str:
     """What hosts wait for, as the rest of a sentence that begins with their domain."""
     hosts = "1 host waits" if lack.hosts == 1 else f"{lack.hosts} hosts wait"
-    if lack.turn is not None:
-        return f"{hosts} until those of {lack.turn} are replaced, since Ray has no room for all of them"
+    if lack.behind is not None:
+        return f"{hosts} until those of {lack.behind} are replaced, since Ray has no room for all of them"
     if lack.cpus > lack.largest:
         return f"{hosts} for room in Ray: each asks for {_cpus(lack.cpus)}, and the largest node has {lack.largest:g}"
     free = f"no node has more than {lack.free:g} free" if lack.free else "none is free"
@@ -19,8 +19,8 @@ def lack_text(lack: Lack) -> str:
 
 def lack_mend(domain: str, lack: Lack) -> str:
     """What a person can do about it."""
-    if lack.turn is not None:
-        return f"It passes once the hosts of {lack.turn} are ready; if they never are, their log says why."
+    if lack.behind is not None:
+        return f"It passes once the hosts of {lack.behind} are ready; if they never are, their log says why."
     lower = f"Lower `hosts.cpus` in the domain.yaml of {domain}"
     again = "and call `callboard up DOMAIN_DIR`"
     if lack.cpus > lack.largest:

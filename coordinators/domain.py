@@ -26,11 +26,11 @@ from bus.errors import (
 )
 from bus.transport import Transport
 from coordinators.launcher import Launcher
+from coordinators.lease import Lease
 from coordinators.plan import plan_partitions
 from coordinators.processes import Processes
 from coordinators.room import Queue, Room, nobody_waits
 from coordinators.silence import Silence
-from coordinators.turn import Turn
 from storage.lack import Lack, report_lack
 from storage.placement import DomainPlacement, HostRow, Placement, placing, terminate_host_backends
 from storage.release import release
@@ -60,7 +60,7 @@ class DomainCoordinator:
         self._changed = False  # whether this round has changed something that hosts should look at
         self._processes = Processes(launcher, domain, self._process_has_ended)
         self._room = Room(queue)
-        self._turn = Turn(pool, domain, epoch)
+        self._lease = Lease(pool, domain, epoch)
         self._reported: Lack | None = None
         self._silence = Silence()
         self._wake = asyncio.Event()
@@ -193,7 +193,7 @@ class DomainCoordinator:
         for host in hosts:
             if host.epoch not in stays and not host.owned:
                 await self._end_drained(host)
-        if not self._turn.waits:
+        if not self._lease.waits:
             await self._processes.start(domain.code, self._missing(domain, staying) - coming)
 
     async def _want(self, host: HostRow, partitions: frozenset[int], *, draining: bool) -> None:
@@ -249,7 +249,7 @@ class DomainCoordinator:
         current = [host for host in candidates if self._is_current(host, code)][:target]
         older = [host for host in candidates if not self._is_current(host, code)][:target]
         is_one_leaving = len(candidates) < len(hosts) or self._processes.any_leaves
-        if self._turn.is_mine and not is_one_leaving:  # it has not made room before it is gone
+        if self._lease.is_mine and not is_one_leaving:  # it has not made room before it is gone
             leaves = self._room.made_by(current, older, coming)
             if leaves is not None:
                 _logger.info("epoch %d makes room for a host with newer code", leaves.epoch)
@@ -305,16 +305,16 @@ class DomainCoordinator:
 
     async def _coming(self, domain: DomainPlacement, hosts: Sequence[HostRow]) -> int:
         """How many processes are on their way to a row. One that has not come so far in a long time is not; that time
-        begins when there is room for it. Those that wait in vain for room are taken back when it is another domain's turn,
+        begins when there is room for it. Those that wait in vain for room are taken back when another domain has the lease,
         or when they were asked for by an older `domain.yaml`."""
         coming = self._processes.coming({host.host for host in hosts})
         self._room.look(len(coming))
         lacking = self._room.is_lacking(len(coming))
         older = self._processes.any_leaves or not all(self._is_current(host, domain.code) for host in hosts)
         full = lacking and not self._room.is_too_small
-        await self._turn.settle(full=full, coming=bool(coming), replaces=older)
+        await self._lease.settle(full=full, coming=bool(coming), replaces=older)
         outdated = any(started.code != domain.code for started in coming.values())
-        if self._turn.waits or (lacking and outdated):
+        if self._lease.waits or (lacking and outdated):
             await self._processes.take_back(coming)
             coming = {}
         elif lacking:
@@ -322,12 +322,12 @@ class DomainCoordinator:
                 started.started = time.monotonic()
         else:
             coming = self._processes.give_up_late(coming)
-        await self._report(self._missing(domain, hosts) if lacking or self._turn.waits else 0)
+        await self._report(self._missing(domain, hosts) if lacking or self._lease.waits else 0)
         return len(coming)
 
     async def _report(self, missing: int) -> None:
         """Tell how many hosts lack room, where it is news."""
-        lack = self._room.lack(missing, self._turn.waits_for) if missing > 0 else None
+        lack = self._room.lack(missing, self._lease.waits_for) if missing > 0 else None
         if lack != self._reported:
             await report_lack(self._pool, self._domain, self._epoch, lack)
             self._reported = lack

@@ -84,11 +84,11 @@ class Room:
         """Whether no host that leaves would make room."""
         return self._waiting.too_large > 0
 
-    def lack(self, missing: int, turn: str | None) -> Lack:
-        """What so many hosts lack, and whose turn they wait for."""
+    def lack(self, missing: int, behind: str | None) -> Lack:
+        """What so many hosts lack, and the domain that they wait behind."""
         known = self._waiting
         return Lack(
-            hosts=missing, cpus=known.cpus, free=known.free, largest=known.largest, others=known.others, turn=turn
+            hosts=missing, cpus=known.cpus, free=known.free, largest=known.largest, others=known.others, behind=behind
         )  # fmt: skip
 
     def made_by(self, current: Sequence[HostRow], older: Sequence[HostRow], coming: int) -> HostRow | None:

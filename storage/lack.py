@@ -1,4 +1,4 @@
-"""Hosts for which the cluster has no room, as their coordinators tell it, and whose turn it is to make some."""
+"""Hosts for which the cluster has no room, as their coordinators tell it, and the lease to make some."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from storage.boundary import translated
 from storage.placement import leading
 from storage.queries import query
 
-_KEPT_S = 10.0  # a coordinator that has not asked for its turn for so long is frozen or gone
+_KEPT_S = 10.0  # a coordinator that has not renewed its lease for so long is frozen or gone
 
 
 class Lack(msgspec.Struct, frozen=True, kw_only=True):
     """`hosts` of a domain wait for room in Ray, each for `cpus` CPUs.
 
     `free` CPUs has the node with the most of them, `largest` the largest node in all. `others` is how much else waits in
-    that Ray, and `turn` the domain whose hosts are replaced before these are started.
+    that Ray, and `behind` the domain whose hosts are replaced before these are started.
     """
 
     hosts: int
@@ -26,7 +26,7 @@ class Lack(msgspec.Struct, frozen=True, kw_only=True):
     free: float
     largest: float
     others: int
-    turn: str | None = None
+    behind: str | None = None
 
 
 async def report_lack(pool: asyncpg.Pool[Any], domain: str, epoch: int, lack: Lack | None) -> None:
@@ -47,12 +47,12 @@ async def find_lack(db: Any, domain: str) -> Lack | None:
         return read_lack(await db.fetchval(query("find_lack"), domain))
 
 
-async def settle_turn(pool: asyncpg.Pool[Any], domain: str, epoch: int, *, wants: bool) -> str | None:
-    """The domain whose turn it is to replace its hosts in a full cluster: this one, if it wants and no other has it.
+async def settle_lease(pool: asyncpg.Pool[Any], domain: str, epoch: int, *, wants: bool) -> str | None:
+    """The domain that has the lease to replace its hosts in a full cluster: this one, if it wants and no other has it.
 
     Who wants it no more gives it back. Raises Fenced.
     """
     async with leading(pool, domain, epoch) as db:
-        await db.execute(query("lock_turn"))  # two that look at once would both find that nobody has it
-        whose = await db.fetchval(query("settle_turn"), domain, wants, _KEPT_S)
+        await db.execute(query("lock_lease"))  # two that look at once would both find that nobody has it
+        whose = await db.fetchval(query("settle_lease"), domain, wants, _KEPT_S)
     return None if whose is None else str(whose)

@@ -1226,7 +1226,7 @@ CREATE TABLE callboard.coordinators (
     rival text,
     rival_at timestamp with time zone,
     lack json,
-    turn_at timestamp with time zone
+    leased_at timestamp with time zone
 )
 WITH (fillfactor='50');
 CREATE TABLE callboard.dead_letters (

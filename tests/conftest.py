@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import pytest
 
 from callboard.services import Endpoints, ensure_services
@@ -18,6 +19,10 @@ from callboard.settings import Settings
 from storage.migrate import migrate
 
 ACCEPTANCE = Path(__file__).parent / "acceptance"
+
+# How long one example takes is the machine's affair, and a loaded one's is no fault.
+hypothesis.settings.register_profile("callboard", deadline=None)
+hypothesis.settings.load_profile("callboard")
 
 # A developer's own services must neither be used nor be harmed by the tests.
 for variable in (

@@ -139,7 +139,7 @@ class _Lines:
         from callboard.room import lack_text
 
         lack = snapshot.lack
-        waits_for = None if lack is None else lack.turn or "room"
+        waits_for = None if lack is None else lack.behind or "room"
         if lack is not None and waits_for != self._lack:
             note(f"{snapshot.task.domain}: {lack_text(lack)}")
         self._lack = waits_for

@@ -49,7 +49,7 @@ returning extract(epoch from now())::float8 as now,
 insert into coordinators (name, epoch, node, pid, release, schema) values ($1, nextval('epochs'), $2, $3, $4, $5)
 on conflict (name) do update
   set epoch = excluded.epoch, node = excluded.node, pid = excluded.pid, started_at = now(), release = excluded.release,
-      schema = excluded.schema, lack = null, turn_at = null
+      schema = excluded.schema, lack = null, leased_at = null
 returning epoch
 
 -- name: find_rival
@@ -69,20 +69,20 @@ update coordinators set lack = $2::json where name = $1
 -- name: find_lack
 select lack::text from coordinators where name = $1
 
--- name: lock_turn
-select pg_advisory_xact_lock(hashtext('callboard.turn'))
+-- name: lock_lease
+select pg_advisory_xact_lock(hashtext('callboard.lease'))
 
--- name: settle_turn
+-- name: settle_lease
 with other as (
   select name from coordinators
-  where name <> $1 and turn_at > clock_timestamp() - make_interval(secs => $3)
+  where name <> $1 and leased_at > clock_timestamp() - make_interval(secs => $3)
   order by name limit 1
 ), mine as (
-  update coordinators set turn_at = case when $2 and not exists (select from other) then clock_timestamp() end
-  where name = $1 and (turn_at is not null or ($2 and not exists (select from other)))
-  returning name, turn_at
+  update coordinators set leased_at = case when $2 and not exists (select from other) then clock_timestamp() end
+  where name = $1 and (leased_at is not null or ($2 and not exists (select from other)))
+  returning name, leased_at
 )
-select coalesce((select name from mine where turn_at is not null), (select name from other))
+select coalesce((select name from mine where leased_at is not null), (select name from other))
 
 -- name: lock_coordinator
 select epoch = $2 as mine from coordinators where name = $1 for update

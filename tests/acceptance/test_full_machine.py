@@ -51,7 +51,7 @@ def test_two_domains_take_turns_and_a_third_is_told_that_there_is_no_room(
     for folder in both:
         (folder / "new.py").write_text("")
     said = alone(*up, *both).stderr  # ends once the newest code of both is ready
-    assert ": 2 hosts wait " in said  # for room, or for their turn
+    assert ": 2 hosts wait " in said  # for room, or for the lease
     assert newest(alone).keys() == codes.keys()
     assert not set(newest(alone).values()) & set(codes.values())
     third = domain(tmp_path, "third", MIRROR)
@@ -61,7 +61,7 @@ def test_two_domains_take_turns_and_a_third_is_told_that_there_is_no_room(
     assert "third: 1 host waits for room in Ray" in alone("status").stdout
     lacks = {c["name"]: c["lack"] for c in json.loads(alone("status", "--json").stdout)["coordinators"]}
     assert lacks["third"] == {
-        "hosts": 1, "cpus": quarter, "free": 0.0, "largest": 4 * quarter, "others": 0, "turn": None,
+        "hosts": 1, "cpus": quarter, "free": 0.0, "largest": 4 * quarter, "others": 0, "behind": None,
     }  # fmt: skip
     found = {f["check"]: f for f in json.loads(alone("doctor", "--json", code=1).stdout)["findings"]}
     assert found["room"]["status"] == "fail"

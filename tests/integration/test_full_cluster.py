@@ -180,16 +180,18 @@ async def test_two_domains_with_new_code_at_the_same_time_do_not_wait_for_each_o
         await until(all_done)
         ended = await slow.fetch("select ended_why from hosts where ended_at is not null")
         assert {row[0] for row in ended} == {"drained"}
-        await until(nobody_has_the_turn(slow))
+        await until(nobody_has_the_lease(slow))
         for deployment in both:
             await deployment.forsake()
         for host in cluster.started:
             await host.kill()
 
 
-def nobody_has_the_turn(slow: Deployment) -> Callable[[], Awaitable[bool]]:
+def nobody_has_the_lease(slow: Deployment) -> Callable[[], Awaitable[bool]]:
     async def given_back() -> bool:
-        return not await slow.fetch("select from coordinators where turn_at is not null or lack is not null")
+        return not await slow.fetch(
+            "select from coordinators where leased_at is not null or lack is not null"
+        )
 
     return given_back
 
@@ -214,7 +216,7 @@ async def test_a_domain_with_room_for_some_of_its_hosts_is_ready_with_these_and_
     found = {f["check"]: f for f in (await cli.json("doctor"))["findings"]}
     assert (found["partitions"]["status"], found["room"]["status"]) == ("good", "warn")
     cluster.room.release()  # a node is added
-    await until(nobody_has_the_turn(slow))
+    await until(nobody_has_the_lease(slow))
     assert "room" not in {f["check"] for f in (await cli.json("doctor"))["findings"]}
 
 

@@ -130,7 +130,7 @@ async def test_nobody_leaves_for_a_host_that_no_node_is_large_enough_for() -> No
     assert cluster.room.is_too_small
     assert cluster.room.made_by([], OLDER, 2) is None
     assert cluster.room.lack(2, "other") == Lack(
-        hosts=2, cpus=3.0, free=0.5, largest=2.0, others=1, turn="other"
+        hosts=2, cpus=3.0, free=0.5, largest=2.0, others=1, behind="other"
     )
 
 

@@ -220,7 +220,7 @@ _actions = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_actions)
 def test_no_loss_copy_delay_or_new_epoch_reorders_a_sender_or_hides_what_a_read_would_bring(
     actions: list[tuple[str, int, int]],

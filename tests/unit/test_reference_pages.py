@@ -47,6 +47,7 @@ MODELS_YAML: dict[str, type[BaseModel]] = {
     "cache": models_file.CacheSpec,
     "cache.shared": models_file.SharedCacheSpec,
     "limits": models_file.LimitSpec,
+    "limits.tenant": models_file.ShareSpec,
 }
 
 

@@ -135,7 +135,7 @@ def test_hosts_that_wait_for_room_are_told_of_once_and_again_when_it_is_for_some
     say(shown)
     shown.lack = msgspec.structs.replace(shown.lack, free=0.25)
     say(shown)
-    shown.lack = msgspec.structs.replace(shown.lack, turn="shop")
+    shown.lack = msgspec.structs.replace(shown.lack, behind="shop")
     say(shown)
     shown.lack = None
     say(shown)

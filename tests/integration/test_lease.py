@@ -1,4 +1,4 @@
-"""The turn to replace hosts, and what hosts lack, in Postgres."""
+"""The lease to replace hosts, and what hosts lack, in Postgres."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from bus.errors import Fenced
 from storage import inspect
 from storage.connect import create_pool
-from storage.lack import Lack, report_lack, settle_turn
+from storage.lack import Lack, report_lack, settle_lease
 from storage.migrate import migrate
 from storage.placement import claim_coordinator
 
@@ -37,7 +37,7 @@ async def test_of_all_who_want_it_at_once_one_gets_it(
     pool: asyncpg.Pool[Any], epochs: dict[str, int]
 ) -> None:
     async def settle(name: str, *, wants: bool) -> str | None:
-        return await settle_turn(pool, name, epochs[name], wants=wants)
+        return await settle_lease(pool, name, epochs[name], wants=wants)
 
     for _ in range(20):
         heard = set(await asyncio.gather(*(settle(name, wants=True) for name in NAMES)))
@@ -51,14 +51,16 @@ async def test_of_all_who_want_it_at_once_one_gets_it(
 async def test_a_coordinator_that_is_frozen_or_started_again_has_it_no_more(
     pool: asyncpg.Pool[Any], epochs: dict[str, int]
 ) -> None:
-    assert await settle_turn(pool, "domain0", epochs["domain0"], wants=True) == "domain0"
-    await pool.execute("update coordinators set turn_at = turn_at - interval '11 s' where name = 'domain0'")
-    assert await settle_turn(pool, "domain1", epochs["domain1"], wants=True) == "domain1"
-    assert await settle_turn(pool, "domain0", epochs["domain0"], wants=True) == "domain1"
+    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True) == "domain0"
+    await pool.execute(
+        "update coordinators set leased_at = leased_at - interval '11 s' where name = 'domain0'"
+    )
+    assert await settle_lease(pool, "domain1", epochs["domain1"], wants=True) == "domain1"
+    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True) == "domain1"
     await claim_coordinator(pool, "domain1", "node")
     with pytest.raises(Fenced):
-        await settle_turn(pool, "domain1", epochs["domain1"], wants=True)
-    assert await settle_turn(pool, "domain0", epochs["domain0"], wants=True) == "domain0"
+        await settle_lease(pool, "domain1", epochs["domain1"], wants=True)
+    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True) == "domain0"
 
 
 async def test_what_hosts_lack_is_known_of_their_coordinator(

@@ -1,4 +1,4 @@
-"""Whose turn it is to replace hosts where the cluster is full."""
+"""The lease to replace hosts where the cluster is full."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from coordinators import turn
-from coordinators.turn import Turn
+from coordinators import lease
+from coordinators.lease import Lease
 
 NONE: Any = None
 
 
 @pytest.fixture(autouse=True)
 def having(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The domain whose turn it is, if any, as Postgres would keep it."""
+    """The domain that has the lease, if any, as Postgres would keep it."""
     has: list[str] = []
 
     async def settle(pool: object, domain: str, epoch: int, *, wants: bool) -> str | None:
@@ -24,12 +24,12 @@ def having(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             has.clear()
         return has[0] if has else None
 
-    monkeypatch.setattr(turn, "settle_turn", settle)
+    monkeypatch.setattr(lease, "settle_lease", settle)
     return has
 
 
 async def test_who_comes_second_makes_way_until_the_first_has_replaced_its_hosts() -> None:
-    first, second = Turn(NONE, "first", 1), Turn(NONE, "second", 2)
+    first, second = Lease(NONE, "first", 1), Lease(NONE, "second", 2)
     await first.settle(full=True, coming=True, replaces=True)
     await second.settle(full=True, coming=True, replaces=True)
     assert (first.is_mine, second.waits_for) == (True, "first")
@@ -41,8 +41,8 @@ async def test_who_comes_second_makes_way_until_the_first_has_replaced_its_hosts
     assert (first.is_mine, second.is_mine, second.waits) == (False, True, False)
 
 
-async def test_code_whose_hosts_never_start_lets_another_domain_have_its_turn() -> None:
-    first, second = Turn(NONE, "first", 1), Turn(NONE, "second", 2)
+async def test_code_whose_hosts_never_start_lets_another_domain_have_it() -> None:
+    first, second = Lease(NONE, "first", 1), Lease(NONE, "second", 2)
     await first.settle(full=True, coming=True, replaces=True)
     await second.settle(full=True, coming=True, replaces=True)
     await first.settle(full=False, coming=False, replaces=True)  # they have ended, and the next start waits
@@ -52,7 +52,7 @@ async def test_code_whose_hosts_never_start_lets_another_domain_have_its_turn() 
 
 
 async def test_a_domain_that_replaces_nothing_never_has_the_turn_and_makes_way() -> None:
-    first, small = Turn(NONE, "first", 1), Turn(NONE, "small", 2)
+    first, small = Lease(NONE, "first", 1), Lease(NONE, "small", 2)
     await small.settle(full=True, coming=True, replaces=False)
     assert not small.is_mine
     await first.settle(full=True, coming=True, replaces=True)
@@ -64,6 +64,6 @@ async def test_a_domain_that_replaces_nothing_never_has_the_turn_and_makes_way()
 
 
 async def test_a_domain_whose_hosts_have_room_asks_for_nothing(having: list[str]) -> None:
-    roomy = Turn(NONE, "roomy", 1)
+    roomy = Lease(NONE, "roomy", 1)
     await roomy.settle(full=False, coming=True, replaces=True)
     assert (roomy.is_mine, roomy.waits, having) == (False, False, [])

@@ -1,4 +1,4 @@
-"""Whose turn it is to replace hosts where the cluster is full.
+"""The lease to replace hosts where the cluster is full: one domain at a time has it.
 
 A host that leaves for one with newer code leaves its room to whoever waits, so one domain at a time has hosts leave. All
 others take back what waits in vain: none of them takes that room, and none is waited for.
@@ -10,10 +10,10 @@ from typing import Any
 
 import asyncpg
 
-from storage.lack import settle_turn
+from storage.lack import settle_lease
 
 
-class Turn:
+class Lease:
     """What a domain's coordinator knows of it. It is settled in Postgres, and given back by whoever needs it no more."""
 
     def __init__(self, pool: asyncpg.Pool[Any], domain: str, epoch: int) -> None:
@@ -29,7 +29,7 @@ class Turn:
 
     @property
     def waits_for(self) -> str | None:
-        """The domain whose turn it is, where this one waits for it."""
+        """The domain that has it, where this one waits for that."""
         return self._whose if self.waits else None
 
     async def settle(self, *, full: bool, coming: bool, replaces: bool) -> None:
@@ -41,5 +41,5 @@ class Turn:
         if not (full or self.waits or self.is_mine):
             return
         wants = replaces and (full or self.waits or (self.is_mine and coming))
-        self._whose = await settle_turn(self._pool, self._domain, self._epoch, wants=wants)
+        self._whose = await settle_lease(self._pool, self._domain, self._epoch, wants=wants)
         self.waits = self._whose not in (None, self._domain) and (full or self.waits)
