@@ -15,6 +15,7 @@ MAX_HELD = 2_000  # parcels kept while a partition reads its mailbox; past that 
 MAX_HELD_BYTES = 16 * 1024 * 1024  # of their headers and payloads, of all partitions of a host
 MAX_STREAMS = 1_000  # source epochs whose count is known
 _RETRY_S = 0.2
+_RETRY_LATER_S = 10.0  # after an error that is nobody's outage: each is a traceback in the log
 
 Deliver = Callable[[int, list[Item]], None]
 Reload = Callable[[int], Awaitable[None]]
@@ -52,6 +53,7 @@ class Inbox:
         self._asked = False
         self._reading: asyncio.Task[None] | None = None
         self._closed = False
+        self._is_first = True  # it has not been read yet
 
     def receive(self, data: bytes) -> None:
         """Take what came over NATS."""
@@ -142,19 +144,31 @@ class Inbox:
             covered, self._covered = self._covered, {}
             try:
                 await self._reload(self.partition)
-            except StorageError as error:
-                _logger.warning("partition %d cannot be read yet: %s", self.partition, error.message)
+            except Exception as error:
+                retry_s = self._put_off(error)
                 for source, number in covered.items():
                     self._covered[source] = max(self._covered.get(source, 0), number)
                 self._asked = True
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(retry_s)
                 continue
+            self._is_first = False
             for source, number in covered.items():
                 self._remember(source, number)
             for parcel in self._take_held():
                 if self._asked or not self._deliver_next(parcel):
                     self._hold(parcel)  # one more gap: read once more before going on
                     self._asked = True
+
+    def _put_off(self, error: Exception) -> float:
+        """How long a read that has failed is put off. What is wrong with a partition that runs is its own trouble; one that
+        cannot even be opened ends the host, which says so."""
+        if isinstance(error, StorageError):
+            _logger.warning("partition %d cannot be read yet: %s", self.partition, error.message)
+            return _RETRY_S
+        if self._is_first:
+            raise error
+        _logger.error("partition %d cannot be read", self.partition, exc_info=error)
+        return _RETRY_LATER_S
 
     def _deliver_next(self, parcel: Parcel) -> bool:
         """Deliver the parcel if it is the next of its stream; False when something before it is missing."""

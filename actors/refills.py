@@ -20,6 +20,7 @@ from storage.records import Share
 _logger = logging.getLogger("callboard.refills")
 
 RETRY_S = 0.2
+_RETRY_LATER_S = 10.0  # at most, after errors that are nobody's outage: each is a traceback in the log
 _STANDSTILL_S = 0.05  # a full cache of which nothing leaves in that time lets one agent in all the same
 
 
@@ -65,6 +66,7 @@ class Refills:
         self._promised = 0  # bytes that the reads under way may bring
         self._waiting_for_room: asyncio.TimerHandle | None = None
         self._reading: dict[Activation, asyncio.Task[None]] = {}
+        self._failing: set[Activation] = set()  # whose mailboxes cannot be read, and not for an outage
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -104,11 +106,12 @@ class Refills:
         self._later.pop(activation, None)
 
     async def read_heads(self, activations: Sequence[Activation]) -> None:
-        """Wait until the first messages of these can be taken: those that are unread are read, room or not."""
-        while unread := [a for a in activations if a.alive and (head := a.head()) and not head.payload]:
+        """Wait until the first messages of these can be taken: those that are unread are read, room or not. Those of
+        mailboxes that cannot be read stay unread: nobody else waits for them."""
+        while unread := [a for a in activations if self._is_unread(a) and a not in self._failing]:
             if unread[0] not in self._reading:
                 self._start(unread[0], False, 1)
-            await asyncio.wait((self._reading[unread[0]],))
+            await asyncio.wait((self._reading[unread[0]],), timeout=RETRY_S)
 
     def feed(self, *, anyway: bool = False) -> None:
         """Begin to read again, in the order they asked, as many agents as there is room for."""
@@ -139,6 +142,10 @@ class Refills:
             task.cancel()
         if self._waiting_for_room is not None:
             self._waiting_for_room.cancel()
+
+    @staticmethod
+    def _is_unread(activation: Activation) -> bool:
+        return bool(activation.alive and (head := activation.head()) and not head.payload)
 
     def _room(self) -> int:
         return self._books.most_bytes - self._books.bytes - self._promised
@@ -197,6 +204,7 @@ class Refills:
                 messages=self._books.per_agent + activation.uncommitted + len(activation.apart),
                 size=size + activation.size,
             )
+            retry_s = RETRY_S
             while activation.alive:
                 try:
                     found, more = await self._store.load_agent(
@@ -208,13 +216,16 @@ class Refills:
                     _logger.warning("a mailbox cannot be read yet: %s", error.message)
                 except Exception:  # whatever is wrong with this mailbox, its neighbours are read
                     _logger.exception("the mailbox of %s cannot be read", activation.agent)
-                await asyncio.sleep(RETRY_S)
+                    self._failing.add(activation)
+                    retry_s = min(2 * retry_s, _RETRY_LATER_S)
+                await asyncio.sleep(retry_s)
             else:
                 return
         finally:
             self._books.reads -= 1
             self._promised -= size
             activation.refilling = False
+            self._failing.discard(activation)
             self._reading.pop(activation, None)
         if activation.alive:
             self._take_in(activation, found, more, control_only)

@@ -168,7 +168,8 @@ class Trials:
         await self._mailboxes.read_heads(activations)
         for activation in activations:
             activation.running = False
-            if not self._can_run(activation):
+            head = activation.head()
+            if not self._can_run(activation) or head is None or not head.payload:  # it could not be read
                 self._mailboxes.schedule(activation)
                 continue
             activation.running = True

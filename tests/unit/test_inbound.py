@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors import inbound
 from actors.inbound import MAX_HELD, MAX_HELD_BYTES, HeldBytes, Inbox
 from bus.errors import StorageUnavailable
 from bus.wire import NUDGE_SOURCE, Item, Parcel, encode_parcel, nudge
@@ -27,6 +28,7 @@ class Mailbox:
     named: list[tuple[str, str, int]] = field(default_factory=list)
     reads: int = 0
     failing: int = 0
+    broken: int = 0
     gate: asyncio.Event | None = None
     together: HeldBytes = field(default_factory=HeldBytes)
 
@@ -41,6 +43,9 @@ class Mailbox:
         if self.failing:
             self.failing -= 1
             raise StorageUnavailable("away")
+        if self.broken:
+            self.broken -= 1
+            raise ValueError("a bug")
         snapshot = list(self.committed)
         await asyncio.sleep(0)
         if self.gate is not None:
@@ -63,6 +68,29 @@ async def test_the_first_parcel_of_a_source_waits_for_a_read_and_the_next_ones_d
     assert (box.delivered, box.reads) == ([1, 2], 1)
     box.inbox.take(parcel(7, 2, 3))
     assert (box.delivered, box.reads) == ([1, 2, 3], 1)
+
+
+async def test_a_read_that_fails_of_nobodys_outage_is_logged_and_made_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is waited for by a person: the next parcel may be hours away."""
+    monkeypatch.setattr(inbound, "_RETRY_LATER_S", 0.0)
+    box = Mailbox(committed=[1])
+    box.inbox.take(parcel(7, 1, 1))
+    await box.settled()
+    box.broken, box.committed = 2, [1, 2, 3]
+    box.inbox.take(parcel(7, 3, 3))
+    await box.settled()
+    assert box.delivered == [1, 2, 3]
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+    box.inbox.take(parcel(7, 4, 4))
+    assert box.delivered == [1, 2, 3, 4]
+
+
+async def test_a_partition_that_cannot_be_read_as_it_is_opened_fails_its_opening() -> None:
+    box = Mailbox(broken=1)
+    with pytest.raises(ValueError, match="a bug"):
+        await box.inbox.read_now()
 
 
 async def test_a_gap_is_read_before_what_came_after_it() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,8 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 from actors import control
+from actors.activation import Activation
 from actors.domain import LimitSpec
 from actors.mailboxes import Mailboxes
+from actors.refills import Refills
 from actors.retry import RetryPolicy
 from actors.sweep import EVERY_S, ON_ITS_WAY_S
 from actors.trials import CHUNK
@@ -180,6 +182,41 @@ async def test_after_a_crash_messages_that_there_is_no_room_for_are_tried_like_t
         assert all(kit.state(f"test/porter/{agent}").numbers == ["0000"] for agent in range(200))
     assert tries == [1] * 200
     assert watch.most < MOST + CHUNK * len(LARGE)
+
+
+async def test_after_a_crash_nobody_waits_for_a_mailbox_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with TestKit([Porter], limits=LIMITS) as kit:
+        await kit.crash()
+        for agent in range(200):
+            await kit.send(f"test/porter/{agent}", text(0))
+        load, broken, failed = kit.store.load_agent, set[str](), asyncio.Event()
+
+        async def read_heads(refills: Refills, activations: Sequence[Activation]) -> None:
+            unread = [a.agent for a in activations if (head := a.head()) and not head.payload]
+            broken.update(unread[:1] if not broken else ())
+            await read(refills, activations)
+
+        async def load_agent(*of: Any, **more: Any) -> Any:
+            if of[3] in broken and not may_be_read.is_set():
+                failed.set()
+                raise ValueError("a bug")
+            return await load(*of, **more)
+
+        may_be_read, read = asyncio.Event(), Refills.read_heads
+        monkeypatch.setattr(Refills, "read_heads", read_heads)
+        monkeypatch.setattr(kit.store, "load_agent", load_agent)
+        recovering = asyncio.create_task(kit.recover())
+        await failed.wait()
+        others = [f"test/porter/{agent}" for agent in range(200) if f"porter/{agent}" not in broken]
+        async with asyncio.timeout(20):
+            while not all(kit.state(at).numbers == ["0000"] for at in others):  # noqa: ASYNC110  # of many agents, none signals
+                await asyncio.sleep(0.01)
+        assert len(others) == 199
+        may_be_read.set()
+        await recovering
+        assert all(kit.state(f"test/porter/{agent}").numbers == ["0000"] for agent in range(200))
 
 
 def count_trials(monkeypatch: pytest.MonkeyPatch) -> list[int]:
