@@ -129,6 +129,8 @@ class Branches:
 
     async def stop_until(self, done: asyncio.Future[None]) -> None:
         """Hold this branch until then, or until the turn is given up."""
+        if self._why_ending is not None:  # since `proceed`
+            return
         try:
             with self.cuttable():
                 await self._until_let_go(done)

@@ -228,8 +228,8 @@ class Call:
     def _made(self, task: asyncio.Task[Any]) -> None:
         del self._journal.in_flight[task]
         self._journal.branches.leave()
-        if not task.cancelled():
-            task.exception()  # whoever was to be told may have been given up
+        if task.cancelled() or task.exception() is not None:  # whoever was to be told may have been given up
+            self._land()  # nothing of it comes on record any more
 
     async def _until_done(self, given: dict[str, str], attempt: int) -> JournalEntry:
         """As often as the policy allows: of a pure call, or of one whose callee knows it by its key."""

@@ -175,7 +175,7 @@ class Holdings:
             self._held[partition].leaving = True
             flights.close(partition)
         if leaving:
-            self._spawn(self._give_back(leaving))
+            self._spawn(self._give_back({partition: self._held[partition] for partition in leaving}))
         if kept != now.kept:
             await self._host.store.keep(self._host.fence, sorted(kept))
 
@@ -239,20 +239,20 @@ class Holdings:
         await host.trials.run(suspects, lambda: self._open_now(holdings), lambda: host.workers.quiet(QUIET_S))
         await host.store.clear_suspects(host.fence, sorted(holdings))
 
-    async def _give_back(self, partitions: list[int]) -> None:
+    async def _give_back(self, leaving: dict[int, _Holding]) -> None:
         """A willing hand-over: finish what runs, commit it, empty the cache, and only then let go."""
         host = self._host
         async with self._step:
             deadline = asyncio.get_running_loop().time() + DRAIN_S
-            leaving = set(partitions)
             while asyncio.get_running_loop().time() < deadline and any(  # noqa: ASYNC110  # of many agents, none signals
-                a.running or a.uncommitted for a in host.mailboxes.roster.in_partitions(leaving)
+                a.is_busy or a.uncommitted for a in host.mailboxes.roster.in_partitions(leaving.keys())
             ):
                 await asyncio.sleep(0.005)
             async with self._look:
+                # What was taken meanwhile is gone, and may be back as another holding.
+                partitions = [p for p, holding in leaving.items() if self._held.get(p) is holding]
                 for partition in partitions:
-                    if partition in self._held:
-                        self._drop(partition, keep_row=True)
+                    self._drop(partition, keep_row=True)
                 faultpoints.reached("handover.middle")
                 try:
                     await host.store.release(host.fence, partitions)

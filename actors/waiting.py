@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from actors.activation import Activation
 from actors.blobs import BlobsUnavailable
+from actors.journal import TurnGone
 from actors.wake import is_wake
 from bus import faultpoints
 from bus.envelope import Envelope
@@ -129,12 +131,13 @@ class WaitingTurns:
 
     async def _park(self, activation: Activation) -> None:
         journal = activation.journal
-        if (
-            journal is None
-            or journal.is_closed
-            or activation not in self._since
-            or journal.branches.is_stopped
-        ):
+        if journal is None or journal.is_closed or activation not in self._since:
+            return
+        if journal.branches.is_stopped:
+            # It stays in memory, perhaps for long; what a call has done whose branch was given up must not wait for that.
+            if journal.is_open and journal.is_dirty:
+                with contextlib.suppress(TurnGone):
+                    await journal.flush([])
             return
         committed = await journal.park()
         if committed and activation in self._since and not journal.is_dirty:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,17 @@ async def connected(settings: Settings, endpoints: Endpoints) -> AsyncIterator[C
         await close_pool(pool)
 
 
-async def leave_cleanly(cluster: Cluster, progress: Progress, *, waits_for_calls: bool) -> None:
+async def leave_cleanly(
+    cluster: Cluster,
+    progress: Progress,
+    *,
+    waits_for_calls: bool,
+    end_coordinators: Callable[[], Awaitable[None]],
+) -> None:
     """End every live incarnation after it has committed what it runs: a stop is no crash, nothing is suspect.
 
-    The coordinators are ended first, since they would start other hosts. A host that makes calls of at-most-once tools
+    The coordinators are fenced first, since they would start other hosts. Ray brings them back within seconds: where it
+    takes longer, `end_coordinators` ends their actors for good. A host that makes calls of at-most-once tools
     is waited for until those are on record; each ends with its tool's timeout.
     """
     said = False
@@ -169,5 +176,11 @@ async def leave_cleanly(cluster: Cluster, progress: Progress, *, waits_for_calls
                         "waiting for calls of at-most-once tools to end; `callboard down --now` leaves them unknown"
                     )
                     said = True
+                    await end_coordinators()
+                    await cluster.postgres.execute(query("end_coordinators"))
+                    await cluster.postgres.execute(
+                        query("want_nothing")
+                    )  # also those that were started meanwhile
+                    deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
             await asyncio.sleep(0.05)
         await cluster.postgres.execute(query("end_hosts_without_partitions"))

@@ -93,6 +93,12 @@ async def start_in_ray(
     return started and not replaced
 
 
+async def end_coordinators(ray: RayProcess, postgres: asyncpg.Pool[Any], address: str) -> None:
+    """End the actors of the coordinators for good, from a process that has joined no Ray yet. Raises ServiceUnavailable."""
+    await join_ray(ray, postgres, address)
+    await ray.call("end_coordinators")
+
+
 async def end_in_ray(
     postgres: asyncpg.Pool[Any], address: str, leave_cleanly: Callable[[], Awaitable[None]]
 ) -> bool:

@@ -12,7 +12,7 @@ from bus.errors import CallboardError, ServiceUnavailable, StorageError
 from bus.events import EventStream
 from callboard.cluster import Cluster, Progress, connected, leave_cleanly, quiet
 from callboard.gateway import LocalGateway
-from callboard.ray_cluster import check_ray, end_in_ray, join_ray, start_in_ray
+from callboard.ray_cluster import check_ray, end_coordinators, end_in_ray, join_ray, start_in_ray
 from callboard.ray_head import RayHead
 from callboard.ray_process import RayProcess
 from callboard.services import (
@@ -237,14 +237,19 @@ async def _stop(settings: Settings, progress: Progress, *, waits_for_calls: bool
                 found = await end_in_ray(
                     cluster.postgres,
                     settings.ray_address,
-                    lambda: leave_cleanly(cluster, progress, waits_for_calls=waits_for_calls),
+                    lambda: leave_cleanly(
+                        cluster, progress, waits_for_calls=waits_for_calls, end_coordinators=_nothing
+                    ),
                 )
         elif endpoints is not None and found:
             progress("stopping the hosts")
             # A database that is away or unfinished has nothing to be drained, and keeps nothing from being stopped.
             with contextlib.suppress(ServiceUnavailable, StorageError):
                 async with connected(settings, endpoints) as cluster:
-                    await leave_cleanly(cluster, progress, waits_for_calls=waits_for_calls)
+                    await leave_cleanly(
+                        cluster, progress, waits_for_calls=waits_for_calls,
+                        end_coordinators=lambda: _end_coordinators(settings, head, cluster),
+                    )  # fmt: skip
         if settings.ray_address is None:
             if _runs_here(settings) or head.unrecorded() is not None:
                 progress("stopping Ray, NATS and Postgres")
@@ -252,6 +257,17 @@ async def _stop(settings: Settings, progress: Progress, *, waits_for_calls: bool
     finally:
         found = await stop_instance(settings) or found
     return found
+
+
+async def _nothing() -> None:
+    """They were ended before."""
+
+
+async def _end_coordinators(settings: Settings, head: RayHead, cluster: Cluster) -> None:
+    address = head.address()
+    if address is not None:
+        async with await _ray_process(settings, head) as ray:
+            await end_coordinators(ray, cluster.postgres, address)
 
 
 def _runs_here(settings: Settings) -> bool:

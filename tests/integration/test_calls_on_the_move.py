@@ -89,7 +89,7 @@ async def stop(deployment: Deployment) -> None:
     endpoints = Endpoints(postgres_url="", nats_url="", embedded_postgres=False, embedded_nats=False)
     cluster = Cluster(load_settings(), endpoints, deployment.pool, deployment.transport)
     await deployment.forsake()
-    await leave_cleanly(cluster, said.append, waits_for_calls=True)
+    await leave_cleanly(cluster, said.append, waits_for_calls=True, end_coordinators=deployment.forsake)
     assert [line.split(";")[0] for line in said] == ["waiting for calls of at-most-once tools to end"]
     assert await live_hosts(deployment.pool, "presses") == []
 
@@ -127,7 +127,7 @@ async def test_whoever_cannot_wait_stops_at_once_and_the_calls_are_unknown(press
     cluster = Cluster(load_settings(), endpoints, presses.pool, presses.transport)
     await presses.forsake()
     async with asyncio.timeout(3.9):
-        await leave_cleanly(cluster, pytest.fail, waits_for_calls=False)
+        await leave_cleanly(cluster, pytest.fail, waits_for_calls=False, end_coordinators=presses.forsake)
     await presses.kill_hosts()
     await presses.coordinate(hosts=1)
     await until(lambda: ended(presses))

@@ -109,7 +109,7 @@ class World:
                 return True
             return False
 
-        async def leave_cleanly(*_: Any, waits_for_calls: bool) -> None:
+        async def leave_cleanly(*_: Any, waits_for_calls: bool, end_coordinators: Any) -> None:
             world.did.append("hosts drained")
 
         async def end_in_ray(postgres: Any, address: str, leave: Any) -> bool:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from actors import holdings
+from actors.ledger import EarlierCalls
 from actors.retry import RetryPolicy
 from bus import subjects
 from bus.address import parse_address
-from bus.errors import NotDone
+from bus.errors import NotDone, TaskCancelled
 from callboard import Context, tool
 from callboard.testing import TestKit
+from storage.ledger import EarlierCall
 from tests.unit.agents import Keeper, Note
 from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, program, statuses
 
@@ -202,3 +204,117 @@ async def test_a_call_whose_branch_was_given_up_is_on_record_before_its_partitio
         await move.grant()
         await kit.quiet()
         assert statuses(kit) == [("block_address", "succeeded", 1)]
+
+
+async def test_a_call_that_ends_in_no_ordinary_way_holds_nothing_up() -> None:
+    @tool(effect="at_most_once", on_unknown="fail", timeout=60)
+    async def cancelled(where: str) -> str:
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        never.cancel()
+        return await never
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(cancelled, "192.0.2.1")
+
+    async with TestKit(KINDS, hosts=2, partitions=2) as kit:
+        move = Move(kit)
+        await kit.send(AT, program(run))
+        await until(lambda: statuses(kit) and not move.giver.scope.flights.of(move.partition))
+        await move.ask_back()
+        await until(lambda: move.partition not in move.row.owned)
+
+
+async def test_a_call_whose_agent_was_dropped_meanwhile_holds_nothing_up(world: World) -> None:
+    block = blocking(world)
+    world.gate = gate = asyncio.Event()
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async with TestKit(KINDS, hosts=2, partitions=2) as kit:
+        move = Move(kit)
+        await kit.send(AT, program(run))
+        await world.begun.wait()
+        activation = move.giver.mailboxes.roster.find(("default", "caller/a"))
+        assert activation is not None
+        move.giver.drop(activation)
+        gate.set()
+        await until(lambda: world.calls)
+        await move.ask_back()
+        await until(lambda: move.partition not in move.row.owned)
+
+
+async def test_a_call_that_was_given_up_is_on_record_though_its_turn_waits_for_the_move(
+    world: World,
+) -> None:
+    block, longer = blocking(world, timeout=30), World()
+    lasts = blocking(longer, timeout=60)
+    world.gate = gate = asyncio.Event()
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def at_once() -> str:
+        await world.begun.wait()
+        return "first"
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.gather(ctx.call(block, "192.0.2.1", key="call"), ctx.step(at_once, key="step"), first=1)
+        begun.set()
+        await go.wait()
+        await ctx.call(lasts, "192.0.2.2")
+
+    async with TestKit(KINDS, hosts=2, partitions=2) as kit:
+        move = Move(kit)
+        await kit.send(AT, program(run))
+        await begun.wait()
+        await move.ask_back()
+        turn = move.giver.mailboxes.roster.find(("default", "caller/a"))
+        assert turn is not None
+        assert turn.journal is not None
+        go.set()
+        branches = turn.journal.branches
+        await until(lambda: branches.is_stopped)
+        gate.set()
+        await until(lambda: len(move.giver.waiting) == 1)
+        await move.giver.waiting._park(turn)  # as its loop does now and then
+        await move.grant()
+        await until(lambda: longer.calls == ["192.0.2.2"])
+        assert world.calls == ["192.0.2.1"]
+
+
+async def test_a_turn_that_is_cancelled_on_its_way_to_the_gate_does_not_wait_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block, other = blocking(world, timeout=30), blocking(World(), timeout=60)
+    world.gate = asyncio.Event()
+    looks, go, take = asyncio.Event(), asyncio.Event(), EarlierCalls.take
+
+    async def slowly(self: EarlierCalls, turn: str, tool: str, digest: str, place: str) -> EarlierCall | None:
+        looks.set()
+        await go.wait()
+        return await take(self, turn, tool, digest, place)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async def runs_other(self: Caller, ctx: Context) -> None:
+        await ctx.call(other, "192.0.2.2")
+
+    async with TestKit(KINDS, hosts=2, partitions=2) as kit:
+        move = Move(kit)
+        await kit.send(AT, program(run))
+        await world.begun.wait()
+        await move.ask_back()
+        monkeypatch.setattr(EarlierCalls, "take", slowly)
+        address = next(
+            a for n in range(99) if kit._partition(parse_address(a := f"test/caller/{n}")) == move.partition
+        )
+        await kit.send(address, program(runs_other))
+        await looks.wait()
+        activation = move.giver.mailboxes.roster.find(("default", address.removeprefix("test/")))
+        assert activation is not None
+        assert activation.journal is not None
+        activation.cancelled = "not needed"
+        activation.journal.branches.end_early(lambda: TaskCancelled("not needed"), children_first=True)
+        go.set()
+        await until(lambda: activation not in move.giver.workers.running)
+        world.gate.set()
