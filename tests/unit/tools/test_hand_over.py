@@ -36,6 +36,11 @@ class Move:
             self.giver, self.taker = self.taker, self.giver
         self.row = kit.store.hosts[("test", self.giver.fence.epoch)]
 
+    def beside(self, kind: str) -> list[str]:
+        """Addresses of other agents of that kind in the same partition."""
+        addresses = [f"test/{kind}/{n}" for n in range(99)]
+        return [a for a in addresses if self.kit._partition(parse_address(a)) == self.partition]
+
     async def ask_back(self) -> None:
         self.kit.store.set_wanted(self.giver.fence, self.row.wanted - {self.partition})
         await self.giver.holdings.refresh()
@@ -70,11 +75,7 @@ async def test_a_call_under_way_is_on_record_before_its_partition_leaves(world: 
         await world.begun.wait()
         await move.ask_back()
         assert move.row.kept == {move.partition}
-        beside = next(
-            f"test/keeper/{n}"
-            for n in range(99)
-            if kit._partition(parse_address(f"test/keeper/{n}")) == move.partition
-        )
+        beside = move.beside("keeper")[0]
         await kit.send(beside, Note(text="goes on"))
         await until(lambda: kit.state(beside).notes == ["goes on"])
         assert move.partition in move.row.owned
@@ -114,9 +115,7 @@ async def test_what_would_hold_it_up_longer_begins_at_the_new_owner(world: World
         await kit.send(AT, program(run))
         await world.begun.wait()
         await move.ask_back()
-        others = [
-            a for n in range(99) if kit._partition(parse_address(a := f"test/caller/{n}")) == move.partition
-        ]
+        others = move.beside("caller")
         await kit.send(others[0], program(runs_quick))
         await kit.send(others[1], program(runs_long))
         await until(lambda: begun == ["quick"])
@@ -143,9 +142,7 @@ async def test_what_has_waited_goes_on_where_the_partition_stays_after_all(world
         await kit.send(AT, program(run))
         await world.begun.wait()
         await move.ask_back()
-        other = next(
-            a for n in range(99) if kit._partition(parse_address(a := f"test/caller/{n}")) == move.partition
-        )
+        other = move.beside("caller")[0]
         await kit.send(other, program(run))
         await until(lambda: len(move.giver.waiting) == 1)
         await move.stay()
@@ -305,9 +302,7 @@ async def test_a_turn_that_is_cancelled_on_its_way_to_the_gate_does_not_wait_the
         await world.begun.wait()
         await move.ask_back()
         monkeypatch.setattr(EarlierCalls, "take", slowly)
-        address = next(
-            a for n in range(99) if kit._partition(parse_address(a := f"test/caller/{n}")) == move.partition
-        )
+        address = move.beside("caller")[0]
         await kit.send(address, program(runs_other))
         await looks.wait()
         activation = move.giver.mailboxes.roster.find(("default", address.removeprefix("test/")))
