@@ -97,7 +97,7 @@ class Answering:
         if answer.similarity is not None:
             headers["x-callboard-similarity"] = str(answer.similarity)
         if how == "miss":
-            headers["x-callboard-level"] = self._levels.answered_by(request.model, answer.target)
+            headers["x-callboard-level"] = self._levels.answered_by(request, answer.target)
         cost = self._cost(answer.target, usage_of(answer.body)) if is_paid else Decimal(0)
         if cost is not None:
             headers["x-callboard-cost-usd"] = f"{cost:f}"
@@ -117,7 +117,7 @@ class Answering:
             async with self._relay.stream(request.model, model, request, giving_up) as opened:
                 headers = {
                     "x-callboard-upstream": opened.target.upstream,
-                    "x-callboard-level": self._levels.answered_by(request.model, opened.target),
+                    "x-callboard-level": self._levels.answered_by(request, opened.target),
                 }
                 try:
                     await exchange.stream(_wanted(kept(opened.chunks), request), headers)

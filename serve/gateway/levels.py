@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from serve.gateway.breaker import REST_S
+from serve.gateway.capability import able
 from serve.gateway.models_file import ModelSpec, TargetSpec
+from serve.gateway.requests import ModelRequest
 
 # The best first. normal: by the target that is meant to; fallback: by another one; cache: only what was answered before;
 # rules: only what models.yaml says; none: not at all.
@@ -41,17 +43,19 @@ class Levels:
         """What a request for this model was answered by."""
         self._met[name] = (level, self._clock())
 
-    def answered_by(self, name: str, target: TargetSpec) -> Level:
-        level = self._of(self._models[name], target)
+    def answered_by(self, request: ModelRequest, target: TargetSpec) -> Level:
+        name, model = request.model, self._models[request.model]
+        meant = able(model.targets, request)
+        level = self._of(model, target, meant[0] if meant else target)
         self.met(name, level)
         return level
 
     def _by_upstreams(self, model: ModelSpec) -> Level:
         asked = [target for target in model.targets if not self._is_away(target.upstream)]
         if asked:
-            return self._of(model, asked[0])
+            return self._of(model, asked[0], model.targets[0])
         return "cache" if self._cached else "rules" if model.rules else "none"
 
-    def _of(self, model: ModelSpec, target: TargetSpec) -> Level:
+    def _of(self, model: ModelSpec, target: TargetSpec, meant: TargetSpec) -> Level:
         """By price or by speed no target is meant more than the others."""
-        return "normal" if model.strategy != "fixed" or target == model.targets[0] else "fallback"
+        return "normal" if model.strategy != "fixed" or target == meant else "fallback"

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bus.complaints import in_plain_words
 from bus.errors import InvalidModelsFile
+from serve.gateway.capability import Capability
 from serve.local.settings import DEFAULT_MODEL, BatchedSpec, GenerationSpec, LocalSpec
 
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,100}")
@@ -128,6 +129,7 @@ class TargetSpec(_Strict):
     drop: tuple[
         str, ...
     ] = ()  # parameters of requests that are left out for this model, which would refuse them
+    lacks: tuple[Capability, ...] = ()  # what of a chat it cannot do: such a request goes to another target
     price: PriceSpec | None = None
 
     @field_validator("drop")
@@ -187,6 +189,8 @@ class ModelSpec(_Strict):
         for name in ("rules", "similar"):
             if getattr(self, name) and self.serves != "chat":
                 raise ValueError(f"{name} is for a model that serves chat")
+        if self.serves != "chat" and any(target.lacks for target in self.targets):
+            raise ValueError("lacks is for targets of a model that serves chat")
         return self
 
 

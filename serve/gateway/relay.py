@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from serve.gateway.accounts import Usage, cost_of
 from serve.gateway.breaker import Breaker, Ticket
+from serve.gateway.capability import able, not_able
 from serve.gateway.errors import ApiError, malformed, none_has_answered
 from serve.gateway.last_errors import LastErrors
 from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec
@@ -78,7 +79,7 @@ class Relay:
             with _given_up(target, give_up):
                 return await _ask(at.upstream, target, without(request, target.drop))
 
-        target, ticket, body = await self._first(name, model, ask)
+        target, ticket, body = await self._first(name, model, request, ask)
         with ticket.settled():
             return Answer(target, body)
 
@@ -99,7 +100,7 @@ class Relay:
                 await chunks.aclose()
                 raise
 
-        target, ticket, (first, chunks) = await self._first(name, model, begin)
+        target, ticket, (first, chunks) = await self._first(name, model, request, begin)
 
         async def all_of_it() -> AsyncIterator[Json]:
             yield first
@@ -121,11 +122,18 @@ class Relay:
         return {name: at.breaker.state for name, at in self._upstreams.items()}
 
     async def _first(
-        self, name: str, model: ModelSpec, call: Callable[[Reached, TargetSpec], Awaitable[T]]
+        self,
+        name: str,
+        model: ModelSpec,
+        request: ModelRequest,
+        call: Callable[[Reached, TargetSpec], Awaitable[T]],
     ) -> tuple[TargetSpec, Ticket, T]:
-        """The first target that answers. Raises ApiError: at once where no other target could do better."""
+        """The first target that answers, of those that can. Raises ApiError: at once where no other target could do better."""
         failures: list[tuple[str, ApiError]] = []
-        for target in self._order.of(model):
+        targets = able(self._order.of(model), request)
+        if not targets:
+            raise not_able(model.targets, request)
+        for target in targets:
             try:
                 ticket, found = await self._patiently(self._upstreams[target.upstream], target, call)
             except ApiError as error:

@@ -82,6 +82,7 @@ def test_an_empty_file_offers_nothing(text: str) -> None:
         ("http://10.0.0.7:8000/v1", "10.0.0.7", 6, "must look like https://host:port/v1"),
         ("upstream: house,", "upstream: hause,", 11, "there is no upstream 'hause'; did you mean house"),
         ("small:", "sm all:", 9, "models.sm all: is no name"),
+        ("drop: [seed]", "lacks: [sight]", 11, "models.small.targets.0.lacks.0: "),
         ("drop: [seed]", "drop: [messages]", 11, "messages cannot be left out of a request"),
         ("targets:", "targets: []\n  other:\n    targets:", 10, "must have 1 or more entries"),
         ("models:", "models: [\n", 10, ""),
