@@ -151,7 +151,7 @@ class Drawing:
             )
         for promise in turn.pending[:_CALLS]:
             since = promise.created_at.timestamp()
-            text = waits_for(promise.kind, promise.target or promise.name, promise.due_at)
+            text = clean(waits_for(promise.kind, promise.target or promise.name, promise.due_at))
             if promise.target is None and promise.kind != "sleep":
                 text += f" {short_id(promise.id)}"
             pieces = [(since, self._now, made_of(promise.kind))]

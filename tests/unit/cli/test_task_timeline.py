@@ -67,6 +67,15 @@ def test_what_a_turn_waits_for_has_a_bar_up_to_now_and_enough_of_its_id() -> Non
     assert bar == " " * 10 + "━" * 10
 
 
+def test_what_a_turn_waits_for_plays_no_tricks_with_the_terminal() -> None:
+    waits = PromiseView(
+        id=TASKS[0], key="#1", kind="promise", name="a\x1b[2J\nb", target=None, status="pending", due_at=None,
+        created_at=datetime.fromtimestamp(5, UTC), settled_by=None, settled_at=None,
+    )  # fmt: skip
+    _, line = drawn(turn("far/hopper/1", pending=[waits]), width=80)
+    assert line.startswith(r"  · waits for promise a\x1b[2J\nb …ba9b03")
+
+
 @pytest.mark.parametrize(
     ("total", "words"), [(250, "the first 1 of 250 turns"), (100_000, "the first 1 of 100,000+ turns")]
 )
