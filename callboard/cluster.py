@@ -156,7 +156,7 @@ async def leave_cleanly(
     """End every live incarnation after it has committed what it runs: a stop is no crash, nothing is suspect.
 
     The coordinators are fenced first, since they would start other hosts. Ray brings them back within seconds: where it
-    takes longer, `end_coordinators` ends their actors for good. A host that makes calls of at-most-once tools
+    takes longer, `end_coordinators` ends their actors for good; those that are back all the same are fenced again. A host that makes calls of at-most-once tools
     is waited for until those are on record; each ends with its tool's timeout.
     """
     said = False
@@ -170,17 +170,23 @@ async def leave_cleanly(
             if not left["anything"]:
                 break
             if left["kept"] and waits_for_calls:
-                deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
                 if not said:
                     progress(
-                        "waiting for calls of at-most-once tools to end; `callboard down --now` leaves them unknown"
+                        "waiting for calls of at-most-once tools to end; Ctrl-C and then `callboard down --now` leaves "
+                        "them unknown"
                     )
                     said = True
-                    await end_coordinators()
-                    await cluster.postgres.execute(query("end_coordinators"))
-                    await cluster.postgres.execute(
-                        query("want_nothing")
-                    )  # also those that were started meanwhile
-                    deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
+                    await _unless_away(end_coordinators, progress)
+                if await cluster.postgres.execute(query("end_coordinators")) != "DELETE 0":  # they are back
+                    await cluster.postgres.execute(query("want_nothing"))
+                deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
             await asyncio.sleep(0.05)
         await cluster.postgres.execute(query("end_hosts_without_partitions"))
+
+
+async def _unless_away(end_coordinators: Callable[[], Awaitable[None]], progress: Progress) -> None:
+    """A Ray that does not answer keeps nobody from waiting for the calls."""
+    try:
+        await end_coordinators()
+    except ServiceUnavailable as error:
+        progress(f"Warning: {error}")

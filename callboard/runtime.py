@@ -254,9 +254,10 @@ async def _stop(settings: Settings, progress: Progress, *, waits_for_calls: bool
             if _runs_here(settings) or head.unrecorded() is not None:
                 progress("stopping Ray, NATS and Postgres")
             found = await head.stop() or found  # also one that has no record
-    finally:
-        found = await stop_instance(settings) or found
-    return found
+    except Exception:  # but who is interrupted leaves the services to hosts that are not done
+        await stop_instance(settings)
+        raise
+    return await stop_instance(settings) or found
 
 
 async def _nothing() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bus.address import Address, partition_of
+from bus.errors import ServiceUnavailable
 from callboard.cluster import Cluster, leave_cleanly
 from callboard.services import Endpoints
 from callboard.settings import load_settings
@@ -107,6 +108,24 @@ async def test_calls_under_way_are_known_when_their_hosts_leave(
     assert all_pressed() == sorted(NAMES)
     said = await presses.fetch("select distinct agent, state->>'said' from agents where agent like 'press/%'")
     assert sorted(said) == sorted((f"press/{name}", name) for name in NAMES)
+
+
+async def test_a_stop_waits_for_calls_also_where_coordinators_come_back_and_ray_cannot_end_them(
+    presses: Deployment,
+) -> None:
+    async def away() -> None:
+        await presses.coordinate(hosts=2)
+        raise ServiceUnavailable("Ray does not answer.")
+
+    await all_pressing(presses)
+    said: list[str] = []
+    endpoints = Endpoints(postgres_url="", nats_url="", embedded_postgres=False, embedded_nats=False)
+    cluster = Cluster(load_settings(), endpoints, presses.pool, presses.transport)
+    await presses.forsake()
+    await leave_cleanly(cluster, said.append, waits_for_calls=True, end_coordinators=away)
+    assert said[1] == "Warning: Ray does not answer."
+    assert await calls(presses, "succeeded") == AGENTS
+    assert [host for host in await live_hosts(presses.pool, "presses") if host.owned] == []
 
 
 async def test_a_host_that_dies_takes_no_calls_of_others_with_it(presses: Deployment) -> None:

@@ -29,6 +29,8 @@ class World:
     def __init__(self) -> None:
         self.ray_runs = self.coordinators_run = self.services_run = False
         self.coordinators_fail = self.ray_stops_badly = False
+        self.waits = asyncio.Event()  # for calls, until these have ended
+        self.calls_ended: asyncio.Event | None = None
         self.did: list[str] = []
         self.said: list[str] = []
 
@@ -110,6 +112,9 @@ class World:
             return False
 
         async def leave_cleanly(*_: Any, waits_for_calls: bool, end_coordinators: Any) -> None:
+            if world.calls_ended is not None:
+                world.waits.set()
+                await world.calls_ended.wait()
             world.did.append("hosts drained")
 
         async def end_in_ray(postgres: Any, address: str, leave: Any) -> bool:
@@ -339,6 +344,24 @@ async def test_the_services_are_stopped_where_stopping_ray_has_failed(
         async with command():
             pass
     assert world.did == ["started", *STOPPED]
+
+
+async def test_whoever_waits_for_calls_no_longer_leaves_all_that_these_need(
+    world: World, command: Commands
+) -> None:
+    async with command(detach=True):
+        pass
+    world.calls_ended = asyncio.Event()
+    waiting = asyncio.create_task(command.down())
+    await world.waits.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert world.services_run
+    assert world.ray_runs
+    world.calls_ended.set()
+    assert await command.down()
+    assert world.did[-3:] == STOPPED
 
 
 async def test_a_ray_that_cannot_be_joined_is_said_once_also_where_it_cannot_be_stopped_for_that(
