@@ -19,7 +19,7 @@ from actors.secret import SecretFolder
 from bus.errors import ServiceUnavailable
 from serve.gateway import ServedGateway, parse_models
 from serve.gateway.environment import forget_sdk_settings
-from serve.local.deployment import LocalModel, drain_s, model_deployments
+from serve.local.deployment import DRAIN_S, LocalModel, model_deployments
 from serve.route import wait_for_route
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _deploy(served: ServedGateway) -> None:
         health_check_period_s=10.0,
         health_check_timeout_s=30.0,
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=drain_s(*models.upstreams.values()),
+        graceful_shutdown_timeout_s=DRAIN_S,
         max_surge_percent=100,  # the next one answers before this one is told to end
         max_constructor_retry_count=_STARTS,
         logging_config=_QUIET,

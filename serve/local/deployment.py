@@ -11,15 +11,15 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import LoggingConfig
 
-from serve.gateway.models_file import ModelsFile, Serves, UpstreamSpec
+from serve.gateway.models_file import ModelsFile, Serves
 from serve.local.replicas import EmbeddingReplica, GenerationReplica, RerankingReplica
 from serve.local.settings import GenerationSpec, LocalSpec
 
 ONGOING = 1024  # requests of a replica; how much they may be together is the batcher's to say
 _QUEUED = 1024  # while the first replica starts
 _BUSY = 64  # requests at once, after which another replica is started, where there may be one; for chats: their sequences
-# A replica that is to end works on what it was asked for, as long as an answer may take; whoever serves anew waits for that.
-_LONGEST_DRAIN_S = 120.0
+# For what a replica that is to end was asked before: it ends with the last of that. Whoever serves anew waits for it.
+DRAIN_S = 120.0
 _REPLICAS: dict[Serves, Any] = {
     "embeddings": EmbeddingReplica,
     "rerank": RerankingReplica,
@@ -35,11 +35,6 @@ class LocalModel(NamedTuple):
     model: str
 
 
-def drain_s(*upstreams: UpstreamSpec) -> float:
-    """How long a replica that asks these, or runs for them, has for what is under way before it is killed."""
-    return min(_LONGEST_DRAIN_S, max((upstream.answer_s for upstream in upstreams), default=0.0))
-
-
 def model_deployments(
     models: ModelsFile, log_level: str, logging_config: LoggingConfig
 ) -> dict[LocalModel, Any]:
@@ -47,7 +42,7 @@ def model_deployments(
     return {
         LocalModel(serves, upstream, model): _deployment(
             LocalModel(serves, upstream, model),
-            models.upstreams[upstream],
+            models.upstreams[upstream].local_spec(serves),
             log_level,
             logging_config,
         )
@@ -55,10 +50,7 @@ def model_deployments(
     }
 
 
-def _deployment(
-    one: LocalModel, upstream: UpstreamSpec, log_level: str, logging_config: LoggingConfig
-) -> Any:
-    spec = upstream.local_spec(one.serves)
+def _deployment(one: LocalModel, spec: LocalSpec, log_level: str, logging_config: LoggingConfig) -> Any:
     device = _device(spec)
     options: dict[str, Any] = {"num_cpus": spec.cpus}
     if device == "cuda":
@@ -81,7 +73,7 @@ def _deployment(
         health_check_period_s=10.0,
         health_check_timeout_s=60.0,  # importing torch holds the interpreter for seconds
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=drain_s(upstream),
+        graceful_shutdown_timeout_s=DRAIN_S,
         max_constructor_retry_count=3,
         logging_config=logging_config,
     )(_REPLICAS[one.serves]).bind(one.model, spec, device, log_level)

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
+from serve.gateway import GatewaySettings, ServedGateway
 from serve.gateway.errors import ApiError
-from serve.gateway.models_file import UpstreamSpec, parse_models
+from serve.gateway.models_file import parse_models
 from serve.generation.generator import Generated, GenerateRequest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own code, as it is imported
+    from ray import serve
     from ray.exceptions import ActorDiedError, RayTaskError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
     from ray.serve.schema import LoggingConfig
 
-    from serve.local.deployment import LocalModel, drain_s, model_deployments
+    from serve import deployment
+    from serve.local.deployment import LocalModel, model_deployments
     from serve.local.remote import RemoteGenerator, remote_models
 
 REQUEST = GenerateRequest(messages=({"role": "user", "content": "a"},))
@@ -122,9 +125,17 @@ async def test_what_fails_there_is_an_error_here(given: Exception, status: int, 
     assert "\n" not in caught.value.message
 
 
-def test_who_is_to_end_has_as_long_as_an_answer_may_take_and_no_longer_than_others_should_wait() -> None:
-    quick, slow, endless = (UpstreamSpec(type="local", answer_s=seconds) for seconds in (5, 90, 3600))
-    assert drain_s(quick) == 5
-    assert drain_s(quick, slow) == 90
-    assert drain_s(quick, endless) == 120
-    assert drain_s() == 0  # nothing is asked, so nothing is under way
+def test_who_is_to_end_has_two_minutes_also_where_one_answer_may_take_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream goes on after `answer_s`, and so does a request that is made once more."""
+    models = MODELS.replace("{type: local,", "{type: local, answer_s: 5,")
+    given: list[Any] = []
+    monkeypatch.setattr(serve, "run_many", lambda targets, **_: given.extend(targets))
+    settings = GatewaySettings(key="k", models=models, models_path="")
+    deployment._deploy(ServedGateway(settings=settings, secrets="", log_level="INFO", port=1))
+    found = [one.target for one in given] + list(
+        model_deployments(parse_models(models), "INFO", LoggingConfig()).values()
+    )
+    configured = [one._bound_deployment._deployment_config for one in found]
+    assert [one.graceful_shutdown_timeout_s for one in configured] == [120] * 4
