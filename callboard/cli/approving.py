@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
@@ -130,14 +129,10 @@ def _deny(asked: Asked) -> Ruling:
 
 def _written_policy(domain: str, path: str) -> Rule:
     from actors.approval import Ruling
-    from bus.errors import InvalidDomainFile
     from bus.registry import first_line
+    from callboard.cli.hooks import load_hook
 
-    module, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InvalidDomainFile(f"`approve: {path}` cannot be imported: {error}.") from error
+    function = load_hook(path)
 
     def rule(asked: Asked) -> Ruling | None:
         try:

@@ -14,9 +14,9 @@ anything is started, where domain.yaml names a function for it, `input_check: mo
 from __future__ import annotations
 
 import asyncio
-import importlib
+import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from actors.code_apart import code_apart, enter_code
 from bus.errors import CallboardError, InvalidDomainFile, InvalidTask, Overloaded
 from bus.registry import describe_validation, first_line
+from callboard.cli.hooks import load_hook
 from callboard.cli.input_file import in_words
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Publisher:
 
 async def feed(hook: str, path: str, publisher: Publisher, task: str) -> Any:
     """Bring the file in and return the task's input. Raises InvalidTask, InvalidDomainFile or what the hook says."""
-    function = _load(hook)
+    function = load_hook(hook)
     with _as_invalid_task(hook, path):
         given = await function(path, publisher, task)
     await publisher.flush()
@@ -139,7 +140,11 @@ def check_head(spec: DomainSpec, folder: Path, path: str, head: bytes) -> None:
     assert hook is not None
     with code_apart():  # what runs is the stored copy of the code
         enter_code(spec.domain, (folder / spec.code).resolve())
-        function = _load(hook)
+        function = load_hook(hook)
+        if inspect.iscoroutinefunction(function):
+            raise InvalidDomainFile(
+                f"{hook} is `async`, and nobody would wait for it.", fix="Write it with `def`."
+            )
         with _as_invalid_task(hook, path):
             function(path, head)
 
@@ -163,12 +168,3 @@ def _as_invalid_task(hook: str, path: str) -> Iterator[None]:
             f"{hook} could not take in {in_words(path)}: {type(error).__name__}: {first_line(error).rstrip('.')}.",
             fix="Check the file, or the domain's function.",
         ) from error
-
-
-def _load(hook: str) -> Callable[..., Any]:
-    module, _, name = hook.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InvalidDomainFile(f"{hook} cannot be imported: {error}.") from error
-    return function  # type: ignore[no-any-return]

@@ -44,7 +44,9 @@ def read_head(path: str) -> bytes | None:
     try:
         head = _head_of_standard_input() if path == STANDARD_INPUT else _head_of_file(path)
     except OSError as error:
-        raise InvalidTask(f"{path} cannot be read: {error.strerror}.", fix="Name a readable file.") from None
+        raise InvalidTask(
+            f"{in_words(path)} cannot be read: {error.strerror}.", fix="Name a readable file."
+        ) from None
     if head == b"":
         raise InvalidTask(f"{in_words(path)} is empty.", fix="Name a file with something in it.")
     return head
@@ -92,12 +94,13 @@ def in_words(path: str) -> str:
 
 def read_json(path: str) -> Any:
     """The JSON in a file or in standard input; raises InvalidTask."""
+    what = in_words(path)
     try:
         text = sys.stdin.read() if path == STANDARD_INPUT else Path(path).read_text(encoding="utf-8")
         return json.loads(text)
     except OSError as error:
-        raise InvalidTask(f"{path} cannot be read: {error.strerror}.", fix="Name a readable file.") from None
+        raise InvalidTask(f"{what} cannot be read: {error.strerror}.", fix="Name a readable file.") from None
     except UnicodeDecodeError:
-        raise InvalidTask(f"{path} is not text in UTF-8.", fix="The input of a task is JSON.") from None
+        raise InvalidTask(f"{what} is not text in UTF-8.", fix="The input of a task is JSON.") from None
     except (ValueError, RecursionError) as error:
-        raise InvalidTask(f"{path} is not JSON: {error}.", fix="The input of a task is JSON.") from None
+        raise InvalidTask(f"{what} is not JSON: {error}.", fix="The input of a task is JSON.") from None

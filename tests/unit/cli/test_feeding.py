@@ -78,6 +78,17 @@ def test_an_input_that_is_no_json_or_more_than_can_be_read_is_said(tmp_path: Pat
         read_json(str(tmp_path / "input"))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"), [(b"{", "standard input is not JSON: "), (b"\xff", "standard input is not text in")]
+)
+def test_standard_input_that_is_no_json_is_not_called_by_a_dash(
+    monkeypatch: pytest.MonkeyPatch, given: bytes, said: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+    with pytest.raises(InvalidTask, match=f"^{said}"):
+        read_json("-")
+
+
 def test_a_file_whose_name_is_no_text_can_stand_in_a_goal() -> None:
     assert named(os.fsdecode(b"/var/log/ao\xfbt.log")) == "ao\\udcfbt.log"
     assert named("-") == named(None) == "input"
@@ -121,8 +132,15 @@ def test_run_says_so_and_starts_nothing(
         (
             b"log",
             "checks:no_such",
-            "Error: checks:no_such cannot be imported: module 'checks' has no attribute",
+            "Error: checks:no_such cannot be imported: AttributeError: module 'checks' has no attribute",
         ),
+        (
+            b"log",
+            "broken:check",
+            "Error: broken:check cannot be imported: ZeroDivisionError: division by zero.",
+        ),
+        (b"log", "leaving:check", "Error: leaving:check cannot be imported: SystemExit: 3."),
+        (b"log", "checks:waits", "Error: checks:waits is `async`, and nobody would wait for it."),
         (b"\0\1", None, "Error: standard input is not text."),
         (b"", None, "Error: standard input is empty."),
     ],
@@ -141,7 +159,10 @@ def test_what_standard_input_begins_with_is_refused_before_anything_is_started(
         "from callboard import Agent\n"
         "class Only(Agent):\n    kind = 'only'\n"
         "def refuse(path, head):\n    raise ValueError(f'no {head.decode()}')\n"
+        "async def waits(path, head):\n    raise ValueError\n"
     )
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "domain.yaml").write_text(
         "domain: x\nkinds:\n  - class: checks:Only\ntasks: {policy: direct, to: only/main}\ninput: checks:feed\n"
         + (f"input_check: {hook}\n" if hook else "")
@@ -176,7 +197,7 @@ async def test_what_a_hook_cannot_read_is_said_in_plain_words(
         Line.model_validate(json.loads('{"number": "seven"}'))
         return {}
 
-    monkeypatch.setattr(feeding, "_load", lambda name: hook)
+    monkeypatch.setattr(feeding, "load_hook", lambda name: hook)
     with pytest.raises(InvalidTask) as caught:
         await feeding.feed("a:b", "notes", None, "task")  # type: ignore[arg-type]
     assert str(caught.value) == "a:b could not take in notes: number: must be a whole number. Check the file."
