@@ -33,7 +33,7 @@ FIRST_PORT = 8417  # while it is free, also of another Callboard on this machine
 @dataclass(frozen=True)
 class LocalGateway:
     """Files in the data folder: `gateway.key`, and `gateway.json` with the port, the head of Ray that it was served in, and
-    the digest of what it was started with; `gateway.failed.json` while it is wanted and does not run."""
+    the digest of what it was started with, while that is known; `gateway.failed.json` while it is wanted and does not run."""
 
     settings: Settings
 
@@ -130,13 +130,15 @@ class LocalGateway:
             port=record.get("port", FIRST_PORT),
         )
         digest, head, of_models = _digest(served), self._head.running(), _sha256(models)
-        if record.get("head") == head and record.get("digest") != digest:
+        if record.get("head") == head and record.get("digest") not in (None, digest):
             changed = record.get("models") != of_models
             what = "models.yaml" if changed else "what it is started with, or Callboard's release,"
             progress(f"{what} has changed: the model gateway is served anew")
         if (record.get("digest"), record.get("head")) != (digest, head) or not await _listens(served.port):
             if not await ray.call("serve_runs"):
                 served = replace(served, port=_free_port(served.port))
+            if record:  # nobody knows what is served where this does not come to its end
+                write_private(self._record_path, json.dumps(record | {"digest": None}))
             await ray.call("serve_gateway", served=served)
             found = {"port": served.port, "digest": digest, "models": of_models, "head": head}
             write_private(self._record_path, json.dumps(found))

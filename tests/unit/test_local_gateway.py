@@ -102,6 +102,21 @@ async def test_it_is_replaced_at_its_place_when_models_yaml_has_changed(rig: Rig
     assert rig.said == ["models.yaml has changed: the model gateway is served anew"]
 
 
+async def test_a_change_that_was_not_served_and_is_taken_back_is_not_what_is_served(rig: Rig) -> None:
+    """Its replacement has failed, or was interrupted, and Serve may have begun with it."""
+    port = await rig.serve()
+    (rig.home / "models.yaml").write_text("cache: {bytes: 0}\n")
+    rig.ray.fails = True
+    with pytest.raises(ServiceUnavailable):
+        await rig.serve()
+    assert LocalGateway(rig.settings).address().port == port  # the one before may still answer
+    rig.ray.fails = False
+    (rig.home / "models.yaml").unlink()
+    assert await rig.serve() == port
+    assert [served.settings.models for served in rig.ray.served] == [rig.ray.served[0].settings.models] * 2
+    assert len(rig.said) == 1
+
+
 async def test_it_is_replaced_when_postgres_is_another(rig: Rig) -> None:
     port = await rig.serve()
     rig.postgres_url += "_restored"
