@@ -10,7 +10,9 @@ import pytest
 
 from bus.address import Address, partition_of
 from bus.errors import ServiceUnavailable
+from callboard import removal
 from callboard.cluster import Cluster, leave_cleanly
+from callboard.removal import remove_domain
 from callboard.services import Endpoints
 from callboard.settings import load_settings
 from storage.code import pack, put_code
@@ -126,6 +128,20 @@ async def test_a_stop_waits_for_calls_also_where_coordinators_come_back_and_ray_
     assert said[1] == "Warning: Ray does not answer."
     assert await calls(presses, "succeeded") == AGENTS
     assert [host for host in await live_hosts(presses.pool, "presses") if host.owned] == []
+
+
+async def test_a_domain_that_is_removed_ends_its_calls_first(
+    presses: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "DRAINED_WITHIN_S", 1.0)
+    await all_pressing(presses)
+    said: list[str] = []
+    removed = await remove_domain(
+        presses.pool, presses.transport, "presses", force=True, progress=said.append
+    )
+    assert said[-1] == "waiting for calls of at-most-once tools to end"
+    assert (removed.hosts_drained, removed.hosts_fenced) == (2, 0)
+    assert await calls(presses, "succeeded") == AGENTS
 
 
 async def test_a_host_that_dies_takes_no_calls_of_others_with_it(presses: Deployment) -> None:
