@@ -129,10 +129,10 @@ async def _ask(address: str, request: SkipTurn | EditTurn, word: str, as_json: b
 
     place = parse_address(address)
     async with opened(bus=True) as at:
-        entries = await _recorded(at, place)
         begun = await find_open_turn(at.db, place, tenant=at.tenant)
         if begun is None:
             raise _no_turn(place)
+        entries = await _recorded(at, place)  # if by now of the next turn, that one is not the one meant
         request = request.model_copy(update={"turn": begun.turn})
         undone = outstanding(entries) if isinstance(request, SkipTurn) else []
         if undone and isinstance(request, SkipTurn):

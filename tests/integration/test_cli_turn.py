@@ -6,12 +6,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from callboard.services import Endpoints
-from storage import intake
+from storage import inspect, intake
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import ORACLE, RUNNER, VIGIL, has_turn, send, vigil_at_work, waits_for
@@ -114,16 +115,21 @@ async def test_what_a_skipped_turn_has_done_is_undone_and_named(
         assert await vigil.fetch("select count(*) from turns where agent = 'runner/a'") == [(0,)]
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize(
+    ("place", "name", "goes_on"),
+    [(intake, "accept", False), (intake, "accept", True), (inspect, "read_open_journal", True)],
+    ids=["ended", "the next one is open", "the next one was open before the look had ended"],
+)
 @pytest.mark.parametrize(
     "command", [("skip",), ("edit", "#1", "--value", "1")], ids=["skip", "edit"]
 )  # fmt: skip
 async def test_a_turn_that_has_ended_first_is_not_said_to_be_changed_and_no_other_one_is(
-    cli: Cli, vigil: Deployment, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], goes_on: bool
-) -> None:
+    cli: Cli, vigil: Deployment, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...],
+    place: ModuleType, name: str, goes_on: bool,
+) -> None:  # fmt: skip
     from vigil import agents
 
-    accept = intake.accept
+    look = getattr(place, name)
 
     async def ends() -> None:
         await send(vigil, ORACLE, agents.Speak())
@@ -134,14 +140,15 @@ async def test_a_turn_that_has_ended_first_is_not_said_to_be_changed_and_no_othe
 
     loop = asyncio.get_running_loop()  # the command has one of its own
 
-    async def accept_late(*given: Any, **named: Any) -> Any:
-        monkeypatch.setattr(intake, "accept", accept)
+    async def look_and_be_late(*given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(place, name, look)
+        found = await look(*given, **named) if name == "read_open_journal" else None
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ends(), loop))
-        return await accept(*given, **named)
+        return found or await look(*given, **named)
 
     await send(vigil, RUNNER, agents.Errand())
     await waits_for(vigil, "ask")
-    monkeypatch.setattr(intake, "accept", accept_late)
+    monkeypatch.setattr(place, name, look_and_be_late)
     said = await cli.error("turn", command[0], RUNNER, *command[1:], "--reason", "x")
     assert f"The open turn of {RUNNER} has gone on, and is not" in said
     assert (await cli.json("dead-letters"))["dead_letters"] == []
