@@ -17,7 +17,7 @@ from actors.journal import Journal
 from actors.scope import Scope
 from bus.errors import StorageError
 from bus.transport import Transport
-from storage.edges import Agent, WaitEdge
+from storage.edges import FIRST_PLACE, Agent, WaitEdge
 from storage.intake import nudge
 from storage.journal import JournalWrite, Kind
 from storage.records import TurnRecord
@@ -29,7 +29,7 @@ LOOK_AFTER_S = 0.02  # most asks are answered sooner, and need no look
 MOST_EDGES = 5_000  # seen at once, which bounds what it costs
 MOST_TOGETHER = 1_000  # askers
 MOST_HALVINGS = 50  # in one look, of those that lead to more
-MOST_CHAINED = 10_000  # agents looked at when partitions are taken over
+PROMISES_A_PAGE = 10_000  # read at once when partitions are taken over
 LOOK_AGAIN_S = 2.0  # at cycles through a task of which more is under way
 _RETRY_S = 0.5
 
@@ -44,7 +44,8 @@ class CycleWatch:
         self._asked: list[tuple[Journal | None, str, tuple[str, str]]] = []
         self._assigned: set[Agent] = set()
         self._unsettled: set[Agent] = set()
-        self._taken_over: set[int] = set()
+        self._taken_over: frozenset[int] = frozenset()
+        self._read_to = FIRST_PLACE  # of what their last owners have left
         self._wanted = asyncio.Event()
         self.looks = 0
 
@@ -69,7 +70,8 @@ class CycleWatch:
 
     def taken_over(self, partitions: Iterable[int]) -> None:
         """Whoever has owned these may have died between a commit and its look."""
-        self._taken_over.update(partitions)
+        self._taken_over = self._taken_over.union(partitions)
+        self._read_to = FIRST_PLACE
         self._wanted.set()
 
     @property
@@ -84,24 +86,36 @@ class CycleWatch:
             asked, self._asked = self._asked, []
             assigned, self._assigned = self._assigned | self._unsettled, set()
             self._unsettled = set()
-            partitions, self._taken_over = self._taken_over, set()
             own = self._scope.domain
             askers = assigned | {(own, *key) for journal, id_, key in asked if _still_waits(journal, id_)}
             try:
-                if partitions:
-                    chained = await self._store.chained_asks(own, sorted(partitions), MOST_CHAINED)
-                    askers.update((own, *key) for key in chained)
                 if askers:
                     self.looks += 1
                     await self._look_for(sorted(askers))
+                if self._taken_over:
+                    await self._make_up()
             except StorageError as error:
                 _logger.warning("asks cannot be looked at yet: %s", error.message)
                 self._asked += asked
                 self._assigned |= assigned
-                self._taken_over |= partitions
                 await asyncio.sleep(_RETRY_S)
             if not (self._asked or self._assigned or self._taken_over):
                 self._wanted.clear()
+
+    async def _make_up(self) -> None:
+        """A page of what was there when partitions were taken over; new asks come first before the next one."""
+        taken_over = self._taken_over
+        own = self._scope.domain
+        page = await self._store.chained_asks(own, sorted(taken_over), self._read_to, PROMISES_A_PAGE)
+        if page.agents:
+            self.looks += 1
+            await self._look_for(sorted((own, *key) for key in page.agents))
+        if self._taken_over is not taken_over:  # some have come meanwhile, and it begins from the first page
+            return
+        if page.last is None:
+            self._taken_over = frozenset()
+        else:
+            self._read_to = page.last
 
     async def _until_wanted(self) -> None:
         with contextlib.suppress(TimeoutError):

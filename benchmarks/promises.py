@@ -24,12 +24,14 @@ from typing import Any
 
 import asyncpg
 
+from actors.cycles import PROMISES_A_PAGE
 from benchmarks.hops import note
 from bus.errors import StorageUnavailable
 from callboard.services import ensure_services
 from callboard.settings import load_settings
 from storage import decisions
 from storage.connect import connect, create_pool
+from storage.edges import FIRST_PLACE, PromisePlace
 from storage.inspect import list_agents
 from storage.journal import Kind
 from storage.migrate import migrate
@@ -85,7 +87,7 @@ class Looks:
             "list_settled": lambda: self.listed(decisions.OPEN, pending=False),
             "page_of_agents": lambda: list_agents(self._pool, DOMAIN, tenant=TENANT, after="keeper/5"),
             "settle_due": lambda: self._store.settle_due(self._fence, range(PARTITIONS), 100),
-            "takeover_asks": lambda: self._store.chained_asks(DOMAIN, range(PARTITIONS), 10_000),
+            "takeover_asks": self.asks,
             "takeover_turns": self.turns,
             "sleepless": self.may_sleep,
         }
@@ -107,6 +109,12 @@ class Looks:
 
     async def listed(self, kinds: tuple[Kind, ...], *, pending: bool = True) -> None:
         await decisions.waiting(self._pool, tenant=TENANT, kinds=kinds, pending=pending, limit=100)
+
+    async def asks(self) -> None:
+        place: PromisePlace | None = FIRST_PLACE
+        while place is not None:
+            page = await self._store.chained_asks(DOMAIN, range(PARTITIONS), place, PROMISES_A_PAGE)
+            place = page.last
 
     async def turns(self) -> None:
         for partition in range(PARTITIONS):

@@ -50,3 +50,16 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mail: tuple[tuple[str, int, str, str], ...] = ()  # domain, partition, tenant, kind/key
     gone: frozenset[str] = frozenset()
     moves: bool = False
+
+
+PromisePlace = tuple[str, str]
+"""Tenant and id: the order in which a domain's promises are read."""
+FIRST_PLACE: PromisePlace = ("", "00000000-0000-0000-0000-000000000000")  # before all of them
+
+
+class ChainedAsks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a page of a domain's promises says: the agents (tenant, `kind/key`) that wait for one which itself waits for
+    another or for a task, and the page's last promise; None when there are no more."""
+
+    agents: tuple[tuple[str, str], ...] = ()
+    last: PromisePlace | None = None

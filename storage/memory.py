@@ -13,7 +13,7 @@ from bus.envelope import Envelope, Outgoing, header_from_json
 from bus.errors import InvalidPayload, StaleTurn
 from bus.limits import SEEN_WINDOW
 from storage.batch import fold_marks
-from storage.edges import Agent, Refusal, WaitEdge
+from storage.edges import Agent, ChainedAsks, PromisePlace, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
 from storage.ledger import EarlierCall
 from storage.memory_agents import MemoryAgents
@@ -278,8 +278,10 @@ class MemoryStore(MemoryHosts):
     async def refuse_ask(self, newest: WaitEdge, cycle: Sequence[WaitEdge], agents: Sequence[str]) -> Refusal:
         return self.waits.edges.refuse(newest, cycle, agents)
 
-    async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
-        return self.waits.edges.chained(domain, partitions, limit)
+    async def chained_asks(
+        self, domain: str, partitions: Sequence[int], after: PromisePlace, limit: int
+    ) -> ChainedAsks:
+        return self.waits.edges.chained(domain, partitions, after, limit)
 
     # -- cancelled tasks -----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from bus.envelope import Header, Outgoing, header_from_json, header_to_json, new_id
-from storage.edges import Agent, Refusal, WaitEdge, holder_gate
+from storage.edges import Agent, ChainedAsks, PromisePlace, Refusal, WaitEdge, holder_gate
 from storage.journal import Kind
 from storage.memory_mail import MemoryMail
 from storage.memory_promises import Key, MemoryPromises
@@ -160,15 +160,20 @@ class MemoryEdges:
         box = self._mail.boxes.get((edge.asked[0], tenant, other.partition, edge.asked[2]), {})
         return any(mail.id == row.made.message for mail in (other.message, *box.values()))
 
-    def chained(self, domain: str, partitions: Collection[int], limit: int) -> list[tuple[str, str]]:
+    def chained(
+        self, domain: str, partitions: Collection[int], after: PromisePlace, limit: int
+    ) -> ChainedAsks:
         edges = [_edge(of, row) for (of, _, _), row in self._promises.rows.items() if self._holds(of, row)]
         askers = {edge.asker for edge in edges}
-        return [
-            (row.tenant, row.agent)
-            for (of, _, _), row in self._promises.rows.items()
-            if of == domain and row.partition in partitions and self._holds(of, row)
-            and (self._child(row) is not None or _edge(of, row).asked in askers)
-        ][:limit]  # fmt: skip
+        places = ((tenant, id_) for of, tenant, id_ in self._promises.rows if of == domain)
+        page = sorted(place for place in places if place > after)[:limit]
+        rows = [self._promises.rows[(domain, *place)] for place in page]
+        found = {
+            (row.tenant, row.agent) for row in rows
+            if row.partition in partitions and self._holds(domain, row)
+            and (self._child(row) is not None or _edge(domain, row).asked in askers)
+        }  # fmt: skip
+        return ChainedAsks(agents=tuple(sorted(found)), last=page[-1] if page else None)
 
 
 def _edge(domain: str, row: PromiseRow) -> WaitEdge:

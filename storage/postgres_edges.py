@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from storage.edges import Agent, Gate, Refusal, WaitEdge, holder_gate
+from storage.edges import Agent, ChainedAsks, Gate, PromisePlace, Refusal, WaitEdge, holder_gate
 from storage.pooled import Pooled
 from storage.queries import query
 
@@ -35,10 +35,15 @@ class PostgresEdges(Pooled):
             moves=any(row["moves"] for row in rows),
         )
 
-    async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
+    async def chained_asks(
+        self, domain: str, partitions: Sequence[int], after: PromisePlace, limit: int
+    ) -> ChainedAsks:
         async with self.reader() as connection:
-            rows = await connection.fetch(query("chained_asks"), domain, list(partitions), limit)
-        return [(row["tenant"], row["agent"]) for row in rows]
+            rows = await connection.fetch(query("chained_asks"), domain, list(partitions), *after, limit)
+        return ChainedAsks(
+            agents=tuple((row["tenant"], row["agent"]) for row in rows if row["agent"] is not None),
+            last=next(((row["tenant"], row["id"]) for row in rows if row["agent"] is None), None),
+        )
 
 
 def _edge(row: Any) -> WaitEdge:

@@ -121,20 +121,27 @@ CREATE FUNCTION callboard.ask_is_held(p callboard.promises, p_agents text[]) RET
                           and m.agent = o.agent and m.seq > 0 and m.id = p.message))) end
   from (select (select h.task from task_holders(p.tenant, p.target, p.message) h limit 1) as ref) child
 $$;
-CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_limit integer) RETURNS TABLE(tenant text, agent text)
+CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_tenant text, p_id uuid, p_limit integer) RETURNS TABLE(tenant text, agent text, id uuid)
     LANGUAGE sql STABLE
     AS $$
-  select distinct p.tenant, p.agent
-  from promises p
-  where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
-    and not p.given_up
-    and (waits_for_task(p) or exists (
+  with page as materialized (
+    select p.tenant, p.id, p.partition, p.agent, p.kind, p.target,
+           p.status = 'pending' and not p.given_up as waits, waits_for_task(p) as waits_for_task
+    from promises p
+    where p.domain = p_domain and (p.tenant, p.id) > (p_tenant, p_id)
+    order by p.tenant, p.id limit p_limit
+  )
+  select distinct p.tenant, p.agent, null::uuid
+  from page p
+  where p.partition = any (p_partitions) and p.kind = 'ask' and p.waits
+    and (p.waits_for_task or exists (
                 select from promises q
                 where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
                   and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
                   and q.kind = 'ask' and q.status = 'pending' and not q.given_up
                 offset 0))
-  limit p_limit
+  union all
+  (select p.tenant, null, p.id from page p order by p.tenant desc, p.id desc limit 1)
 $$;
 CREATE FUNCTION callboard.charge_tasks(p_epoch bigint, p_spent jsonb) RETURNS jsonb
     LANGUAGE plpgsql
@@ -1036,15 +1043,21 @@ CREATE FUNCTION callboard.task_holders(p_tenant text, p_leader text, p_child uui
     where c.tenant = p_tenant and c.parent = split_part(p_leader, '/', 1) || '/' || split_part(p_leader, '/', 3)
       and c.id = p_child and c.finished_at is null
   )
-  select c.ref, t.domain || '/' || t.agent
-  from child c join turns t on t.tenant = p_tenant and t.header ->> 'task' = c.ref
-  where t.domain || '/' || t.agent <> c.leader
+  select c.ref, t.address
+  from child c cross join lateral (
+    select o.domain || '/' || o.agent as address from turns o
+    where o.tenant = p_tenant and o.header ->> 'task' = c.ref
+    offset 0
+  ) t
+  where t.address <> c.leader
   union
   select c.ref, c.assignee
   from child c join turns t on t.domain = c.domain and t.tenant = p_tenant and t.agent = c.agent
-  where exists (select from mailbox m
-                where m.domain = t.domain and m.tenant = t.tenant and m.partition = t.partition and m.agent = t.agent
-                  and m.seq > 0 and m.header ->> 'task' = c.ref and m.header ->> 'type' = 'callboard.task.v1')
+  where t.header ->> 'task' is distinct from c.ref and not exists (
+    select from transitions x
+    where x.tenant = p_tenant and x.task = c.ref and x.domain || '/' || x.agent = c.assignee
+      and x.body ->> 'decision' <> 'paused' and x.body #>> '{message,header,type}' = 'callboard.task.v1'
+    offset 0)
 $$;
 CREATE FUNCTION callboard.task_is_held(p_tenant text, p_task text, p_agents text[]) RETURNS boolean
     LANGUAGE sql STABLE
@@ -1061,13 +1074,13 @@ CREATE FUNCTION callboard.task_is_held(p_tenant text, p_task text, p_agents text
     from turns t
     join journal j on j.domain = t.domain and j.tenant = t.tenant and j.turn = t.turn and j.kind = 'sent',
     json_array_elements(j.value) s
-    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+    where t.tenant = p_tenant and t.header ->> 'task' = p_task collate "C"
   )
   select not exists (select from turns t, leader l
-                     where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                     where t.tenant = p_tenant and t.header ->> 'task' = p_task collate "C"
                        and t.domain || '/' || t.agent <> all (p_agents || l.address))
     and not exists (select from timers t, leader l
-                    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                    where t.tenant = p_tenant and t.header ->> 'task' = p_task collate "C"
                       and t.domain || '/' || t.agent <> l.address)
     and not exists (
       select from sent s, leader l
@@ -1701,12 +1714,12 @@ CREATE UNIQUE INDEX tasks_request ON callboard.tasks USING btree (domain, tenant
 CREATE INDEX tasks_waiting ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE (status = 'submitted'::text);
 CREATE INDEX tasks_waiting_children ON callboard.tasks USING btree (domain, priority DESC, created_at) WHERE ((status = 'submitted'::text) AND (parent IS NOT NULL));
 CREATE INDEX timers_due ON callboard.timers USING btree (domain, partition, due_at);
-CREATE INDEX timers_task ON callboard.timers USING btree (tenant, ((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
+CREATE INDEX timers_task ON callboard.timers USING btree (tenant, ((header ->> 'task'::text)) COLLATE "C") WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX transitions_agent ON ONLY callboard.transitions USING btree (domain, tenant, agent, version);
 CREATE INDEX transitions_default_domain_tenant_agent_version_idx ON callboard.transitions_default USING btree (domain, tenant, agent, version);
 CREATE INDEX transitions_task ON ONLY callboard.transitions USING btree (tenant, task, at) WHERE (task IS NOT NULL);
 CREATE INDEX transitions_default_tenant_task_at_idx ON callboard.transitions_default USING btree (tenant, task, at) WHERE (task IS NOT NULL);
-CREATE INDEX turns_task ON callboard.turns USING btree (tenant, ((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
+CREATE INDEX turns_task ON callboard.turns USING btree (tenant, ((header ->> 'task'::text)) COLLATE "C") WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX turns_to_run ON callboard.turns USING btree (domain, partition, tenant, agent) WHERE (NOT waiting);
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202611_domain_tenant_turn_number_idx;
 ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202612_domain_tenant_turn_number_idx;

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bus.envelope import Envelope
-from storage.edges import Agent, Refusal, WaitEdge
+from storage.edges import Agent, ChainedAsks, PromisePlace, Refusal, WaitEdge
 from storage.journal import Flush, StoredJournal
 from storage.ledger import EarlierCall
 from storage.records import (
@@ -73,8 +73,10 @@ class AskStore(Protocol):
         """
         ...
 
-    async def chained_asks(self, domain: str, partitions: Sequence[int], limit: int) -> list[tuple[str, str]]:
-        """The agents (tenant, `kind/key`) there that wait for one which itself waits for another."""
+    async def chained_asks(
+        self, domain: str, partitions: Sequence[int], after: PromisePlace, limit: int
+    ) -> ChainedAsks:
+        """Which asks of those partitions lead on to others, among the next so many promises of the domain."""
         ...
 
 

@@ -6,7 +6,9 @@ create function waits_for_task(p promises) returns boolean language sql immutabl
 $$;
 
 -- The agents (domain/kind/key) by whose turns alone a task goes on that is waited for: those with an open turn of it, and
--- its assignee when its work lies in the mailbox behind an open turn. `p_leader` leads the task that has started it.
+-- its assignee when its work lies in the mailbox behind an open turn. That it lies there is seen by its not having been
+-- handled: a mailbox may be long, what a task has done before its work was handled is short. By the task's index, never by
+-- the agent's: that one may have a long history. `p_leader` leads the task that has started it.
 create function task_holders(p_tenant text, p_leader text, p_child uuid)
 returns table (task text, agent text) language sql stable as $$
   with child as (
@@ -16,15 +18,21 @@ returns table (task text, agent text) language sql stable as $$
     where c.tenant = p_tenant and c.parent = split_part(p_leader, '/', 1) || '/' || split_part(p_leader, '/', 3)
       and c.id = p_child and c.finished_at is null
   )
-  select c.ref, t.domain || '/' || t.agent
-  from child c join turns t on t.tenant = p_tenant and t.header ->> 'task' = c.ref
-  where t.domain || '/' || t.agent <> c.leader
+  select c.ref, t.address
+  from child c cross join lateral (
+    select o.domain || '/' || o.agent as address from turns o
+    where o.tenant = p_tenant and o.header ->> 'task' = c.ref
+    offset 0
+  ) t
+  where t.address <> c.leader
   union
   select c.ref, c.assignee
   from child c join turns t on t.domain = c.domain and t.tenant = p_tenant and t.agent = c.agent
-  where exists (select from mailbox m
-                where m.domain = t.domain and m.tenant = t.tenant and m.partition = t.partition and m.agent = t.agent
-                  and m.seq > 0 and m.header ->> 'task' = c.ref and m.header ->> 'type' = 'callboard.task.v1')
+  where t.header ->> 'task' is distinct from c.ref and not exists (
+    select from transitions x
+    where x.tenant = p_tenant and x.task = c.ref and x.domain || '/' || x.agent = c.assignee
+      and x.body ->> 'decision' <> 'paused' and x.body #>> '{message,header,type}' = 'callboard.task.v1'
+    offset 0)
 $$;
 
 -- Whether all that a task may still go on by lies with these agents, in an open turn or behind it: its open turns, its
@@ -43,13 +51,13 @@ create function task_is_held(p_tenant text, p_task text, p_agents text[]) return
     from turns t
     join journal j on j.domain = t.domain and j.tenant = t.tenant and j.turn = t.turn and j.kind = 'sent',
     json_array_elements(j.value) s
-    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+    where t.tenant = p_tenant and t.header ->> 'task' = p_task collate "C"
   )
   select not exists (select from turns t, leader l
-                     where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                     where t.tenant = p_tenant and t.header ->> 'task' = p_task collate "C"
                        and t.domain || '/' || t.agent <> all (p_agents || l.address))
     and not exists (select from timers t, leader l
-                    where t.tenant = p_tenant and t.header ->> 'task' = p_task
+                    where t.tenant = p_tenant and t.header ->> 'task' = p_task collate "C"
                       and t.domain || '/' || t.agent <> l.address)
     and not exists (
       select from sent s, leader l
@@ -161,20 +169,28 @@ begin
       returning domain, partition, tenant, agent, null::uuid, false;
 end $$;
 
--- The agents of these partitions that wait for one that itself waits for another: whoever has owned them may have
--- died before it looked whether they wait for each other. A wait for a task may lead anywhere. Whom an ask leads to is looked up by its key: compared with all
--- asks, each would make the look longer by the others.
-create function chained_asks(p_domain text, p_partitions int[], p_limit int)
-returns table (tenant text, agent text) language sql stable as $$
-  select distinct p.tenant, p.agent
-  from promises p
-  where p.domain = p_domain and p.partition = any (p_partitions) and p.kind = 'ask' and p.status = 'pending'
-    and not p.given_up
-    and (waits_for_task(p) or exists (
+-- Of a page of a domain's promises, after the one given, the agents of these partitions that wait for one that itself
+-- waits for another: whoever has owned them may have died before it looked whether they wait for each other. A wait for a
+-- task may lead anywhere. Whom an ask leads to is looked up by its key: compared with all asks, each would make the look
+-- longer by the others. A row without an agent is the page's last: there may be more after it.
+create function chained_asks(p_domain text, p_partitions int[], p_tenant text, p_id uuid, p_limit int)
+returns table (tenant text, agent text, id uuid) language sql stable as $$
+  with page as materialized (
+    select p.tenant, p.id, p.partition, p.agent, p.kind, p.target,
+           p.status = 'pending' and not p.given_up as waits, waits_for_task(p) as waits_for_task
+    from promises p
+    where p.domain = p_domain and (p.tenant, p.id) > (p_tenant, p_id)
+    order by p.tenant, p.id limit p_limit
+  )
+  select distinct p.tenant, p.agent, null::uuid
+  from page p
+  where p.partition = any (p_partitions) and p.kind = 'ask' and p.waits
+    and (p.waits_for_task or exists (
                 select from promises q
                 where q.domain = split_part(p.target, '/', 1) and q.tenant = p.tenant
                   and q.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
                   and q.kind = 'ask' and q.status = 'pending' and not q.given_up
                 offset 0))
-  limit p_limit
+  union all
+  (select p.tenant, null, p.id from page p order by p.tenant desc, p.id desc limit 1)
 $$;

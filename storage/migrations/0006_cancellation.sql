@@ -1,8 +1,8 @@
 -- The end of what a cancelled task has started. Messages in mailboxes are dropped when their turn comes; what waits,
 -- or is due later, is found by the task in its header. What comes from a compensation goes on.
 
-create index turns_task on turns (tenant, (header ->> 'task')) where header ->> 'task' is not null;
-create index timers_task on timers (tenant, (header ->> 'task')) where header ->> 'task' is not null;
+create index turns_task on turns (tenant, (header ->> 'task') collate "C") where header ->> 'task' is not null;
+create index timers_task on timers (tenant, (header ->> 'task') collate "C") where header ->> 'task' is not null;
 
 -- Removes the timers of cancelled tasks in the owned partitions, and has the turns that wait there run again, so that
 -- they end. One that waits for a person to say what a call has done goes on when that is known, and one that waits for a

@@ -76,7 +76,7 @@ select domain, partition, tenant, agent, gone::text as gone, moves
 from refuse_ask($1::text[], $2::text[], $3::uuid[], $4, $5)
 
 -- name: chained_asks
-select tenant, agent from chained_asks($1, $2::int[], $3)
+select tenant, agent, id::text as id from chained_asks($1, $2::int[], $3, $4, $5)
 
 -- name: find_mail
 select min(seq) from mailbox

@@ -73,5 +73,5 @@ select count(*) from (
 
 -- name: timeline_open_of_task
 -- The turns of tasks that have not ended.
-select domain || '/' || agent as address from turns where tenant = $1 and header ->> 'task' = any ($2::text[])
+select domain || '/' || agent as address from turns where tenant = $1 and (header ->> 'task') collate "C" = any ($2::text[])
 order by began_at limit $3

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bus.envelope import Outgoing, new_id
-from storage.edges import Gate, WaitEdge
+from storage.edges import FIRST_PLACE, Gate, PromisePlace, WaitEdge
 from storage.journal import Does, Flush, JournalWrite, Kind, PromiseWrite
 from storage.records import Fence, Share
 from tests.contract.rig import DOMAIN, Rig, letter, turn
@@ -171,12 +171,24 @@ async def test_an_ask_that_its_askers_turn_handles_waits_for_that_turn(rig: Rig)
     assert len((await rig.store.refuse_ask(found[1], found, ["x"])).mail) == 2
 
 
-async def test_asks_that_lead_further_are_found_by_who_takes_over(rig: Rig) -> None:
+async def chained(rig: Rig, partition: int, page: int) -> list[tuple[str, str]]:
+    """Of all pages together."""
+    found: list[tuple[str, str]] = []
+    place: PromisePlace | None = FIRST_PLACE
+    while place is not None:
+        read = await rig.store.chained_asks(DOMAIN, [partition], place, page)
+        assert read.last is None or read.last > place
+        found += read.agents
+        place = read.last
+    return sorted(found)
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 100])
+async def test_asks_that_lead_further_are_found_by_who_takes_over(rig: Rig, page: int) -> None:
     _, a, _, _ = await two_that_wait(rig)
     await a.asks("nobody/1")
-    assert sorted(await rig.store.chained_asks(DOMAIN, [0], 10)) == [("default", "a/1"), ("default", "b/1")]
-    assert len(await rig.store.chained_asks(DOMAIN, [0], 1)) == 1
-    assert await rig.store.chained_asks(DOMAIN, [1], 10) == []
+    assert await chained(rig, 0, page) == [("default", "a/1"), ("default", "b/1")]
+    assert await chained(rig, 1, page) == []
 
 
 async def test_a_message_is_found_by_its_id(rig: Rig) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from benchmarks.promises import DOMAIN, FILL, PARTITIONS, TENANT
 from storage.connect import connect
+from storage.edges import FIRST_PLACE
 from storage.queries import query
 
 OPEN = 2_000  # a quarter of each kind
@@ -54,6 +56,75 @@ async def test_who_takes_partitions_over_looks_each_ask_up_once(db: asyncpg.Conn
     partitions = f"'{{{','.join(map(str, range(PARTITIONS)))}}}'"
     await db.execute("update promises set target = 'lingering/keeper/4' where agent = 'keeper/8'")  # both ask
     sql = query("chained_asks")
-    assert await rows_read(db, sql, f"'{DOMAIN}'", partitions, "100") < 3 * OPEN
-    found = await db.fetch(sql, DOMAIN, list(range(PARTITIONS)), 100)
-    assert [tuple(row) for row in found] == [(TENANT, "keeper/8")]
+    first = [f"'{text}'" for text in FIRST_PLACE]
+    assert await rows_read(db, sql, f"'{DOMAIN}'", partitions, *first, "100000") < 6 * OPEN
+    found = await db.fetch(sql, DOMAIN, list(range(PARTITIONS)), *FIRST_PLACE, 100_000)
+    assert [(row["tenant"], row["agent"]) for row in found if row["agent"] is not None] == [
+        (TENANT, "keeper/8")
+    ]
+
+
+async def test_a_page_of_what_was_taken_over_reads_no_more_than_the_page(db: asyncpg.Connection[Any]) -> None:
+    """However many wait there: or a look would run into its timeout, and never come to an end."""
+    partitions = f"'{{{','.join(map(str, range(PARTITIONS)))}}}'"
+    first = [f"'{text}'" for text in FIRST_PLACE]
+    assert await rows_read(db, query("chained_asks"), f"'{DOMAIN}'", partitions, *first, str(FEW)) < 10 * FEW
+
+
+MANY = """
+  with asked as (select $1::uuid as parent, $2::uuid as child, gen_random_uuid() as turn),
+  tasks as (
+    insert into tasks (domain, tenant, id, status, goal, input, priority, assignee, parent, root)
+      select 'lingering', 'default', child, 'assigned', 'a goal', 'null', 5, 'lingering/desk/1', 'lingering/' || parent,
+             'lingering/' || parent
+      from asked
+  ), turns as (
+    insert into turns (domain, tenant, agent, partition, seq, turn, code, waiting, failures, trials, header, payload,
+                       began_at)
+      select 'lingering', 'default', agent, 0, 1, turn, '', true, 0, 0,
+             json_build_object('id', gen_random_uuid(), 'type', 't', 'sender', 's', 'task', task), '{}', 0
+      from (
+        select 'parent/1' as agent, turn, 'lingering/' || parent as task from asked
+        union all select 'desk/1', gen_random_uuid(), null
+        union all select 'other/' || n, gen_random_uuid(), 'lingering/' || gen_random_uuid() from generate_series(1, $3::int) n
+      ) t
+  ), promises as (
+    insert into promises (domain, tenant, id, agent, partition, turn, key, kind, name, target, message)
+      select 'lingering', 'default', gen_random_uuid(), 'parent/1', 0, turn, '#1', 'ask', 'ask',
+             'lingering/task/' || parent, child
+      from asked
+  ), history as (
+    insert into transitions (domain, tenant, agent, version, body, prev, hash, task)
+      select 'lingering', 'default', 'desk/1', n,
+             '{"decision":"handled","message":{"header":{"type":"callboard.task.v1"}}}', '', '',
+             'lingering/' || gen_random_uuid()
+      from generate_series(1, $3::int) n
+  )
+  insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)
+    select 'lingering', 'default', 0, 'desk/1', n, gen_random_uuid(),
+           json_build_object('id', gen_random_uuid(), 'type', 'callboard.task.v1', 'sender', 's',
+                             'task', 'lingering/' || gen_random_uuid()), '{}'
+    from generate_series(1, $3::int) n
+"""
+
+
+async def test_whom_a_wait_for_a_task_leads_to_is_found_beside_many_others(
+    db: asyncpg.Connection[Any],
+) -> None:
+    """Others' turns, and all that waits for the one who is to do it, or that it has done before."""
+    parent, child = uuid4(), uuid4()
+    await db.execute(MANY, parent, child, OPEN)
+    sql = query("wait_edges")
+    one = "'{lingering}'", "'{default}'", "'{parent/1}'"
+    assert await rows_read(db, sql, *one, "100") < 10 * FEW
+    [edge] = await db.fetch(sql, ["lingering"], ["default"], ["parent/1"], 100)
+    assert edge["target"] == "lingering/desk/1"
+    handled = '{"decision":"handled","message":{"header":{"type":"callboard.task.v1"}}}'
+    await db.execute(
+        "insert into transitions (domain, tenant, agent, version, body, prev, hash, task)"
+        " select 'lingering', 'default', 'desk/1', n, $1, '', '', $2 from generate_series(10000, 12000) n",
+        handled, f"lingering/{child}",
+    )  # fmt: skip
+    assert await rows_read(db, sql, *one, "100") < 10 * FEW
+    [edge] = await db.fetch(sql, ["lingering"], ["default"], ["parent/1"], 100)
+    assert edge["target"] == f"lingering/task/{parent}"

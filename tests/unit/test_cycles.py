@@ -223,7 +223,11 @@ async def test_an_ask_cycle_that_nobody_catches_gives_the_message_up_at_once() -
         assert logs(kit, "ab") == [["a"], ["asked"]]
 
 
-async def test_a_look_that_died_with_its_host_is_made_up_for_by_the_next_owner() -> None:
+@pytest.mark.parametrize("page", [1, 10_000])
+async def test_a_look_that_died_with_its_host_is_made_up_for_by_the_next_owner(
+    page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "PROMISES_A_PAGE", page)
     async with TestKit([Peer]) as kit:
         looking = kit._running[0].host.cycles
         looking.committed = lambda *_: None  # type: ignore[method-assign]  # it dies before it looks
