@@ -11,18 +11,24 @@ import msgspec
 
 from actors.activation import Activation
 from actors.blobs import Blobs, BlobsUnavailable
+from actors.call_record import CALL, NOT_DONE
 from actors.context import Context
+from actors.inquiry import INTENT
 from actors.journal import Journal
 from actors.ledger import Ledger
 from actors.saga import COMPENSATE, UNDO, UNWIND, ending_of
 from actors.scope import Scope
 from actors.spending import spent
+from actors.turn_edit import current
 from bus import faultpoints
 from bus.envelope import UNREADABLE, Envelope, Outgoing, header_from_json
 from bus.errors import InvalidMessage, InvalidPayload, StorageUnavailable, TaskCancelled
 from bus.registry import first_line
 from storage.journal import Flush, JournalWrite, StoredJournal
 from storage.standing import Standing
+
+# What is kept of a record that cannot be read.
+_LEFT = (UNWIND, COMPENSATE, UNDO, INTENT, NOT_DONE, CALL)
 
 
 class TurnHost(Protocol):
@@ -188,10 +194,12 @@ class OpenTurns:
 
 
 def _without_record(stored: StoredJournal) -> StoredJournal:
-    """Nothing but that the turn is given up, and what does not undo it: the rest is to end, and not to be read."""
+    """Nothing but that the turn is given up, what does not undo it, and which calls may have acted: the rest is to end, and
+    not to be read."""
     known = {entry.key for entry in stored.entries}
+    left = [entry for entry in current(stored.entries).values() if entry.kind in _LEFT]
     return msgspec.structs.replace(
         stored,
-        entries=tuple(entry for entry in stored.entries if entry.kind in (UNWIND, COMPENSATE, UNDO)),
+        entries=tuple(sorted(left, key=lambda entry: entry.number)),
         promises=tuple(promise for promise in stored.promises if promise.key not in known),
     )

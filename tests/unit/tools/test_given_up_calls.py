@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from bus.errors import EffectUnknown, StepFailed, ToolFailed
@@ -139,3 +140,37 @@ async def test_who_has_said_what_a_call_did_is_said(
         assert await kit.say(asked.id, **said)
         await kit.advance(seconds=5)
         assert known(kit) == [expected]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_call_of_a_turn_whose_record_cannot_be_read_is_not_under_way_for_ever(
+    world: World, ended: bool
+) -> None:
+    block = blocking(world)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        ctx.send("test/caller/b", program(nothing))
+        if ended:
+            await ctx.call(block, "192.0.2.1")
+            world.gate = asyncio.Event()
+        await ctx.call(block, "192.0.2.2")
+
+    async def nothing(self: Caller, ctx: Context) -> None:
+        pass
+
+    async with TestKit(KINDS) as kit:
+        world.gate = None if ended else asyncio.Event()
+        await kit.send(AT, program(run))
+        while len(kit.ledger()) <= ended:  # noqa: ASYNC110  (rows of the store)
+            await asyncio.sleep(0)
+        await kit.crash()
+        world.gate = None
+        [entries] = kit.store.waits.journal.values()
+        entries[:] = [msgspec.structs.replace(e, value="7") if e.kind == "sent" else e for e in entries]
+        await kit.recover()
+        assert kit.lifecycle(AT) == "paused"
+        await kit.skip_turn(AT, leave_done=True)
+        await kit.quiet()
+        assert [letter.reason for letter in kit.dead_letters()] == ["skipped"]
+        assert known(kit) == [("succeeded", None, None)] * ended + [GIVEN_UP]
+        assert kit.approvals() == []
