@@ -55,7 +55,7 @@ class Branches:
         if self._stalled is None:
             self._stalled = asyncio.get_running_loop().create_future()
         stalled = self._stalled
-        with self._waiting():
+        with self.waiting():
             await asyncio.shield(stalled)
         raise self._why_ending()
 
@@ -76,7 +76,8 @@ class Branches:
                 self.on_waiting()
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def waiting(self) -> Iterator[None]:
+        """This branch waits for others, or to be let go."""
         self.leave()
         try:
             yield
@@ -141,7 +142,7 @@ class Branches:
     async def _until_let_go(self, held: asyncio.Future[None]) -> None:
         self._stopped += 1
         try:
-            with self._waiting():
+            with self.waiting():
                 await asyncio.shield(held)
         finally:
             self._stopped -= 1
@@ -157,6 +158,11 @@ class Branches:
     def must_stop(self) -> bool:
         """Whether its handler still runs, and can do nothing new."""
         return self._why_ending is not None and not self._undoing
+
+    @property
+    def why_stopped(self) -> str | None:
+        """Why its handler, which still runs, can do nothing new."""
+        return None if self._why_ending is None or self._undoing else str(self._why_ending())
 
     def end_early(self, why: Callable[[], BaseException], *, children_first: bool) -> None:
         """Let the handler do nothing new. A branch that comes to a call that is not on record waits there until all

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from actors.entries import CHOICE
 from actors.exits import as_failures
 from actors.given_up import give_up_calls
 from actors.journal import Journal
-from bus.errors import NonDeterministicHandler
+from bus.errors import LimitExceeded, NonDeterministicHandler
 from storage.edges import Gate
 
 
@@ -109,6 +109,9 @@ class Gathering:
         branches.leave()  # this branch waits for those
         try:
             self._done = await self._first_done(tasks, count)
+        except LimitExceeded as reached:
+            await self._end_of_children(reached, tasks.values())
+            raise
         finally:
             for task in tasks.values():
                 task.cancel()
@@ -118,6 +121,15 @@ class Gathering:
             for n in tasks.keys() - set(self._done):
                 self._journal.forgive(self._prefix(n))
         return [tasks[n].result() for n in self._done]
+
+    async def _end_of_children(self, reached: LimitExceeded, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        """The limit ends the tasks that the turn waits for as well: as one that is cancelled for it, the turn is undone when
+        they have ended, and its branches do nothing new until then."""
+        branches = self._journal.branches
+        if branches.must_stop or self._journal.promises.awaits_a_task:
+            branches.end_early(lambda: LimitExceeded(reached.message, **reached.fields), children_first=True)
+            with branches.waiting():
+                await asyncio.wait(tasks)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         """The branch that waits for these is counted before the last of them is not: between the two the turn could be put

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from actors.draft import Draft
+from actors.task_messages import LEADS
 from actors.wake import Wake
 from bus.envelope import new_id
 from bus.registry import encode_json
@@ -120,6 +121,12 @@ class Promises:
     def asks_below(self, prefix: str) -> list[OpenPromise]:
         """The asks of a branch that are not answered."""
         return [p for p in self._open.values() if p.kind == Kind.ASK and p.key.startswith(prefix)]
+
+    @property
+    def awaits_a_task(self) -> bool:
+        """Whether a branch waits for one, or is about to: whoever leads its parent was asked."""
+        asks = (p for p in self._open.values() if p.kind == Kind.ASK and not p.given_up)
+        return any((ask.target or "").partition("/")[2].startswith(LEADS) for ask in asks)
 
     def unmake(self) -> None:
         """Those that no write has taken along were never made."""

@@ -191,8 +191,7 @@ class TurnRunner:
             activation.task = None  # the time of the handler is over: for what it has begun it is waited
             if activation.parking:  # whatever the handler has made of that: its turn has not ended
                 raise TurnGone
-        if activation.cancelled is not None:
-            doomed = doomed or _cut_short(activation, envelope)
+        doomed = doomed or _cut_short(activation, envelope)
         if doomed is not None:
             return doomed
         if activation.journal is not None:
@@ -337,6 +336,9 @@ def _left(ending: Ending, journal: Journal) -> Ending:
 
 
 def _cut_short(activation: Activation, envelope: Envelope) -> Ending | None:
-    """Whether the turn's task was cancelled while its handler ran; then it does not matter how that ended."""
+    """Whether the turn's task was cancelled while its handler ran, or is above a limit and the turn was told to end; then it
+    does not matter how that ended."""
     why = activation.cancelled
+    if why is None and activation.journal is not None:
+        why = activation.journal.branches.why_stopped
     return None if why is None else _ending(envelope, CANCELLED, why)

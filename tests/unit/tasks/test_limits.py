@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,7 @@ from actors.domain import TaskSpec
 from bus.amount import figure
 from bus.errors import InvalidMessage, InvalidTask, LimitExceeded, TaskFailed
 from bus.task_limits import TaskLimits, read_limits
-from callboard import Context, RetryPolicy
+from callboard import Context, RetryPolicy, tool
 from callboard.testing import TestKit
 from storage.spent import Spent
 from tests.unit.tasks.worker import Errand, Program, Worker, do, fresh, program, undo
@@ -290,6 +291,55 @@ async def test_a_child_that_spends_too_much_ends_the_whole_tree(kit: TestKit) ->
     children = [kit.task(id_) for _, _, id_ in kit.store.tasks.children]
     assert [child.status for child in children] == ["cancelled"] * 4
     assert all("its limit is 1" in (child.error or {})["message"] for child in children)
+
+
+async def act(where: str) -> str:
+    """Acts, and nobody knows whether it has."""
+    Worker.log.append("acts")
+    raise ConnectionError("no route")
+
+
+@pytest.mark.parametrize("how", ["step", "send"])
+@pytest.mark.parametrize("caught", [False, True])
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_who_goes_above_a_limit_beside_a_task_that_it_waits_for_is_undone_after_that(
+    kit: TestKit, how: str, caught: bool, crashes: bool
+) -> None:
+    async def acts(self: Worker, ctx: Context) -> None:
+        ctx.compensate(undo, "what has acted")
+        await ctx.call(tool(act), "here")
+
+    async def spends(ctx: Context) -> None:
+        await ctx.sleep(5)
+        ctx.charge(tokens=11)
+        await ctx.step(do, "spent", key="spent")
+        if how == "step":
+            await ctx.step(do, "more", key="more")
+        else:
+            ctx.send("test/worker/a", Errand(program="idles"))
+
+    async def books(self: Worker, ctx: Context) -> None:
+        ctx.compensate(undo, await ctx.step(do, "booked"))
+        with contextlib.suppress(LimitExceeded) if caught else contextlib.nullcontext():
+            await ctx.gather(ctx.run_task("test", goal="acts"), spends(ctx))
+
+    program(acts)
+    task = await given(kit, books, tokens=10)
+    (asked,) = kit.approvals()
+    await kit.advance(seconds=5)
+    for _ in range(10):
+        await kit.advance(seconds=0.1)
+    if crashes:
+        await kit.crash()
+        await kit.recover()
+        await kit.advance(minutes=20)
+    assert Worker.log == ["booked", "acts", "spent"]
+    assert await kit.say(asked.id, happened=True, result="done")
+    for _ in range(20):
+        await kit.advance(seconds=0.1)
+    assert (kit.task(task).status, (kit.task(task).error or {})["limit"]) == ("failed", "tokens")
+    assert Worker.log == ["booked", "acts", "spent", "undo what has acted", "undo booked"]
+    assert (len(kit.store.waits.turns), kit.dead_letters()) == (0, [])
 
 
 async def test_a_task_has_so_much_time_from_its_assignment_on(kit: TestKit) -> None:
