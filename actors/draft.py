@@ -33,7 +33,10 @@ class Draft:
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self.entries or self.consumed or self.promises or self.given_up)
+        return bool(
+            self.entries or self.consumed or self.promises or self.given_up
+            or self.done or self.calls or self.verdicts
+        )  # fmt: skip
 
     def take(self, does: Does) -> JournalWrite:
         """All of it, as one write; what comes now is for the next one."""

@@ -74,6 +74,33 @@ async def test_a_call_of_a_branch_that_was_given_up_is_not_under_way_for_ever(
         assert (known(kit), world.calls, kit.approvals()) == ([GIVEN_UP], [], [])
 
 
+async def test_that_a_call_stays_unknown_is_on_record_although_the_turn_fails_then(world: World) -> None:
+    block = blocking(world)
+    runs: list[int] = []
+
+    async def quick(ctx: Context) -> None:
+        await world.begun.wait()
+        await ctx.step(str)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        runs.append(1)
+        await ctx.gather(ctx.call(block, "192.0.2.1"), quick(ctx), first=1)
+        if len(runs) == 1:
+            await ctx.sleep(1_000)
+        breaks()
+
+    async with TestKit(KINDS) as kit:
+        world.gate = asyncio.Event()
+        await kit.send(AT, program(run))
+        await until_committed(kit, "sleep")
+        await kit.crash()
+        world.gate = None
+        await kit.recover()
+        await kit.quiet()
+        assert len(runs) == 2
+        assert (known(kit), kit.dead_letters()) == ([GIVEN_UP], [])
+
+
 async def until_committed(kit: TestKit, kind: str) -> None:
     while not any(row.made.kind == kind for row in kit.store.waits.promises.rows.values()):  # noqa: ASYNC110
         await asyncio.sleep(0)
