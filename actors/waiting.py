@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from actors.activation import Activation
@@ -100,12 +101,15 @@ class WaitingTurns:
                 self._host.mailboxes.schedule(activation)
 
     def dropped(self, activation: Activation) -> None:
-        """The activation no longer holds: its handler must end without a trace."""
+        """The activation no longer holds: its handler must end without a trace. What runs of it does so at its next call, and
+        what waits beside that when all of it does."""
         journal = activation.journal
         if journal is not None:
             journal.close()
             if activation in self._since:
                 self._end(activation)
+            else:
+                journal.branches.on_waiting = partial(self._end, activation)
 
     def close(self) -> None:
         for activation in self._since:

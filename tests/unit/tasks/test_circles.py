@@ -141,3 +141,50 @@ async def test_a_circle_is_found_when_all_else_of_the_task_has_ended(
     await until(lambda: kit.task(task).status == "completed")
     assert kit.task(task).result == [DESK, PARENT, DESK]
     assert kit.state(HELPER).noted == ["told"]
+
+
+async def test_a_circle_is_found_when_who_was_at_work_beside_it_has_ended(
+    kit: TestKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def naps(self: Worker, ctx: Context) -> None:
+        await ctx.sleep(60)
+
+    async def has_help(self: Worker, ctx: Context) -> None:
+        ctx.send(HELPER, Errand(program=program(naps)))
+        await ctx.sleep(1)
+        await asks_back(self, ctx)
+
+    async def begins(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal=program(has_help)))
+
+    monkeypatch.setattr(cycles, "LOOK_AGAIN_S", 0.05)
+    task = await kit.give_task(PARENT, goal=program(begins))
+    await kit.advance(seconds=30)
+    assert kit.task(task).status == "running"
+    await kit.advance(seconds=60)
+    await until(lambda: kit.task(task).result)
+    assert kit.task(task).result == [DESK, PARENT, DESK]
+    assert leftovers(kit) == (0, 0)
+
+
+async def test_a_task_that_has_its_result_and_waits_for_one_that_asks_back_is_in_the_circle(
+    kit: TestKit,
+) -> None:
+    async def asks_from_below(self: Worker, ctx: Context) -> None:
+        await ctx.sleep(1)
+        try:
+            await ctx.ask(PARENT, Errand(program="answers"))
+        except AskCycle as error:
+            self.state.noted = list(error.cycle)
+
+    async def leaves(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("test", goal=program(asks_from_below))
+        ctx.complete("done")
+
+    async def begins(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal=program(leaves)))
+
+    task = await kit.give_task(PARENT, goal=program(begins))
+    await kit.advance(seconds=5)
+    assert kit.state(DESK).noted == [DESK, PARENT, DESK]
+    assert kit.task(task).status == "running"  # the one below has not been completed yet

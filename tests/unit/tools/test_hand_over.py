@@ -313,3 +313,44 @@ async def test_a_turn_that_is_cancelled_on_its_way_to_the_gate_does_not_wait_the
         go.set()
         await until(lambda: activation not in move.giver.workers.running)
         world.gate.set()
+
+
+async def test_a_turn_whose_agent_was_dropped_ends_when_all_that_is_left_of_it_waits(world: World) -> None:
+    block, other = blocking(world, timeout=30), blocking(World(), timeout=60)
+    world.gate = asyncio.Event()
+    go, ends = asyncio.Event(), []
+
+    async def plain() -> None:
+        await go.wait()
+        ends.append("what ran")
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async def runs_other(self: Caller, ctx: Context) -> None:
+        try:
+            await ctx.gather(ctx.call(other, "192.0.2.2"), plain())
+        finally:
+            ends.append("the handler")
+
+    async with TestKit(KINDS, hosts=2, partitions=2) as kit:
+        move = Move(kit)
+        await kit.send(AT, program(run))
+        await world.begun.wait()
+        await move.ask_back()
+        address = move.beside("caller")[0]
+        await kit.send(address, program(runs_other))
+        key = ("default", address.removeprefix("test/"))
+        find = move.giver.mailboxes.roster.find
+        await until(lambda: (turn := find(key)) and turn.journal and turn.journal.branches.is_stopped)
+        await kit.store.take_back(
+            move.giver.fence, {move.partition}
+        )  # its coordinator has waited for long enough
+        await move.giver.holdings.refresh()
+        workers = move.giver.workers
+        left = workers.count
+        go.set()
+        await until(lambda: len(ends) == 2)
+        assert ends == ["what ran", "the handler"]
+        await until(lambda: workers.count < left)
+        assert len(move.giver.waiting) == 0
