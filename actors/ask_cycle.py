@@ -49,6 +49,12 @@ def find_deadlock(edges: Iterable[WaitEdge]) -> AskDeadlock | None:
     return AskDeadlock(newest, (newest.asker, *reversed(path)), asks)
 
 
+def may_come(edges: Iterable[WaitEdge]) -> set[Agent]:
+    """The askers that would be stuck if of those who may end a task one that waits were the last. Nobody looks at them by
+    itself when the others have ended without that."""
+    return _stuck([edge.of_one_holder for edge in edges])
+
+
 def _stuck(edges: Sequence[WaitEdge]) -> set[Agent]:
     """The agents whose turns cannot end unless one of these ends first: the largest such set."""
     asked_by: dict[Agent, list[WaitEdge]] = {}

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from actors.activation import Activation
-from actors.ask_cycle import AskDeadlock, find_deadlock
+from actors.ask_cycle import AskDeadlock, find_deadlock, may_come
 from actors.journal import Journal
 from actors.scope import Scope
 from bus.errors import StorageError
@@ -152,6 +152,7 @@ class CycleWatch:
             if refusal.mail:
                 _say(found, addresses)
                 nudge(self._transport, set(refusal.mail))
+        self._unsettled.update(may_come(edges))
 
     async def _walk(self, askers: Sequence[Agent]) -> tuple[list[WaitEdge], bool]:
         """The asks that these lead to, and whether that is all. Few lead further than to an agent whose turn asks

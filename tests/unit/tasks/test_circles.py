@@ -167,15 +167,11 @@ async def test_a_circle_is_found_when_who_was_at_work_beside_it_has_ended(
     assert leftovers(kit) == (0, 0)
 
 
-async def test_a_task_that_has_its_result_and_waits_for_one_that_asks_back_is_in_the_circle(
-    kit: TestKit,
-) -> None:
+async def test_a_circle_through_a_task_that_has_its_result_lasts_until_the_deadline(kit: TestKit) -> None:
+    """It is not found: decision 49."""
+
     async def asks_from_below(self: Worker, ctx: Context) -> None:
-        await ctx.sleep(1)
-        try:
-            await ctx.ask(PARENT, Errand(program="answers"))
-        except AskCycle as error:
-            self.state.noted = list(error.cycle)
+        await ctx.ask(PARENT, Errand(program="answers"))
 
     async def leaves(self: Worker, ctx: Context) -> None:
         ctx.submit_task("test", goal=program(asks_from_below))
@@ -184,7 +180,9 @@ async def test_a_task_that_has_its_result_and_waits_for_one_that_asks_back_is_in
     async def begins(self: Worker, ctx: Context) -> None:
         ctx.complete(await ctx.run_task("test", goal=program(leaves)))
 
-    task = await kit.give_task(PARENT, goal=program(begins))
-    await kit.advance(seconds=5)
-    assert kit.state(DESK).noted == [DESK, PARENT, DESK]
-    assert kit.task(task).status == "running"  # the one below has not been completed yet
+    task = await kit.give_task(PARENT, goal=program(begins), deadline=kit.clock.now() + 100)
+    await kit.advance(seconds=90)
+    assert kit.task(task).status == "running"
+    await kit.advance(seconds=60)
+    assert kit.task(task).status == "failed"
+    assert leftovers(kit) == (0, 0)

@@ -344,7 +344,7 @@ async def test_a_turn_whose_agent_was_dropped_ends_when_all_that_is_left_of_it_w
         find = move.giver.mailboxes.roster.find
         await until(lambda: (turn := find(key)) and turn.journal and turn.journal.branches.is_stopped)
         await kit.store.take_back(
-            move.giver.fence, {move.partition}
+            move.giver.fence, [move.partition]
         )  # its coordinator has waited for long enough
         await move.giver.holdings.refresh()
         workers = move.giver.workers
