@@ -9,7 +9,7 @@ def lack_text(lack: Lack) -> str:
     """What hosts wait for, as the rest of a sentence that begins with their domain."""
     hosts = "1 host waits" if lack.hosts == 1 else f"{lack.hosts} hosts wait"
     if lack.behind is not None:
-        return f"{hosts} until those of {lack.behind} are replaced, since Ray has no room for all of them"
+        return f"{hosts} until those of {lack.behind} are ready, since Ray has no room for all of them"
     if lack.cpus > lack.largest:
         return f"{hosts} for room in Ray: each asks for {_cpus(lack.cpus)}, and the largest node has {lack.largest:g}"
     free = f"no node has more than {lack.free:g} free" if lack.free else "none is free"

@@ -255,7 +255,13 @@ class DomainCoordinator:
                 _logger.info("epoch %d makes room for a host with newer code", leaves.epoch)
                 older.remove(leaves)
         enough = min(target, max(1, sum(host.ready for host in older)))
-        return current if sum(host.ready for host in current) >= enough else current + older
+        if sum(host.ready for host in current) >= enough:
+            return current
+        if (
+            self._lease.waits
+        ):  # what is beyond its number is room for others; with the newest code it owns nothing yet
+            current = current[: target - len(older)]
+        return current + older
 
     def _is_current(self, host: HostRow, code: str) -> bool:
         """Whether it runs the domain's newest code, and this release of Callboard. One that was started from here runs
@@ -312,7 +318,8 @@ class DomainCoordinator:
         lacking = self._room.is_lacking(len(coming))
         older = self._processes.any_leaves or not all(self._is_current(host, domain.code) for host in hosts)
         full = lacking and not self._room.is_too_small
-        await self._lease.settle(full=full, coming=bool(coming), replaces=older)
+        serves = any(host.ready for host in hosts)
+        await self._lease.settle(full=full, coming=bool(coming), replaces=older, serves=serves)
         outdated = any(started.code != domain.code for started in coming.values())
         if self._lease.waits or (lacking and outdated):
             await self._processes.take_back(coming)

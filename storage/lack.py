@@ -47,12 +47,14 @@ async def find_lack(db: Any, domain: str) -> Lack | None:
         return read_lack(await db.fetchval(query("find_lack"), domain))
 
 
-async def settle_lease(pool: asyncpg.Pool[Any], domain: str, epoch: int, *, wants: bool) -> str | None:
+async def settle_lease(
+    pool: asyncpg.Pool[Any], domain: str, epoch: int, *, wants: bool, urgent: bool
+) -> str | None:
     """The domain that has the lease to replace its hosts in a full cluster: this one, if it wants and no other has it.
 
-    Who wants it no more gives it back. Raises Fenced.
+    One that is `urgent` takes it from one that is not. Who wants it no more gives it back. Raises Fenced.
     """
     async with leading(pool, domain, epoch) as db:
         await db.execute(query("lock_lease"))  # two that look at once would both find that nobody has it
-        whose = await db.fetchval(query("settle_lease"), domain, wants, _KEPT_S)
+        whose = await db.fetchval(query("settle_lease"), domain, wants, _KEPT_S, urgent)
     return None if whose is None else str(whose)

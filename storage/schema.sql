@@ -1239,7 +1239,8 @@ CREATE TABLE callboard.coordinators (
     rival text,
     rival_at timestamp with time zone,
     lack json,
-    leased_at timestamp with time zone
+    leased_at timestamp with time zone,
+    urgent boolean DEFAULT false NOT NULL
 )
 WITH (fillfactor='50');
 CREATE TABLE callboard.dead_letters (

@@ -82,7 +82,8 @@ create table coordinators (
   rival      text,                          -- the node, in another Ray, of one that waits to take its place...
   rival_at   timestamptz,                   -- ...and when it said so last
   lack       json,                          -- the hosts that it cannot start for want of room, see storage/lack.py
-  leased_at    timestamptz                    -- it replaces hosts in a full cluster, and said so last then; one at a time
+  leased_at  timestamptz,                   -- it replaces hosts in a full cluster, and said so last then; one at a time
+  urgent     boolean not null default false -- it has no host, and takes that from one that has some
 ) with (fillfactor = 50);
 
 create sequence mailbox_seq;  -- cache 1 (the default): a sender's later commits get higher numbers

@@ -75,10 +75,11 @@ select pg_advisory_xact_lock(hashtext('callboard.lease'))
 -- name: settle_lease
 with other as (
   select name from coordinators
-  where name <> $1 and leased_at > clock_timestamp() - make_interval(secs => $3)
-  order by name limit 1
+  where name <> $1 and leased_at > clock_timestamp() - make_interval(secs => $3) and (urgent or not $4)
+  order by urgent desc, name limit 1
 ), mine as (
-  update coordinators set leased_at = case when $2 and not exists (select from other) then clock_timestamp() end
+  update coordinators
+  set leased_at = case when $2 and not exists (select from other) then clock_timestamp() end, urgent = $4
   where name = $1 and (leased_at is not null or ($2 and not exists (select from other)))
   returning name, leased_at
 )

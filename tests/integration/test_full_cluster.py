@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from coordinators import room
 from coordinators.room import Queue, Waiting
 from storage.code import pack, put_code
 from storage.placement import HostRow, live_hosts
+from storage.queries import query
 from tests.integration.cli import Cli
 from tests.integration.deployment import Deployment, LoopHost, LoopLauncher, cancelled
 from tests.integration.test_placement import naps, send, serving, until
@@ -43,6 +44,7 @@ class WaitingHost:
         finally:
             cluster.waiting[domain] -= 1
         try:
+            await cluster.begins[domain].wait()
             self._host: LoopHost = await LoopLauncher.start(cluster, domain, host)
             await self._host.ended()
         finally:
@@ -63,6 +65,9 @@ class FullCluster(LoopLauncher):
         self.room = asyncio.Semaphore(room)
         self.waiting: Counter[str] = Counter()
         self.started: list[WaitingHost] = []
+        self.begins: defaultdict[str, asyncio.Event] = defaultdict(
+            begun
+        )  # cleared: its hosts start, and get no further
 
     async def start(self, domain: str, host: str) -> WaitingHost:  # type: ignore[override]
         self.started.append(WaitingHost(self, domain, host))
@@ -74,6 +79,12 @@ class FullCluster(LoopLauncher):
             return Waiting(hosts=mine, others=self.waiting.total() - mine, cpus=1.0, largest=2.0)
 
         return waiting
+
+
+def begun() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +196,53 @@ async def test_two_domains_with_new_code_at_the_same_time_do_not_wait_for_each_o
             await deployment.forsake()
         for host in cluster.started:
             await host.kill()
+
+
+@pytest.mark.parametrize("hosts", [3])
+@pytest.mark.parametrize("wanted", [1, 2])
+async def test_a_domain_that_loses_its_only_host_gets_one_while_another_replaces_its_own(
+    slow: Deployment, cluster: FullCluster, wanted: int, services: Endpoints, database: str
+) -> None:
+    """The other one's new hosts have taken the room that was free by that death, and are long in coming."""
+    async with Deployment.open(PATIENCE, database, services.nats_url) as other:
+        other.launcher = cluster
+        await slow.coordinate(hosts=1, queue=cluster.queue("slow"))
+        await other.coordinate(hosts=2, queue=cluster.queue("patience"))
+
+        async def serve(deployment: Deployment, counts: range, code: str) -> bool:
+            rows = [host for host in await hosts_of(deployment) if host.ready and host.owned]
+            return len(rows) in counts and all(host.code == code for host in rows)
+
+        one, two, any_number = range(1, 2), range(2, 3), range(1, 3)
+        await until(lambda: serve(slow, one, ""))
+        await until(lambda: serve(other, two, ""))
+        cluster.begins["patience"].clear()
+        code = await new_code(other, PATIENCE)
+        await until(lambda: is_so(slow, "name = 'patience' and leased_at is not null"))
+        await until(lambda: serve(other, one, ""))  # one has made room
+        await slow.pool.execute(query("set_host_target"), "slow", wanted)
+        if wanted == 2:
+            await until(lambda: is_so(slow, "name = 'slow' and lack ->> 'behind' = 'patience'"))
+        [lost] = await hosts_of(slow)
+        await cluster.hosts[lost.host].kill()
+
+        async def again() -> bool:
+            is_gone = lost.epoch not in {host.epoch for host in await hosts_of(slow)}
+            return is_gone and await serve(slow, any_number, "")
+
+        await until(again)
+        cluster.begins["patience"].set()
+        await until(lambda: serve(other, two if wanted == 1 else any_number, code))
+        await slow.pool.execute(query("set_host_target"), "slow", 1)
+        await until(nobody_has_the_lease(slow))
+        for deployment in (slow, other):
+            await deployment.forsake()
+        for host in cluster.started:
+            await host.kill()
+
+
+async def is_so(deployment: Deployment, of_a_coordinator: str) -> bool:
+    return bool(await deployment.fetch(f"select from coordinators where {of_a_coordinator}"))
 
 
 def nobody_has_the_lease(slow: Deployment) -> Callable[[], Awaitable[bool]]:

@@ -37,7 +37,7 @@ async def test_of_all_who_want_it_at_once_one_gets_it(
     pool: asyncpg.Pool[Any], epochs: dict[str, int]
 ) -> None:
     async def settle(name: str, *, wants: bool) -> str | None:
-        return await settle_lease(pool, name, epochs[name], wants=wants)
+        return await settle_lease(pool, name, epochs[name], wants=wants, urgent=False)
 
     for _ in range(20):
         heard = set(await asyncio.gather(*(settle(name, wants=True) for name in NAMES)))
@@ -51,16 +51,32 @@ async def test_of_all_who_want_it_at_once_one_gets_it(
 async def test_a_coordinator_that_is_frozen_or_started_again_has_it_no_more(
     pool: asyncpg.Pool[Any], epochs: dict[str, int]
 ) -> None:
-    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True) == "domain0"
+    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True, urgent=False) == "domain0"
     await pool.execute(
         "update coordinators set leased_at = leased_at - interval '11 s' where name = 'domain0'"
     )
-    assert await settle_lease(pool, "domain1", epochs["domain1"], wants=True) == "domain1"
-    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True) == "domain1"
+    assert await settle_lease(pool, "domain1", epochs["domain1"], wants=True, urgent=False) == "domain1"
+    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True, urgent=False) == "domain1"
     await claim_coordinator(pool, "domain1", "node")
     with pytest.raises(Fenced):
-        await settle_lease(pool, "domain1", epochs["domain1"], wants=True)
-    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True) == "domain0"
+        await settle_lease(pool, "domain1", epochs["domain1"], wants=True, urgent=False)
+    assert await settle_lease(pool, "domain0", epochs["domain0"], wants=True, urgent=False) == "domain0"
+
+
+async def test_who_is_urgent_takes_it_from_who_is_not_and_from_nobody_else(
+    pool: asyncpg.Pool[Any], epochs: dict[str, int]
+) -> None:
+    async def settle(name: str, *, urgent: bool, wants: bool = True) -> str | None:
+        return await settle_lease(pool, name, epochs[name], wants=wants, urgent=urgent)
+
+    assert await settle("domain0", urgent=False) == "domain0"
+    assert await settle("domain1", urgent=True) == "domain1"
+    assert await settle("domain0", urgent=False) == "domain1"
+    assert await settle("domain2", urgent=True) == "domain1"
+    assert await settle("domain1", urgent=False) == "domain1"  # it has a host, and replaces others yet
+    assert await settle("domain2", urgent=True) == "domain2"
+    assert await settle("domain1", urgent=False) == "domain2"
+    assert await settle("domain2", urgent=False, wants=False) is None
 
 
 async def test_what_hosts_lack_is_known_of_their_coordinator(

@@ -12,6 +12,8 @@ from bus.errors import Fenced, SchemaMismatch
 from callboard.services import Endpoints
 from coordinators import domain, silence, starts
 from storage.connect import connect
+from storage.lack import settle_lease
+from storage.placement import claim_coordinator
 from tests.integration.deployment import Deployment
 from tests.integration.puppets import Puppets
 from tests.integration.test_placement import until
@@ -196,3 +198,26 @@ async def test_hosts_of_another_release_keep_their_partitions_until_others_are_r
         await until(replaced)
         why = await puppets._pool.fetchval("select ended_why from hosts where epoch = $1", old.epoch)
         assert why == "drained"
+
+
+@pytest.mark.usefixtures("patience")
+async def test_a_domain_that_waits_for_the_lease_keeps_no_more_hosts_than_it_is_to_have(
+    puppets: Puppets,
+) -> None:
+    """A new one that took the room of another domain's dead host leaves it to that domain: it owns nothing yet."""
+    older = [await puppets.register(name) for name in ("one", "two")]
+    other = await claim_coordinator(puppets._pool, "other", "test")
+    await settle_lease(puppets._pool, "other", other, wants=True, urgent=True)
+    async with puppets.led(hosts=2) as coordinator:
+        await until(lambda: all_owned(puppets))
+        await puppets._pool.execute("update domains set code = 'new'")
+        coordinator._lease.waits = True
+        newer = await puppets.register("three", code="new")
+
+        async def has_left() -> bool:
+            return newer.epoch not in await puppets.rows()
+
+        await until(has_left)
+        assert {epoch: len(row.owned) for epoch, row in (await puppets.rows()).items()} == {
+            host.epoch: PARTITIONS // 2 for host in older
+        }

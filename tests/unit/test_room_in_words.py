@@ -33,6 +33,6 @@ def test_a_host_that_no_node_is_large_enough_for_is_not_helped_by_other_domains(
 
 def test_a_domain_that_waits_for_its_turn_names_whose_it_is() -> None:
     waits = replace(LACK, behind="shop")
-    assert lack_text(waits).startswith("2 hosts wait until those of shop are replaced")
+    assert lack_text(waits).startswith("2 hosts wait until those of shop are ready")
     assert "shop" in lack_mend("desk", waits)
     assert "`hosts.cpus`" not in lack_mend("desk", waits)
