@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from actors.model_gateway import GatewayAddress
 from bus.errors import ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
+from callboard.advance import Advance
 from callboard.room import lack_mend, lack_text
 from callboard.services import Endpoints
 from callboard.settings import Settings
@@ -24,7 +25,7 @@ from storage.code import fetch_code, pack, put_code
 from storage.connect import close_pool, create_pool
 from storage.domains import DomainRow, find_domain, register_domain
 from storage.lack import Lack, find_lack
-from storage.placement import live_hosts
+from storage.placement import HostRow, live_hosts
 from storage.queries import query
 
 READY_TIMEOUT_S = 60.0
@@ -96,7 +97,10 @@ class Cluster:
         The partitions are dealt out by then: as many hosts as the domain is to have own some, or as many as there is room
         for in Ray.
 
-        Raises UnknownDomain, or ServiceUnavailable when it takes too long.
+        However many hosts are replaced one after the other: it is given up once nothing has changed for `timeout_s`, here or
+        with the domain that this one waits for.
+
+        Raises UnknownDomain, or ServiceUnavailable with what is known of the reason.
         """
         said: set[str] = set()
 
@@ -105,31 +109,50 @@ class Cluster:
                 said.add(of)
                 progress(line)
 
-        lack: Lack | None = None
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            with translated():
-                row = await self.postgres.fetchrow(query("partition_count"), domain)
+        advance = Advance()
+        while True:
+            row, hosts = await self._look_at(domain, advance)
             if row is None:
                 raise UnknownDomain(f"There is no domain {domain!r}.")
             lack = await find_lack(self.postgres, domain)
             if lack is not None:
                 say(f"room {lack.behind}", f"{domain}: {lack_text(lack)}")
-            hosts = [h for h in await live_hosts(self.postgres, domain) if h.ready and h.code == row["code"]]
-            owned = [len(host.owned) for host in hosts if host.owned]
+                if lack.behind is not None:
+                    await self._look_at(lack.behind, advance)
+            owned = [len(h.owned) for h in hosts if h.ready and h.code == row["code"] and h.owned]
             enough = len(owned) >= min(row["hosts"], row["partitions"]) > 0
             if (enough or lack is not None) and sum(owned) == row["partitions"]:
                 return
+            if advance.still_for_s >= timeout_s:
+                raise _late(domain, timeout_s, row["hosts"], len(owned), hosts, lack)
             say("hosts", f"waiting for the hosts of {domain}")
             await asyncio.sleep(0.05)
-        late = f"The hosts of {domain} were not ready within {timeout_s:.0f} s"
-        if lack is not None:
-            raise ServiceUnavailable(f"{late}: {lack_text(lack)}.", fix=lack_mend(domain, lack))
-        raise ServiceUnavailable(
-            f"{late}.",
-            fix="See `callboard status`, and the hosts' logs: in the Ray dashboard, or in ray/last-logs of the data folder once"
-            " Ray is stopped.",
+
+    async def _look_at(self, domain: str, advance: Advance) -> tuple[asyncpg.Record | None, list[HostRow]]:
+        with translated():
+            row = await self.postgres.fetchrow(query("partition_count"), domain)
+        hosts = await live_hosts(self.postgres, domain)
+        if row is not None:
+            advance.look(domain, row["code"], hosts)
+        return row, hosts
+
+
+def _late(
+    domain: str, after_s: float, wanted: int, serving: int, hosts: Sequence[HostRow], lack: Lack | None
+) -> ServiceUnavailable:
+    late = f"The hosts of {domain} are not ready, and nothing has changed for {after_s:.0f} s"
+    if lack is not None:
+        return ServiceUnavailable(f"{late}: {lack_text(lack)}.", fix=lack_mend(domain, lack))
+    if kept := sum(len(host.kept) for host in hosts):
+        return ServiceUnavailable(
+            f"{late}: calls of at-most-once tools are being made, and keep {kept} of its partitions where they are.",
+            fix="Each ends with its tool's timeout; see `callboard status`.",
         )
+    return ServiceUnavailable(
+        f"{late}: {serving} of {wanted} own partitions and run its newest code.",
+        fix="See `callboard status`, and the hosts' logs: in the Ray dashboard, or in ray/last-logs of the data folder once"
+        " Ray is stopped.",
+    )
 
 
 @contextlib.asynccontextmanager

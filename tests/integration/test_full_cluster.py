@@ -283,7 +283,7 @@ async def test_a_domain_without_room_for_any_host_is_a_failure_with_the_right_me
     slow: Deployment, cluster: FullCluster, cli: Cli, services: Endpoints, told_where: None
 ) -> None:
     await slow.coordinate(hosts=2, queue=cluster.queue("slow"))
-    with pytest.raises(ServiceUnavailable, match="within 2 s: 2 hosts wait for room") as late:
+    with pytest.raises(ServiceUnavailable, match="for 2 s: 2 hosts wait for room") as late:
         await Cluster(load_settings(), services, slow.pool, slow.transport).ready("slow", timeout_s=2.0)
     assert "`hosts.cpus`" in (late.value.fix or "")
     found = {f["check"]: f for f in (await cli.json("doctor", code=1))["findings"]}

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bus.errors import Fenced, SchemaMismatch
+from bus.errors import Fenced, SchemaMismatch, ServiceUnavailable
+from callboard import cluster
+from callboard.advance import Advance
 from callboard.services import Endpoints
+from callboard.settings import load_settings
 from coordinators import domain, silence, starts
 from storage.connect import connect
 from storage.lack import settle_lease
 from storage.placement import claim_coordinator
+from storage.queries import query
 from tests.integration.deployment import Deployment
 from tests.integration.puppets import Puppets
 from tests.integration.test_placement import until
@@ -221,3 +226,36 @@ async def test_a_domain_that_waits_for_the_lease_keeps_no_more_hosts_than_it_is_
         assert {epoch: len(row.owned) for epoch, row in (await puppets.rows()).items()} == {
             host.epoch: PARTITIONS // 2 for host in older
         }
+
+
+async def test_hosts_are_waited_for_as_long_as_one_comes_after_the_other(
+    puppets: Puppets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes in all: 60 s after the last change it is given up, with what is so."""
+    now, looks = 0.0, 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return now
+
+    async def looked_at() -> None:
+        goal = looks + 2
+        while looks < goal and not ready.done():  # noqa: ASYNC110  # in a loop that sleeps in between
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(cluster, "Advance", lambda: Advance(clock))
+    deployment = puppets._deployment
+    nothing: Any = None
+    commands = cluster.Cluster(load_settings(), nothing, deployment.pool, deployment.transport)
+    await deployment.pool.execute(query("set_host_target"), "slow", 4)
+    ready = asyncio.create_task(commands.ready("slow"))
+    for name in ("one", "two", "three"):
+        await looked_at()
+        now += 40.0
+        await puppets.register(name)
+    await looked_at()
+    assert not ready.done()
+    now += 60.0
+    with pytest.raises(ServiceUnavailable, match="nothing has changed for 60 s: 0 of 4 own partitions"):
+        await ready
