@@ -59,7 +59,7 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
             return found
         found.append(good("migrations", "all are applied"))
         coordinators = await inspect.list_coordinators(db)
-        lacks = {c.name: c.lack for c in coordinators if c.lack is not None}
+        lacks = {c.name: c.lack for c in coordinators if c.lack is not None and expects_hosts}
         found += await _partitions(db, expects_hosts and bool(coordinators), lacks)
         found += await _room(db, lacks)
         found.append(_releases(coordinators, await inspect.list_hosts(db)))
