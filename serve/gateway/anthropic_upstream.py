@@ -18,7 +18,7 @@ from serve.gateway.errors import ApiError, malformed
 from serve.gateway.models_file import TargetSpec, UpstreamSpec
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, RerankRequest
 from serve.gateway.secret import key_of
-from serve.gateway.upstream import Json, refused, too_slow, unreachable
+from serve.gateway.upstream import Json, refused, timed_out, unreachable
 
 ANTHROPIC = "https://api.anthropic.com"
 # What an error told within a stream would have been as an HTTP status.
@@ -91,8 +91,8 @@ class AnthropicUpstream:
         )
         try:
             yield client
-        except anthropic.APITimeoutError:
-            raise too_slow(self._name) from None
+        except anthropic.APITimeoutError as error:
+            raise timed_out(self._name, error.__cause__) from None
         except anthropic.APIStatusError as error:
             raise self._refused(target, error, key) from None
         except anthropic.APIResponseValidationError:
@@ -101,8 +101,8 @@ class AnthropicUpstream:
             raise unreachable(self._name) from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise malformed(self._name, "it is not JSON") from None
-        except httpx2.TimeoutException:
-            raise too_slow(self._name) from None
+        except httpx2.TimeoutException as error:
+            raise timed_out(self._name, error) from None
         except httpx2.HTTPError:
             raise unreachable(self._name) from None
 

@@ -53,7 +53,7 @@ class UpstreamSpec(_Strict):
     api_key: str | None = None
     connect_s: float = Field(default=5.0, gt=0, le=60)
     answer_s: float = Field(default=120.0, gt=0, le=3600)  # to the whole answer, or to a stream's first event
-    silence_s: float = Field(default=60.0, gt=0, le=3600)  # between two events of a stream
+    silence_s: float = Field(default=60.0, gt=0, le=3600)  # to a stream's first event, and between two
     retries: int = Field(default=2, ge=0, le=10)
     retry_after_s: float = Field(default=10.0, ge=0, le=300)  # a longer Retry-After is not waited for
     rerank_path: str | None = (

@@ -17,7 +17,7 @@ from serve.gateway.errors import ApiError, malformed
 from serve.gateway.models_file import TargetSpec, UpstreamSpec
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, RerankRequest
 from serve.gateway.secret import key_of
-from serve.gateway.upstream import Json, refused, too_slow, unreachable
+from serve.gateway.upstream import Json, refused, timed_out, unreachable
 
 OPENAI = "https://api.openai.com/v1"
 _RERANK_PATH = "rerank"  # as vLLM, Jina and others have it
@@ -114,8 +114,8 @@ class OpenAIUpstream:
         )
         try:
             yield client
-        except openai.APITimeoutError:
-            raise too_slow(self._name) from None
+        except openai.APITimeoutError as error:
+            raise timed_out(self._name, error.__cause__) from None
         except openai.APIStatusError as error:
             code = error.code if isinstance(error.code, str) else None
             raise refused(
@@ -134,8 +134,8 @@ class OpenAIUpstream:
             raise self._failed_midway(error, key) from None
         except (json.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError):
             raise malformed(self._name, "it is not JSON") from None
-        except httpx2.TimeoutException:
-            raise too_slow(self._name) from None
+        except httpx2.TimeoutException as error:
+            raise timed_out(self._name, error) from None
         except httpx2.HTTPError:
             raise unreachable(self._name) from None
 

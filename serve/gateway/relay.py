@@ -22,7 +22,7 @@ from serve.gateway.last_errors import LastErrors
 from serve.gateway.models_file import ModelSpec, TargetSpec, UpstreamSpec
 from serve.gateway.order import Order
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, ModelRequest, RerankRequest, without
-from serve.gateway.upstream import Json, Upstream, too_slow
+from serve.gateway.upstream import TOO_SLOW, Json, Upstream, too_slow
 
 T = TypeVar("T")
 # Told of a call that ends before anything of its answer is there, since its client has gone or it takes too long.
@@ -199,6 +199,10 @@ def _given_up(target: TargetSpec, give_up: GiveUp) -> Iterator[None]:
         yield
     except asyncio.CancelledError:  # so also begins what will be a TimeoutError
         give_up(target)
+        raise
+    except ApiError as error:
+        if error.code == TOO_SLOW:  # by its own time limits, such as that of a stream's silence
+            give_up(target)
         raise
 
 

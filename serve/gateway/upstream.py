@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
+import httpx2
+
 from serve.gateway.errors import ApiError
 from serve.gateway.models_file import TargetSpec
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, RerankRequest
 
 Json = dict[str, Any]
+TOO_SLOW = "upstream_timeout"  # the code of an answer that did not come in time
 
 
 class Upstream(Protocol):
@@ -95,12 +98,19 @@ def unreachable(upstream: str) -> ApiError:
     )
 
 
+def timed_out(upstream: str, why: BaseException | None) -> ApiError:
+    """Of a connection that was not made in time nobody has been asked anything."""
+    if isinstance(why, httpx2.ConnectTimeout | httpx2.PoolTimeout):
+        return unreachable(upstream)
+    return too_slow(upstream)
+
+
 def too_slow(upstream: str) -> ApiError:
     return ApiError(
         f"The upstream {upstream} has not answered in time.",
         status=504,
         kind="upstream_error",
-        code="upstream_timeout",
+        code=TOO_SLOW,
         again=True,
         elsewhere=True,
         unwell=True,

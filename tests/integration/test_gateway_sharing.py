@@ -251,6 +251,17 @@ async def test_what_an_upstream_was_too_slow_for_is_counted_for_each_try(stage: 
         assert (vectors["failed"], vectors["given_up"], vectors["input_tokens"]) == (1, 2, 22)
 
 
+async def test_a_stream_that_is_silent_from_its_beginning_is_counted_as_well(stage: Stage) -> None:
+    async with stage.front(times="answer_s: 5, silence_s: 0.05, retries: 1") as front:
+        front.openai.put_on(silence)
+        front.claude.put_on(silence)
+        for model in ("small", "claude"):
+            with pytest.raises(openai.InternalServerError, match="has not answered in time"):
+                await front.client.chat.completions.create(model=model, messages=ASK, stream=True)
+        for account in (await front.state())["accounts"]:
+            assert (account["failed"], account["given_up"], account["input_tokens"]) == (1, 2, 4)
+
+
 async def test_what_never_reached_an_upstream_is_not_counted(stage: Stage) -> None:
     """Somebody waits for another try, and leaves."""
     async with stage.front() as front:
