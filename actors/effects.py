@@ -185,7 +185,8 @@ class Call:
         """Wait while the agent is about to leave this host, unless the call keeps nothing up."""
         flights, partition = self._turn._scope.flights, self._journal.partition
         while (flight := flights.begin(partition, self._tool.timeout_s)) is None:
-            await self._journal.branches.stop_until(flights.stays(partition))
+            with flights.waiting(partition) as stays:
+                await self._journal.branches.stop_until(stays)
             await self._journal.branches.proceed()
         self._flight = flight
 

@@ -8,7 +8,8 @@ until then its agents begin only those that are over by the time the others are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 
@@ -28,11 +29,15 @@ class Flight:
 
 
 class Flights:
-    """By partition; and which of those are asked back."""
+    """By partition; and which of those are asked back. `most_waiting` turns may wait in memory until theirs has left."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_waiting: int) -> None:
         self.on_landed: Callable[[], None] = lambda: None
         """The last call has ended of a partition that is asked back."""
+        self.on_room: list[Callable[[], None]] = []
+        """There is room again for a turn that waits for the move: whoever wants to know is told."""
+        self._most_waiting = max(1, most_waiting)
+        self._waiting = 0
         self._flights: dict[int, set[Flight]] = {}
         self._asked: dict[int, asyncio.Future[None]] = {}  # done when the partition stays after all
         self._closed: set[int] = set()
@@ -75,9 +80,21 @@ class Flights:
         self.ask_back(partition)
         self._closed.add(partition)
 
-    def stays(self, partition: int) -> asyncio.Future[None]:
-        """Done when a partition that was asked back is to stay."""
-        return self._asked[partition]
+    @contextmanager
+    def waiting(self, partition: int) -> Iterator[asyncio.Future[None]]:
+        """A turn waits for the move. Done when the partition, which was asked back, is to stay."""
+        self._waiting += 1
+        try:
+            yield self._asked[partition]
+        finally:
+            self._waiting -= 1
+            if self._waiting == self._most_waiting - 1:
+                for tell in self.on_room:
+                    tell()
+
+    def is_full(self, partition: int) -> bool:
+        """Whether no turn is to begin there that may have to wait for the move as well."""
+        return self._waiting >= self._most_waiting and partition in self._asked
 
     def keep(self, partition: int) -> None:
         """It stays after all."""

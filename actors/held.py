@@ -1,4 +1,4 @@
-"""Agents that are held: what they would do next is part of what is paused."""
+"""Agents that are held: what they would do next is part of what is paused, or might have to wait for a move."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from actors.activation import Activation
 from actors.scope import Scope
+from actors.task_messages import LEADS
+from actors.wake import is_wake
 
 
 class Held:
@@ -30,13 +32,24 @@ class Held:
         self.add(activation)
         return True
 
+    def stands_back(self, activation: Activation) -> bool:
+        """Whether the agent begins nothing until there is room for more turns that wait for the move of its partition; it is
+        held then. Its messages stay in its mailbox."""
+        if not self._scope.flights.is_full(activation.partition):
+            return False
+        head = activation.head()
+        if head is None or (head.is_control and not is_wake(head)) or activation.agent.startswith(LEADS):
+            return False
+        self.add(activation)
+        return True
+
     def hold_turn(self, activation: Activation) -> None:
         """Its turn waits for something, and is not woken while what it is part of is paused."""
         activation.held_turn = True
         self.add(activation)
 
     def let_go(self) -> None:
-        """What is paused has changed."""
+        """What is paused has changed, or there is room."""
         agents, self._agents = self._agents, {}
         for activation in agents:
             activation.held_turn = False

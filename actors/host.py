@@ -88,6 +88,7 @@ class Host:
         self.mailboxes.on_mail = self.waiting.mail
         self.mailboxes.on_dropped = self.waiting.dropped
         self.mailboxes.on_failed = self._failed
+        scope.flights.on_room.append(self.mailboxes.held.let_go)
         self.on_task_events: Callable[[TurnRecord], None] = lambda turn: None
         self.extra_work: list[Callable[[], Awaitable[None]]] = []
         self.ended_why: str | None = None

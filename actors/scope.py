@@ -76,7 +76,7 @@ class Scope:
         self.rng = rng or random.Random()
         self.secrets: Secrets = GivenSecrets()
         self.models: ModelClient = NoModels()
-        self.flights = Flights()
+        self.flights = Flights(self.limits.waiting_in_memory)
         self.is_outdated: Callable[[], Awaitable[bool]] = _never
         self.cancelled: dict[tuple[str, str], str] = {}
         """Why tasks were cancelled, by tenant and reference, as far as this host knows."""

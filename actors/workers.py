@@ -116,7 +116,7 @@ class Workers:
                 activation = await ready.take_later()
             else:
                 activation = ready.take_now() or await ready.take()
-            if scope.paused and mailboxes.held.takes(activation):
+            if (scope.paused and mailboxes.held.takes(activation)) or mailboxes.held.stands_back(activation):
                 continue
             activation.running = True
             activation.task = task

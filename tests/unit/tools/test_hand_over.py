@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from actors import holdings
+from actors.domain import LimitSpec
 from actors.ledger import EarlierCalls
 from actors.retry import RetryPolicy
 from bus import subjects
@@ -354,3 +355,38 @@ async def test_a_turn_whose_agent_was_dropped_ends_when_all_that_is_left_of_it_w
         assert ends == ["what ran", "the handler"]
         await until(lambda: workers.count < left)
         assert len(move.giver.waiting) == 0
+
+
+@pytest.mark.parametrize("stays", [False, True])
+async def test_no_more_turns_wait_for_the_move_in_memory_than_may(world: World, stays: bool) -> None:
+    block, other = blocking(world, timeout=30), blocking(World(), timeout=60)
+    world.gate = gate = asyncio.Event()
+    begun: list[str] = []
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async def runs_other(self: Caller, ctx: Context) -> None:
+        begun.append(ctx.address.key)
+        await ctx.call(other, "192.0.2.2")
+
+    few = LimitSpec(waiting_in_memory=3, concurrent_turns=2)
+    async with TestKit(KINDS, hosts=2, partitions=2, limits=few) as kit:
+        move = Move(kit)
+        await kit.send(AT, program(run))
+        await world.begun.wait()
+        await move.ask_back()
+        others = move.beside("caller")[:20]
+        for address in others:
+            await kit.send(address, program(runs_other))
+        held = move.giver.mailboxes.held
+        await until(lambda: len(begun) + len(held._agents) == 20)
+        assert len(begun) <= 4
+        if stays:
+            await move.stay()
+        gate.set()
+        if not stays:
+            await move.grant()
+        await kit.quiet()
+        assert {address.rpartition("/")[2] for address in others} == set(begun)
+        assert [status for _, status, _ in statuses(kit)] == ["succeeded"] * 21
