@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -186,39 +186,55 @@ class Holdings:
                 partition, mailboxes.deliver, mailboxes.partitions.read, mailboxes.read_named, self._together
             )
             self._held[partition] = _Holding(inbox)
-        self._spawn(self._open(partitions, suspect))
+        holdings = {p: self._held[p] for p in partitions}
+        self._spawn(self._opening(holdings, self._open(holdings, suspect)))
 
-    async def _open(self, partitions: list[int], suspect: frozenset[int]) -> None:
+    async def _opening(self, holdings: dict[int, _Holding], work: Awaitable[None]) -> None:
+        try:
+            await work
+        except (StorageUnavailable, ServiceUnavailable) as error:
+            _logger.warning("partitions %s cannot be opened yet: %s", sorted(holdings), error.message)
+            for partition, holding in holdings.items():
+                if self._held.get(partition) is holding:
+                    self._drop(partition)  # the next look takes them up again
+
+    async def _open(self, holdings: dict[int, _Holding], suspect: frozenset[int]) -> None:
         """Subscribe, flush, then read, then run: so nothing falls between the read and the subscription."""
         host = self._host
-        holdings = {p: self._held[p] for p in partitions}
-        try:
-            for partition, holding in holdings.items():
-                subscription = await self._transport.subscribe(
-                    subjects.agents(host.fence.domain, partition),
-                    holding.inbox.receive,
-                    holding.inbox.read_again,
-                )
-                if holding.inbox.is_closed:  # the partition has left meanwhile
-                    await subscription.close()
-                else:
-                    holding.subscription = subscription
-            await self._transport.flush()
-            faultpoints.reached("acquire.middle")
-            host.outbound.skip_everywhere()
-            for holding in holdings.values():
-                holding.inbox.read_again()
-            for holding in holdings.values():
-                await holding.inbox.read_now()
-            doubtful = sorted(suspect & holdings.keys())
-            self._open_now({p: h for p, h in holdings.items() if p not in suspect})
-            if doubtful:
-                await self._try_carefully({p: holdings[p] for p in doubtful})
-        except (StorageUnavailable, ServiceUnavailable) as error:
-            _logger.warning("partitions %s cannot be opened yet: %s", partitions, error.message)
-            for partition in partitions:
-                if self._held.get(partition) is holdings[partition]:
-                    self._drop(partition)  # the next look takes them up again
+        for partition, holding in holdings.items():
+            subscription = await self._transport.subscribe(
+                subjects.agents(host.fence.domain, partition),
+                holding.inbox.receive,
+                holding.inbox.read_again,
+            )
+            if holding.inbox.is_closed:  # the partition has left meanwhile
+                await subscription.close()
+            else:
+                holding.subscription = subscription
+        await self._transport.flush()
+        faultpoints.reached("acquire.middle")
+        host.outbound.skip_everywhere()
+        for holding in holdings.values():
+            holding.inbox.read_again()
+        for holding in holdings.values():
+            await holding.inbox.read_now()
+        late = {p: holding for p, holding in holdings.items() if holding.inbox.is_unreadable}
+        for partition, holding in late.items():
+            one = {partition: holding}
+            self._spawn(self._opening(one, self._open_late(one, suspect)))
+        await self._open_read({p: h for p, h in holdings.items() if p not in late}, suspect)
+
+    async def _open_late(self, holdings: dict[int, _Holding], suspect: frozenset[int]) -> None:
+        """Those that could not be read at once: the others do not wait for them."""
+        for holding in holdings.values():
+            await holding.inbox.read_at_last()
+        await self._open_read(holdings, suspect)
+
+    async def _open_read(self, holdings: dict[int, _Holding], suspect: frozenset[int]) -> None:
+        self._open_now({p: h for p, h in holdings.items() if p not in suspect})
+        doubtful = {p: h for p, h in holdings.items() if p in suspect}
+        if doubtful:
+            await self._try_carefully(doubtful)
 
     def _open_now(self, holdings: dict[int, _Holding]) -> None:
         for partition, holding in holdings.items():

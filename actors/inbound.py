@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from bus.errors import InvalidMessage, StorageError
 from bus.wire import NUDGE_SOURCE, Item, Parcel, decode_parcel
@@ -53,7 +54,7 @@ class Inbox:
         self._asked = False
         self._reading: asyncio.Task[None] | None = None
         self._closed = False
-        self._is_first = True  # it has not been read yet
+        self._unreadable = asyncio.Event()
 
     def receive(self, data: bytes) -> None:
         """Take what came over NATS."""
@@ -88,13 +89,21 @@ class Inbox:
             self._reading = asyncio.get_running_loop().create_task(self._read())
 
     async def read_now(self) -> None:
-        """The first read of a partition just acquired: returns when its mailbox has been read, or it has left."""
+        """The first read of a partition just acquired: returns when its mailbox has been read, or turns out to be unreadable,
+        or it has left."""
         self.read_again()
-        reading = self._reading
-        if reading is not None:
-            await asyncio.wait((reading,))  # awaited itself, it would cancel us when the partition leaves
-            if not reading.cancelled():
-                reading.result()
+        unreadable = asyncio.create_task(self._unreadable.wait())
+        await self._wait_for_read(unreadable)
+        unreadable.cancel()
+
+    async def read_at_last(self) -> None:
+        """Returns when it has been read after all, or has left."""
+        await self._wait_for_read()
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether the last read has failed, and not for an outage; it is tried on."""
+        return self._unreadable.is_set()
 
     @property
     def is_closed(self) -> bool:
@@ -110,6 +119,14 @@ class Inbox:
         self._covered.clear()
         if self._reading is not None:
             self._reading.cancel()
+
+    async def _wait_for_read(self, *or_for: asyncio.Task[Any]) -> None:
+        reading = self._reading
+        if reading is not None:
+            # Awaited itself, it would cancel us when the partition leaves.
+            await asyncio.wait((reading, *or_for), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and not reading.cancelled():
+                reading.result()
 
     def _hold(self, parcel: Parcel) -> None:
         self._held.append(parcel)
@@ -151,7 +168,7 @@ class Inbox:
                 self._asked = True
                 await asyncio.sleep(retry_s)
                 continue
-            self._is_first = False
+            self._unreadable.clear()
             for source, number in covered.items():
                 self._remember(source, number)
             for parcel in self._take_held():
@@ -160,13 +177,11 @@ class Inbox:
                     self._asked = True
 
     def _put_off(self, error: Exception) -> float:
-        """How long a read that has failed is put off. What is wrong with a partition that runs is its own trouble; one that
-        cannot even be opened ends the host, which says so."""
+        """How long a read that has failed is put off. What is wrong with a partition is its own trouble."""
         if isinstance(error, StorageError):
             _logger.warning("partition %d cannot be read yet: %s", self.partition, error.message)
             return _RETRY_S
-        if self._is_first:
-            raise error
+        self._unreadable.set()
         _logger.error("partition %d cannot be read", self.partition, exc_info=error)
         return _RETRY_LATER_S
 

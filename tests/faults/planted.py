@@ -180,16 +180,16 @@ def _no_reload_after_a_hand_over() -> None:
     open_ = Holdings._open
     working: set[Any] = set()
 
-    async def unread(self: Any, partitions: list[int], suspect: frozenset[int]) -> None:
+    async def unread(self: Any, holdings: dict[int, Any], suspect: frozenset[int]) -> None:
         if self in working:
-            for partition in partitions:
-                inbox = self._held[partition].inbox
+            for holding in holdings.values():
+                inbox = holding.inbox
                 inbox.read_again = lambda: None
                 inbox._deliver_next = lambda parcel, inbox=inbox: (
                     inbox._deliver(inbox.partition, parcel.items) or True
                 )
         working.add(self)
-        await open_(self, partitions, suspect)
+        await open_(self, holdings, suspect)
 
     Holdings._open = unread  # type: ignore[method-assign]
 

@@ -87,10 +87,15 @@ async def test_a_read_that_fails_of_nobodys_outage_is_logged_and_made_again(
     assert box.delivered == [1, 2, 3, 4]
 
 
-async def test_a_partition_that_cannot_be_read_as_it_is_opened_fails_its_opening() -> None:
-    box = Mailbox(broken=1)
-    with pytest.raises(ValueError, match="a bug"):
-        await box.inbox.read_now()
+async def test_a_first_read_that_fails_of_nobodys_outage_holds_nobody_up_and_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbound, "_RETRY_LATER_S", 0.0)
+    box = Mailbox(broken=2, committed=[1])
+    await box.inbox.read_now()
+    assert (box.inbox.is_unreadable, box.delivered) == (True, [])
+    await box.inbox.read_at_last()
+    assert (box.inbox.is_unreadable, box.delivered) == (False, [1])
 
 
 async def test_a_gap_is_read_before_what_came_after_it() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from actors import inbound
 from bus import subjects
 from bus.address import parse_address, partition_of
 from bus.errors import CallboardError, StorageUnavailable
@@ -346,6 +347,35 @@ async def test_partitions_that_leave_while_they_open_do_not_keep_the_others_from
         row.wanted -= {lost}
         await taker.holdings.refresh()
         await until(lambda: set(taker.holdings.open_partitions()) == (first | second) - {lost})
+
+
+async def test_a_partition_that_cannot_be_read_for_a_bug_as_it_is_opened_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither does it end the host, which another would only follow into the same."""
+    monkeypatch.setattr(inbound, "_RETRY_LATER_S", 0.0)
+    async with TestKit([Keeper], partitions=16) as kit:
+        names = [f"keeper/{number}" for number in range(60)]
+        broken = partition_of("default", names[0], 16)
+        kit_load, is_mended = kit.store.load_partition, False
+
+        async def load_partition(domain: str, partition: int, **more: Any) -> Any:
+            if partition == broken and not is_mended:
+                raise ValueError("a bug")
+            return await kit_load(domain, partition, **more)
+
+        monkeypatch.setattr(kit.store, "load_partition", load_partition)
+        await kit.crash()
+        for name in names:
+            await kit.send(f"test/{name}", Note(text="x"))
+        recovering = asyncio.create_task(kit.recover())
+        others = [name for name in names if partition_of("default", name, 16) != broken]
+        await until(lambda: all(kit.state(f"test/{name}").notes == ["x"] for name in others))
+        assert kit.state(f"test/{names[0]}").notes == []
+        assert not kit._running[0].host.has_ended
+        is_mended = True
+        await recovering
+        await until(lambda: kit.state(f"test/{names[0]}").notes == ["x"])
 
 
 async def test_a_stopped_domain_goes_on_where_it_was_on_another_number_of_hosts() -> None:
