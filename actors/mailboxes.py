@@ -227,9 +227,9 @@ class Mailboxes:
         paused = activation.lifecycle == PAUSED and not head.is_control
         return not paused and activation.may_run_at(head) <= self._scope.clock.now()
 
-    async def read_heads(self, activations: Sequence[Activation]) -> None:
-        """Wait until the first messages of these can be taken: those that are unread are read, room or not."""
-        await self._refills.read_heads(activations)
+    async def read_heads(self, activations: Sequence[Activation], *, at_last: bool = False) -> None:
+        """Wait until the first messages of these can be taken; `at_last`: however long their mailboxes cannot be read."""
+        await self._refills.read_heads(activations, at_last=at_last)
 
     def take_head(self, activation: Activation) -> Envelope:
         if activation.queue[0].seq >= 0:

@@ -105,10 +105,12 @@ class Refills:
         self._hungry.pop(activation, None)
         self._later.pop(activation, None)
 
-    async def read_heads(self, activations: Sequence[Activation]) -> None:
+    async def read_heads(self, activations: Sequence[Activation], *, at_last: bool = False) -> None:
         """Wait until the first messages of these can be taken: those that are unread are read, room or not. Those of
-        mailboxes that cannot be read stay unread: nobody else waits for them."""
-        while unread := [a for a in activations if self._is_unread(a) and a not in self._failing]:
+        mailboxes that cannot be read stay unread, since nobody else waits for them: `at_last` waits for these, too."""
+        while unread := [
+            a for a in activations if self._is_unread(a) and (at_last or a not in self._failing)
+        ]:
             if unread[0] not in self._reading:
                 self._start(unread[0], False, 1)
             await asyncio.wait((self._reading[unread[0]],), timeout=RETRY_S)

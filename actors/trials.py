@@ -54,6 +54,7 @@ class Trials:
         self._under_way = 0
         self._untried = 0  # heads that are still to be begun
         self._begun: dict[Activation, asyncio.Event] = {}  # heads whose turns have not ended
+        self._unread: set[Activation] = set()  # set apart until their mailboxes can be read
 
     def is_at_rest(self, waits: Callable[[Activation], bool]) -> bool:
         """Whether nothing is under way but turns that wait."""
@@ -79,11 +80,14 @@ class Trials:
                     await self._try_again(activation, turns, quiet)
                     self._untried -= 1
                 await self._try_first(untried, turns, quiet)
+                for activation in self._unread & set(suspects):
+                    turns.create_task(self._try_once_read(activation, turns, quiet))
         finally:
             self._under_way -= 1
             self._untried -= len(untried)
-            for activation in untried:
+            for activation in [*untried, *(self._unread & set(suspects))]:
                 activation.running = False
+                self._unread.discard(activation)
 
     async def _try_again(self, activation: Activation, turns: asyncio.TaskGroup, quiet: Quiet) -> None:
         """A message that was under way when its host died again; returns when nothing of it runs. The next one, which may be
@@ -95,6 +99,15 @@ class Trials:
         at_rest = self._begun.get(activation)
         if at_rest is not None:
             await at_rest.wait()
+
+    async def _try_once_read(self, activation: Activation, turns: asyncio.TaskGroup, quiet: Quiet) -> None:
+        """What could not be read may be what killed the host: without an attempt on record, it would do so for ever. Nobody
+        else waits for it."""
+        while activation in self._unread:
+            await self._mailboxes.read_heads([activation], at_last=True)
+            async with self._alone(quiet):
+                for head in await self._attempt([activation]):
+                    await self._begin(head, turns, SOLO_S)
 
     async def _try_first(
         self, untried: dict[Activation, None], turns: asyncio.TaskGroup, quiet: Quiet
@@ -168,11 +181,15 @@ class Trials:
         await self._mailboxes.read_heads(activations)
         for activation in activations:
             activation.running = False
+            self._unread.discard(activation)
             head = activation.head()
-            if not self._can_run(activation) or head is None or not head.payload:  # it could not be read
+            if not self._can_run(activation) or head is None:
                 self._mailboxes.schedule(activation)
                 continue
             activation.running = True
+            if not head.payload:
+                self._unread.add(activation)
+                continue
             head = self._mailboxes.take_head(activation)
             mark = Mark(
                 tenant=activation.tenant, partition=activation.partition, agent=activation.agent,
