@@ -20,6 +20,7 @@ from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PA
 from bus.registry import describe_validation, first_line
 from bus.task_limits import TaskLimits
 from bus.wire import MAX_PARCEL_BYTES
+from storage.release import release
 
 PolicyName = Literal["direct", "least_loaded", "contract_net"]
 OnDeadLetter = Literal["keep", "fail"]
@@ -210,7 +211,14 @@ class DomainSpec(_Strict):
 
     @classmethod
     def from_json(cls, text: str) -> DomainSpec:
-        return cls.model_validate_json(text)
+        """What Postgres keeps; raises InvalidDomainFile where another release has written it."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise InvalidDomainFile(
+                f"Callboard {release()} cannot read the stored domain.yaml: {_unknown_key(error) or describe_validation(error)}.",
+                fix="If a newer Callboard has stored it: `callboard down`, and `callboard up` of that one.",
+            ) from None
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -14,7 +14,7 @@ from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]
 
 from actors.agent import Agent
 from actors.incarnation import Equip, HostSettings, run_incarnation
-from bus.errors import CallboardError
+from bus.errors import CallboardError, InvalidDomainFile
 
 IMPLICIT = str(IMPLICIT_RESOURCE_PREFIX)  # every node has 1 of each resource that is called so, for nothing
 _LEAST = 0.0001  # of a resource, in Ray
@@ -29,7 +29,7 @@ class HostActor:
         self, settings: HostSettings, system_kinds: tuple[type[Agent], ...], equip: Equip, log_level: str
     ) -> None:
         configure_logging(log_level)
-        self._why = ""
+        self._refusal: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._main, args=(settings, system_kinds, equip), name="host", daemon=True
@@ -38,13 +38,13 @@ class HostActor:
 
     def _main(self, settings: HostSettings, system_kinds: tuple[type[Agent], ...], equip: Equip) -> None:
         try:
-            self._why = uvloop.run(run_incarnation(settings, system_kinds=system_kinds, equip=equip))
+            uvloop.run(run_incarnation(settings, system_kinds=system_kinds, equip=equip))
         except CallboardError as error:
             logging.getLogger("callboard.host").error("the host cannot run: %s", error)
-            self._why = str(error)
+            if isinstance(error, InvalidDomainFile):
+                self._refusal = str(error)
         except BaseException:
             logging.getLogger("callboard.host").exception("the host failed")
-            self._why = "the host failed; see its log"
         self._ended.set()
         time.sleep(LINGER_S)
         os._exit(0)  # the thread cannot leave the actor any other way
@@ -52,10 +52,10 @@ class HostActor:
     def pid(self) -> int:
         return os.getpid()
 
-    def wait_until_ended(self) -> str:
-        """Block until the incarnation has ended; return why."""
+    def wait_until_ended(self) -> str | None:
+        """Block until the incarnation has ended; return why it cannot run the domain's code, if that was it."""
         self._ended.wait()
-        return self._why
+        return self._refusal
 
 
 def mark_of(namespace: str, domain: str) -> str:

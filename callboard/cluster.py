@@ -13,7 +13,7 @@ import asyncpg
 
 from actors.domain import Domain, DomainSpec, load_domain, read_domain
 from actors.model_gateway import GatewayAddress
-from bus.errors import ServiceUnavailable, UnknownDomain
+from bus.errors import InvalidDomainFile, ServiceUnavailable, UnknownDomain
 from bus.events import EventStream
 from bus.nats import NatsTransport
 from callboard.advance import Advance
@@ -100,7 +100,8 @@ class Cluster:
         However many hosts are replaced one after the other: it is given up once nothing has changed for `timeout_s`, here or
         with the domain that this one waits for.
 
-        Raises UnknownDomain, or ServiceUnavailable with what is known of the reason.
+        Raises UnknownDomain, InvalidDomainFile when its hosts refuse the domain's code or domain.yaml, or ServiceUnavailable
+        with what is known of the reason.
         """
         said: set[str] = set()
 
@@ -119,6 +120,8 @@ class Cluster:
                 say(f"room {lack.behind}", f"{domain}: {lack_text(lack)}")
                 if lack.behind is not None:
                     await self._look_at(lack.behind, advance)
+            if row["refusal"] is not None and not any(h.ready and h.code == row["code"] for h in hosts):
+                raise InvalidDomainFile(f"No host of {domain} can be started: {row['refusal']}")
             owned = [len(h.owned) for h in hosts if h.ready and h.code == row["code"] and h.owned]
             enough = len(owned) >= min(row["hosts"], row["partitions"]) > 0
             if (enough or lack is not None) and sum(owned) == row["partitions"]:

@@ -20,6 +20,7 @@ from bus import faultpoints, subjects
 from bus.errors import (
     CallboardError,
     Fenced,
+    InvalidDomainFile,
     RowLocked,
     SchemaMismatch,
     StorageUnavailable,
@@ -28,11 +29,19 @@ from bus.transport import Transport
 from coordinators.launcher import Launcher
 from coordinators.lease import Lease
 from coordinators.plan import plan_partitions
-from coordinators.processes import Processes
+from coordinators.processes import Processes, Told
 from coordinators.room import Queue, Room, nobody_waits
 from coordinators.silence import Silence
 from storage.lack import Lack, report_lack
-from storage.placement import DomainPlacement, HostRow, Placement, placing, terminate_host_backends
+from storage.placement import (
+    DomainPlacement,
+    HostRow,
+    Placement,
+    leading,
+    placing,
+    report_refusal,
+    terminate_host_backends,
+)
 from storage.release import release
 
 _logger = logging.getLogger("callboard.coordinator")
@@ -62,6 +71,7 @@ class DomainCoordinator:
         self._room = Room(queue)
         self._lease = Lease(pool, domain, epoch)
         self._reported: Lack | None = None
+        self._told: Told | None = None
         self._silence = Silence()
         self._wake = asyncio.Event()
         self.every_round: list[Callable[[], Awaitable[None]]] = []
@@ -90,7 +100,10 @@ class DomainCoordinator:
                 except StorageUnavailable as error:
                     _logger.warning("the round is put off: %s", error.message)
                     self._silence.unsettle()
-                except SchemaMismatch as error:  # until somebody mends it, the same in every round
+                except (
+                    SchemaMismatch,
+                    InvalidDomainFile,
+                ) as error:  # until somebody mends it, the same in every round
                     if error.message != mismatch:
                         _logger.error("no round succeeds: %s", error)
                     mismatch = error.message
@@ -131,6 +144,7 @@ class DomainCoordinator:
         if self._changed:
             self._transport.publish(subjects.placement(self._domain), b"changed")
         await self._processes.kill_leftovers()
+        await self._report_refusal()
 
     async def _read(self) -> tuple[DomainPlacement, list[HostRow]]:
         asked_at = time.monotonic()
@@ -331,6 +345,14 @@ class DomainCoordinator:
             coming = self._processes.give_up_late(coming)
         await self._report(self._missing(domain, hosts) if lacking or self._lease.waits else 0)
         return len(coming)
+
+    async def _report_refusal(self) -> None:
+        """Tell why hosts cannot be started, or that they can, where it is news."""
+        told = self._processes.told
+        if told is not None and told != self._told:
+            async with leading(self._pool, self._domain, self._epoch) as db:
+                await report_refusal(db, self._domain, told.code, told.refusal)
+            self._told = told
 
     async def _report(self, missing: int) -> None:
         """Tell how many hosts lack room, where it is news."""

@@ -8,8 +8,8 @@ from typing import Protocol
 class HostProcess(Protocol):
     """A host that was started."""
 
-    async def ended(self) -> None:
-        """Return when the process is gone, as soon as that is known."""
+    async def ended(self) -> str | None:
+        """Return when the process is gone, as soon as that is known: why it cannot run the domain's code, if that was it."""
         ...
 
     async def kill(self) -> None: ...

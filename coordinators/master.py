@@ -9,16 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
-from pydantic import ValidationError
 
 from actors.domain import DomainSpec
-from bus.errors import CallboardError, Fenced, StorageUnavailable
-from bus.registry import describe_validation
+from bus.errors import CallboardError, Fenced, InvalidDomainFile, StorageUnavailable
 from coordinators.launcher import Leaders
 from coordinators.scaling import Load, desired_hosts
 from storage.boundary import translated
 from storage.domains import ASLEEP, DomainRow, all_domains, forget_coordinator, wake_if_due
-from storage.placement import live_hosts
+from storage.placement import live_hosts, report_refusal
 from storage.queries import query
 
 _logger = logging.getLogger("callboard.master")
@@ -67,10 +65,9 @@ class Master:
                 continue
             try:
                 spec = DomainSpec.from_json(row.spec)
-            except ValidationError as error:  # of another release, say: the other domains go on
-                _logger.error(
-                    "the stored domain.yaml of %s is wrong: %s", row.domain, describe_validation(error)
-                )
+            except InvalidDomainFile as error:  # the other domains go on
+                if await report_refusal(self._pool, row.domain, row.code, str(error)):
+                    _logger.error("%s gets no hosts: %s", row.domain, error)
                 continue
             await self._scale(row, spec)
             if time.monotonic() > self._led_until.get(row.domain, 0.0):

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bus.envelope import new_id
 from bus.errors import InvalidDomainFile
@@ -18,6 +19,13 @@ _logger = logging.getLogger("callboard.coordinator")
 
 KILL_AFTER_S = 30.0  # a process whose epoch was ended and that does not exit is killed
 _FOUND_AFTER_S = 0.25  # one that died as it was registered is in the rows of the next round
+
+
+class Told(NamedTuple):
+    """Why no host can be started with some code; None if one was."""
+
+    code: str
+    refusal: str | None
 
 
 @dataclass(slots=True)
@@ -43,6 +51,7 @@ class Processes:
         self._started: dict[str, Started] = {}
         self._leaving: dict[str, float] = {}  # their epochs have ended, since when
         self._starts = Starts()
+        self.told: Told | None = None  # by the last host that was started
 
     @property
     def any_leaves(self) -> bool:
@@ -59,6 +68,7 @@ class Processes:
             started.ready = True
             if started.ours:
                 self._starts.succeeded(host.code)
+                self.told = Told(host.code, None)
         return started
 
     def is_ours(self, name: str) -> bool:
@@ -78,6 +88,7 @@ class Processes:
                 try:
                     process = await self._launcher.start(self._domain, name)
                 except InvalidDomainFile as error:  # the hosts that run go on, and are led on
+                    self.told = Told(code, str(error))
                     pause = self._starts.failed(code, started_at=time.monotonic())
                     _logger.error("no host can be started; the next try waits %.0f s: %s", pause, error)
                     return
@@ -134,8 +145,10 @@ class Processes:
         started = Started(process, time.monotonic(), code, ours)
 
         async def wait() -> None:
-            await process.ended()
+            refusal = await process.ended()
             started.dead = True
+            if refusal is not None:
+                self.told = Told(started.code, refusal)
             if not started.ready and name not in self._leaving:
                 self._has_not_started(name, started)
             self._has_ended()

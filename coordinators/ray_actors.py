@@ -16,7 +16,6 @@ from typing import Any
 import asyncpg
 import ray
 import uvloop
-from pydantic import ValidationError
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -25,9 +24,8 @@ from actors.birth import machine
 from actors.domain import DomainSpec
 from actors.incarnation import HostSettings
 from actors.ray_host import configure_logging, mark_of, remote_host
-from bus.errors import InvalidDomainFile, ServiceUnavailable
+from bus.errors import ServiceUnavailable
 from bus.nats import NatsTransport
-from bus.registry import describe_validation
 from coordinators import domain as core
 from coordinators.asleep import Sleepers
 from coordinators.equipment import SYSTEM_KINDS, equip_coordinator, equip_host
@@ -195,12 +193,7 @@ class RayLauncher:
 
     async def _asked_for(self, domain: str) -> float:
         row = await find_domain(self._pool, domain, removed=True)
-        try:
-            return DomainSpec.from_json(row.spec).hosts.cpus
-        except ValidationError as error:  # of another release, say: the hosts that run go on
-            raise InvalidDomainFile(
-                f"The stored domain.yaml of {domain} is wrong: {describe_validation(error)}."
-            ) from error
+        return DomainSpec.from_json(row.spec).hosts.cpus
 
     async def attach(self, domain: str, host: str, pid: int) -> HostProcess | None:
         try:
@@ -238,13 +231,15 @@ class _RayHost:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def ended(self) -> None:
+    async def ended(self) -> str | None:
         """A pending call to an actor without restarts fails as soon as its process is gone."""
+        refusal: str | None = None
         try:
-            await self._actor.wait_until_ended.remote()
+            refusal = await self._actor.wait_until_ended.remote()
         except RayError as error:
             _logger.warning("a host's process has ended: %s", str(error).splitlines()[0])
         await self.kill()
+        return refusal
 
     async def kill(self) -> None:
         await asyncio.to_thread(ray.kill, self._actor)

@@ -66,9 +66,18 @@ async def claim_coordinator(pool: asyncpg.Pool[Any], name: str, node: str) -> in
     """
     await require_own_schema(pool)
     with translated():
-        return int(
+        epoch = int(
             await pool.fetchval(query("claim_coordinator"), name, node, os.getpid(), release(), schema())
         )
+        await pool.execute(query("forget_refusals"), name)
+        return epoch
+
+
+async def report_refusal(db: Any, domain: str, code: str, why: str | None) -> bool:
+    """Why no host can be started with this code of a domain, None if one was: `up`, `run` and `status` tell it. Returns
+    whether that is news."""
+    with translated():
+        return await db.fetchval(query("report_refusal"), domain, code, why) is not None
 
 
 async def find_rival(db: Any, name: str, here: Collection[str]) -> str | None:

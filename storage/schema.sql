@@ -1286,6 +1286,7 @@ CREATE TABLE callboard.domains (
     asleep_after bigint,
     asleep_with bigint,
     asleep_after_event bigint,
+    refusal text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT domains_partitions_check CHECK (((partitions >= 1) AND (partitions <= 4096))),

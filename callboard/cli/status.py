@@ -98,6 +98,8 @@ def _show_domains(standing: Standing) -> None:
                     f"{domain.domain}: no host owns {_partitions(domain)} {spans(domain.unowned)}.", "yellow"
                 )
             )
+        if domain.refusal is not None:
+            out.print(plain(f"{domain.domain}: no host can be started: {clean(domain.refusal)}", "yellow"))
         if domain.domain in lacks:
             what = lack_text(lacks[domain.domain])
             out.print(plain(f"{domain.domain}: {what}: `callboard doctor`.", "yellow"))

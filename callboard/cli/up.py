@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bus.errors import CallboardError, ServiceUnavailable
+from bus.errors import CallboardError, InvalidDomainFile, ServiceUnavailable
 from callboard.cli.options import Json
 from callboard.cli.running import asynchronous
 from callboard.cli.terminal import console, emit, note, plain
@@ -126,7 +126,7 @@ async def _wait_for(cluster: Cluster, domain: str) -> None:
     """A domain of earlier days: one that cannot start does not keep the others from being up."""
     try:
         await cluster.ready(domain, progress=note)
-    except ServiceUnavailable as error:
+    except (InvalidDomainFile, ServiceUnavailable) as error:
         note(f"Warning: {error}")
 
 

@@ -62,6 +62,7 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
         lacks = {c.name: c.lack for c in coordinators if c.lack is not None and expects_hosts}
         found += await _partitions(db, expects_hosts and bool(coordinators), lacks)
         found += await _room(db, lacks)
+        found += await _refusals(db)
         found.append(_releases(coordinators, await inspect.list_hosts(db)))
         found += _rivals(coordinators)
         if found[1].status == GOOD:
@@ -174,6 +175,18 @@ async def _room(db: asyncpg.Pool[Any], lacks: Mapping[str, Lack]) -> list[Findin
             "room", f"{domain}: {lack_text(lack)}", lack_mend(domain, lack)
         )
         for domain, lack in lacks.items()
+    ]
+
+
+async def _refusals(db: asyncpg.Pool[Any]) -> list[Finding]:
+    return [
+        fail(
+            "code",
+            f"no host of {d.domain} can be started: {d.refusal}",
+            "Mend that, and call `callboard up DOMAIN_DIR`.",
+        )
+        for d in await inspect.list_domains(db)
+        if d.refusal is not None
     ]
 
 

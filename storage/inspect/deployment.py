@@ -88,6 +88,8 @@ class DomainView(msgspec.Struct, frozen=True, kw_only=True):
     paused_tasks: int = 0
     paused_by: str | None = None
     """Who has paused the domain, and why."""
+    refusal: str | None = None
+    """Why no host can be started with its newest code and domain.yaml."""
 
 
 class TableSize(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ create table domains (
   asleep_after bigint,                             -- asleep: a message with a higher number wakes it...
   asleep_with bigint,                              -- ...or more of what waits, up to that number, than this...
   asleep_after_event bigint,                       -- ...or an event with a higher number
+  refusal     text,                                -- why no host can be started with it, as a coordinator or a host has said
   created_at  timestamptz not null default now(),
   updated_at  timestamptz not null default now()
 );

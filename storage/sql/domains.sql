@@ -13,7 +13,7 @@ with swept as (
 insert into domains (domain, partitions, spec, kinds, home, code) values ($1, $2, $3, $4::text[], $5, $6)
 on conflict (domain) do update
   set spec = excluded.spec, kinds = excluded.kinds, home = excluded.home, code = excluded.code, updated_at = now(),
-      state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null
+      state = 'active', asleep_after = null, asleep_with = null, asleep_after_event = null, refusal = null
   where domains.state <> 'deleting'
 returning partitions
 

@@ -136,7 +136,7 @@ from coordinators order by name <> 'master', name
 
 -- name: inspect_domains
 -- Counts are exact; an index-only scan of a million waiting messages takes about 0.1 s.
-select d.domain, d.partitions, d.kinds, d.home, d.code, d.state, d.updated_at,
+select d.domain, d.partitions, d.kinds, d.home, d.code, d.state, d.updated_at, d.refusal,
        (select count(*) from hosts h where h.domain = d.domain and h.ended_at is null) as hosts,
        (select count(*) from mailbox m where m.domain = d.domain) as backlog,
        (select count(*) from timers t where t.domain = d.domain) as timers,

@@ -66,6 +66,14 @@ update coordinators set rival = $2, rival_at = now() where name = $1
 -- name: report_lack
 update coordinators set lack = $2::json where name = $1
 
+-- name: report_refusal
+-- Returns a row where it is news. Of code that is not the newest any more it says nothing.
+update domains set refusal = $3 where domain = $1 and code = $2 and refusal is distinct from $3 returning domain
+
+-- name: forget_refusals
+-- A coordinator that begins may be of another release, and finds out by itself.
+update domains set refusal = null where refusal is not null and ($1 = 'master' or domain = $1)
+
 -- name: find_lack
 select lack::text from coordinators where name = $1
 
@@ -158,7 +166,7 @@ on conflict (domain, digest) do update set bundle = excluded.bundle, added_at = 
 select bundle from domain_code where domain = $1 and digest = $2
 
 -- name: partition_count
-select partitions, code, hosts from domains where domain = $1 and state in ('active', 'asleep')
+select partitions, code, hosts, refusal from domains where domain = $1 and state in ('active', 'asleep')
 
 -- name: end_coordinators
 delete from coordinators

@@ -15,6 +15,7 @@ from nats.errors import Error as NatsError
 from actors.domain import Domain, load_domain, read_domain
 from actors.host import Host
 from actors.incarnation import HostSettings, run_incarnation
+from bus.errors import InvalidDomainFile
 from bus.nats import NatsTransport
 from bus.subjects import EVENTS_STREAM, events
 from coordinators.domain import DomainCoordinator
@@ -40,8 +41,10 @@ class LoopHost:
     def _started(self, host: Host) -> None:
         self.host = host
 
-    async def ended(self) -> None:
+    async def ended(self) -> str | None:
         await asyncio.wait([self._task])
+        error = None if self._task.cancelled() else self._task.exception()
+        return str(error) if isinstance(error, InvalidDomainFile) else None
 
     async def kill(self) -> None:
         """Stop at once: nothing that has not committed will be."""

@@ -141,7 +141,7 @@ def test_hosts_that_wait_for_room_are_told_of_once_and_again_when_it_is_for_some
     say(shown)
     assert capsys.readouterr().err.splitlines() == [
         "desk: 1 host waits for room in Ray: each asks for 1 CPU, and no node has more than 0.5 free",
-        "desk: 1 host waits until those of shop are replaced, since Ray has no room for all of them",
+        "desk: 1 host waits until those of shop are ready, since Ray has no room for all of them",
     ]
 
 
