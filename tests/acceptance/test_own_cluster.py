@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,12 +12,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from callboard.runtime import ray_head
+from callboard.services import ensure_services, running_endpoints
 from callboard.settings import Settings
+from storage.connect import connect
 from tests.acceptance.program import Program, read_until
 from tests.conftest import make_home
 from tests.unit.secops.triage_run import EXAMPLE, SAMPLE, comparable, reference
@@ -155,7 +159,9 @@ def domain(folder: Path, name: str, code: str) -> Path:
         "tasks: {policy: direct, to: only/main}\nhosts: {min: 1, max: 1}\n"
     )
     (folder / f"{name}_agents.py").write_text(
-        "from callboard import Agent, Context, TaskWork, handler, message\n"
+        "import asyncio\n"
+        "from pathlib import Path\n"
+        "from callboard import Agent, Context, TaskWork, handler, message, tool\n"
         "from pydantic import BaseModel\n"
         "@message('test.ball.v1')\n"
         "class Ball(BaseModel):\n"
@@ -229,21 +235,95 @@ def test_a_removed_domain_leaves_the_others_and_ray_as_they_are(alone: Program, 
     alone("down")
 
 
-def hosts_since_start(program: Program) -> dict[str, int]:
-    """How many hosts each domain has had."""
-    import asyncio
+SCALES = """
+    @handler
+    async def begin(self, work: TaskWork, ctx: Context) -> None:
+        ctx.complete({"said": await ctx.call(weigh, work.input["until"])})
 
-    from callboard.services import ensure_services
-    from storage.connect import create_pool
+@tool(timeout=240)
+async def weigh(until: str) -> str:
+    while not Path(until).exists():
+        await asyncio.sleep(0.05)
+    return "weighed"
+"""
+ABSENT_S = 5.0  # Ray brings a coordinator back sooner
 
-    async def read() -> dict[str, int]:
+
+@pytest.mark.long
+def test_down_waits_for_a_call_that_is_made_once_at_most_and_nobody_leads_meanwhile(
+    alone: Program, tmp_path: Path
+) -> None:
+    scales, given, weighed = domain(tmp_path, "scales", SCALES), tmp_path / "input.json", tmp_path / "weighed"
+    given.write_text(json.dumps({"until": str(weighed)}))
+    alone("up", "--detach", "--without-gateway", scales)
+    run = alone.start("run", scales, "--input", given)
+    while [call["status"] for call in calls(alone)] != ["started"]:
+        pass  # each look takes a moment, and the whole test has a limit
+    run.send_signal(signal.SIGINT)  # the task goes on
+    run.communicate(timeout=60)
+    down = alone.start("down")
+    try:
+        read_until(down, "waiting for calls of at-most-once tools to end")
+        nobody_leads_for(ABSENT_S, alone)
+        assert down.poll() is None
+    finally:
+        weighed.touch()
+    out, said = down.communicate(timeout=60)
+    assert (down.returncode, out) == (0, "Callboard is stopped.\n")
+    assert said == "stopping Ray, NATS and Postgres\n"
+    left = read_stopped(
+        alone,
+        "select tool, status, attempts from ledger",
+        "select ended_why, suspect from hosts",
+        "select name from promises where kind in ('approval', 'outcome')",
+        "select name from coordinators",
+    )
+    assert left == [[("weigh", "succeeded", 1)], [("stopped", [])], [], []]
+
+
+def calls(program: Program) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(program("ledger", "--json").stdout)["calls"]
+    return found
+
+
+def nobody_leads_for(seconds: float, program: Program) -> None:
+    """Wait until no coordinator has led for so long."""
+    endpoints = running_endpoints(Settings(home=program.home))
+    assert endpoints is not None
+
+    async def wait() -> None:
+        db = await connect(endpoints.postgres_url, application="callboard-test")
+        try:
+            last = time.monotonic()
+            async with asyncio.timeout(60):
+                while time.monotonic() - last < seconds:
+                    if await db.fetchval("select exists (select from coordinators)"):
+                        last = time.monotonic()
+                    await asyncio.sleep(0.05)
+        finally:
+            await db.close()
+
+    asyncio.run(wait())
+
+
+def read_stopped(program: Program, *queries: str) -> list[list[tuple[Any, ...]]]:
+    """What the database of a Callboard that is stopped holds: its services run for the moment."""
+
+    async def read() -> list[list[tuple[Any, ...]]]:
         async with await ensure_services(Settings(home=program.home)) as services:
-            pool = await create_pool(services.endpoints.postgres_url, application="test", size=1)
-            rows = await pool.fetch("select domain, count(*) from hosts group by 1")
-            await pool.close()
-            return {row[0]: row[1] for row in rows}
+            db = await connect(services.endpoints.postgres_url, application="callboard-test")
+            try:
+                return [[tuple(row) for row in await db.fetch(sql)] for sql in queries]
+            finally:
+                await db.close()
 
     return asyncio.run(read())
+
+
+def hosts_since_start(program: Program) -> dict[str, int]:
+    """How many hosts each domain has had."""
+    [found] = read_stopped(program, "select domain, count(*) from hosts group by 1")
+    return dict(found)
 
 
 def wait_until_led(program: Program, names: set[str]) -> None:
