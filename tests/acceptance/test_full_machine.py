@@ -37,6 +37,7 @@ def test_it_takes_the_place_of_the_old_one(alone: Program, tmp_path: Path) -> No
     alone("up", "--detach", "--without-gateway", folder)  # ends once the newest code is ready
 
 
+@pytest.mark.long  # 40 s; tests/integration/test_full_cluster.py has two domains and no room in a cluster that is played
 @pytest.mark.timeout(300)
 def test_two_domains_take_turns_and_a_third_is_told_that_there_is_no_room(
     alone: Program, tmp_path: Path

@@ -115,8 +115,8 @@ def test_two_runs_at_once_on_one_file_give_the_same_report(program: Program, tmp
     ("content", "said"),
     [
         (b"", "log is empty."),
-        (bytes(range(256)) * 99, "log is not text."),
-        (gzip.compress(b"x\n" * 9999)[:-9], "Cannot read log:"),
+        pytest.param(bytes(range(256)) * 99, "log is not text.", marks=pytest.mark.long),
+        pytest.param(gzip.compress(b"x\n" * 9999)[:-9], "Cannot read log:", marks=pytest.mark.long),
         (None, "cannot be read"),
     ],
     ids=["empty", "binary", "damaged", "missing"],

@@ -263,7 +263,9 @@ async def test_a_refusal_is_recorded_and_stays_whatever_becomes_of_the_cycle() -
         assert leftovers(kit) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(10, 40))]
+)
 async def test_whatever_agents_ask_each_other_all_of_it_ends(seed: int) -> None:
     rng = random.Random(seed)
     keys = "abcdef"
