@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import hypothesis
@@ -95,42 +96,72 @@ async def services() -> AsyncIterator[Endpoints]:
     shutil.rmtree(folder)
 
 
-@asynccontextmanager
-async def _database_of_its_own(services: Endpoints, template: str) -> AsyncIterator[str]:
-    name = f"test_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(services.postgres_url)
-    try:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        yield url_of(services, name)
-        # FORCE, because a failing test leaves its connections open.
-        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    finally:
-        await connection.close()
-
-
 def url_of(services: Endpoints, database: str) -> str:
     return services.postgres_url.replace("@/callboard?", f"@/{database}?")
 
 
+class Databases:
+    """Copies of a database with the schema, one for each test: the next one is made, and the one before is dropped, while
+    a test runs."""
+
+    def __init__(self, connection: asyncpg.Connection[Any]) -> None:
+        self._connection = connection
+        self._left: list[str] = []
+        self._next = asyncio.create_task(self._make())
+
+    async def take(self) -> str:
+        name = await self._next
+        self._next = asyncio.create_task(self._make())
+        return name
+
+    def leave(self, name: str) -> None:
+        self._left.append(name)
+
+    async def _make(self) -> str:
+        while self._left:
+            await drop(self._connection, self._left.pop())
+        name = f"test_{secrets.token_hex(6)}"
+        await self._connection.execute(f'CREATE DATABASE "{name}" TEMPLATE migrated')
+        return name
+
+    async def close(self) -> None:
+        await self._next
+
+
+async def drop(connection: asyncpg.Connection[Any], database: str) -> None:
+    # FORCE, because a failing test leaves its connections open.
+    await connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+
 @pytest.fixture(scope="session")
-async def migrated(services: Endpoints) -> str:
-    """The name of a database with the schema. Hundreds of tests copy it, which takes half the time of the migrations."""
+async def databases(services: Endpoints) -> AsyncIterator[Databases]:
     connection = await asyncpg.connect(services.postgres_url)
-    await connection.execute("CREATE DATABASE migrated")
-    await connection.close()
-    await migrate(url_of(services, "migrated"))
-    return "migrated"
+    try:
+        await connection.execute("CREATE DATABASE migrated")
+        await migrate(url_of(services, "migrated"))
+        databases = Databases(connection)
+        yield databases
+        await databases.close()
+    finally:
+        await connection.close()
 
 
 @pytest.fixture
-async def database(services: Endpoints, migrated: str) -> AsyncIterator[str]:
+async def database(services: Endpoints, databases: Databases) -> AsyncIterator[str]:
     """The URL of a database of this test's own, with the schema and nothing in it."""
-    async with _database_of_its_own(services, migrated) as url:
-        yield url
+    name = await databases.take()
+    yield url_of(services, name)
+    databases.leave(name)
 
 
 @pytest.fixture
 async def empty_database(services: Endpoints) -> AsyncIterator[str]:
     """The URL of a database of this test's own, without a schema."""
-    async with _database_of_its_own(services, "template1") as url:
-        yield url
+    name = f"test_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(services.postgres_url)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+        yield url_of(services, name)
+        await drop(connection, name)
+    finally:
+        await connection.close()
