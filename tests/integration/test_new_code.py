@@ -10,12 +10,15 @@ import pytest
 
 from actors import incarnation
 from actors.domain import load_domain, read_domain
+from actors.event_place import count_waiting
 from bus.address import Address
 from bus.events import EventStream
+from bus.subjects import EVENTS_STREAM
 from callboard.services import Endpoints
 from coordinators.equipment import SYSTEM_KINDS
 from storage.code import pack, put_code
 from storage.domains import DomainRow, register_domain
+from storage.inspect import find_event_cursor
 from storage.intake import Incoming, accept
 from storage.placement import claim_coordinator
 from tests.integration.cli import until
@@ -55,6 +58,12 @@ NEW = OLD.replace("events:\n", "  - class: grown_agents:Archivist\nevents:\n").r
 )
 
 
+REPLACED = """
+select from domains d where not exists (select from hosts where ended_at is null and code <> d.code)
+  and exists (select from hosts where code = d.code and cardinality(owned) = 4)
+"""
+
+
 async def test_messages_and_events_that_only_new_code_knows_wait_for_its_hosts(
     services: Endpoints, database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,6 +94,40 @@ async def test_messages_and_events_that_only_new_code_knows_wait_for_its_hosts(
         assert await grown.fetch("select reason from dead_letters") == []
 
 
+async def test_events_that_are_listed_no_more_are_dead_letters_and_where_none_is_nobody_reads(
+    services: Endpoints, database: str, tmp_path: Path
+) -> None:
+    """As docs/domain-yaml.md says."""
+    (tmp_path / "grown_agents.py").write_text(AGENTS)
+    (tmp_path / "domain.yaml").write_text(NEW)
+    async with Deployment.open(tmp_path, database, services.nats_url) as grown:
+        await grown.coordinate()
+        await until(lambda: grown.fetch("select from hosts where cardinality(owned) = 4"))
+        events = EventStream(grown.transport)
+        await _bring_up_to_date(grown, tmp_path, OLD)
+        await until(lambda: grown.fetch(REPLACED))
+        await events.publish("grown", "news", b'{"text": "nobody\'s"}')
+        await events.publish("grown", "known", b'{"text": "after it"}')
+        handled = "select agent, count(*)::int from transitions group by 1 order by 1"
+        await until(lambda: _equals(grown, handled, [("keeper/a", 1)]))
+        [(reason, error)] = await grown.fetch("select reason, error from dead_letters")
+        assert reason == "invalid_event"
+        assert "subscribes to no event 'news'" in error
+
+        await _bring_up_to_date(grown, tmp_path, OLD[: OLD.index("events:")] + OLD[OLD.index("hosts:") :])
+        await until(lambda: grown.fetch(REPLACED))
+        await events.publish("grown", "known", b'{"text": "stays"}')
+
+        async def nobody_reads() -> bool:
+            found = await grown.transport.client.jetstream().consumers_info(EVENTS_STREAM)
+            return not any("grown" in str(each.config) for each in found)
+
+        await until(nobody_reads)
+        cursor = await find_event_cursor(grown.pool, "grown")
+        assert await count_waiting(events, cursor, "grown") == 1
+        assert await grown.fetch(handled) == [("keeper/a", 1)]
+
+
 def _hold_up_starts(deployment: Deployment) -> asyncio.Event:
     """Hosts that are started from now on come when this is set."""
     coming = asyncio.Event()
@@ -98,8 +141,8 @@ def _hold_up_starts(deployment: Deployment) -> asyncio.Event:
     return coming
 
 
-async def _bring_up_to_date(deployment: Deployment, folder: Path) -> None:
-    (folder / "domain.yaml").write_text(NEW)
+async def _bring_up_to_date(deployment: Deployment, folder: Path, written: str = NEW) -> None:
+    (folder / "domain.yaml").write_text(written)
     digest, bundle = pack(folder)
     await put_code(deployment.pool, "grown", digest, bundle)
     domain = load_domain(read_domain(folder), folder, system_kinds=SYSTEM_KINDS)
