@@ -42,8 +42,15 @@ os.environ.pop("RAY_ADDRESS", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that share a running Ray come last: what it does at rest would slow all others down."""
-    items.sort(key=lambda item: ACCEPTANCE in item.path.parents)
+    """The tests that share a running Ray come last, those that add the gateway to it after all others: what these do at
+    rest would slow the rest down."""
+    items.sort(
+        key=lambda item: (
+            ACCEPTANCE in item.path.parents,
+            "program" in getattr(item, "fixturenames", ()),
+            item.path.name.startswith("test_gateway") and ACCEPTANCE in item.path.parents,
+        )
+    )
 
 
 @pytest.fixture(scope="session")
