@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from actors import inquiry
 from actors.domain import LimitSpec
+from actors.retry import RetryPolicy
 from bus.errors import StepFailed
 from callboard import Agent, Context, handler, tool
 from callboard.testing import TestKit
 from tests.unit.agents import Note
 from tests.unit.tools.caller import AT, KINDS, Caller, run_once, statuses
+
+AT_ONCE = RetryPolicy(first_delay_s=0.0)  # these tries wait in real time
 
 
 class Panic(BaseException):
@@ -64,8 +68,10 @@ async def test_a_tool_that_exits_leaves_its_outcome_unknown(ends: Callable[[], A
 
 @any_end
 async def test_a_function_that_is_to_find_out_and_exits_leaves_it_to_a_person(
-    ends: Callable[[], Any],
+    ends: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(inquiry, "LOOKS", AT_ONCE)
+
     @tool(on_unknown=ends)
     async def act() -> None:
         raise ValueError("broke")
@@ -112,7 +118,7 @@ async def test_a_compensation_that_exits_has_failed_and_the_others_run(ends: Cal
 
     async def run(self: Caller, ctx: Context) -> None:
         ctx.compensate(undone.append, "first")
-        ctx.compensate(ends)
+        ctx.compensate(ends, retry=AT_ONCE)
         raise ValueError("broke")
 
     async with TestKit(KINDS) as kit:
