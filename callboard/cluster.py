@@ -29,7 +29,7 @@ from storage.placement import HostRow, live_hosts
 from storage.queries import query
 
 READY_TIMEOUT_S = 60.0
-_GIVEN_BACK_WITHIN_S = 3.0  # by hosts that are to stop, where no calls are being made
+GIVEN_BACK_WITHIN_S = 3.0  # by hosts that are to stop, where no calls are being made
 _SILENT_AFTER_S = 3.0
 Progress = Callable[[str], None]
 
@@ -189,7 +189,7 @@ async def leave_cleanly(
     with translated():
         await cluster.postgres.execute(query("end_coordinators"))
         await cluster.postgres.execute(query("want_nothing"))
-        deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
+        deadline = time.monotonic() + GIVEN_BACK_WITHIN_S
         while time.monotonic() < deadline:
             left = await cluster.postgres.fetchrow(query("what_is_owned"), _SILENT_AFTER_S)
             assert left is not None
@@ -205,7 +205,7 @@ async def leave_cleanly(
                     await _unless_away(end_coordinators, progress)
                 if await cluster.postgres.execute(query("end_coordinators")) != "DELETE 0":  # they are back
                     await cluster.postgres.execute(query("want_nothing"))
-                deadline = time.monotonic() + _GIVEN_BACK_WITHIN_S
+                deadline = time.monotonic() + GIVEN_BACK_WITHIN_S
             await asyncio.sleep(0.05)
         await cluster.postgres.execute(query("end_hosts_without_partitions"))
 

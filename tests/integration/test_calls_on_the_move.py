@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from actors.holdings import DRAIN_S
 from bus.address import Address, partition_of
 from bus.errors import ServiceUnavailable
 from callboard import removal
-from callboard.cluster import Cluster, leave_cleanly
+from callboard.cluster import GIVEN_BACK_WITHIN_S, Cluster, leave_cleanly
 from callboard.removal import remove_domain
 from callboard.services import Endpoints
 from callboard.settings import load_settings
@@ -45,10 +46,12 @@ async def calls(deployment: Deployment, status: str) -> int:
     return int((await deployment.fetch(CALLS, status))[0][0])
 
 
-async def all_pressing(deployment: Deployment) -> None:
-    from presses.agents import Go, pressed  # type: ignore[import-not-found]
+async def all_pressing(deployment: Deployment) -> Callable[[], None]:
+    """Every agent makes its call; returns what lets these end."""
+    from presses.agents import Go, may_end, pressed  # type: ignore[import-not-found]
 
     pressed.clear()
+    may_end.clear()
     press = [Incoming(to=Address("presses", "press", name), message=Go(name=name)) for name in NAMES]
     await accept(deployment.pool, deployment.transport, press)
 
@@ -56,6 +59,8 @@ async def all_pressing(deployment: Deployment) -> None:
         return await calls(deployment, "started") == AGENTS
 
     await until(begun)
+    end: Callable[[], None] = may_end.set
+    return end
 
 
 async def ended(deployment: Deployment) -> bool:
@@ -97,11 +102,16 @@ async def stop(deployment: Deployment) -> None:
     assert await live_hosts(deployment.pool, "presses") == []
 
 
-@pytest.mark.parametrize("what", [fewer_hosts, new_code, stop])
+@pytest.mark.parametrize(
+    ("what", "waits_s"),  # longer than it would without these calls
+    [(fewer_hosts, 2 * DRAIN_S), (new_code, 2 * DRAIN_S), (stop, GIVEN_BACK_WITHIN_S + 1)],
+    ids=["fewer_hosts", "new_code", "stop"],
+)
 async def test_calls_under_way_are_known_when_their_hosts_leave(
-    presses: Deployment, what: Callable[[Deployment], Awaitable[None]]
+    presses: Deployment, what: Callable[[Deployment], Awaitable[None]], waits_s: float
 ) -> None:
-    await all_pressing(presses)
+    end_calls = await all_pressing(presses)
+    asyncio.get_running_loop().call_later(waits_s, end_calls)
     await what(presses)
     if what is stop:
         await presses.coordinate(hosts=2)
@@ -119,7 +129,8 @@ async def test_a_stop_waits_for_calls_also_where_coordinators_come_back_and_ray_
         await presses.coordinate(hosts=2)
         raise ServiceUnavailable("Ray does not answer.")
 
-    await all_pressing(presses)
+    end_calls = await all_pressing(presses)
+    asyncio.get_running_loop().call_later(GIVEN_BACK_WITHIN_S + 1, end_calls)
     said: list[str] = []
     endpoints = Endpoints(postgres_url="", nats_url="", embedded_postgres=False, embedded_nats=False)
     cluster = Cluster(load_settings(), endpoints, presses.pool, presses.transport)
@@ -134,7 +145,8 @@ async def test_a_domain_that_is_removed_ends_its_calls_first(
     presses: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removal, "DRAINED_WITHIN_S", 1.0)
-    await all_pressing(presses)
+    end_calls = await all_pressing(presses)
+    asyncio.get_running_loop().call_later(2.0, end_calls)
     said: list[str] = []
     removed = await remove_domain(
         presses.pool, presses.transport, "presses", force=True, progress=said.append
@@ -145,10 +157,11 @@ async def test_a_domain_that_is_removed_ends_its_calls_first(
 
 
 async def test_a_host_that_dies_takes_no_calls_of_others_with_it(presses: Deployment) -> None:
-    await all_pressing(presses)
+    end_calls = await all_pressing(presses)
     dying = (await live_hosts(presses.pool, "presses"))[0]
     its_own = sum(partition_of("default", f"press/{agent}", 8) in dying.owned for agent in NAMES)
     await presses.launcher.hosts[dying.host].kill()
+    end_calls()
     await until(lambda: ended(presses))
     await until(lambda: owners(presses, 2))
     assert 0 < its_own < AGENTS
@@ -161,7 +174,7 @@ async def test_whoever_cannot_wait_stops_at_once_and_the_calls_are_unknown(press
     endpoints = Endpoints(postgres_url="", nats_url="", embedded_postgres=False, embedded_nats=False)
     cluster = Cluster(load_settings(), endpoints, presses.pool, presses.transport)
     await presses.forsake()
-    async with asyncio.timeout(3.9):
+    async with asyncio.timeout(GIVEN_BACK_WITHIN_S + 1):
         await leave_cleanly(cluster, pytest.fail, waits_for_calls=False, end_coordinators=presses.forsake)
     await presses.kill_hosts()
     await presses.coordinate(hosts=1)
