@@ -106,7 +106,8 @@ class GatewayClient:
             )
         except (httpx2.ReadTimeout, httpx2.WriteTimeout):
             raise ModelFailed(
-                f"The model has not answered within {limit:g} s.", fix="Give it more time: `timeout`."
+                f"The model has not answered within {limit:g} s.",
+                fix="Ask it again, since the first request loads a model that runs here, or give it more `timeout`.",
             ) from None
         except httpx2.TransportError as error:
             raise ModelUnavailable(

@@ -68,7 +68,7 @@ async def test_the_report_says_which_sources_behaved_alike() -> None:
     [request] = models.requests
     assert request.body["model"] == "all-MiniLM-L6-v2"
     assert request.timeout_s is not None
-    assert 0 < request.timeout_s <= 30
+    assert 0 < request.timeout_s <= 60
     told = texts(models)
     assert len(told) == len(set(told)) > 5  # what several did is embedded once
     assert not any(each["address"] in text for each in report["addresses"] for text in told)
@@ -163,7 +163,7 @@ def wrong(path: str, body: Json) -> Json:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (away, "No model gateway was started here. Start one with `callboard up`."),
+        (away, "with `callboard up`. The next task on this log asks again."),
         (unknown, "There is no model all-MiniLM-L6-v2 here."),
         (short, "vectors."),
         (uneven, "several lengths"),
@@ -233,7 +233,7 @@ async def test_a_policy_without_a_model_asks_none(monkeypatch: pytest.MonkeyPatc
     assert models.requests == []
 
 
-async def test_an_analyst_that_does_not_answer_holds_up_no_block_and_the_report_for_a_minute(
+async def test_an_analyst_that_does_not_answer_holds_up_no_block_and_the_report_for_a_minute_and_a_half(
     blocklist: Path,
 ) -> None:
     models = GivenModels(by_kind)
@@ -244,7 +244,7 @@ async def test_an_analyst_that_does_not_answer_holds_up_no_block_and_the_report_
         await triage.decided()
         assert "203.0.113.45" in blocklist.read_text()  # noqa: ASYNC240  # a file of a few lines
         assert triage.completions(ONE) == []
-        await triage.kit.advance(seconds=61)
+        await triage.kit.advance(seconds=91)
         assert triage.report(ONE) == reference(SAMPLE)
         assert json.dumps(triage.completions(ONE)[0]["groups_note"]) != '""'
     assert models.requests == []
@@ -262,6 +262,6 @@ async def test_a_task_with_a_deadline_is_done_in_time_without_its_groups() -> No
 
 def test_the_written_policy_has_bounds_for_it() -> None:
     assert (
-        Grouping(model="all-MiniLM-L6-v2", similarity=0.85, sources=200, texts=64, within_s=30)
+        Grouping(model="all-MiniLM-L6-v2", similarity=0.85, sources=200, texts=64, within_s=60)
         == POLICY.grouping
     )

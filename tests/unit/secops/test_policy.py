@@ -88,7 +88,7 @@ def test_any_other_address_is_blocked(policy: Policy, source: str) -> None:
         ("sources: 200", "sources: 257", "sources"),
         ("sources: 200", "sources: 200, more: 1", "more"),
         ("texts: 64", "texts: 0", "texts"),
-        ("within_s: 30", "within_s: .inf", "within_s"),
+        ("within_s: 60", "within_s: .inf", "within_s"),
         ("rules:", "rules: [", "not valid YAML"),
         ("rules:", "rulez:", "rules"),
         ("version: 1", "version: !!python/object/apply:os.getcwd []", "not valid YAML"),

@@ -38,7 +38,8 @@ class Analyst(Agent):
                 groups = await self._linked(request, ctx)
             except (ModelFailed, NotComparable, StepFailed) as failed:  # a report can do without
                 ctx.explain("not compared", why=failed.message)
-                return Compared(likeness=Likeness(note=failed.message))
+                note = f"{failed.message} The next task on this log asks again."
+                return Compared(likeness=Likeness(note=note))
             state.compared, state.alike = digest, alike(request.texts, groups)
         ctx.explain("compared", sources=len(request.texts), groups=len(state.alike))
         return Compared(likeness=Likeness(alike=state.alike))
