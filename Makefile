@@ -28,7 +28,7 @@ STAMP := .venv/.installed
 MODELS_STAMP := .venv/.models
 PACKAGES := bus storage actors coordinators pipelines serve callboard
 
-.PHONY: install models run compiled test check faults bench peers schema pictures lock clean
+.PHONY: install models vllm run compiled test check faults bench peers schema pictures lock clean
 
 install: $(STAMP)
 
@@ -49,6 +49,16 @@ models: $(MODELS_STAMP)
 $(MODELS_STAMP): $(STAMP) requirements-models.lock
 	@echo "Installing torch and what else models need that run here: some 5 GB on Linux (make install goes without)"
 	@$(UV) pip install $(UV_QUIET) --python $(BIN)/python --compile-bytecode --require-hashes -r requirements-models.lock
+	@touch $@
+
+# Callboard and vLLM, in an environment of their own: requirements.lock and vLLM exclude each other. Linux only; 9 GB.
+vllm: .venv-vllm/.installed
+
+.venv-vllm/.installed: pyproject.toml requirements-vllm.lock $(filter .uv/bin/uv,$(UV))
+	@test -x .venv-vllm/bin/python || $(UV) venv --quiet --python "$(PYTHON)" .venv-vllm
+	@echo "Installing the packages of requirements-vllm.lock into .venv-vllm/: some 9 GB"
+	@$(UV) pip install $(UV_QUIET) --python .venv-vllm/bin/python --compile-bytecode --require-hashes -r requirements-vllm.lock
+	@$(UV) pip install --quiet --python .venv-vllm/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # uv into the project's own folder: through a virtual environment, or, where Python came without
@@ -111,9 +121,10 @@ lock: $(filter .uv/bin/uv,$(UV))
 	$(UV) pip compile pyproject.toml --extra dev $(LOCK) -o requirements.lock
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['models'], sep='\n')" \
 	  | $(UV) pip compile - --constraint requirements.lock $(LOCK) -o requirements-models.lock
+	$(UV) pip compile pyproject.toml --group pyproject.toml:vllm $(LOCK) -o requirements-vllm.lock
 	$(UV) pip compile --group pyproject.toml:peers $(LOCK) -o benchmarks/peers/requirements.lock
 	$(UV) --version | awk '{print "uv==" $$2}' | $(UV) pip compile - $(LOCK) -o bootstrap.lock
 
 clean:
-	rm -rf .venv .venv-peers .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm .venv-peers .uv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find $(PACKAGES) tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

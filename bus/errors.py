@@ -167,7 +167,7 @@ class InvalidDomainFile(CallboardError):
 
 
 class InvalidModelsFile(CallboardError):
-    """models.yaml is unreadable or wrong."""
+    """models.yaml or vllm.yaml is unreadable or wrong."""
 
 
 class InvalidTool(CallboardError):

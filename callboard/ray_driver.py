@@ -21,6 +21,7 @@ from bus.errors import CallboardError, ServiceUnavailable
 
 if TYPE_CHECKING:
     from serve.gateway import ServedGateway
+    from serve.vllm.deployment import ServedVllm
 
 SIZE = struct.Struct(">I")  # before each answer
 Calls = Mapping[str, Callable[..., Any]]
@@ -83,6 +84,8 @@ def _ray_calls() -> Calls:
         "prepare_to_serve": _prepare_to_serve,
         "serve_runs": _serve_runs,
         "serve_gateway": _serve_gateway,
+        "serve_vllm": _serve_vllm,
+        "end_vllm": _end_vllm,
     }
 
 
@@ -101,6 +104,18 @@ def _serve_gateway(served: ServedGateway) -> None:
     from serve.deployment import serve_gateway
 
     serve_gateway(served)
+
+
+def _serve_vllm(served: ServedVllm) -> None:
+    from serve.vllm.deployment import serve_vllm
+
+    serve_vllm(served)
+
+
+def _end_vllm() -> None:
+    from serve.vllm.deployment import end_vllm
+
+    end_vllm()
 
 
 def _join(address: str, namespace: str) -> None:

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -50,6 +50,8 @@ class RayHead:
     """One local head. Token authentication is on, since Ray's own ports listen on every interface."""
 
     folder: Path
+    object_store_bytes: int = OBJECT_STORE_BYTES
+    environment: Mapping[str, str] = field(default_factory=dict)  # in place of what is said below
     _launched: int | None = field(default=None, init=False, repr=False)
 
     @property
@@ -227,7 +229,7 @@ class RayHead:
                     # Nobody uses it; on its default, 10001, which another user's Ray may have, the head would end.
                     f"--ray-client-server-port={client_port}",
                     f"--num-cpus={os.cpu_count() or 1}",
-                    f"--object-store-memory={OBJECT_STORE_BYTES}",
+                    f"--object-store-memory={self.object_store_bytes}",
                     "--disable-usage-stats",
                 ],
                 stdin=subprocess.DEVNULL,
@@ -243,6 +245,7 @@ class RayHead:
                     # What Serve runs of ours does its long work in threads; more of them, one loop each, cost requests (decision 45).
                     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
                     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+                    **self.environment,
                     **os.environ,
                     # Ray would start a spare worker for each core with the first command; ours are actors.
                     "RAY_prestart_worker_first_driver": "0",

@@ -12,13 +12,15 @@ ROUTED_WITHIN_S = 30.0
 _LOOK_EVERY_S = 0.1
 
 
-def wait_for_route(host: str, port: int, *, within_s: float = ROUTED_WITHIN_S) -> None:
+def wait_for_route(
+    host: str, port: int, what: str = "The model gateway", *, within_s: float = ROUTED_WITHIN_S
+) -> None:
     """Return once the proxy that listens there has a route. Raises ServiceUnavailable."""
     deadline = time.monotonic() + within_s
     while not _has_route(host, port, within_s):
         if time.monotonic() > deadline:
             raise ServiceUnavailable(
-                f"The model gateway runs, and Ray Serve does not answer for it on port {port}.",
+                f"{what} runs, and Ray Serve does not answer for it on port {port}.",
                 fix="See the log of its proxy in the Ray dashboard.",
             )
         time.sleep(_LOOK_EVERY_S)

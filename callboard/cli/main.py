@@ -32,6 +32,7 @@ from callboard.cli import (
     up,
     verify,
     version,
+    vllm,
 )
 from callboard.cli.running import configure_logging, exit_code_of, leave, needs_command
 
@@ -62,7 +63,7 @@ def _everywhere(
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
     run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, pausing.pause,
-    pausing.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, events.events, gateway.gateway,
+    pausing.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, events.events, gateway.gateway, vllm.vllm,
     doctor.doctor, backup.backup, backup.restore, retention.retention, verify.verify, version.version,
 )  # fmt: skip
 for _command in COMMANDS:

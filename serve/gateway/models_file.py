@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from bus.complaints import in_plain_words
-from bus.errors import InvalidModelsFile
 from serve.gateway.capability import Capability
 from serve.local.settings import DEFAULT_MODEL, BatchedSpec, GenerationSpec, LocalSpec
+from serve.strict_yaml import Place, Strict, StrictFile, meant, parse_strictly, read_text
 
 _SECRET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,100}")
 _PATH = re.compile(r"/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
 Serves = Literal["chat", "embeddings", "rerank"]
-
-_FIX = "Correct it, and start Callboard again."
 
 EXAMPLE = """upstreams:
   openai: {type: openai, api_key: OPENAI_API_KEY}
@@ -41,11 +36,7 @@ models:
 """
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class UpstreamSpec(_Strict):
+class UpstreamSpec(Strict):
     """A server that answers, or what runs here. `api_key` is the name of a secret, never the key itself; times are seconds."""
 
     type: Literal["local", "openai", "anthropic", "openai_compatible"]
@@ -113,14 +104,14 @@ class UpstreamSpec(_Strict):
         return (self.reranking if serves == "rerank" else self.embedding) or BatchedSpec()
 
 
-class PriceSpec(_Strict):
+class PriceSpec(Strict):
     """US dollars for a million tokens, where genai-prices does not know the model, or knows it wrong."""
 
     input: float = Field(ge=0)
     output: float = Field(default=0.0, ge=0)
 
 
-class TargetSpec(_Strict):
+class TargetSpec(Strict):
     """A model of an upstream, under the name that it has there."""
 
     upstream: str
@@ -141,7 +132,7 @@ class TargetSpec(_Strict):
         return names
 
 
-class RuleSpec(_Strict):
+class RuleSpec(Strict):
     """An answer for when no upstream can be reached. `match`: a regular expression that is looked for in what the user has
     said last; without one it is for whatever was said. An answer that is no text is sent as JSON."""
 
@@ -163,7 +154,7 @@ class RuleSpec(_Strict):
         return None if self.match is None else re.compile(self.match)
 
 
-class SimilarSpec(_Strict):
+class SimilarSpec(Strict):
     """Answers to questions that were asked before in other words. `by`: a model of this file that serves embeddings.
     `threshold`: the cosine from which on two questions may be one; `categories` has others, by the client's
     X-Callboard-Category, null for never. `shadow`: the share of them that is asked for all the same, and compared."""
@@ -175,7 +166,7 @@ class SimilarSpec(_Strict):
     answers: int = Field(default=1000, ge=1, le=10_000)  # that are kept in memory
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """A name that clients ask for. Its targets are tried in order: the file's, the cheapest or the fastest first."""
 
     serves: Serves = "chat"
@@ -194,14 +185,14 @@ class ModelSpec(_Strict):
         return self
 
 
-class SharedCacheSpec(_Strict):
+class SharedCacheSpec(Strict):
     """What of it is in Postgres as well, where a restart does not lose it and another gateway finds it."""
 
     bytes: int = Field(default=256 * 1024 * 1024, ge=0, le=1024**5)  # 0 keeps nothing there
     answers: int = Field(default=100_000, ge=1, le=1024**3)
 
 
-class CacheSpec(_Strict):
+class CacheSpec(Strict):
     """Equal requests that can only have equal answers: embeddings, and chats with a temperature of 0."""
 
     bytes: int = Field(default=64 * 1024 * 1024, ge=0)  # of memory; 0 keeps nothing, also not in Postgres
@@ -210,7 +201,7 @@ class CacheSpec(_Strict):
     shared: SharedCacheSpec = SharedCacheSpec()
 
 
-class ShareSpec(_Strict):
+class ShareSpec(Strict):
     """What each tenant may ask of it, so that one of them leaves room for the others. Unset is without a limit."""
 
     concurrent: int | None = Field(default=None, ge=1)
@@ -218,7 +209,7 @@ class ShareSpec(_Strict):
     tokens_per_minute: int | None = Field(default=None, ge=1)
 
 
-class LimitSpec(_Strict):
+class LimitSpec(Strict):
     """Past these a client gets a 429 with Retry-After, a 413 for `body_bytes`, a 408 for `body_s`. Unset is without a limit."""
 
     concurrent: int = Field(default=256, ge=1, le=2048)
@@ -230,7 +221,7 @@ class LimitSpec(_Strict):
     tenant: ShareSpec = ShareSpec()
 
 
-class ModelsFile(_Strict):
+class ModelsFile(StrictFile):
     upstreams: dict[str, UpstreamSpec] = Field(default_factory=dict)
     models: dict[str, ModelSpec] = Field(default_factory=dict)
     cache: CacheSpec = CacheSpec()
@@ -245,8 +236,7 @@ class ModelsFile(_Strict):
         }
         return (one for one in targets if self.upstreams[one[1]].type == "local")
 
-    def complaint(self) -> tuple[tuple[str | int, ...], str] | None:
-        """What no single field shows: the place and the words of the first thing that is wrong."""
+    def complaint(self) -> tuple[Place, str] | None:
         for section, names in (("upstreams", self.upstreams), ("models", self.models)):
             for name in names:
                 if not _NAME.fullmatch(name):
@@ -256,7 +246,7 @@ class ModelsFile(_Strict):
                 place = ("models", name, "targets", number, "upstream")
                 upstream = self.upstreams.get(target.upstream)
                 if upstream is None:
-                    return place, f"there is no upstream {target.upstream!r}" + _meant(
+                    return place, f"there is no upstream {target.upstream!r}" + meant(
                         target.upstream, self.upstreams
                     )
                 if (why := _cannot(model.serves, upstream)) is not None:
@@ -268,7 +258,7 @@ class ModelsFile(_Strict):
     def _cannot_compare(self, by: str) -> str | None:
         model = self.models.get(by)
         if model is None:
-            return f"there is no model {by!r}" + _meant(by, self.models)
+            return f"there is no model {by!r}" + meant(by, self.models)
         return None if model.serves == "embeddings" else f"{by} serves {model.serves}, not embeddings"
 
 
@@ -280,8 +270,7 @@ def _cannot(serves: Serves, upstream: UpstreamSpec) -> str | None:
     return None
 
 
-_Place = tuple[str | int, ...]
-_MODELS: dict[_Place, type[BaseModel]] = {
+_MODELS: dict[Place, type[BaseModel]] = {
     (): ModelsFile,
     ("upstreams", "*"): UpstreamSpec,
     ("upstreams", "*", "embedding"): BatchedSpec,
@@ -301,97 +290,11 @@ _MODELS: dict[_Place, type[BaseModel]] = {
 
 def read_models(path: Path) -> str:
     """The text of a models.yaml that is right, or DEFAULT where there is none. Raises InvalidModelsFile."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return DEFAULT
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise InvalidModelsFile(
-            f"{path} cannot be read: {why}.", fix="Make it a text file that this account may read."
-        ) from None
+    text = read_text(path, default=DEFAULT)
     parse_models(text, str(path))
     return text
 
 
 def parse_models(text: str, name: str = "models.yaml") -> ModelsFile:
     """Raises InvalidModelsFile, which names the line."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise InvalidModelsFile(f"{name}, line {line}: {error.problem or 'is not YAML'}.", fix=_FIX) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidModelsFile(f"{name} is not YAML: {' '.join(str(error).split())}.", fix=_FIX) from None
-    if data is None:
-        return ModelsFile()
-    for line, key in _twice(root):
-        raise InvalidModelsFile(f"{name}, line {line}: {key} stands there twice.", fix="Remove one of them.")
-    try:
-        found = ModelsFile.model_validate(data)
-    except ValidationError as error:
-        place, words = _first(error)
-    else:
-        complaint = found.complaint()
-        if complaint is None:
-            return found
-        place, words = complaint
-    where = ".".join(str(part) for part in place)
-    raise InvalidModelsFile(
-        f"{name}, line {_line(root, place)}: {f'{where}: ' if where else ''}{words}.",
-        fix=_FIX,
-    )
-
-
-def _first(error: ValidationError) -> tuple[_Place, str]:
-    """An unknown key before all else, since a missing one may be this one misspelt."""
-    found = error.errors(include_input=False, include_url=False)
-    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    place: _Place = tuple(first["loc"])
-    if first["type"] != "extra_forbidden":
-        return place, in_plain_words(first)
-    above = tuple("*" if depth % 2 == 1 else part for depth, part in enumerate(place[:-1]))
-    model = _MODELS.get(above) or _MODELS.get(place[:-1])
-    return place, "is not known" + (_meant(str(place[-1]), model.model_fields) if model is not None else "")
-
-
-def _meant(name: str, known: Any) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}" if close else f"; there are {', '.join(known)}" if known else ""
-
-
-def _line(node: yaml.Node | None, place: _Place) -> int:
-    """The line of the deepest part of a place that is in the document."""
-    line = node.start_mark.line if node is not None else 0
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not pairs:
-                break
-            line, node = pairs[0][0].start_mark.line, pairs[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
-            break
-    return line + 1
-
-
-def _twice(root: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Keys that YAML would let win over an earlier one of the same name."""
-    waiting, seen = [root], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:  # an alias, perhaps of a node that it is in
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            keys = set()
-            for key, value in node.value:
-                if key.value in keys:
-                    yield key.start_mark.line + 1, str(key.value)
-                keys.add(key.value)
-                waiting.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value
+    return parse_strictly(text, name, ModelsFile, _MODELS)

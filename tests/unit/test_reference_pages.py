@@ -22,6 +22,7 @@ from bus.task_limits import TaskLimits
 from callboard.settings import Settings
 from serve.gateway import models_file
 from serve.local.settings import BatchedSpec, GenerationSpec
+from serve.vllm.settings import VllmFile, VllmModelSpec, parse_vllm
 from tests.unit.reference import DOCS, examples, models_below, rows_for, rows_of, sections, table
 
 DOMAIN_YAML: dict[str, type[BaseModel]] = {
@@ -49,6 +50,8 @@ MODELS_YAML: dict[str, type[BaseModel]] = {
     "limits": models_file.LimitSpec,
     "limits.tenant": models_file.ShareSpec,
 }
+
+VLLM_YAML: dict[str, type[BaseModel]] = {"vllm.yaml": VllmFile, "models": VllmModelSpec}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,32 @@ def test_the_examples_of_models_yaml_are_read(models_yaml: dict[str, str]) -> No
             **example.get("upstreams", {}),
         }
         models_file.parse_models(yaml.safe_dump({**example, "upstreams": upstreams}))
+
+
+# -- docs/vllm.md ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vllm_yaml() -> dict[str, str]:
+    return sections((DOCS / "vllm.md").read_text())
+
+
+@pytest.mark.parametrize("section", VLLM_YAML)
+def test_the_page_of_vllm_yaml_says_what_is_read(vllm_yaml: dict[str, str], section: str) -> None:
+    assert set(VLLM_YAML.values()) == models_below(VllmFile)
+    assert rows_of(vllm_yaml[section]) == rows_for(VLLM_YAML[section])
+
+
+def test_the_examples_of_vllm_yaml_fit_the_one_of_models_yaml(vllm_yaml: dict[str, str]) -> None:
+    first, _second = [
+        parse_vllm(yaml.safe_dump(found)) for section in VLLM_YAML for found in examples(vllm_yaml[section])
+    ]
+    (gateway,) = examples(vllm_yaml["In models.yaml"])
+    models = models_file.parse_models(yaml.safe_dump(gateway))
+    (upstream,) = models.upstreams.values()
+    assert (upstream.base_url, upstream.api_key) == (f"http://127.0.0.1:{first.port}/v1", first.api_key)
+    (asked,) = [target.model for model in models.models.values() for target in model.targets]
+    assert asked in first.models
 
 
 # -- the settings ------------------------------------------------------------------------------------
