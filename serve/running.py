@@ -9,6 +9,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from bus.errors import ServiceUnavailable
+from serve.start_failure import reason
 
 HOST = "127.0.0.1"
 QUIET = LoggingConfig(encoding="TEXT", log_level="WARNING", enable_access_log=False)
@@ -30,13 +31,15 @@ def start_serve(port: int) -> None:
     )
 
 
-def wait_until_running(application: str, what: str, *, look_every_s: float = 0.1) -> None:
-    """However long its replicas take to start. Raises ServiceUnavailable once they have failed to."""
+def wait_until_running(
+    application: str, what: str, *, log: str = "the Ray dashboard", look_every_s: float = 0.1
+) -> None:
+    """However long its replicas take to start. Raises ServiceUnavailable once they have failed to; `log`: where more is."""
     while (found := serve.status().applications[application]).status is not ApplicationStatus.RUNNING:
         if found.status is ApplicationStatus.DEPLOY_FAILED:
-            reason = found.message.strip().splitlines() or ["it does not say why"]
+            raised = [one.message for one in found.deployments.values() if one.status == "DEPLOY_FAILED"]
             raise ServiceUnavailable(
-                f"{what} does not start in Ray: {reason[0].rstrip('.')}.",
-                fix="See its log in the Ray dashboard.",
+                f"{what} does not start in Ray: {reason(found.message, raised)}.",
+                fix=f"See its log in {log}.",
             )
         time.sleep(look_every_s)

@@ -94,7 +94,7 @@ def _options(name: str, spec: VllmModelSpec) -> dict[str, Any]:
         "health_check_timeout_s": spec.health_timeout_s,
         "graceful_shutdown_wait_loop_s": 0.1,
         "graceful_shutdown_timeout_s": spec.drain_s,
-        "max_constructor_retry_count": _STARTS,
+        "max_constructor_retry_count": 1,  # what keeps a model from loading does so again, after minutes
         "logging_config": QUIET.model_dump(),
     }
 

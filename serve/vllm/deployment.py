@@ -14,6 +14,7 @@ from serve.running import HOST, QUIET, start_serve, wait_until_running
 from serve.vllm.settings import VllmFile, parse_vllm
 
 APPLICATION = "callboard-vllm"
+_LOGS = "vllm/last-logs/serve of the data folder"
 _LOOK_EVERY_S = 1.0  # a look costs Serve some, and a model takes minutes to load
 
 
@@ -38,7 +39,7 @@ def serve_vllm(served: ServedVllm) -> None:
     start_serve(file.port)
     target = serve.RunTarget(application, name=APPLICATION, route_prefix="/", logging_config=QUIET)
     serve.run_many([target], wait_for_applications_running=False)
-    wait_until_running(APPLICATION, "vLLM", look_every_s=_LOOK_EVERY_S)
+    wait_until_running(APPLICATION, "vLLM", log=_LOGS, look_every_s=_LOOK_EVERY_S)
     wait_for_route(HOST, file.port, "vLLM")
 
 

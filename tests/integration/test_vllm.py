@@ -32,6 +32,7 @@ STARTS_WITHIN_S = (
     400.0  # vLLM and torch are imported in three processes, on machines that do other things as well
 )
 ENDS_WITHIN_S = 60.0
+HELD_S = 3.0  # far longer than Serve takes to kill a copy that has no time to end
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -251,6 +252,8 @@ async def test_its_end_waits_for_what_is_under_way(vllm: Running, http: httpx2.A
     os.kill(_pid_of(vllm), signal.SIGTERM)
     with pytest.raises(openai.APIError):  # new ones are refused while the old one is waited for
         await _ask_for_ever(vllm.client(http))
+    answered, _ = await asyncio.wait((asked,), timeout=HELD_S)
+    assert not answered
     (vllm.engine / "go").touch()
     assert (await asked).choices[0].message.content == "hold-end x"
 
