@@ -28,6 +28,7 @@ class PlayedEngine(LLMEngine):
 
     async def start(self) -> None:
         (self._folder / "arguments.json").write_text(json.dumps(self._arguments))
+        (self._folder / "environment.json").write_text(json.dumps(dict(os.environ)))
 
     # Ray's own engines are generators, too.
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:  # type: ignore[override]

@@ -170,6 +170,14 @@ async def test_the_engine_is_given_what_the_file_says(vllm: Running) -> None:
     }
 
 
+async def test_nothing_is_told_to_vllms_makers_and_an_answer_has_as_long_as_the_file_says(
+    vllm: Running,
+) -> None:
+    environment = json.loads((vllm.engine / "environment.json").read_text())
+    assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert environment["RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT"] == "600"  # Ray's ingress reads it there
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/docs", "/openapi.json"])
 async def test_nothing_is_answered_without_the_key(
     vllm: Running, http: httpx2.AsyncClient, path: str
