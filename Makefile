@@ -28,7 +28,7 @@ STAMP := .venv/.installed
 MODELS_STAMP := .venv/.models
 PACKAGES := bus storage actors coordinators pipelines serve callboard
 
-.PHONY: install models vllm run compiled test check faults bench peers schema pictures lock clean
+.PHONY: install models vllm run compiled test vllm-test check faults bench peers schema pictures lock clean
 
 install: $(STAMP)
 
@@ -93,7 +93,11 @@ check: install
 	$(BIN)/lint-imports
 
 faults: models compiled
-	$(PYTEST) -m long -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
+	$(PYTEST) -m "long and not vllm" -o log_cli=true -o log_cli_level=INFO $(PYTEST_ARGS)
+
+# Apart, since they need 9 GB that nothing else does.
+vllm-test: vllm models compiled
+	$(PYTEST) -m vllm $(PYTEST_ARGS)
 
 bench: install peers
 	$(BIN)/python -m benchmarks.hops $(BENCH_ARGS)

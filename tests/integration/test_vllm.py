@@ -34,7 +34,7 @@ STARTS_WITHIN_S = (
 ENDS_WITHIN_S = 60.0
 HELD_S = 3.0  # far longer than Serve takes to kill a copy that has no time to end
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.vllm, pytest.mark.timeout(600)]
 
 FILE = """
 port: {port}
