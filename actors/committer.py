@@ -256,6 +256,7 @@ def _size_of(write: TurnRecord | Mark | Flush) -> int:
         size += len(send.payload) + len(send.header_json)
     if isinstance(write, TurnRecord):
         size += len(write.body) + len(write.state or "")
+        size += sum(len(message.payload) for _, message in write.accepts)
     if write.journal is not None:
         journal = write.journal
         size += sum(200 + len(entry.value) for entry in journal.entries)

@@ -27,7 +27,7 @@ class Consequences:
     """
 
     __slots__ = (
-        "_blob_bytes", "_bytes", "_envelope", "_now", "_places", "_scope", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes", "pauses",
+        "_blob_bytes", "_bytes", "_envelope", "_now", "_places", "_scope", "accepts", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes", "pauses",
         "sends", "task_events", "tasks", "undead",
     )  # fmt: skip
 
@@ -50,6 +50,7 @@ class Consequences:
         self.new_tasks: tuple[NewTask, ...] = ()
         self.pauses: tuple[PauseWrite, ...] = ()
         self.undead: tuple[int, ...] = ()  # dead letters that are taken back
+        self.accepts: tuple[tuple[str, Outgoing], ...] = ()  # events that are read anew, with their keys
         self.destroys = False  # the agent's state goes
 
     def begin(self, journal: Journal) -> None:

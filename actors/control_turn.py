@@ -13,6 +13,7 @@ from actors.activation import PAUSED, Activation
 from actors.agent import Agent
 from actors.context import Context
 from actors.entries import SENT, VOID
+from actors.event_message import NEWER_CODE_MAY_KNOW, BuriedEvent, message_of, words_of
 from actors.open_turns import OpenTurns
 from actors.outcomes import Outcomes
 from actors.saga import DESTROYED, SKIPPED, Ending, ending_of, outstanding, unwind_entry
@@ -22,7 +23,7 @@ from actors.wake import WAKE, wake_without_header
 from bus.envelope import UNREADABLE, Envelope, Outgoing, header_from_json, header_to_json
 from bus.errors import InvalidPayload, NoHandler
 from storage.journal import Does, JournalWrite, StoredJournal
-from storage.records import BuriedMessage, TurnRecord
+from storage.records import INVALID_EVENT, BuriedMessage, DeadLetter, Mark, TurnRecord
 
 
 class DeadLetterReader(Protocol):
@@ -46,7 +47,7 @@ class ControlTurns:
 
     async def run(
         self, activation: Activation, envelope: Envelope, message: BaseModel, ctx: Context
-    ) -> TurnRecord:
+    ) -> TurnRecord | Mark:
         """Carry the message out; raises what the agent's hooks raise."""
         if isinstance(message, control.Withdraw):  # the agent itself has nothing to do with it
             return await self._withdraw(activation, envelope, ctx, message.id)
@@ -80,6 +81,8 @@ class ControlTurns:
             case control.RetryDeadLetter():
                 found = await self._find_dead(activation, message.id)
                 refused = None if found is None else _why_not(found, force=message.force)
+                if found is not None and refused is None and found.reason == INVALID_EVENT:
+                    return await self._read_anew(activation, envelope, ctx, message.id, found)
                 if found is not None and refused is None:
                     ctx.consequences.undead += (message.id,)
                     ctx.consequences.sends.append(self._again(activation, message.id, found))
@@ -104,6 +107,41 @@ class ControlTurns:
                 )
             case _:
                 raise NoHandler(f"{envelope.header.type} is not a control message.")
+
+    async def _read_anew(
+        self, activation: Activation, envelope: Envelope, ctx: Context, number: int, found: BuriedMessage
+    ) -> TurnRecord | Mark:
+        """The event goes to the agent that domain.yaml names now, unless its publisher was quicker with the same id; or it is
+        a dead letter again, with what is wrong with it now."""
+        header = header_from_json(found.header_json)
+        buried = msgspec.json.decode(found.payload, type=BuriedEvent)
+        to, error = None, None
+        ctx.consequences.undead += (number,)
+        try:
+            message, blob = message_of(buried.event(), self._scope, id_=header.id, letter=number)
+        except Exception as raised:  # whatever is wrong with the event, as when it was read first
+            if isinstance(raised, NEWER_CODE_MAY_KNOW) and await self._scope.is_outdated():
+                return self._outcomes.hold_back(activation, envelope, raised)
+            error = words_of(raised)
+        else:
+            to = f"{message.domain}/{message.agent}"
+            ctx.consequences.accepts += ((buried.key, message),)
+            if blob is not None:
+                ctx.consequences.blobs.append((message.tenant, *blob))
+            ctx.report_mended(header, number, "retried")
+        ctx.explain("retry_dead_letter", id=number, message=header.id, to=to, error=error)
+        record = await self._outcomes.succeed(
+            activation, envelope, ctx, "dead_letter_retried", activation.lifecycle
+        )
+        if error is None:
+            return record
+        return msgspec.structs.replace(
+            record,
+            dead=DeadLetter(reason=INVALID_EVENT, error=error, failures=0),
+            message_id=header.id,
+            header_json=header_to_json(msgspec.structs.replace(header, letter=number)),
+            payload=found.payload,
+        )
 
     async def _destroy(
         self, activation: Activation, envelope: Envelope, ctx: Context, message: control.Destroy
@@ -230,6 +268,8 @@ def _why_not(letter: BuriedMessage, *, force: bool) -> str | None:
     """Why it is not put back: a header that nobody reads would be lost, and its task may have ended since somebody looked."""
     if header_from_json(letter.header_json).type == UNREADABLE:
         return "its header cannot be read" if wake_without_header(letter.payload) is None else None
+    if letter.reason == INVALID_EVENT and not msgspec.json.decode(letter.payload, type=BuriedEvent).whole:
+        return "not all of what it says could be stored"
     ended = letter.task_ended
     if ended is None or (force and ended not in ("cancelling", "cancelled")):
         return None

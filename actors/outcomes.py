@@ -225,6 +225,7 @@ class Outcomes:
             header_json=envelope.header_json,
             payload=envelope.payload,
             undead=puts.undead,
+            accepts=puts.accepts,
             tasks=puts.tasks,
             task_events=puts.task_events,
             cancels=puts.cancels,

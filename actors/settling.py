@@ -49,6 +49,8 @@ class Settling:
                         if outcome.journal is not None and outcome.journal.does is Does.RESUME:
                             # One that has come in its place may have read what was committed before.
                             reopened.append(host.mailboxes.roster.find(activation.key) or activation)
+                    if outcome.accepts:
+                        self._tell_accepted(outcome)
                     if outcome.tasks or outcome.task_events:
                         host.on_task_events(outcome)
                         if entry.envelope.header.root is not None:  # somebody may wait for it
@@ -61,6 +63,10 @@ class Settling:
             host.outbound.publish(zip(sends, numbers, strict=True))
         if reopened:  # an operator has given up an open turn: it runs again, from what is committed now
             self._start_again(reopened)
+
+    def _tell_accepted(self, turn: TurnRecord) -> None:
+        """Their numbers are not known here, nor which of them had been accepted before: their owners look."""
+        self._host.outbound.skip({(message.domain, message.partition) for _, message in turn.accepts})
 
     def _journaled(self, activation: Activation, journal: JournalWrite) -> None:
         host = self._host
@@ -84,6 +90,8 @@ class Settling:
                 host.mailboxes.forget(entry.envelope.seq)
             if perhaps_committed and not isinstance(entry.outcome, Mark):
                 host.outbound.skip({(send.domain, send.partition) for send in entry.outcome.sends})
+                if isinstance(entry.outcome, TurnRecord):
+                    self._tell_accepted(entry.outcome)
             entry.settle(False)
         fallen = {id(a): a for a in map(self._must_start_again, entries) if a is not None}
         self._start_again(fallen.values())

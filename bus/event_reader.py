@@ -7,15 +7,14 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
 from typing import Self
 
-import msgspec
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
 from bus.errors import ServiceUnavailable
+from bus.event import Event
 from bus.nats import NatsTransport
 from bus.subjects import EVENTS_STREAM
 
@@ -26,21 +25,6 @@ _ACK = "$JS.ACK."  # the reply subject of an event; JetStream's own words have n
 _TIME_IS_UP = ("404", "408")
 _TOO_LARGE = "Message Size Exceeds MaxBytes"  # for what is left of a request
 _ALL_CAME = "Batch Completed"
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One event as the stream holds it. `seq` counts from 1 within one incarnation of the stream."""
-
-    seq: int
-    name: str
-    data: bytes
-    headers: Mapping[str, str]
-    at_ns: int  # when the stream took it: nanoseconds since 1970, UTC
-
-    @property
-    def time(self) -> float:
-        """Seconds since 1970, UTC."""
-        return self.at_ns / 1e9
 
 
 class EventReader:

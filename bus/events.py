@@ -28,16 +28,10 @@ from nats.js.errors import APIError, NotFoundError
 
 from bus.address import DEFAULT_TENANT
 from bus.errors import Overloaded, ServiceUnavailable
+from bus.event import MSG_ID_HEADER, TENANT_HEADER
 from bus.event_reader import EventReader, unavailable
 from bus.nats import NatsTransport
 from bus.subjects import EVENTS_ALL, EVENTS_STREAM, events
-
-TYPE_HEADER = "Callboard-Type"
-TENANT_HEADER = "Callboard-Tenant"
-TASK_HEADER = "Callboard-Task"
-PRIORITY_HEADER = "Callboard-Priority"
-MSG_ID_HEADER = "Nats-Msg-Id"
-TRACE_HEADER = "traceparent"
 
 STREAM_BYTES = 4 * 1024 * 1024 * 1024
 EVENTS_PER_NAME = 1_000_000  # of one domain

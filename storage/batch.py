@@ -45,7 +45,15 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
         if key not in last:
             versions_before[key] = turn.version - 1
         last[key] = place
-        if turn.dead or turn.mark or turn.undead or turn.tasks or turn.task_events or turn.cancels:
+        if (
+            turn.dead
+            or turn.mark
+            or turn.undead
+            or turn.tasks
+            or turn.task_events
+            or turn.cancels
+            or turn.accepts
+        ):
             has_rare = True
     states = [turns[place - 1] for place in last.values()]
     rare = _rare(turns, fold_marks(writes, marks), timers) if has_rare or timers else None
@@ -245,6 +253,14 @@ def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[O
                 }
                 for t in turns if t.dead is not None
             ],
+            "accepts": [
+                {
+                    "key": key, "domain": o.domain, "tenant": o.tenant, "partition": o.partition, "agent": o.agent,
+                    "id": o.header.id, "header": o.header_json, "payload": o.payload,
+                }
+                for t in turns for key, o in t.accepts
+            ],
+            "seen_s": SEEN_WINDOW.total_seconds(),
             "undead": [{"tenant": t.tenant, "id": number} for t in turns for number in t.undead],
             "timers": [
                 {

@@ -122,6 +122,8 @@ class MemoryStore(MemoryHosts):
         self.tasks.apply(domain, turns)
         for turn in turns:
             self.cancellations.add(domain, turn)
+            for seen_as, message in turn.accepts:
+                self.accept(message, key=seen_as, window_s=SEEN_WINDOW.total_seconds())
             for pause in turn.pauses:
                 key = domain, turn.tenant, f"{domain}/{pause.task}"
                 if pause.paused:
@@ -209,7 +211,9 @@ class MemoryStore(MemoryHosts):
             return None
         header = header_from_json(row.header_json)
         ended = None if header.task is None or header.undoes else self.tasks.ended(tenant, header.task)
-        return BuriedMessage(header_json=row.header_json, payload=row.payload, task_ended=ended)
+        return BuriedMessage(
+            header_json=row.header_json, payload=row.payload, reason=row.reason, task_ended=ended
+        )
 
     async def put_blob(self, domain: str, tenant: str, digest: str, data: bytes) -> None:
         self.blobs[(domain, tenant, digest)] = data

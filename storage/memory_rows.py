@@ -136,7 +136,7 @@ def check_turn(turn: TurnRecord) -> None:
         check_uuid(turn.message_id)
         check_json(turn.header_json)
         check_json(turn.payload)
-    for send in turn.sends:
+    for send in (*turn.sends, *(message for _, message in turn.accepts)):
         check_outgoing(send)
 
 

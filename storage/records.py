@@ -10,6 +10,7 @@ from storage.spent import Spent
 
 PAGE_AGENTS = 500  # of what is read page by page...
 PAGE_BYTES = 4 * 1024 * 1024  # ...until it has so much; each page has one row at the least
+INVALID_EVENT = "invalid_event"  # the reason of an event that no agent can be given
 GENESIS = bytes(32)  # the previous hash of an agent's first transition
 FULL_STATE_EVERY = (
     64  # transitions: each such version has the whole state, changed or not, so that replay is short
@@ -53,6 +54,7 @@ class BuriedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     header_json: str
     payload: str
+    reason: str
     task_ended: str | None = None
 
 
@@ -160,6 +162,8 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pauses: tuple[PauseWrite, ...] = ()
     new_tasks: tuple[NewTask, ...] = ()
     """Each comes with a line of its log."""
+    accepts: tuple[tuple[str, Outgoing], ...] = ()
+    """Events that are read anew, each with its key: one that was seen is not accepted again, and no number is given."""
     journal: JournalWrite | None = None  # of a turn that has waited, and ends
     task: str | None = None  # of its message
     spent: Spent | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,6 +74,7 @@ async def show(number: Number, as_json: Json = False) -> None:
     import json
 
     from storage.inspect import find_dead_letter
+    from storage.records import INVALID_EVENT
 
     async with opened() as at:
         letter = await find_dead_letter(at.db, number, tenant=at.tenant)
@@ -92,6 +93,8 @@ async def show(number: Number, as_json: Json = False) -> None:
         out.print(plain(f"  at {frame}", "dim"))
     of_task = f", part of the task {letter.task}" if letter.task is not None else ""
     out.print(plain(f"from {letter.sender}, message {letter.message}{of_task}", "dim"))
+    if letter.reason == INVALID_EVENT:
+        out.print(plain(_as_published(payload), "dim"))
     if letter.was is not None:
         out.print(plain(f"It was dead letter {letter.was} before, and was retried.", "dim"))
     beginning, rest = bounded_json(payload)
@@ -109,12 +112,16 @@ async def retry(
         typer.Option("--force", help="Also one whose task has ended: what it does is done all the same."),
     ] = False,
     as_json: Json = False,
-) -> None:
-    """Put a dead letter back at the end of its agent's mailbox. The message keeps its id, and says which one it was."""
+) -> int:
+    """Put a dead letter back at the end of its agent's mailbox. The message keeps its id, and says which one it was.
+
+    An event that no agent could be given (`invalid_event`) is read anew, by the domain.yaml and the code of today. The exit
+    code is 1 when it is a dead letter again.
+    """
     from actors.control import RetryDeadLetter
 
     request = RetryDeadLetter(id=number, force=force)
-    await _ask(number, request, "retried", as_json, lambda at, x: _check(at, x, force))
+    return await _ask(number, request, "retried", as_json, lambda at, x: _check(at, x, force))
 
 
 @app.command()
@@ -130,12 +137,30 @@ async def drop(
     await _ask(number, DropDeadLetter(id=number, reason=reason), "dropped", as_json)
 
 
+def _as_published(payload: dict[str, Any]) -> str:
+    """What the publisher of an event knows it by."""
+    from bus.event import MSG_ID_HEADER
+
+    id_ = payload["headers"].get(MSG_ID_HEADER)
+    known_by = f"{MSG_ID_HEADER} {id_}" if id_ is not None else f"no {MSG_ID_HEADER}"
+    return f"published on {payload['subject']}, number {payload['sequence']} in the stream, {known_by}"
+
+
 async def _check(at: Opened, letter: DeadLetterView, force: bool) -> None:
-    """Raise InvalidMessage for a message that nobody waits for any more, since its task has ended."""
+    """Raise InvalidMessage for a message that nobody waits for any more, since its task has ended, and for an event that
+    could not be stored whole."""
+    import json
+
     from bus.envelope import header_from_json
     from bus.errors import InvalidMessage, UnknownTask
     from storage.inspect import find_task
+    from storage.records import INVALID_EVENT
 
+    if letter.reason == INVALID_EVENT and not json.loads(letter.payload or "")["whole"]:
+        raise InvalidMessage(
+            f"The event of dead letter {letter.id} is not text in UTF-8, or has a NUL in it: no code reads it.",
+            fix=f"Publish it again as JSON; `callboard dead-letters drop {letter.id}` puts this one away.",
+        )
     if letter.task is None or header_from_json(letter.header or "").undoes:  # which outlives its task
         return
     drop = f"`callboard dead-letters drop {letter.id}` puts it away"
@@ -167,11 +192,13 @@ async def _ask(
     word: str,
     as_json: bool,
     check: Callable[[Opened, DeadLetterView], Awaitable[None]] | None = None,
-) -> None:
+) -> int:
+    """The exit code: 1 for an event that was read anew, and refused as before."""
     from bus.address import parse_address
     from bus.errors import UnknownDeadLetter
-    from storage.inspect import find_dead_letter
+    from storage.inspect import dead_again, find_dead_letter
     from storage.intake import Incoming, accept
+    from storage.records import INVALID_EVENT
 
     async with opened(bus=True) as at:
         letter = await find_dead_letter(at.db, number, tenant=at.tenant)
@@ -179,7 +206,11 @@ async def _ask(
             await check(at, letter)
         to = parse_address(letter.address)
         message = Incoming(
-            to=to, message=request, control=True, any_kind=word == "dropped", sender=operator()
+            to=to,
+            message=request,
+            control=True,
+            any_kind=word == "dropped" or letter.reason == INVALID_EVENT,
+            sender=operator(),
         )
         (accepted,) = await accept(at.db, at.transport, [message], tenant=at.tenant)
 
@@ -193,6 +224,9 @@ async def _ask(
         done = await carried_out(at, is_gone)
         if not done and check is not None:
             await check(at, letter)  # the owner looks as well: its task may have ended meanwhile
+        again = await dead_again(at.db, letter) if done and letter.reason == INVALID_EVENT else None
+        if again is not None and again.reason != INVALID_EVENT:  # it has come to an agent, and failed there
+            again = None
     if as_json:
         emit(
             {
@@ -202,17 +236,23 @@ async def _ask(
                 "letter": letter.message,
                 "wanted": word,
                 "done": done,
+                "again": None if again is None else again.id,
             }
         )
+    elif again is not None:
+        console().print(plain(f"It is refused again, as dead letter {again.id}: {again.error}", "yellow"))
     elif done:
         console().print(plain(f"Dead letter {number} for {letter.address} is {word}."))
-        if word == "retried":
+        if word == "retried" and letter.reason == INVALID_EVENT:
+            note(f"`callboard agent {shlex.quote(letter.address)}` says which agent it went to.")
+        elif word == "retried":
             where = f"`callboard agent {shlex.quote(letter.address)}`"
             note(f"It is message {letter.message} again; {where} shows what becomes of it.")
     else:
         console().print(
             plain(f"Accepted: dead letter {number} will be {word} as soon as a host runs {letter.address}.")
         )
+    return int(again is not None)
 
 
 def _as_json(letter: object) -> dict[str, object]:

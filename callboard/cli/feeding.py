@@ -46,7 +46,7 @@ class Publisher:
     """Publishes events of one task, in order, many under way at once; `flush` waits for all of them."""
 
     def __init__(self, stream: EventStream, domain: str, task: str, tenant: str) -> None:
-        from bus.events import TASK_HEADER, TENANT_HEADER
+        from bus.event import TASK_HEADER, TENANT_HEADER
 
         self._stream = stream
         self._domain = domain
@@ -64,7 +64,7 @@ class Publisher:
 
         Raises Overloaded when the stream stays full, InvalidPayload.
         """
-        from bus.events import TYPE_HEADER
+        from bus.event import TYPE_HEADER
         from bus.registry import encode_json, encode_payload, wire_name_of
 
         headers = dict(self._headers)

@@ -17,6 +17,7 @@ from storage.inspect.agents import (
 )
 from storage.inspect.dead_letters import (
     DeadLetterView,
+    dead_again,
     find_dead_letter,
     list_dead_letters,
     list_dead_letters_of_task,
@@ -83,6 +84,7 @@ __all__ = [
     "agent_timeline",
     "children_of",
     "count_agents",
+    "dead_again",
     "find_dead_letter",
     "find_event_cursor",
     "find_open_turn",

@@ -53,6 +53,15 @@ async def list_dead_letters_of_task(
     return await fetch_all(db, DeadLetterView, "inspect_dead_letters_of_task", tenant, ref, limit)
 
 
+async def dead_again(db: Connection, letter: DeadLetterView) -> DeadLetterView | None:
+    """The dead letter that its message has become since, if it has."""
+    names = await domain_names(db, letter.domain)
+    found = await fetch_all(
+        db, DeadLetterView, "inspect_dead_letter_again", names, letter.tenant, letter.id, letter.message
+    )
+    return found[0] if found else None
+
+
 async def find_dead_letter(db: Connection, number: int, *, tenant: str) -> DeadLetterView:
     """Raises UnknownDeadLetter."""
     names = await domain_names(db, None)

@@ -466,6 +466,18 @@ begin
     raise exception 'a dead letter to be taken back is gone' using errcode = 'CB002';
   end if;
 
+  if jsonb_array_length(p_rare -> 'accepts') > 0 then
+    perform from (
+      select array_agg(e.key) as keys, array_agg(e.domain) as domains, array_agg(e.tenant) as tenants,
+             array_agg(e.partition) as partitions, array_agg(e.agent) as agents, array_agg(false) as control,
+             array_agg(e.id) as ids, array_agg(e.header) as headers, array_agg(e.payload) as payloads
+      from jsonb_to_recordset(p_rare -> 'accepts')
+        as e(key text, domain text, tenant text, partition int, agent text, id uuid, header text, payload text)
+    ) a, lateral accept_messages(
+      a.keys, make_interval(secs => (p_rare ->> 'seen_s')::float8), a.domains, a.tenants, a.partitions, a.agents, a.control,
+      a.ids, a.headers, a.payloads);
+  end if;
+
   insert into timers (domain, tenant, partition, agent, seq, due_at, control, id, header, payload)
     select t.domain, t.tenant, t.partition, t.agent, nextval('mailbox_seq'), to_timestamp(t.due_at), t.control, t.id,
            t.header::json, t.payload::json

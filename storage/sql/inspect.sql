@@ -119,6 +119,14 @@ select domain, tenant, id, agent, message::text as message, at, reason, error, f
        (header ->> 'letter')::bigint as was, header::text as header, payload::text as payload
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id = $3
 
+-- The dead letter that another has become since, with the same message.
+-- name: inspect_dead_letter_again
+select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
+       header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
+       (header ->> 'letter')::bigint as was
+from dead_letters where domain = any ($1::text[]) and tenant = $2 and id > $3 and message = $4::uuid
+order by id limit 1
+
 -- name: inspect_hosts
 select h.domain, h.epoch, h.host, h.node, h.pid, h.release, h.owned, h.wanted, h.kept, h.suspect, h.draining,
        h.started_at, h.ready_at is not null as ready, h.ended_at, h.ended_why,

@@ -153,7 +153,7 @@ on conflict (domain, tenant, digest) do update set touched_at = now()
 select bytes from blobs where domain = $1 and tenant = $2 and digest = $3
 
 -- name: read_dead_letter
-select d.header::text as header_json, d.payload::text as payload,
+select d.header::text as header_json, d.payload::text as payload, d.reason,
        case when p.task is null or d.header ->> 'undoes' is not null then null
             when t.id is null then 'forgotten'
             when t.finished_at is not null or t.status = 'cancelling' then t.status end as task_ended

@@ -7,7 +7,7 @@ import pytest
 from bus.envelope import new_id
 from bus.errors import Fenced, StaleTurn
 from storage.records import DeadEvent, EventBatch, EventCursor
-from tests.contract.rig import DOMAIN, Rig, letter
+from tests.contract.rig import DOMAIN, Rig, letter, turn
 
 
 async def test_a_key_is_accepted_once_within_its_window(rig: Rig) -> None:
@@ -69,6 +69,27 @@ async def test_events_are_accepted_with_their_place_in_the_stream(rig: Rig) -> N
     none = EventBatch(keys=[], messages=[], dead=[])
     assert await rig.store.accept_events(fence, EventCursor(incarnation="tuesday", seq=1), none) == {}
     assert await rig.store.event_cursor(DOMAIN) == EventCursor(incarnation="tuesday", seq=1)
+
+
+async def test_what_a_turn_reads_anew_is_accepted_once_by_its_key(rig: Rig) -> None:
+    fence = await rig.host(0)
+    assert await rig.accept(letter("order/1"), key="event:published again", window_s=3600) is not None
+    first, again, other, known = (letter("order/1") for _ in range(4))
+    reads = turn(
+        await rig.accept(letter("order/2")),
+        agent="order/2",
+        accepts=(
+            ("event:a", first),
+            ("event:a", again),
+            ("event:b", other),
+            ("event:published again", known),
+        ),
+    )
+    before = [m.seq for m in await rig.mail("order/1")]
+    assert await rig.store.commit(fence, [reads], []) == []
+    mail = [m.seq for m in await rig.mail("order/1")]
+    assert len(mail) == len(before) + 2
+    assert await rig.accept(letter("order/1"), key="event:b", window_s=3600) is None
 
 
 async def test_only_the_owner_of_the_first_partition_accepts_events(rig: Rig) -> None:

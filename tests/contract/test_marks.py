@@ -83,7 +83,7 @@ async def test_a_dead_letter_goes_in_can_be_read_and_comes_out_once(rig: Rig) ->
     [(number, *rest)] = await rig.dead_letters()
     assert rest == ["order/1", "failed", "ValueError: ünfit", 3, dead.frames]
     found = await rig.store.read_dead_letter(DOMAIN, "default", "order/1", number)
-    assert found == BuriedMessage(header_json=plain, payload='{"p":  2}')
+    assert found == BuriedMessage(header_json=plain, payload='{"p":  2}', reason="failed")
     assert await rig.store.read_dead_letter(DOMAIN, "other", "order/1", number) is None
     assert await rig.store.read_dead_letter(DOMAIN, "default", "order/2", number) is None
     await rig.store.commit(fence, [turn(b, 2, undead=(number,), sends=(letter(),))], [])

@@ -17,7 +17,8 @@ from bus import subjects
 from bus.address import DEFAULT_TENANT, partition_of
 from bus.envelope import Header, header_to_json, new_id
 from bus.errors import ServiceUnavailable
-from bus.events import PRIORITY_HEADER, EventStream
+from bus.event import PRIORITY_HEADER
+from bus.events import EventStream
 from bus.nats import NatsTransport
 from bus.wire import NUDGE_SOURCE, Parcel, encode_parcel
 from storage.queries import query

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bus.errors import ServiceUnavailable
-from bus.event_reader import Event, EventReader
+from bus.event import Event
+from bus.event_reader import EventReader
 from bus.events import EventStream, StreamState, _nanoseconds
 from bus.nats import NatsTransport
 from callboard.services import Endpoints

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from bus.errors import PayloadTooLarge, ServiceUnavailable
-from bus.event_reader import Event, EventReader
-from bus.events import MSG_ID_HEADER, TASK_HEADER, TENANT_HEADER, EventStream
+from bus.event import MSG_ID_HEADER, TASK_HEADER, TENANT_HEADER, Event
+from bus.event_reader import EventReader
+from bus.events import EventStream
 from bus.nats import NatsTransport
 from callboard.services import Endpoints
 from coordinators.tasks.front import Submission

@@ -112,7 +112,7 @@ async def test_events_that_are_listed_no_more_are_dead_letters_and_where_none_is
         await until(lambda: _equals(grown, handled, [("keeper/a", 1)]))
         [(reason, error)] = await grown.fetch("select reason, error from dead_letters")
         assert reason == "invalid_event"
-        assert "subscribes to no event 'news'" in error
+        assert "lists no event 'news'; it takes known" in error
 
         await _bring_up_to_date(grown, tmp_path, OLD[: OLD.index("events:")] + OLD[OLD.index("hosts:") :])
         await until(lambda: grown.fetch(REPLACED))

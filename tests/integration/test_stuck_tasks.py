@@ -16,7 +16,8 @@ from actors.control import DropDeadLetter, RetryDeadLetter
 from actors.domain import load_domain, read_domain
 from bus.address import parse_address
 from bus.errors import InvalidTask, TaskError, TaskFailed
-from bus.events import TASK_HEADER, EventStream
+from bus.event import TASK_HEADER
+from bus.events import EventStream
 from callboard.cli import follow
 from callboard.cli.approving import by_people
 from callboard.cli.following import _follow
