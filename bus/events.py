@@ -156,11 +156,11 @@ class EventStream:
             raise unavailable(error) from error
         return info.state.subjects or {}
 
-    async def count_after(self, domain: str, seq: int) -> int:
-        """How many events of a domain the stream has after a number. Raises ServiceUnavailable."""
+    async def count_after(self, domain: str, seq: int, name: str = "*") -> int:
+        """How many events of a domain, of one name or of all, the stream has after a number. Raises ServiceUnavailable."""
         config = ConsumerConfig(
             name=f"callboard-{domain}-{token_hex(8)}",
-            filter_subject=events(domain),
+            filter_subject=events(domain, name),
             ack_policy=AckPolicy.NONE,
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=seq + 1,
@@ -176,8 +176,15 @@ class EventStream:
 
     async def taken_at(self, seq: int) -> int | None:
         """When the stream took the event that it has under a number (ns since 1970, UTC); None when it has none."""
+        return await self._taken_at(seq=seq)
+
+    async def next_taken_at(self, subject: str, after: int) -> int | None:
+        """The same of a subject's first event after a number."""
+        return await self._taken_at(seq=after + 1, next_by_subj=subject)
+
+    async def _taken_at(self, **wanted: Any) -> int | None:
         try:
-            request = json.dumps({"seq": seq}).encode()
+            request = json.dumps(wanted).encode()
             reply = await self._transport.client.request(
                 f"$JS.API.STREAM.MSG.GET.{EVENTS_STREAM}", request, timeout=5
             )
@@ -189,7 +196,7 @@ class EventStream:
             return None
         if error_code is not None:
             raise ServiceUnavailable(
-                f"JetStream refuses to show event {seq}: {answer['error']['description']}."
+                f"JetStream refuses to show event {wanted['seq']}: {answer['error']['description']}."
             )
         return _nanoseconds(answer["message"]["time"])
 

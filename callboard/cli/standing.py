@@ -14,6 +14,7 @@ from callboard.cli.connection import Opened, opened
 from callboard.gateway import LocalGateway
 from callboard.ray_head import RayHead
 from callboard.services import find_instance, redacted, running_endpoints
+from callboard.untaken import Untaken, untaken_events
 from storage import inspect
 from storage.decisions import OPEN, Waiting, waiting
 from storage.domains import ACTIVE, ASLEEP
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _MOST_ASKED = 100
+_UNTAKEN_WITHIN_S = 2.0
 
 
 class ServicePlaces(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +40,7 @@ class ServicePlaces(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DomainStanding(DomainView, frozen=True, kw_only=True):
-    """A domain in numbers, with the events that are in the stream and in no mailbox; null while NATS is away."""
+    """A domain in numbers, with the events that it takes and that are in no mailbox yet; null while NATS is away."""
 
     events_waiting: int | None
 
@@ -49,7 +51,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
     are the addresses of agents that tasks wait for; `asked` what waits for somebody's word, the oldest 100;
     `domains` has those that are active or asleep; `model_levels` says how well each model of the gateway is
-    served, null while no gateway answers.
+    served, null while no gateway answers; `untaken_events` are those in the stream that nobody takes, null while NATS is
+    away.
     """
 
     running: bool
@@ -63,6 +66,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     asked: list[Waiting] | None = None
     hosts: list[HostView] | None = None
     tables: list[TableSize] | None = None
+    untaken_events: Untaken | None = None
 
 
 async def look(settings: Settings) -> Standing:
@@ -77,7 +81,7 @@ async def look(settings: Settings) -> Standing:
         return Standing(running=False, home=home, services=services, unrecorded_ray=unrecorded)
     async with opened() as at:
         found = [d for d in await inspect.list_domains(at.db) if d.state in (ACTIVE, ASLEEP)]
-        domains = await _with_events(at, found)
+        domains, untaken = await _with_events(at, found)
         coordinators = await inspect.list_coordinators(at.db)
         return Standing(
             running=instance is not None or bool(coordinators),  # services of somebody else serve others, too
@@ -95,26 +99,30 @@ async def look(settings: Settings) -> Standing:
             asked=await waiting(at.db, tenant=at.tenant, kinds=OPEN, limit=_MOST_ASKED),
             hosts=await inspect.list_hosts(at.db),
             tables=await inspect.list_tables(at.db),
+            untaken_events=untaken,
         )
 
 
-async def _with_events(at: Opened, domains: list[DomainView]) -> list[DomainStanding]:
-    counts: dict[str, int | None] = {}
-    if domains:
-        # Imported here, because the driver brings an HTTP client along: 0.3 s where there is nothing to ask for.
-        from bus.nats import NatsTransport
-        from callboard.cli.waiting_events import WaitingEvents
+async def _with_events(at: Opened, domains: list[DomainView]) -> tuple[list[DomainStanding], Untaken | None]:
+    # Imported here, because the driver brings an HTTP client along: 0.3 s where nothing runs.
+    from bus.events import EventStream
+    from bus.nats import NatsTransport
+    from callboard.cli.waiting_events import WaitingEvents
 
-        with suppress(ServiceUnavailable):
-            transport = await NatsTransport.connect(
-                at.endpoints.nats_url, name="callboard status", timeout_s=1.0
-            )
-            try:
-                waiting = WaitingEvents(at.db, transport)
-                counts = {domain.domain: await waiting(domain.domain) for domain in domains}
-            finally:
-                await transport.close()
-    return [DomainStanding(**structs.asdict(d), events_waiting=counts.get(d.domain)) for d in domains]
+    counts: dict[str, int | None] = {}
+    untaken = None
+    with suppress(ServiceUnavailable, TimeoutError):
+        transport = await NatsTransport.connect(at.endpoints.nats_url, name="callboard status", timeout_s=1.0)
+        try:
+            waiting = WaitingEvents(at.db, transport)
+            counts = {domain.domain: await waiting(domain.domain) for domain in domains}
+            async with asyncio.timeout(_UNTAKEN_WITHIN_S):
+                untaken = await untaken_events(EventStream(transport), at.db)
+        finally:
+            await transport.close()
+    return [
+        DomainStanding(**structs.asdict(d), events_waiting=counts.get(d.domain)) for d in domains
+    ], untaken
 
 
 async def _levels(settings: Settings, services: ServicePlaces) -> dict[str, str] | None:

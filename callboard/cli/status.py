@@ -12,6 +12,7 @@ from callboard.cli.running import asynchronous
 from callboard.cli.table import Beside, table
 from callboard.cli.task_view import paused_line
 from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans
+from callboard.cli.untaken_view import untaken_lines
 from callboard.room import lack_text
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _LEVELS = {
     "none": "no upstream answers; see `callboard gateway`",
 }
 _MOST_ASKED = 3  # questions; the list has all
+_MOST_UNTAKEN = 3  # subjects; `callboard events` has more
 
 
 @asynchronous
@@ -72,6 +74,9 @@ def _show(standing: Standing) -> None:
         _show_domains(standing)
     else:
         out.print(plain("No domain yet. Add one with `callboard run DOMAIN_DIR --input FILE`."))
+    if standing.untaken_events is not None:
+        for line in untaken_lines(standing.untaken_events, _MOST_UNTAKEN):
+            out.print(line)
 
 
 def _say(name: str, text: str) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from actors.event_place import count_waiting
 from bus.errors import ServiceUnavailable
 from bus.events import EventStream
+from callboard.untaken import takes_events
+from storage.domains import all_domains
 from storage.inspect import find_event_cursor
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ _LOOK_EVERY_S = 1.0
 
 
 class WaitingEvents:
-    """Their number, out of the stream and the cursor of each domain."""
+    """Their number, out of the stream and the cursor of each domain; none for one that takes no events, whatever is
+    published for it (callboard/untaken.py)."""
 
     def __init__(self, db: asyncpg.Pool[Any], transport: NatsTransport) -> None:
         self._db = db
@@ -37,6 +40,9 @@ class WaitingEvents:
         return count
 
     async def _count(self, domain: str) -> int | None:
+        rows = await all_domains(self._db)
+        if not any(row.domain == domain and takes_events(row) for row in rows):
+            return 0
         cursor = await find_event_cursor(self._db, domain)
         try:
             async with asyncio.timeout(_ANSWERS_WITHIN_S):

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bus.errors import CallboardError
-from callboard.doctor.event_room import examine_event_room
+from callboard.doctor.event_room import examine_event_room, examine_untaken_events
 from callboard.doctor.events import examine_events
 from callboard.doctor.finding import GOOD, Finding, fail, good, warn
 from callboard.ray_cluster import check_ray
@@ -67,6 +67,7 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
         found += _rivals(coordinators)
         if found[1].status == GOOD:
             found.append(await examine_event_room(endpoints, db))
+            found += await examine_untaken_events(endpoints, db)
         found += [await _dead_letters(db), await _months(db), await _old_transactions(db)]
     except CallboardError as error:
         found.append(fail("database", error.message, error.fix or "Look at the server's log."))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from bus.errors import CallboardError
 from callboard.doctor.finding import Finding, fail, good, warn
+from callboard.untaken import untaken_events, why_untaken
 from storage.boundary import translated
-from storage.domains import ACTIVE, ASLEEP, DomainRow, all_domains
+from storage.domains import DomainRow, all_domains
 from storage.placement import live_hosts
 from storage.queries import query
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from callboard.services import Endpoints
 
 CHECK = "event room"
+UNTAKEN = "untaken events"
+_MOST_NAMED = 3  # subjects; `callboard events` has more
 FILLING = 0.7  # readers that keep up hold it at half
 FULL = 0.95
 
@@ -44,6 +46,29 @@ async def examine_event_room(endpoints: Endpoints, db: asyncpg.Pool[Any]) -> Fin
             await transport.close()
     except CallboardError as error:
         return fail(CHECK, error.message, error.fix)
+
+
+async def examine_untaken_events(endpoints: Endpoints, db: asyncpg.Pool[Any]) -> list[Finding]:
+    """A warning when there are events that nobody takes."""
+    from bus.events import EventStream
+    from bus.nats import NatsTransport
+    from callboard.cli.terminal import count
+
+    try:
+        transport = await NatsTransport.connect(endpoints.nats_url, name="callboard doctor")
+        try:
+            untaken = await untaken_events(EventStream(transport), db, limit=_MOST_NAMED)
+        finally:
+            await transport.close()
+    except CallboardError as error:
+        return [fail(UNTAKEN, error.message, error.fix)]
+    if not untaken.subjects:
+        return []
+    words = [f"{each.subject} has {count(each.count, 'event')}" for each in untaken.subjects]
+    if untaken.more:
+        words.append(f"{count(untaken.more, 'more subject')}")
+    mends = dict.fromkeys(each.mend for each in untaken.subjects)
+    return [warn(UNTAKEN, f"nobody takes them: {', '.join(words)}", " ".join(mends))]
 
 
 async def _who_fills_it(stream: EventStream, state: StreamState, db: asyncpg.Pool[Any]) -> Finding:
@@ -79,19 +104,9 @@ async def _fullest_name(stream: EventStream, state: StreamState, db: asyncpg.Poo
 
 async def _mend(domain: str, db: asyncpg.Pool[Any]) -> str:
     rows: dict[str, DomainRow] = {row.domain: row for row in await all_domains(db, removed=True)}
-    row = rows.get(domain)
-    if row is None:
-        return (
-            f"No domain of that name is registered: `callboard up DOMAIN_DIR` registers it, or `nats stream purge "
-            f"CALLBOARD_EVENTS --subject 'callboard.events.{domain}.>'` deletes its events."
-        )
-    if row.state not in (ACTIVE, ASLEEP):
-        return (
-            f"The domain was removed: `callboard up {row.home}` brings it back, `callboard domains remove {domain} "
-            "--delete-data` deletes its events."
-        )
-    if not json.loads(row.spec).get("events"):
-        return f"Its domain.yaml lists no `events`: list them in {row.home}, or stop who publishes them."
+    why = why_untaken(domain, rows.get(domain))
+    if why is not None:
+        return why
     if not any(host.ready for host in await live_hosts(db, domain)):
         return "It has no hosts: `callboard up` starts them."
     return (

@@ -91,6 +91,7 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
         "asked",
         "hosts",
         "tables",
+        "untaken_events",
     ]
     assert list(running) == list(resting) == keys
     assert (
@@ -100,7 +101,7 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
     )
     assert (resting["running"], resting["home"]) == (False, running["home"])
     assert not any(resting["services"].values())
-    assert [resting[key] for key in keys[3:]] == [None] * 8
+    assert [resting[key] for key in keys[3:]] == [None] * 9
     assert [key for key in keys[4:] if running[key] is None] == ["model_levels"]  # no gateway runs beside it
 
 
