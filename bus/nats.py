@@ -86,7 +86,7 @@ class NatsTransport:
                 await self.client.close()
             raise ServiceUnavailable(
                 f"NATS at {place} does not answer: {str(error) or type(error).__name__}.",
-                fix="Check CALLBOARD_NATS_URL and that the server runs: `callboard doctor`.",
+                fix="`callboard doctor` says what is wrong with it.",
             ) from None
         return self
 

@@ -71,6 +71,11 @@ class RayHead:
         return self._private / "r"
 
     @property
+    def _scratch(self) -> Path:
+        """Where its processes put what they make for the moment. Their sockets' paths there are shorter than Ray's own."""
+        return self._private / "t"
+
+    @property
     def token_path(self) -> Path:
         return self.folder / "auth_token"
 
@@ -150,6 +155,17 @@ class RayHead:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    async def require_alive(self) -> bool:
+        """False once it was stopped; who is just stopping it is waited for. Raises ServiceUnavailable when it has died."""
+        if self._ended() is None:
+            return True
+        async with self._lock():
+            if not self._pid_file.exists():
+                return False
+            if (ended := self._ended()) is not None:
+                raise self._failure(f"has ended, {ended} first", ended)
+        return True
+
     async def stop(self) -> bool:
         """Stop the head and every process below it, recorded or not; False when there was none."""
         if not self.folder.is_dir():
@@ -210,7 +226,8 @@ class RayHead:
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise ServiceUnavailable(f"{private} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
         private.chmod(0o700)
-        temp.mkdir(exist_ok=True)
+        for folder in (temp, self._scratch):
+            folder.mkdir(exist_ok=True)
         (temp / "ray_current_cluster").unlink(missing_ok=True)
         port, client_port = _free_ports()
         with self._log.open("wb") as log:
@@ -247,6 +264,8 @@ class RayHead:
                     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
                     **self.environment,
                     **os.environ,
+                    # Its dashboard and torch leave sockets and caches there; with the folder they go.
+                    "TMPDIR": str(self._scratch),
                     # Ray would start a spare worker for each core with the first command; ours are actors.
                     "RAY_prestart_worker_first_driver": "0",
                 },

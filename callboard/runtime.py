@@ -22,6 +22,7 @@ from callboard.services import (
     ensure_services,
     external_endpoints,
     find_instance,
+    keep_services,
     running_endpoints,
     stop_instance,
 )
@@ -185,6 +186,7 @@ async def _start(
     starting_ray = asyncio.create_task(_ray_address(settings, head))
     try:
         services = await ensure_services(settings)
+        await keep_services(settings)
         await _migrate(services.endpoints.postgres_url, progress)
         address = await starting_ray
     finally:

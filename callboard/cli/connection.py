@@ -46,7 +46,7 @@ async def opened(*, bus: bool = False) -> AsyncIterator[Opened]:
     settings = load_settings()
     async with AsyncExitStack() as stack:
         endpoints, was_running = await _endpoints(settings, stack)
-        await _check_schema(endpoints.postgres_url)
+        await _check_schema(endpoints)
         db = await create_pool(endpoints.postgres_url, application="callboard-cli", size=2)
         stack.push_async_callback(db.close)
         transport = None
@@ -77,12 +77,12 @@ async def _endpoints(settings: Settings, stack: AsyncExitStack) -> tuple[Endpoin
     return await stack.enter_async_context(running_services(settings)), False
 
 
-async def _check_schema(url: str) -> None:
+async def _check_schema(endpoints: Endpoints) -> None:
     from callboard.services.checks import connect_postgres
     from storage.boundary import translated
     from storage.migrate import migrations
 
-    connection = await connect_postgres(url)
+    connection = await connect_postgres(endpoints.postgres_url, embedded=endpoints.embedded_postgres)
     with translated():
         try:
             if await connection.fetchval("select to_regclass('callboard.migrations') is null"):

@@ -22,12 +22,13 @@ async def doctor(as_json: Json = False) -> int:
         examine_data_folder,
         examine_deployment,
         examine_gateway,
+        examine_keeper,
         examine_machine,
         examine_ray,
     )
     from callboard.doctor.finding import warn
     from callboard.ray_head import RayHead
-    from callboard.services import find_instance, running_endpoints
+    from callboard.services import find_instance, recorded_instance, running_endpoints
     from callboard.settings import load_settings
 
     settings = load_settings()
@@ -35,8 +36,13 @@ async def doctor(as_json: Json = False) -> int:
     if settings.ray_address is not None:
         found.append(await examine_ray(settings.ray_address))
     endpoints = running_endpoints(settings)
+    instance = recorded_instance(settings)
+    found += examine_keeper(instance)
     if endpoints is None:
-        found.append(warn("services", f"nothing runs in {settings.home}", "Start it with `callboard up`."))
+        if instance is None:
+            found.append(
+                warn("services", f"nothing runs in {settings.home}", "Start it with `callboard up`.")
+            )
         found += examine_data_folder(settings)
     else:
         ray_runs = (

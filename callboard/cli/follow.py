@@ -93,13 +93,13 @@ async def snapshots(
     task_id: str,
     tenant: str,
     *,
-    runs: Callable[[], bool],
+    gone: Callable[[], str | None],
     waiting: Waits,
 ) -> AsyncIterator[Snapshot]:
     """A snapshot whenever the task's log grows, and every half second; the last one is the ended task.
 
-    `waiting` counts the events of a domain that nobody has read; for the last snapshot, which stays, as they are then. Raises ServiceUnavailable when the database has been
-    away for ten seconds, and by `runs` for good.
+    `waiting` counts the events of a domain that nobody has read; for the last snapshot, which stays, as they are then.
+    Raises ServiceUnavailable when the database has been away for ten seconds, and `gone` says why it stays away.
     """
     from bus.errors import ServiceUnavailable, StorageUnavailable
     from storage.decisions import ASKED, OPEN, waiting_of_task
@@ -127,9 +127,9 @@ async def snapshots(
                     [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant, kinds=OPEN)
                 )
             except StorageUnavailable:  # the database restarts: the task goes on after it, and so do we
-                if time.monotonic() - answered >= GIVEN_UP_S and not runs():
+                if time.monotonic() - answered >= GIVEN_UP_S and (why := gone()) is not None:
                     raise ServiceUnavailable(
-                        "Callboard was stopped while the task was followed.",
+                        f"{why} while the task was followed.",
                         fix=f"The task goes on whenever Callboard runs: `callboard task {task_id} --follow`.",
                     ) from None
                 await asyncio.sleep(_LOOK_EVERY_S)

@@ -51,7 +51,7 @@ def show_end(task: TaskView, *, as_json: bool) -> int:
 async def _follow(cluster: Cluster, domain: str, task_id: str, decide: Decider, *, live: bool) -> TaskView:
     from callboard.cli.follow import snapshots
     from callboard.cli.waiting_events import WaitingEvents
-    from callboard.services import running_endpoints
+    from callboard.services import why_postgres_is_gone
 
     settings = cluster.settings
     watch: Any = snapshots(
@@ -60,7 +60,7 @@ async def _follow(cluster: Cluster, domain: str, task_id: str, decide: Decider, 
         domain,
         task_id,
         settings.tenant,
-        runs=lambda: running_endpoints(settings) is not None,
+        gone=lambda: why_postgres_is_gone(settings),
         waiting=WaitingEvents(cluster.postgres, cluster.transport),
     )
     with ExitStack() as stack:

@@ -78,7 +78,8 @@ app.add_typer(bench.app, name="bench")
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command line; return its exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C, 143 for SIGTERM."""
+    """Run one command line; return its exit code: 0, 1 for an error, 2 for wrong usage, 3 when a service is
+    away, 130 for Ctrl-C, 143 for SIGTERM."""
     words = list(arguments)
     end = words.index("--") if "--" in words else len(words)
     debug = _DEBUG in words[:end]

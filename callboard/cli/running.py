@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import typer
 
+from bus.errors import CallboardError, ServiceUnavailable, StorageUnavailable
 from callboard.cli.terminal import clean, note
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ P = ParamSpec("P")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, WRONG_USAGE, UNAVAILABLE, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 
 def needs_command(context: typer.Context) -> None:
@@ -114,7 +115,7 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
         return FAILED
     except Exception as error:
         _report(error, debug)
-        return FAILED
+        return UNAVAILABLE if isinstance(error, (ServiceUnavailable, StorageUnavailable)) else FAILED
 
 
 def _said(error: TyperException) -> str:
@@ -135,8 +136,6 @@ def _command(error: TyperException) -> str:
 
 
 def _report(error: Exception, debug: bool) -> None:
-    from bus.errors import CallboardError
-
     if debug:
         import traceback
 

@@ -13,7 +13,7 @@ from bus.errors import DataFolderError, ServiceUnavailable
 from callboard.cli.connection import Opened, opened
 from callboard.gateway import LocalGateway
 from callboard.ray_head import RayHead
-from callboard.services import find_instance, redacted, running_endpoints
+from callboard.services import Keeper, recorded_instance, redacted, running_endpoints
 from callboard.untaken import Untaken, untaken_events
 from storage import inspect
 from storage.decisions import OPEN, Waiting, waiting
@@ -30,10 +30,14 @@ _UNTAKEN_WITHIN_S = 2.0
 
 
 class ServicePlaces(msgspec.Struct, frozen=True, kw_only=True):
-    """Where each service is, in words, and the URLs of the model gateway and the dashboard; null for what does not run."""
+    """Where each service is, in words, and the URLs of the model gateway and the dashboard; null for what does not run.
+
+    `keeper` is the process that starts embedded services again when they die.
+    """
 
     postgres: str | None = None
     nats: str | None = None
+    keeper: str | None = None
     ray: str | None = None
     models: str | None = None
     dashboard: str | None = None
@@ -48,16 +52,17 @@ class DomainStanding(DomainView, frozen=True, kw_only=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """The document of `status --json`. Its keys are always these; what only a database can tell is null without one.
 
-    `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
+    `died` names the embedded services that do not run, though nobody has stopped them; `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
     are the addresses of agents that tasks wait for; `asked` what waits for somebody's word, the oldest 100;
-    `domains` has those that are active or asleep; `model_levels` says how well each model of the gateway is
-    served, null while no gateway answers; `untaken_events` are those in the stream that nobody takes, null while NATS is
-    away.
+    `died_hosts` are those of the last hour; `domains` has those that are active or asleep; `model_levels` says how well each
+    model of the gateway is served, null while no gateway answers; `untaken_events` are those in the stream that nobody takes,
+    null while NATS is away.
     """
 
     running: bool
     home: str
     services: ServicePlaces
+    died: list[str] = []
     unrecorded_ray: int | None
     model_levels: dict[str, str] | None = None
     coordinators: list[CoordinatorView] | None = None
@@ -65,6 +70,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     paused: list[str] | None = None
     asked: list[Waiting] | None = None
     hosts: list[HostView] | None = None
+    died_hosts: list[HostView] | None = None
     tables: list[TableSize] | None = None
     untaken_events: Untaken | None = None
 
@@ -74,11 +80,12 @@ async def look(settings: Settings) -> Standing:
     head = RayHead(folder=settings.home / "ray")
     unrecorded = head.unrecorded() if settings.ray_address is None else None
     endpoints = running_endpoints(settings)
-    instance = find_instance(settings)
+    instance = recorded_instance(settings)
+    died = instance.died if instance is not None else []
     services = _places(settings, head, endpoints, instance)
     home = str(settings.home)
-    if endpoints is None:
-        return Standing(running=False, home=home, services=services, unrecorded_ray=unrecorded)
+    if endpoints is None or "Postgres" in died:
+        return Standing(running=False, home=home, services=services, died=died, unrecorded_ray=unrecorded)
     async with opened() as at:
         found = [d for d in await inspect.list_domains(at.db) if d.state in (ACTIVE, ASLEEP)]
         domains, untaken = await _with_events(at, found)
@@ -87,6 +94,7 @@ async def look(settings: Settings) -> Standing:
             running=instance is not None or bool(coordinators),  # services of somebody else serve others, too
             home=home,
             services=services,
+            died=died,
             unrecorded_ray=unrecorded,
             model_levels=await _levels(settings, services),
             coordinators=coordinators,
@@ -98,6 +106,7 @@ async def look(settings: Settings) -> Standing:
             ],
             asked=await waiting(at.db, tenant=at.tenant, kinds=OPEN, limit=_MOST_ASKED),
             hosts=await inspect.list_hosts(at.db),
+            died_hosts=await inspect.list_died_hosts(at.db),
             tables=await inspect.list_tables(at.db),
             untaken_events=untaken,
         )
@@ -138,7 +147,11 @@ async def _levels(settings: Settings, services: ServicePlaces) -> dict[str, str]
 def _places(
     settings: Settings, head: RayHead, endpoints: Endpoints | None, instance: Instance | None
 ) -> ServicePlaces:
-    postgres = nats = models = dashboard = None
+    postgres = nats = keeper = models = dashboard = None
+    if instance is not None:
+        endpoints = instance.endpoints
+        kept_by = Keeper(home=instance.home).running()
+        keeper = f"process {kept_by}" if kept_by is not None else None
     if endpoints is not None:
         pids = (instance.postgres_pid, instance.nats_pid) if instance is not None else (None, None)
         postgres = _place(endpoints.postgres_url, endpoints.embedded_postgres, pids[0])
@@ -149,11 +162,13 @@ def _places(
         ray = f"{head.address()} (started here, process {pid})" if pid else None
         dashboard = head.dashboard() if pid else None
         models = LocalGateway(settings).base_url()
-    return ServicePlaces(postgres=postgres, nats=nats, ray=ray, models=models, dashboard=dashboard)
+    return ServicePlaces(
+        postgres=postgres, nats=nats, keeper=keeper, ray=ray, models=models, dashboard=dashboard
+    )
 
 
 def _place(url: str, embedded: bool, pid: int | None) -> str:
     shown = ", ".join(redacted(part) for part in url.split(","))
     if not embedded:
         return f"{shown} (external)"
-    return f"{shown} (embedded, process {pid})" if pid else f"{shown} (embedded, not running)"
+    return f"{shown} (embedded, process {pid})" if pid else f"{shown} (embedded, has died)"

@@ -13,6 +13,7 @@ from callboard.cli.table import Beside, table
 from callboard.cli.task_view import paused_line
 from callboard.cli.terminal import ago, clean, console, emit, plain, size, span, spans
 from callboard.cli.untaken_view import untaken_lines
+from callboard.died import died_hosts_text, died_services_text
 from callboard.room import lack_text
 
 if TYPE_CHECKING:
@@ -61,8 +62,11 @@ def _show(standing: Standing) -> None:
     if standing.unrecorded_ray is not None:
         text = f"process {standing.unrecorded_ray} is a head that no command joins; `callboard down` ends it"
         out.print(plain(f"{'ray':<12}{text}", "yellow"))
-    if standing.tables is None:
+    if standing.died:
+        out.print(plain(died_services_text(standing.died, kept=services.keeper is not None), "bold red"))
+    elif standing.tables is None:
         out.print(plain(f"Nothing runs in {standing.home}. Start it with `callboard up`."))
+    if standing.tables is None:
         return
     largest = ", ".join(f"{t.name} {size(t.bytes)}" for t in standing.tables[:3])
     _say(f"{'data':<12}", f"{size(sum(t.bytes for t in standing.tables))}, of which {largest}")
@@ -91,6 +95,8 @@ def _show_domains(standing: Standing) -> None:
     out.print(domain_table(domains, hosts))
     if hosts:
         out.print(host_table(hosts))
+    if standing.died_hosts:
+        out.print(plain(f"{clean(died_hosts_text(standing.died_hosts))}.", "yellow"))
     for domain in domains:
         if domain.state == ASLEEP:
             what = (

@@ -43,6 +43,7 @@ async def up(
     from callboard.runtime import ray_head, running_cluster
     from callboard.services import Home
     from callboard.settings import load_settings
+    from callboard.watching import watch
     from coordinators.equipment import SYSTEM_KINDS
     from storage.domains import all_domains
 
@@ -104,7 +105,7 @@ async def up(
             return
         note("Ctrl-C stops it.")
         try:
-            await asyncio.Event().wait()
+            await watch(settings.home, ray_head(settings) if settings.ray_address is None else None, note)
         except asyncio.CancelledError:  # Ctrl-C and SIGTERM are the ways to end this command
             task = asyncio.current_task()
             assert task is not None

@@ -4,6 +4,7 @@ from .data_folder import examine_data_folder
 from .deployment import examine_deployment, examine_ray
 from .finding import FAIL, GOOD, WARN, Finding
 from .gateway import examine_gateway
+from .keeper import examine_keeper
 from .machine import examine_machine
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "examine_data_folder",
     "examine_deployment",
     "examine_gateway",
+    "examine_keeper",
     "examine_machine",
     "examine_ray",
 ]

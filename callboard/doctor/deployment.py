@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bus.errors import CallboardError
+from callboard.died import died_hosts_text
 from callboard.doctor.event_room import examine_event_room, examine_untaken_events
 from callboard.doctor.events import examine_events
 from callboard.doctor.finding import GOOD, Finding, fail, good, warn
@@ -40,8 +41,8 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
     """`expects_hosts`: Ray runs, so that a partition without an owner is wrong once a coordinator leads."""
     url = endpoints.postgres_url
     found = [
-        await _service("postgres", check_postgres_durable, url),
-        await _service("nats", check_nats, endpoints.nats_url),
+        await _service("postgres", check_postgres_durable, url, endpoints.embedded_postgres),
+        await _service("nats", check_nats, endpoints.nats_url, endpoints.embedded_nats),
     ]
     if found[1].status == GOOD:
         found.append(await examine_events(endpoints))
@@ -61,6 +62,7 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
         coordinators = await inspect.list_coordinators(db)
         lacks = {c.name: c.lack for c in coordinators if c.lack is not None and expects_hosts}
         found += await _partitions(db, expects_hosts and bool(coordinators), lacks)
+        found.append(await _died(db))
         found += await _room(db, lacks)
         found += await _refusals(db)
         found.append(_releases(coordinators, await inspect.list_hosts(db)))
@@ -99,10 +101,10 @@ async def examine_ray(address: str) -> Finding:
     )
 
 
-async def _service(name: str, check: Any, url: str) -> Finding:
+async def _service(name: str, check: Any, url: str, embedded: bool) -> Finding:
     place = ", ".join(redacted(part) for part in url.split(","))
     try:
-        await check(url)
+        await check(url, embedded=embedded)
     except CallboardError as error:
         return fail(name, error.message, error.fix)
     return good(
@@ -166,6 +168,16 @@ async def _partitions(db: asyncpg.Pool[Any], expects_hosts: bool, lacks: Mapping
             "partitions", f"all {sum(d.partitions for d in domains)} have a living owner; backlog {waiting:,}"
         )
     ]
+
+
+async def _died(db: asyncpg.Pool[Any]) -> Finding:
+    died = await inspect.list_died_hosts(db)
+    if not died:
+        return good("hosts", "none has died in the last hour")
+    mend = (
+        "Their last words are in Ray's logs; a message that kills its host ends in `callboard dead-letters`."
+    )
+    return warn("hosts", died_hosts_text(died), mend)
 
 
 async def _room(db: asyncpg.Pool[Any], lacks: Mapping[str, Lack]) -> list[Finding]:

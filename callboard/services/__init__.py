@@ -2,15 +2,24 @@
 
 from .checks import check_nats, check_postgres_durable, redacted
 from .home import Home
-from .instance import Endpoints, Instance, external_endpoints, find_instance, running_endpoints
+from .instance import (
+    Endpoints,
+    Instance,
+    external_endpoints,
+    find_instance,
+    recorded_instance,
+    running_endpoints,
+)
+from .keeper import Keeper
 from .program import client_program
-from .services import Services, ensure_services, stop_instance
+from .services import Services, ensure_services, keep_services, stop_instance, why_postgres_is_gone
 from .users import Users
 
 __all__ = [
     "Endpoints",
     "Home",
     "Instance",
+    "Keeper",
     "Services",
     "Users",
     "check_nats",
@@ -19,7 +28,10 @@ __all__ = [
     "ensure_services",
     "external_endpoints",
     "find_instance",
+    "keep_services",
+    "recorded_instance",
     "redacted",
     "running_endpoints",
     "stop_instance",
+    "why_postgres_is_gone",
 ]

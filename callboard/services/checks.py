@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Seconds; an int because nats-py says so.
 CONNECT_TIMEOUT_S = 10
 
+# What mends an embedded service.
+UP = "`callboard up` starts it again."
+
 # What Postgres may be set to without losing an acknowledged commit when the machine stops. Every value
 # of synchronous_commit but `off` waits for the local disk; they differ in what they ask of standbys.
 _SAFE = {
@@ -32,14 +35,14 @@ _SAFE = {
 }
 
 
-async def check_postgres_durable(where: str | Connection) -> None:
+async def check_postgres_durable(where: str | Connection, *, embedded: bool = False) -> None:
     """Check that a Postgres answers and loses nothing that it has acknowledged.
 
-    `where` is a URL, or a connection whose session is then the one that is checked.
+    `where` is a URL, of our own one if it is `embedded`, or a connection whose session is then the one that is checked.
     Raises `ServiceUnavailable`, or `ServiceUnsafe` naming each unsafe setting.
     """
     if isinstance(where, str):
-        connection = await connect_postgres(where)
+        connection = await connect_postgres(where, embedded=embedded)
         try:
             await _check_settings(connection)
         except BaseException:
@@ -63,33 +66,31 @@ async def _check_settings(connection: Connection) -> None:
         )
 
 
-async def connect_postgres(url: str) -> Connection:
+async def connect_postgres(url: str, *, embedded: bool = False) -> Connection:
     """A connection, or `ServiceUnavailable` saying what is wrong with the address or the server."""
-    place = redacted(url)
+    place, mend = redacted(url), UP if embedded else _mend("CALLBOARD_POSTGRES_URL")
     try:
         return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S)
     except asyncpg.InvalidAuthorizationSpecificationError as error:
-        raise _unavailable(
-            "Postgres", place, "it refused the user or password", "CALLBOARD_POSTGRES_URL"
-        ) from error
+        raise _unavailable("Postgres", place, "it refused the user or password", mend) from error
+    except asyncpg.CannotConnectNowError as error:
+        raise _unavailable("Postgres", place, str(error).splitlines()[0], "Try again in a moment.") from error
     except asyncpg.PostgresError as error:
         # The server's own words: they name a user or a database, never a password.
-        raise _unavailable("Postgres", place, str(error).splitlines()[0], "CALLBOARD_POSTGRES_URL") from error
+        raise _unavailable("Postgres", place, str(error).splitlines()[0], mend) from error
     except TimeoutError as error:
-        raise _unavailable(
-            "Postgres", place, f"no answer within {CONNECT_TIMEOUT_S} s", "CALLBOARD_POSTGRES_URL"
-        ) from error
+        raise _unavailable("Postgres", place, f"no answer within {CONNECT_TIMEOUT_S} s", mend) from error
     except OSError as error:
         # asyncio's own text for a failed connection repeats the address, with the errno beside it.
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "no such host"
-        raise _unavailable("Postgres", place, reason, "CALLBOARD_POSTGRES_URL") from error
+        raise _unavailable("Postgres", place, reason, mend) from error
     except (asyncpg.InterfaceError, ValueError, OverflowError):
         # Without the driver's words and without its cause: they may quote the URL.
-        raise _unavailable("Postgres", place, "the URL cannot be read", "CALLBOARD_POSTGRES_URL") from None
+        raise _unavailable("Postgres", place, "the URL cannot be read", mend) from None
 
 
-async def check_nats(url: str) -> None:
-    """Check that a NATS answers, lets us in and has JetStream on.
+async def check_nats(url: str, *, embedded: bool = False) -> None:
+    """Check that a NATS, our own one if it is `embedded`, answers, lets us in and has JetStream on.
 
     Raises `ServiceUnavailable`.
     """
@@ -123,7 +124,8 @@ async def check_nats(url: str) -> None:
         ) from error
     except (nats.errors.Error, OSError, ValueError, TimeoutError) as error:
         # Without its cause: the driver may quote the URL.
-        raise _unavailable("NATS", place, _nats_reason([*heard, error]), "CALLBOARD_NATS_URL") from None
+        mend = UP if embedded else _mend("CALLBOARD_NATS_URL")
+        raise _unavailable("NATS", place, _nats_reason([*heard, error]), mend) from None
     finally:
         # Also after a refused login, which leaves the driver's socket open; the driver asserts that it has one.
         with contextlib.suppress(AssertionError):
@@ -143,11 +145,12 @@ def _nats_reason(errors: list[Exception]) -> str:
     return "connection refused or no such host"
 
 
-def _unavailable(name: str, place: str, reason: str, variable: str) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"{name} at {place} cannot be used: {reason}.",
-        fix=f"Check that it runs and that {variable} is right, or unset {variable} for the embedded one.",
-    )
+def _unavailable(name: str, place: str, reason: str, mend: str) -> ServiceUnavailable:
+    return ServiceUnavailable(f"{name} at {place} cannot be used: {reason}.", fix=mend)
+
+
+def _mend(variable: str) -> str:
+    return f"Check that it runs and that {variable} is right, or unset {variable} for the embedded one."
 
 
 def redacted(url: str) -> str:

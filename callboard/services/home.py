@@ -5,6 +5,7 @@
     instance.lock      held while services are started or stopped
     start.lock  users.lock  temporary     who uses the instance, and whether it ends with them: see users.py
     postgres/ .conf .lock .log     nats/ .conf .lock .log .port
+    keeper.lock .log   who starts them again, and what it did: see keeping.py
     run/               the Unix socket
     software/          copies of the programs, only where the account could not reach them
 

@@ -1,6 +1,6 @@
 """The running instance: what `up` or `run` started, found by every other command.
 
-`instance.json` says where the services are; whether they still live, the locks say.
+`instance.json` says where the services are, until they are stopped; whether they still live, the locks say.
 """
 
 from __future__ import annotations
@@ -39,6 +39,13 @@ class Instance:
     postgres_pid: int | None
     nats_pid: int | None
 
+    @property
+    def died(self) -> list[str]:
+        """The names of the embedded services that nobody has stopped, and that do not run."""
+        postgres = self.endpoints.embedded_postgres and self.postgres_pid is None
+        nats = self.endpoints.embedded_nats and self.nats_pid is None
+        return ["Postgres"] * postgres + ["NATS"] * nats
+
 
 def find_instance(settings: Settings) -> Instance | None:
     """The instance in this `CALLBOARD_HOME`, or None when none runs.
@@ -47,6 +54,14 @@ def find_instance(settings: Settings) -> Instance | None:
     belongs to another user or cannot be read.
     """
     return read_instance(Home(settings.home))
+
+
+def recorded_instance(settings: Settings) -> Instance | None:
+    """The instance that was started and not stopped, though all of its services may have died. None without embedded ones.
+
+    Raises as `find_instance`.
+    """
+    return read_record(Home(settings.home)) if external_endpoints(settings) is None else None
 
 
 def running_endpoints(settings: Settings) -> Endpoints | None:
@@ -70,6 +85,17 @@ def external_endpoints(settings: Settings) -> Endpoints | None:
 
 
 def read_instance(home: Home) -> Instance | None:
+    """The instance, or None when none runs: all of its embedded services are dead, or it was stopped."""
+    instance = read_record(home)
+    if instance is None:
+        return None
+    embedded = instance.endpoints.embedded_postgres or instance.endpoints.embedded_nats
+    dead = embedded and instance.postgres_pid is None and instance.nats_pid is None
+    return None if dead else instance
+
+
+def read_record(home: Home) -> Instance | None:
+    """The instance that was started and not stopped, dead or alive. Raises as `find_instance`."""
     path = home / "instance.json"
     try:
         found = json.loads(path.read_text())
@@ -88,9 +114,6 @@ def read_instance(home: Home) -> Instance | None:
         ) from error
     postgres_pid = process.running(home / "postgres.lock") if endpoints.embedded_postgres else None
     nats_pid = process.running(home / "nats.lock") if endpoints.embedded_nats else None
-    embedded = endpoints.embedded_postgres or endpoints.embedded_nats
-    if embedded and postgres_pid is None and nats_pid is None:
-        return None
     return Instance(
         home=home,
         endpoints=endpoints,

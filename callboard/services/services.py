@@ -12,7 +12,16 @@ from . import lock
 from .account import Account, service_account
 from .checks import check_nats, check_postgres_durable
 from .home import Home
-from .instance import Endpoints, external_endpoints, forget_instance, read_instance, write_instance
+from .instance import (
+    Endpoints,
+    external_endpoints,
+    forget_instance,
+    read_instance,
+    read_record,
+    recorded_instance,
+    write_instance,
+)
+from .keeper import Keeper
 from .nats import EmbeddedNats
 from .postgres import EmbeddedPostgres
 
@@ -82,13 +91,51 @@ async def ensure_services(settings: Settings) -> Services:
         return await _start(settings, home)
 
 
+async def keep_services(settings: Settings) -> None:
+    """Have the embedded services of the running instance started again when they die, until it is stopped.
+
+    Raises `DataFolderError`.
+    """
+    home = Home(settings.home)
+    if read_record(home) is not None:
+        await Keeper(home=home).start()
+
+
+def why_postgres_is_gone(settings: Settings) -> str | None:
+    """Why the embedded Postgres does not answer and will not: a sentence without its end. None while it may come back.
+
+    Raises `DataFolderError`.
+    """
+    if external_endpoints(settings) is not None:
+        return None
+    if (instance := recorded_instance(settings)) is None:
+        return "Callboard was stopped"
+    unkept = "Postgres" in instance.died and Keeper(home=instance.home).running() is None
+    return "Postgres has died" if unkept else None
+
+
+async def restart_died(settings: Settings) -> bool:
+    """Start the embedded services that have died again; False when none has, or the instance was stopped meanwhile.
+
+    Raises as `ensure_services`.
+    """
+    home = Home(settings.home)
+    async with lock.exclusive(home / "instance.lock", timeout_s=LOCK_TIMEOUT_S):
+        instance = read_record(home)
+        if instance is None or not instance.died:
+            return False
+        await _start(settings, home)
+    return True
+
+
 async def stop_instance(settings: Settings) -> bool:
-    """Stop the embedded services of the instance in `CALLBOARD_HOME`; False when none ran."""
+    """Stop the embedded services of the instance in `CALLBOARD_HOME`, and their keeper; False when none ran."""
     home = Home(settings.home)
     if not home.exists():
         return False
     async with lock.exclusive(home / "instance.lock", timeout_s=LOCK_TIMEOUT_S):
-        found = [server for server in _embedded(home) if server.running() is not None]
+        servers: list[Server] = [Keeper(home=home), *_embedded(home)]
+        found = [server for server in servers if server.running() is not None]
         await _stop_all(found)
         forget_instance(home)
     return bool(found)
@@ -138,7 +185,10 @@ def _embedded(home: Home) -> tuple[EmbeddedPostgres, EmbeddedNats]:
 
 
 async def _check(endpoints: Endpoints) -> None:
-    await asyncio.gather(check_postgres_durable(endpoints.postgres_url), check_nats(endpoints.nats_url))
+    await asyncio.gather(
+        check_postgres_durable(endpoints.postgres_url, embedded=endpoints.embedded_postgres),
+        check_nats(endpoints.nats_url, embedded=endpoints.embedded_nats),
+    )
 
 
 async def _stop_all(servers: Sequence[Server]) -> None:

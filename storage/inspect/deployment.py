@@ -16,6 +16,13 @@ from storage.records import EventCursor
 SILENT_AFTER_S = 3.0  # a host that has not beaten for so long is stuck, dead or cut off
 
 
+_LATELY_S = 3600.0
+_MOST_DIED = 100  # one that dies as soon as it has started is replaced for as long as it does
+
+# Why hosts end that somebody has ended.
+_WANTED = ("stopped", "drained", "its domain was removed", "the database was restored")
+
+
 class HostView(msgspec.Struct, frozen=True, kw_only=True):
     """One incarnation of a host with its last heartbeat."""
 
@@ -45,6 +52,11 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_silent(self) -> bool:
         return self.ended_at is None and self.silent_s > SILENT_AFTER_S
+
+    @property
+    def has_died(self) -> bool:
+        """It has ended, and nobody wanted that."""
+        return self.ended_at is not None and self.ended_why not in _WANTED
 
 
 class CoordinatorView(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +134,12 @@ async def list_domains(db: Connection) -> list[DomainView]:
 async def list_hosts(db: Connection, *, ended_within_s: float = 0.0) -> list[HostView]:
     """The living hosts of all domains, and those that ended lately."""
     return await fetch_all(db, HostView, "inspect_hosts", ended_within_s)
+
+
+async def list_died_hosts(db: Connection) -> list[HostView]:
+    """The hosts that have died within the last hour, the newest first, at most a hundred."""
+    ended = [host for host in await list_hosts(db, ended_within_s=_LATELY_S) if host.has_died]
+    return sorted(ended, key=lambda host: host.ended_at or host.started_at, reverse=True)[:_MOST_DIED]
 
 
 async def list_coordinators(db: Connection) -> list[CoordinatorView]:

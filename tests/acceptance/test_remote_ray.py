@@ -94,7 +94,7 @@ def test_a_ray_that_lets_nobody_in_without_its_token_says_so_in_one_line(
     elsewhere: Elsewhere, tmp_path: Path, environment: dict[str, str], why: str
 ) -> None:
     stranger = client(elsewhere, tmp_path / "stranger", **environment)
-    said = stranger("up", "--detach", code=1).stderr.splitlines()
+    said = stranger("up", "--detach", code=3).stderr.splitlines()
     assert said[-1].startswith("Error: Ray at 127.0.0.1:"), said
     assert why in said[-1]
     assert "RAY_AUTH_MODE=token" in said[-1]

@@ -100,7 +100,7 @@ class Followed:
 
         at = self._at
         return snapshots(
-            at.pool, at.transport, "secops", self.task, "default", runs=lambda: True, waiting=none
+            at.pool, at.transport, "secops", self.task, "default", gone=lambda: None, waiting=none
         )
 
 

@@ -37,7 +37,7 @@ async def test_status_shows_domains_hosts_and_sizes(cli: Cli, desk: Deployment) 
     assert host["owned"] == [0, 1, 2, 3]
     assert [c["name"] for c in found["coordinators"]] == ["desk"]
     assert "transitions" in {table["name"] for table in found["tables"]}
-    assert list(found["services"]) == ["postgres", "nats", "ray", "models", "dashboard"]
+    assert list(found["services"]) == ["postgres", "nats", "keeper", "ray", "models", "dashboard"]
     text = await cli("status")
     assert "4/4" in text
     await desk.forsake()
@@ -83,6 +83,7 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
         "running",
         "home",
         "services",
+        "died",
         "unrecorded_ray",
         "model_levels",
         "coordinators",
@@ -90,6 +91,7 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
         "paused",
         "asked",
         "hosts",
+        "died_hosts",
         "tables",
         "untaken_events",
     ]
@@ -97,12 +99,13 @@ async def test_status_has_the_same_keys_whether_anything_runs_or_not(
     assert (
         list(running["services"])
         == list(resting["services"])
-        == ["postgres", "nats", "ray", "models", "dashboard"]
+        == ["postgres", "nats", "keeper", "ray", "models", "dashboard"]
     )
     assert (resting["running"], resting["home"]) == (False, running["home"])
     assert not any(resting["services"].values())
-    assert [resting[key] for key in keys[3:]] == [None] * 9
-    assert [key for key in keys[4:] if running[key] is None] == ["model_levels"]  # no gateway runs beside it
+    assert resting["died"] == []
+    assert [resting[key] for key in keys[4:]] == [None] * 10
+    assert [key for key in keys[5:] if running[key] is None] == ["model_levels"]  # no gateway runs beside it
 
 
 async def test_a_ray_head_without_a_record_is_shown_with_the_command_that_ends_it(
@@ -160,6 +163,29 @@ async def test_doctor_finds_a_deployment_in_order(cli: Cli, desk: Deployment) ->
     assert "✓ migrations" in await cli("doctor")
 
 
+async def test_a_host_that_died_is_named_for_an_hour_and_one_that_was_ended_is_not(
+    cli: Cli, desk: Deployment
+) -> None:
+    await fully_owned(desk)
+    assert "died" not in await cli("status")
+    [name] = desk.launcher.hosts
+    await desk.kill_hosts()
+    await until(lambda: desk.fetch("select from hosts where host = $1 and ended_at is not null", name))
+    [died] = (await cli.json("status"))["died_hosts"]
+    assert (died["host"], died["ended_why"]) == (name, "its process has ended")
+    words = f"1 host died in the last hour: {name}, {died['ended_at'][11:19]} (its process has ended)"
+    assert words in " ".join((await cli("status")).split())
+    found = {f["check"]: f for f in (await cli.json("doctor"))["findings"]}
+    assert (found["hosts"]["status"], found["hosts"]["detail"]) == ("warn", words)
+    for why, ago_s in (("drained", 0), ("silent for 1.0 s", 3660)):
+        await desk.pool.execute(
+            "update hosts set ended_why = $2, ended_at = now() - make_interval(secs => $3) where host = $1",
+            name, why, ago_s,
+        )  # fmt: skip
+        assert (await cli.json("status"))["died_hosts"] == []
+        assert "died" not in await cli("status")
+
+
 async def test_doctor_names_what_is_wrong_with_a_mend(
     cli: Cli, desk: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +226,7 @@ async def test_a_postgres_that_is_away_is_one_line_without_its_password(
         port = probe.getsockname()[1]
     monkeypatch.setenv("CALLBOARD_POSTGRES_URL", f"postgresql://me:hunter2@127.0.0.1:{port}/db")
     monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
-    said = await cli.error(*command)
+    said = await cli.error(*command, code=3)
     assert f"me@127.0.0.1:{port}/db cannot be used: connection refused" in said
     assert "hunter2" not in cli.err
 
@@ -211,7 +237,7 @@ async def test_a_wrong_password_is_said_and_not_shown(
     password = services.postgres_url.split(":")[2].split("@")[0]
     monkeypatch.setenv("CALLBOARD_POSTGRES_URL", services.postgres_url.replace(password, "hunter2"))
     monkeypatch.setenv("CALLBOARD_NATS_URL", services.nats_url)
-    assert "refused the user or password" in await cli.error("agents")
+    assert "refused the user or password" in await cli.error("agents", code=3)
     assert "hunter2" not in cli.err
 
 
@@ -236,7 +262,7 @@ async def test_a_nats_that_is_away_is_one_line(
 ) -> None:
     monkeypatch.setenv("CALLBOARD_NATS_URL", "nats://me:hunter2@127.0.0.1:1")
     monkeypatch.setattr("bus.nats.CONNECT_WITHIN_S", 0.5)
-    assert "NATS at 127.0.0.1:1 does not answer" in await cli.error("pause", "desk/clerk/a")
+    assert "NATS at 127.0.0.1:1 does not answer" in await cli.error("pause", "desk/clerk/a", code=3)
     assert "hunter2" not in cli.err
 
 

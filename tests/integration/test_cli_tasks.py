@@ -84,7 +84,7 @@ async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Depl
     assert (await cli.json("status"))["paused"] == [clerk]
     assert said in await cli("status")
     watch: Any = snapshots(
-        desk.pool, desk.transport, "desk", task, "default", runs=lambda: True, waiting=nothing_waits
+        desk.pool, desk.transport, "desk", task, "default", gone=lambda: None, waiting=nothing_waits
     )
     async with aclosing(watch):
         snapshot = await anext(watch)
@@ -108,7 +108,7 @@ async def test_the_last_view_counts_the_events_as_they_are_at_the_end(desk: Depl
         return 0
 
     watch: Any = snapshots(
-        desk.pool, desk.transport, "desk", task, "default", runs=lambda: True, waiting=waiting
+        desk.pool, desk.transport, "desk", task, "default", gone=lambda: None, waiting=waiting
     )
     async with aclosing(watch):
         assert [snapshot.has_ended async for snapshot in watch] == [True]
@@ -121,15 +121,15 @@ async def test_following_ends_when_the_database_is_gone_and_callboard_with_it(
     monkeypatch.setattr(follow, "GIVEN_UP_S", 0.3)
     task = await desk.submit({"lines": 1})
     db = await create_pool(database, application="callboard-test", size=1)
-    runs = [False, True, True]  # it restarts twice, and then it is gone
-    watch: Any = snapshots(db, desk.transport, "desk", task, "default", runs=runs.pop, waiting=nothing_waits)
+    gone = ["Callboard was stopped", None, None]  # it restarts twice, and then it is gone
+    watch: Any = snapshots(db, desk.transport, "desk", task, "default", gone=gone.pop, waiting=nothing_waits)
     async with aclosing(watch):
         await anext(watch)
         db.terminate()
         with pytest.raises(ServiceUnavailable, match=f"stopped while .* `callboard task {task} --follow`"):
             async for _ in watch:
                 pass
-    assert runs == []
+    assert gone == []
 
 
 async def test_the_command_that_drops_the_dead_letter_sets_the_task_going(cli: Cli, desk: Deployment) -> None:

@@ -213,3 +213,41 @@ async def test_who_joins_a_head_that_ends_is_told_so_and_not_that_its_address_is
             with pytest.raises(ServiceUnavailable, match="has ended, sleep first"):
                 await head.while_running(work())
     assert await head.while_running(succeed()) == 7
+
+
+async def test_a_head_that_was_stopped_has_not_died(head: RayHead, tmp_path: Path) -> None:
+    ours = stand_in(head._temp, tmp_path / "ours")
+    head._pid_file.write_text(f"{ours.pid} {psutil.Process(ours.pid).create_time()}")
+    try:
+        assert await head.require_alive()
+        os.killpg(ours.pid, signal.SIGKILL)
+        ours.wait()
+        with pytest.raises(ServiceUnavailable, match="has ended, ray start first"):
+            await head.require_alive()
+        await head.stop()
+        assert not await head.require_alive()
+    finally:
+        ours.kill()
+        ours.wait()
+
+
+def test_what_its_processes_make_for_the_moment_is_in_the_folder_that_goes_with_it(
+    head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+
+    def refuse(*_: object, env: dict[str, str], **__: object) -> None:
+        given.update(env)
+        raise OSError("no Ray here")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setenv("TMPDIR", str(head.folder))
+    with pytest.raises(OSError, match="no Ray here"):
+        head._launch()
+    scratch = Path(given["TMPDIR"])
+    assert scratch.is_dir()
+    assert scratch.parent == head._private
+    # The longest of multiprocessing's there beside Ray's own, which is the one that fills the 107 bytes.
+    ours = f"{scratch}/pymp-12345678/listener-12345678"
+    rays = f"{head._temp}/session_2026-11-22_08-05-07_468335_16125/sockets/dash_MetricsHead"
+    assert len(ours) < len(rays)

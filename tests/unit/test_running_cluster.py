@@ -134,7 +134,7 @@ class World:
         for name, replacement in {
             "ray_head": lambda _: Head(), "ensure_services": ensure_services, "connected": connected,
             "start_in_ray": start_in_ray, "end_in_ray": end_in_ray, "leave_cleanly": leave_cleanly,
-            "check_ray": nothing, "join_ray": nothing, "_migrate": nothing, "wake_all_domains": nothing, "find_instance": endpoints,
+            "keep_services": nothing, "check_ray": nothing, "join_ray": nothing, "_migrate": nothing, "wake_all_domains": nothing, "find_instance": endpoints,
             "running_endpoints": endpoints, "stop_instance": stop_instance,
         }.items():  # fmt: skip
             monkeypatch.setattr(runtime, name, replacement)

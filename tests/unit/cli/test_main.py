@@ -127,10 +127,10 @@ def test_down_with_nothing_running_stops_nothing(capsys: pytest.CaptureFixture[s
         (["up", "/nowhere"], "Name a folder that holds a domain.yaml"),
     ],
 )
-def test_errors_are_one_line_with_a_mend_and_exit_code_1(
+def test_errors_are_one_line_with_a_mend_and_an_exit_code(
     words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.invoke(words) == 1
+    assert main.invoke(words) == (3 if expected == "holds no data" else 1)
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("Error: ")
@@ -139,7 +139,7 @@ def test_errors_are_one_line_with_a_mend_and_exit_code_1(
 
 
 def test_debug_shows_where_an_error_came_from(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.invoke(["agents", "--debug"]) == 1
+    assert main.invoke(["agents", "--debug"]) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -256,9 +256,9 @@ def fail(error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (ServiceUnavailable("It is away.", fix="Start it."), 1, "Error: It is away. Start it.\n"),
+        (ServiceUnavailable("It is away.", fix="Start it."), 3, "Error: It is away. Start it.\n"),
         (ValueError("x"), 1, "Error: ValueError: x. This is a bug in Callboard; --debug shows where.\n"),
-        (ServiceUnavailable("bad \x1b[2J"), 1, "Error: bad \\x1b[2J\n"),
+        (ServiceUnavailable("bad \x1b[2J"), 3, "Error: bad \\x1b[2J\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/data/x"),
             1,

@@ -16,6 +16,7 @@ import pytest
 
 import callboard.cli.moved
 import callboard.runtime
+import callboard.watching
 import storage.domains
 from actors.domain import load_domain, read_domain
 from bus.errors import ServiceUnavailable
@@ -62,6 +63,11 @@ def install(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> None:
 
     monkeypatch.setenv("CALLBOARD_MODELS", "/nowhere/models.yaml")
     monkeypatch.setattr(callboard.runtime, "running_cluster", running)
+
+    async def watch(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(callboard.watching, "watch", watch)
     monkeypatch.setattr(callboard.cli.moved, "say_if_moved", nothing)
     monkeypatch.setattr(storage.domains, "all_domains", nothing)
 

@@ -1,0 +1,133 @@
+"""What keeps the embedded services: killed ones come back by themselves, stopped ones never."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from bus.errors import ServiceUnavailable
+from callboard.services import (
+    Keeper,
+    check_nats,
+    check_postgres_durable,
+    ensure_services,
+    find_instance,
+    keep_services,
+    keeping,
+    lock,
+    recorded_instance,
+    stop_instance,
+)
+from callboard.services.home import Home
+from callboard.services.instance import forget_instance
+from callboard.services.services import restart_died
+from callboard.settings import Settings
+from tests.integration.services.servers import kill
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  # of processes that tell nobody here
+            await asyncio.sleep(0.02)
+
+
+def pids(settings: Settings) -> tuple[int | None, int | None]:
+    instance = find_instance(settings)
+    return (instance.postgres_pid, instance.nats_pid) if instance is not None else (None, None)
+
+
+def run_anew(settings: Settings, before: tuple[int | None, ...], killed: tuple[int, ...]) -> bool:
+    now = pids(settings)
+    new = all(now[which] not in (None, before[which]) for which in killed)
+    return new and not lock.held(settings.home / "instance.lock")
+
+
+async def test_killed_services_come_back_where_they_were(settings: Settings) -> None:
+    endpoints = (await ensure_services(settings)).endpoints
+    await keep_services(settings)
+    for killed in ((1,), (0,), (0, 1)):
+        before = pids(settings)
+        for which in killed:
+            kill(before[which])
+        await until(partial(run_anew, settings, before, killed))
+        await asyncio.gather(check_postgres_durable(endpoints.postgres_url), check_nats(endpoints.nats_url))
+    said = Keeper(home=Home(settings.home)).log.read_text()
+    assert "NATS had died: started again in" in said
+    assert "Postgres had died: started again in" in said
+
+
+async def test_who_is_stopped_is_not_kept_any_more(settings: Settings) -> None:
+    await ensure_services(settings)
+    await keep_services(settings)
+    await keep_services(settings)  # a second command, which joins
+    keeper = Keeper(home=Home(settings.home)).running()
+    assert keeper is not None
+    assert await stop_instance(settings)
+    assert Keeper(home=Home(settings.home)).running() is None
+    assert recorded_instance(settings) is None
+    await keep_services(settings)
+    assert Keeper(home=Home(settings.home)).running() is None
+
+
+async def test_what_is_stopped_while_it_was_to_be_started_again_stays_stopped(settings: Settings) -> None:
+    await ensure_services(settings)
+    for pid in pids(settings):
+        kill(pid)
+    await until(lambda: pids(settings) == (None, None))
+    instance = recorded_instance(settings)
+    assert instance is not None
+    assert instance.died == ["Postgres", "NATS"]
+    async with lock.exclusive(settings.home / "instance.lock", timeout_s=10):
+        restarting = asyncio.create_task(restart_died(settings))
+        await asyncio.sleep(0)  # it waits for the lock now
+        forget_instance(Home(settings.home))
+    assert not await restarting
+    assert pids(settings) == (None, None)
+
+
+async def test_a_keeper_whose_instance_was_stopped_behind_its_back_ends(settings: Settings) -> None:
+    await ensure_services(settings)
+    await keep_services(settings)
+    keeper = Keeper(home=Home(settings.home))
+    pid = keeper.running()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    for server in pids(settings):
+        kill(server)
+    await until(lambda: pids(settings) == (None, None))
+    forget_instance(Home(settings.home))
+    os.kill(pid, signal.SIGCONT)
+    await until(lambda: keeper.running() is None)
+    assert pids(settings) == (None, None)
+
+
+async def test_what_cannot_be_started_is_tried_less_and_less_often_and_said(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_services(settings)
+    for pid in pids(settings):
+        kill(pid)
+    await until(lambda: pids(settings) == (None, None))
+    pauses: list[float] = []
+    said: list[str] = []
+
+    async def refuse(_: Settings) -> bool:
+        raise ServiceUnavailable("The disk is full.", fix="Free some.")
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 9:
+            forget_instance(Home(settings.home))
+
+    monkeypatch.setattr(keeping, "restart_died", refuse)
+    monkeypatch.setattr(keeping, "pause", pause)
+    await keeping.keep(settings, said.append)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert said[1] == (
+        "Postgres and NATS died, and cannot be started: The disk is full. Free some. It is tried again in 2 s."
+    )
