@@ -52,9 +52,9 @@ class Approvals(ABC):
     ) -> Decision:
         """Ask for approval of an action, with the details (JSON) that are to be seen; wait for the decision.
 
-        It holds for exactly these details: other ones need an approval of their own. `approvers` names who may decide:
+        It holds for exactly these details: other ones need an approval of their own. `approvers` names who may approve:
         people by their names, agents by their addresses, which are sent an ApprovalRequested; without any, every person
-        may. After `timeout` seconds `on_timeout` says what follows: `deny`, `approve`, or `raise` ApprovalDenied.
+        may. Every person may deny. After `timeout` seconds `on_timeout` says what follows: `deny`, `approve`, or `raise` ApprovalDenied.
         """
         place = self._branch().place(key)
         return await self._approval(place, action, details, approvers, timeout, on_timeout)

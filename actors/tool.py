@@ -159,8 +159,8 @@ def tool(
     timeout: seconds for one attempt. After it, what an `at_most_once` call did is unknown.
     retry: which failures are tried again. An `at_most_once` call has failed only if it raises NotDone; any other error
         leaves its outcome unknown, since the callee may have acted before it broke.
-    requires_approval: True, or a function of the same arguments that says so. `approvers` may decide (anybody, if there
-        are none), for `approval_timeout` seconds; after that it counts as refused.
+    requires_approval: True, or a function of the same arguments that says so. `approvers` may approve (anybody, if
+        there are none), and every person may deny, for `approval_timeout` seconds; after that it counts as refused.
     on_unknown: `ask` a person, `fail` with EffectUnknown, or a function of the same arguments that looks at the world
         and returns Happened(result), NotHappened() or None. One that raises is asked again a few times; then, as with None,
         a person decides, and is shown why.

@@ -84,15 +84,14 @@ class MemoryPromises:
     def _may_besettled(self, domain: str, promise: PromiseRow, status: str, by: str, digest: str) -> bool:
         is_in_time = promise.made.due_at is None or promise.made.due_at > self._now()
         seen = json.loads(promise.made.details or "{}")["digest"].startswith(digest)
-        return (
-            status in ("approved", "denied") and is_in_time and seen and self._may_decide(domain, promise, by)
-        )
+        is_decision = status in ("approved", "denied")
+        return is_decision and is_in_time and seen and self._may_decide(domain, promise, by, status)
 
-    def _may_decide(self, domain: str, promise: PromiseRow, by: str) -> bool:
+    def _may_decide(self, domain: str, promise: PromiseRow, by: str, status: str) -> bool:
         approvers = json.loads(promise.made.details or "{}")["approvers"]
         if by.startswith(OUTSIDE):
             name = by.removeprefix(OUTSIDE)
-            return not approvers or (name in approvers and name.count("/") < 2)
+            return not approvers or (name.count("/") < 2 and (status == "denied" or name in approvers))
         turn = self._turns.get((domain, promise.tenant, promise.agent))
         asked_by = [f"{domain}/{promise.agent}"]
         if turn is not None and turn.turn == promise.turn:
@@ -107,7 +106,8 @@ class MemoryPromises:
         return Standing(
             kind=row.made.kind, name=row.made.name, status=row.status, settled_by=row.settled_by,
             settled_at=row.settled_at, due_at=due_at, is_due=due_at is not None and due_at <= self._now(),
-            may_decide=row.made.kind != Kind.APPROVAL or self._may_decide(domain, row, by),
+            may_approve=row.made.kind != Kind.APPROVAL or self._may_decide(domain, row, by, "approved"),
+            may_deny=row.made.kind != Kind.APPROVAL or self._may_decide(domain, row, by, "denied"),
             details=row.made.details, value=row.value,
         )  # fmt: skip
 

@@ -771,15 +771,16 @@ end $$;
 CREATE FUNCTION callboard.may_be_settled(p callboard.promises, p_status text, p_by text, p_digest text) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
-  select p_status in ('approved', 'denied') and (p.due_at is null or p.due_at > now()) and may_decide(p, p_by)
+  select p_status in ('approved', 'denied') and (p.due_at is null or p.due_at > now()) and may_decide(p, p_by, p_status)
     and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
 $$;
-CREATE FUNCTION callboard.may_decide(p callboard.promises, p_by text) RETURNS boolean
+CREATE FUNCTION callboard.may_decide(p callboard.promises, p_by text, p_status text) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
   select case when starts_with(p_by, 'external/')
     then json_array_length(p.details -> 'approvers') = 0
-      or (p.details -> 'approvers')::jsonb ? substr(p_by, 10) and p_by not like 'external/%/%/%'
+      or p_by not like 'external/%/%/%'
+        and (p_status = 'denied' or (p.details -> 'approvers')::jsonb ? substr(p_by, 10))
     else (p.details -> 'approvers')::jsonb ? p_by and p_by <> p.domain || '/' || p.agent
       and not exists (select from turns t
                       where t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn

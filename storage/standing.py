@@ -33,7 +33,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: float | None
     due_at: float | None
     is_due: bool
-    may_decide: bool
+    may_approve: bool
+    may_deny: bool
     details: str | None
     value: str | None
 
@@ -54,10 +55,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         if (self.kind == Kind.APPROVAL) != (status in _DECISIONS) or self.kind in (Kind.ASK, Kind.SLEEP):
             return of_another_kind(self.name, self.kind, status)
         asked = msgspec.json.decode(self.details or "{}", type=_Asked)
-        if not self.may_decide:
+        if not (self.may_deny if status == "denied" else self.may_approve):
             names = ", ".join(asked.approvers)
             return NotEntitled(
-                f"{by} may not decide on {self.name}.",
+                f"{by} may not {'deny' if status == 'denied' else 'approve'} {self.name}.",
                 fix=f"One of these may: {names}; `--as NAME` says who decides." if names else "",
             )
         if not asked.digest.startswith(digest or ""):

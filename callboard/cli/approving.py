@@ -33,8 +33,8 @@ Approve = Annotated[
     Mode,
     typer.Option(
         "--approve",
-        help="Who decides what the task asks to be approved: `ask` waits for people (`callboard approve`), `deny` "
-        "refuses it, `policy` is the domain's written policy.",
+        help="Who decides what the task asks people to approve: `ask` waits for them (`callboard approve`), `deny` "
+        "refuses it, also in the place of named approvers, `policy` is the domain's written policy.",
     ),
 ]
 
@@ -93,7 +93,7 @@ class Approving:
         except AlreadySettled:
             return True
         except (DecisionError, InvalidPayload) as error:
-            note(f"{ruling.by} cannot decide: {error}")
+            note(f"Left to people: {error}")
             return False
         nudge(self._transport, [owner])
         await self._transport.flush()

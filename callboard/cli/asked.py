@@ -57,19 +57,17 @@ def waits_text(promise: Waiting) -> str:
 
 
 def command_lines(promise: Waiting) -> list[str]:
-    """None where only agents may answer."""
+    """Where only agents may approve, people can deny all the same."""
     if promise.kind == "promise":
         return [f"callboard promise resolve {promise.id} JSON"]
     if promise.kind == "outcome":
         return [f"callboard ledger settle {promise.id} --happened", "  or --not-happened"]
-    if not is_for_people(promise):
-        return []
-    by = _as(promise)
-    return [f"callboard approve {promise.id}{by}", f"callboard deny {promise.id}{by} --reason WHY"]
+    deny = f"callboard deny {promise.id} --reason WHY"
+    return [f"callboard approve {promise.id}{_as(promise)}", deny] if is_for_people(promise) else [deny]
 
 
 def is_for_people(promise: Waiting) -> bool:
-    """Whether anybody but an agent may decide: agents stand among the approvers by their addresses."""
+    """Whether anybody but an agent may approve: agents stand among the approvers by their addresses."""
     approvers = _approvers(promise)
     return not approvers or any("/" not in name for name in approvers)
 
@@ -90,7 +88,7 @@ def _whom(promise: Waiting) -> str:
 
 
 def _as(promise: Waiting) -> str:
-    """The option that names somebody who may decide, where whoever has logged in may not."""
+    """The option that names somebody who may approve, where whoever has logged in may not."""
     people = [name for name in _approvers(promise) if "/" not in name]
     return "" if not people or login_name() in people else f" --as {shlex.quote(people[0])}"
 

@@ -77,7 +77,7 @@ async def deny(
     digest: Digest = None,
     as_json: Json = False,
 ) -> None:
-    """Refuse what an agent asks for: it is not done."""
+    """Refuse what an agent asks for: it is not done. Every person may, also where approvers are named."""
     await _decide(id_, "denied", by, reason, digest, as_json)
 
 

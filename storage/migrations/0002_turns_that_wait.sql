@@ -335,12 +335,14 @@ begin
   return query select * from wake_owners(settled);
 end $$;
 
--- Whether somebody may decide. A person: one of the approvers, or anybody where none are named; a person's name is no
--- agent's address. An agent: one of the approvers, and neither the asker nor the one whose message the asker handles.
-create function may_decide(p promises, p_by text) returns boolean language sql stable as $$
+-- Whether somebody may decide so. A person: one of the approvers, or anybody where none are named or it is denied; a
+-- person's name is no agent's address. An agent: one of the approvers, and neither the asker nor the one whose message
+-- the asker handles.
+create function may_decide(p promises, p_by text, p_status text) returns boolean language sql stable as $$
   select case when starts_with(p_by, 'external/')
     then json_array_length(p.details -> 'approvers') = 0
-      or (p.details -> 'approvers')::jsonb ? substr(p_by, 10) and p_by not like 'external/%/%/%'
+      or p_by not like 'external/%/%/%'
+        and (p_status = 'denied' or (p.details -> 'approvers')::jsonb ? substr(p_by, 10))
     else (p.details -> 'approvers')::jsonb ? p_by and p_by <> p.domain || '/' || p.agent
       and not exists (select from turns t
                       where t.domain = p.domain and t.tenant = p.tenant and t.agent = p.agent and t.turn = p.turn
@@ -352,7 +354,7 @@ $$;
 -- one) is that of it.
 create function may_be_settled(p promises, p_status text, p_by text, p_digest text) returns boolean
 language sql stable as $$
-  select p_status in ('approved', 'denied') and (p.due_at is null or p.due_at > now()) and may_decide(p, p_by)
+  select p_status in ('approved', 'denied') and (p.due_at is null or p.due_at > now()) and may_decide(p, p_by, p_status)
     and starts_with(p.details ->> 'digest', coalesce(p_digest, ''))
 $$;
 

@@ -86,8 +86,10 @@ class Rig(Protocol):
 
     async def now(self) -> float: ...
 
-    async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
-        """Settle a promise from outside; False when that was done before."""
+    async def settle(
+        self, promise: str, value: str, *, by: str = "external/test", status: str = "resolved"
+    ) -> bool:
+        """Settle a promise from outside; False when it may not be, or was before."""
         ...
 
     async def promises(self) -> dict[str, str]:
@@ -166,9 +168,11 @@ class MemoryRig:
     async def now(self) -> float:
         return self.store.now()
 
-    async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
+    async def settle(
+        self, promise: str, value: str, *, by: str = "external/test", status: str = "resolved"
+    ) -> bool:
         wake = self.store.waits.promises.settle(
-            DOMAIN, DEFAULT_TENANT, promise, status="resolved", value=value, by=by
+            DOMAIN, DEFAULT_TENANT, promise, status=status, value=value, by=by
         )
         return wake is not None
 
@@ -286,9 +290,11 @@ class PostgresRig:
     async def now(self) -> float:
         return float(await self._pool.fetchval("select extract(epoch from now())::float8"))
 
-    async def settle(self, promise: str, value: str, *, by: str = "external/test") -> bool:
+    async def settle(
+        self, promise: str, value: str, *, by: str = "external/test", status: str = "resolved"
+    ) -> bool:
         row = await self._pool.fetchrow(
-            query("settle_promise"), DOMAIN, DEFAULT_TENANT, promise, "resolved", value, by, None
+            query("settle_promise"), DOMAIN, DEFAULT_TENANT, promise, status, value, by, None
         )
         return row is not None
 

@@ -88,6 +88,10 @@ async def test_an_agent_that_is_named_decides_once(rig: Rig) -> None:
         ((CHIEF, f"{DOMAIN}/{OWNER}"), {"by": f"{DOMAIN}/{OWNER}"}),
         ((CHIEF,), {"status": "resolved"}),
         ((CHIEF,), {"digest": "b"}),
+        ((), {"status": "denied"}),
+        (("alice",), {"status": "denied"}),
+        ((CHIEF, SENDER), {"by": SENDER, "status": "denied"}),
+        ((CHIEF, f"{DOMAIN}/{OWNER}"), {"by": f"{DOMAIN}/{OWNER}", "status": "denied"}),
     ],
 )
 async def test_a_decision_that_may_not_be_changes_nothing(
@@ -97,7 +101,13 @@ async def test_a_decision_that_may_not_be_changes_nothing(
     if how.get("by") == f"{DOMAIN}/{OWNER}":  # its turn is open: as a message of another one's commit
         [number] = await rig.store.commit(
             fence,
-            [turn(await rig.accept(letter("x/1")), agent="x/1", sends=(decision(how["by"], "approved"),))],
+            [
+                turn(
+                    await rig.accept(letter("x/1")),
+                    agent="x/1",
+                    sends=(decision(**{"status": "approved", **how}),),
+                )
+            ],
             [],
         )
         assert number is None
@@ -106,7 +116,8 @@ async def test_a_decision_that_may_not_be_changes_nothing(
     assert await rig.promises() == {PROMISE: "pending"}
     found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, how.get("by", CHIEF))
     assert found is not None
-    assert found.may_decide is ("status" in how or "digest" in how)
+    may = approvers == (CHIEF,)
+    assert (found.may_approve, found.may_deny) == (may, may)
 
 
 @pytest.mark.parametrize("first", [(f"{DOMAIN}/x/1", "approved"), (SENDER, "denied"), (CHIEF, "resolved")])
@@ -124,7 +135,7 @@ async def test_an_agent_is_bound_by_the_time_as_a_person_is(rig: Rig) -> None:
     assert not await decided(rig, fence)
     found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, CHIEF)
     assert found is not None
-    assert (found.is_due, found.may_decide) == (True, True)
+    assert (found.is_due, found.may_approve, found.may_deny) == (True, True, True)
 
 
 async def test_no_person_takes_an_agents_place(rig: Rig) -> None:
@@ -132,10 +143,25 @@ async def test_no_person_takes_an_agents_place(rig: Rig) -> None:
     for name in (f"external/{CHIEF}", CHIEF.replace("/", "-")):
         found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, name)
         assert found is not None
-        assert not found.may_decide
+        assert not found.may_approve
+        assert not found.may_deny
     found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, "external/alice")
     assert found is not None
-    assert found.may_decide
+    assert (found.may_approve, found.may_deny) == (True, True)
+
+
+async def test_every_person_may_deny_and_only_who_is_named_may_approve(rig: Rig) -> None:
+    await asked(rig, "alice", CHIEF)
+    found = await rig.store.promise_standing(DOMAIN, "default", PROMISE, "external/mallory")
+    assert found is not None
+    assert (found.may_approve, found.may_deny) == (False, True)
+    assert not await rig.settle(PROMISE, "null", by="external/mallory", status="approved")
+    assert not await rig.settle(PROMISE, "null", by=f"external/{CHIEF}", status="denied")
+    assert await rig.promises() == {PROMISE: "pending"}
+    assert await rig.settle(PROMISE, "null", by="external/mallory", status="denied")
+    assert not await rig.settle(PROMISE, "null", by="external/alice", status="approved")
+    assert await rig.promises() == {PROMISE: "denied"}
+    assert len(await rig.mail(OWNER)) == 1
 
 
 async def test_there_is_no_standing_of_what_does_not_exist(rig: Rig) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from actors.approval import Ruling
 from actors.domain import DomainSpec
 from bus.address import parse_address
 from bus.envelope import new_id
 from bus.errors import InvalidTask
 from bus.task_ref import task_ref
-from callboard.cli.approving import Mode, by_people, check_mode, decider
+from callboard.cli.approving import Approving, Mode, by_people, check_mode, decider
+from callboard.cli.asked import login_name
 from callboard.cli.follow import Snapshot, snapshots
 from callboard.cli.following import _Lines
 from callboard.cli.run import _say_if_asked
@@ -28,7 +30,7 @@ from storage.intake import Incoming, accept
 from tests.acceptance.program import PROGRAM
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
-from tests.integration.vigil_at_work import vigil_at_work
+from tests.integration.vigil_at_work import GUARD, has_turn
 from tests.unit.secops.triage_run import EXAMPLE, SAMPLE
 
 HIGH = ("203.0.113.200", "203.0.113.45")
@@ -182,31 +184,42 @@ async def test_people_are_told_the_command_and_of_two_at_once_one_decides(
     assert "submitted" not in cli.err  # what has ended needs no cluster
 
 
-async def test_what_a_run_may_not_decide_for_a_child_of_its_task_is_left_to_those_who_may(
-    services: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+async def asked_by_a_child(vigil: Deployment) -> tuple[str, list[Waiting]]:
+    """A task (`vigil/id`), and what its child asks: to open a gate, which alice or bob may."""
+    from vigil.agents import Opening
+
+    task, child = f"vigil/{new_id()}", new_id()
+    await vigil.pool.execute(
+        "insert into tasks (domain, tenant, id, status, goal, input, priority, parent, root)"
+        " values ('vigil', 'default', $1::uuid, 'running', '', 'null', 5, $2, $2)",
+        child,
+        task,
+    )
+    opening = Incoming(to=parse_address(GUARD), message=Opening(gate="north"), task=child)
+    await accept(vigil.pool, vigil.transport, [opening])
+    return task, await until(lambda: waiting_of_task(vigil.pool, task, tenant="default"))
+
+
+async def test_deny_refuses_also_what_names_its_approvers(vigil: Deployment, cli: Cli) -> None:
+    task, found = await asked_by_a_child(vigil)
+    assert await decider(Mode.DENY, vigil.domain.spec, cluster_of(vigil), task)(found) == []
+    await has_turn(vigil, GUARD, 1)
+    assert (await cli.json("agent", GUARD))["state"]["log"] == [
+        f"open_gate was refused by callboard run --approve deny: started so by {login_name()}."
+    ]
+
+
+async def test_what_a_policy_may_not_approve_is_left_to_those_who_may(
+    vigil: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with vigil_at_work(services, database, monkeypatch) as vigil:
-        from vigil.agents import Opening
-
-        task, child = f"vigil/{new_id()}", new_id()
-        await vigil.pool.execute(
-            "insert into tasks (domain, tenant, id, status, goal, input, priority, parent, root)"
-            " values ('vigil', 'default', $1::uuid, 'running', '', 'null', 5, $2, $2)",
-            child,
-            task,
-        )
-        opening = Incoming(to=parse_address("vigil/guard/a"), message=Opening(gate="north"), task=child)
-        await accept(vigil.pool, vigil.transport, [opening])
-
-        async def asked() -> list[Waiting]:
-            return await waiting_of_task(vigil.pool, task, tenant="default")
-
-        decide = decider(Mode.DENY, vigil.domain.spec, cluster_of(vigil), task)
-        found = await until(asked)
-        assert await decide(found) == found
-        assert await decide(found) == found
-        told = "callboard run --approve deny cannot decide: callboard run --approve deny may not decide on call open_gate"
-        assert capsys.readouterr().err.count(told) == 1
+    task, found = await asked_by_a_child(vigil)
+    ruling = Ruling(approved=True, by="rules 1")
+    decide = Approving(vigil.pool, vigil.transport, "default", task, lambda asked: ruling)
+    assert await decide(found) == found
+    assert await decide(found) == found
+    assert await waiting_of_task(vigil.pool, task, tenant="default") == found
+    told = "Left to people: rules 1 may not approve call open_gate"
+    assert capsys.readouterr().err.count(told) == 1
 
 
 async def test_what_only_agents_may_decide_waits_for_no_person() -> None:

@@ -10,9 +10,7 @@ from bus.address import parse_address
 from storage.intake import Incoming, accept
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
-from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, waits_for
-
-GUARD = "vigil/guard/a"
+from tests.integration.vigil_at_work import GUARD, ORACLE, RUNNER, has_turn, send, waits_for
 
 
 async def ask_to_open(vigil: Deployment, gate: str, kind: str = "approval") -> str:
@@ -37,7 +35,7 @@ async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deploy
     shown = await cli("approvals")
     assert all(words in shown for words in ("call open_gate", "north", GUARD, "alice, bob", id_))
 
-    assert "mallory may not decide" in await cli.error("approve", id_, "--as", "mallory")
+    assert "mallory may not approve call open_gate" in await cli.error("approve", id_, "--as", "mallory")
     assert "One of these may: alice, bob" in cli.err
     assert "has another digest" in await cli.error("approve", id_, "--as", "alice", "--digest", "0000")
     digest = asked["asked"]["digest"]

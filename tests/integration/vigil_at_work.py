@@ -18,6 +18,7 @@ from tests.integration.deployment import Deployment
 
 VIGIL = Path(__file__).with_name("vigil")
 RUNNER = "vigil/runner/a"
+GUARD = "vigil/guard/a"
 ORACLE = "vigil/oracle/main"
 
 

@@ -45,13 +45,14 @@ def test_an_approval_names_who_may_decide_and_as_whom(approvers: tuple[str, ...]
     assert [line.plain for line in asked_lines([approval(*approvers)])] == [
         f"waits for {whom}: open: gate north",
         f"  callboard approve {ID}{by}",
-        f"  callboard deny {ID}{by} --reason WHY",
+        f"  callboard deny {ID} --reason WHY",
     ]
 
 
-def test_what_only_agents_decide_has_no_command() -> None:
+def test_what_only_agents_approve_can_be_denied() -> None:
     assert [line.plain for line in asked_lines([approval("d/judge/j")])] == [
-        "waits for d/judge/j: open: gate north"
+        "waits for d/judge/j: open: gate north",
+        f"  callboard deny {ID} --reason WHY",
     ]
 
 
