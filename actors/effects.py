@@ -91,13 +91,15 @@ class Call:
     async def _be_allowed(self, *, begun: bool) -> JournalEntry | None:
         """Wait for the approval, if there must be one; return the outcome if it was refused.
 
-        Whether there must be one is decided once: what that depends on may change while the turn waits.
+        Whether there must be one is decided once: what that depends on may change while the turn waits. Raises
+        MissingSecret.
         """
         journal, tool, place = self._journal, self._tool, f"{self._place}?"
         if not (place in journal.entries or journal.promises.at(place)):
             begun = begun or f"{self._place}!1" in journal.entries
             if begun or not tool.needs_approval(self._bound):
                 return None
+            self._record.given(tool.injected)  # nobody is asked about a call that cannot be made
         self._decision = decision = await self._turn._approval(
             place, f"call {tool.name}", msgspec.Raw(self._bound.text.encode()), tool.approvers,
             tool.approval_timeout_s, "deny",

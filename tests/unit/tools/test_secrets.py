@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import pytest
 
 from actors.retry import RetryPolicy
+from actors.secret import GivenSecrets
 from bus.errors import MissingSecret, NotDone, ToolFailed
 from callboard import Context, Secret, tool
 from callboard.testing import TestKit
@@ -106,3 +107,45 @@ async def test_without_its_secret_nothing_is_begun(world: World) -> None:
     async with TestKit(KINDS) as kit:
         await run_once(kit, run)
         assert (kit.state(AT).log, kit.ledger(), world.calls) == (["missing"], [], [])
+
+
+async def test_nobody_is_asked_about_a_call_whose_secret_is_missing(world: World) -> None:
+    @tool(requires_approval=True)
+    async def block(address: str, token: Annotated[str, Secret("API_TOKEN")]) -> None:
+        await world.act(f"{address} with {token}")
+
+    async def run(self: Caller, ctx: Context) -> None:
+        with pytest.raises(MissingSecret, match="There is no secret API_TOKEN"):
+            await ctx.call(block, "192.0.2.1", key="first")
+        self.state.log.append("missing")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        assert (kit.state(AT).log, kit.approvals(), kit.ledger()) == (["missing"], [], [])
+
+
+async def test_a_secret_that_changes_while_a_person_is_asked_is_read_anew(world: World) -> None:
+    @tool(requires_approval=True)
+    async def block(address: str, token: Annotated[str, Secret("API_TOKEN")]) -> str:
+        await world.act(f"{address} with {token}")
+        return f"with {token}"
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(await ctx.call(block, "192.0.2.1"))
+
+    async with TestKit(KINDS, secrets={"API_TOKEN": "old-4711"}) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        kit._scope.secrets = GivenSecrets({})
+        await kit.crash()
+        await kit.recover()
+        await kit.quiet()
+        assert [asked] == kit.approvals()  # and the turn goes on to wait
+        kit._scope.secrets = GivenSecrets({"API_TOKEN": "new-4712"})
+        assert await kit.approve(asked.id)
+        assert (world.calls, kit.state(AT).log) == (["192.0.2.1 with new-4712"], ["with [API_TOKEN]"])
+        everything = (
+            f"{kit.store.waits.journal} {kit.store.waits.promises.rows} {kit.ledger()} {kit.history(AT)}"
+        )
+        assert "4711" not in everything
+        assert "4712" not in everything
