@@ -132,6 +132,11 @@ class AgentType:
                 f"{cls.__qualname__}.schema_version is {cls.schema_version}.",
                 fix="Count it up from 1 with each change.",
             )
+        if needed := [name for name, field in cls.State.model_fields.items() if field.is_required()]:
+            raise CallboardError(
+                f"{cls.__qualname__}.State has no default for: {', '.join(needed)}.",
+                fix="Give each one: an agent begins with them, before its first message.",
+            )
         self.handlers: dict[str, Handler] = {}
         self.queries: dict[str, Handler] = {}
         for name, function in inspect.getmembers(cls, callable):
@@ -167,7 +172,7 @@ class AgentType:
         except ValidationError as error:
             raise InvalidPayload(
                 f"A new {self.cls.__qualname__}.State cannot be made: {describe_validation(error)}.",
-                fix="Give every field of State a default.",
+                fix="Give it defaults that its own validation takes.",
             ) from None
 
     def load_state(self, text: str, schema_version: int) -> BaseModel:

@@ -83,6 +83,10 @@ def test_the_agents_that_tasks_may_go_to_are_any_text() -> None:
             "class Thing(callboard.Agent):\n    kind = 'x'\n    @callboard.handler\n    async def on(self, n: int): ...",
             "Thing.on",
         ),
+        (
+            "class Thing(callboard.Agent):\n    kind = 'x'\n    class State(callboard.Agent.State): since: str",
+            "Thing.State has no default for: since.",
+        ),
     ],
 )
 def test_an_error_in_a_domains_code_is_told_with_its_file_and_line(

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from actors.agent import AgentType, agent_type
 from callboard import (
@@ -175,12 +175,30 @@ def test_messages_are_frozen() -> None:
         Add(amount=1).amount = 2
 
 
-async def test_a_state_without_defaults_is_a_clear_dead_letter() -> None:
+def test_a_state_whose_fields_have_no_default_is_refused_as_its_class_is_declared() -> None:
     class Demanding(Agent):
         kind = "demanding"
 
         class State(BaseModel):
             needed: int
+            given: int = 0
+            made: list[str] = Field(default_factory=list)
+            since: str
+
+    declared = r"Demanding\.State has no default for: needed, since\."
+    with pytest.raises(CallboardError, match=declared) as caught:
+        agent_type(Demanding)
+    assert caught.value.fix == "Give each one: an agent begins with them, before its first message."
+    with pytest.raises(CallboardError, match=declared):
+        TestKit([Demanding])
+
+
+async def test_a_state_whose_defaults_do_not_fit_is_a_clear_dead_letter() -> None:
+    class Demanding(Agent):
+        kind = "demanding"
+
+        class State(BaseModel):
+            needed: int = Field(default=0, gt=0, validate_default=True)
 
         @handler
         async def on_add(self, add: Add, ctx: Context) -> None: ...
@@ -190,7 +208,7 @@ async def test_a_state_without_defaults_is_a_clear_dead_letter() -> None:
         await kit.quiet()
         [letter] = kit.dead_letters()
         assert letter.reason == "invalid_payload"
-        assert "Give every field" in letter.error or "cannot be made" in letter.error
+        assert "State cannot be made: needed" in letter.error
 
 
 # -- lifecycle ---------------------------------------------------------------------------------------
@@ -341,7 +359,7 @@ class TallyWithoutUpcast(Agent):
     kind = "tally"
 
     class State(BaseModel):
-        counted: int
+        counted: int = 0
         count: str = ""
 
     @handler
