@@ -285,7 +285,9 @@ def _unknown_key(error: ValidationError) -> str | None:
         model = _SECTIONS.get(sections[0], DomainSpec) if sections else DomainSpec
         known = [field.alias or name for name, field in model.model_fields.items()]
         meant = get_close_matches(key, known, n=1)
-        return ".".join([*sections, key]) + ": is not known" + (f"; did you mean {meant[0]}" if meant else "")
+        return (
+            ".".join([*sections, key]) + ": is not known" + (f" (did you mean {meant[0]}?)" if meant else "")
+        )
     return None
 
 

@@ -21,6 +21,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _WIRE_NAME = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)*\.v[1-9][0-9]*")
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # one that does not end reaches to the end
+_MALFORMED = "JSON is malformed: "  # before msgspec's reason, where what it is about has been said
 _classes: dict[str, type[BaseModel]] = {}
 _names: dict[type[BaseModel], str] = {}
 
@@ -116,7 +117,8 @@ def read_json(text: str, what: str) -> Any:
         value = msgspec.json.decode(text)
     except (ValueError, RecursionError) as error:  # msgspec's own are among them
         raise InvalidPayload(
-            f"{what} is no JSON: {first_line(error)}.", fix="Quote text twice: '\"yes\"'."
+            f"{what} is no JSON: {first_line(error).removeprefix(_MALFORMED)}.",
+            fix="Quote text twice: '\"yes\"'.",
         ) from None
     refuse_nul(text)
     return value

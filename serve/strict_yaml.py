@@ -93,7 +93,7 @@ def _first(error: ValidationError, known: Known) -> tuple[Place, str]:
 
 def meant(name: str, known: Any) -> str:
     close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}" if close else f"; there are {', '.join(known)}" if known else ""
+    return f" (did you mean {close[0]}?)" if close else f"; there are {', '.join(known)}" if known else ""
 
 
 def _line(node: yaml.Node | None, place: Place) -> int:

@@ -104,7 +104,7 @@ async def settle(
     the `kind` that the value is for, or `digest` is not that of what is to be approved.
     """
     if promise.kind != kind:
-        raise of_another_kind(promise.name, promise.kind, status)
+        raise of_another_kind(f"The promise {promise.id}", promise.kind, status)
     if not by.strip() or not _is_text(by):
         raise InvalidMessage("Whoever decides needs a name.", fix="Give one with --as.")
     if value is not None:
@@ -120,7 +120,7 @@ async def settle(
         raise UnknownPromise(f"There is no promise {promise.id}.")
     why_not = Standing(**dict(found)).why_not(status, by, digest)
     raise why_not or InvalidMessage(
-        f"{promise.name} could not be settled.", fix="Look at it again: `callboard approvals`."
+        f"The promise {promise.id} could not be settled.", fix="Look at it again: `callboard approvals`."
     )
 
 

@@ -104,7 +104,7 @@ class MemoryPromises:
             return None
         due_at = row.made.due_at
         return Standing(
-            kind=row.made.kind, name=row.made.name, status=row.status, settled_by=row.settled_by,
+            address=f"{domain}/{row.agent}", kind=row.made.kind, name=row.made.name, status=row.status, settled_by=row.settled_by,
             settled_at=row.settled_at, due_at=due_at, is_due=due_at is not None and due_at <= self._now(),
             may_approve=row.made.kind != Kind.APPROVAL or self._may_decide(domain, row, by, "approved"),
             may_deny=row.made.kind != Kind.APPROVAL or self._may_decide(domain, row, by, "denied"),

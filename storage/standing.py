@@ -26,6 +26,7 @@ class _Asked(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """A promise as one who would settle it finds it. `details` and `value` are JSON text, times seconds since 1970."""
 
+    address: str  # of its agent
     kind: str
     name: str
     status: str
@@ -41,24 +42,25 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     def why_not(self, status: str, by: str, digest: str | None) -> CallboardError | None:
         """Why `by` cannot settle it so: AlreadySettled when somebody was first or the time is up, NotEntitled, or
         InvalidMessage for another kind of promise or another digest than that of what is to be approved."""
+        asked = msgspec.json.decode(self.details or "{}", type=_Asked)
+        what = f"{called(self.name, asked.digest)} of {self.address}"
         if self.status != "pending":
             who = (self.settled_by or "nobody").removeprefix(OUTSIDE)
             return AlreadySettled(
-                f"{self.name} was {self.status} by {who} at {_moment(self.settled_at)}.",
+                f"{what} was {self.status} by {who} at {_moment(self.settled_at)}.",
                 fix="Nothing was changed.", status=self.status, by=who, at=self.settled_at,
             )  # fmt: skip
         if self.is_due:
             return AlreadySettled(
-                f"The time for {self.name} was up at {_moment(self.due_at)}.",
+                f"The time for {what} was up at {_moment(self.due_at)}.",
                 fix="Nothing was changed.", status="expired", by=None, at=self.due_at,
             )  # fmt: skip
         if (self.kind == Kind.APPROVAL) != (status in _DECISIONS) or self.kind in (Kind.ASK, Kind.SLEEP):
-            return of_another_kind(self.name, self.kind, status)
-        asked = msgspec.json.decode(self.details or "{}", type=_Asked)
+            return of_another_kind(what, self.kind, status)
         if not (self.may_deny if status == "denied" else self.may_approve):
             names = ", ".join(asked.approvers)
             return NotEntitled(
-                f"{by} may not {'deny' if status == 'denied' else 'approve'} {self.name}.",
+                f"{by} may not {'deny' if status == 'denied' else 'approve'} {what}.",
                 fix=f"One of these may: {names}; `--as NAME` says who decides." if names else "",
             )
         if not asked.digest.startswith(digest or ""):
@@ -69,9 +71,14 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def of_another_kind(name: str, kind: str, status: str) -> InvalidMessage:
+def called(name: str, digest: str) -> str:
+    """What people call an approval: the journal knows it by the digest of what is asked as well."""
+    return name.removesuffix(f" {digest[:16]}")
+
+
+def of_another_kind(what: str, kind: str, status: str) -> InvalidMessage:
     return InvalidMessage(
-        f"{name} is of the kind {kind}, and cannot be {status} so.",
+        f"{what} is of the kind {kind}, and cannot be {status} so.",
         fix=_WAYS.get(Kind(kind), "Only its agent's partner, or the clock, settles it."),
     )
 

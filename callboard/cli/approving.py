@@ -124,7 +124,9 @@ def decider(mode: Mode, spec: DomainSpec, cluster: Cluster, task: str) -> Decide
 def _deny(asked: Asked) -> Ruling:
     from actors.approval import Ruling
 
-    return Ruling(approved=False, by="callboard run --approve deny", comment=f"started so by {login_name()}")
+    return Ruling(
+        approved=False, by="callboard run --approve deny", comment=f"{login_name()} has started it so"
+    )
 
 
 def _written_policy(domain: str, path: str) -> Rule:

@@ -149,6 +149,4 @@ async def _say_if_asked(cluster: Cluster, domain: str) -> None:
         cluster.postgres, tenant=cluster.settings.tenant, kinds=(Kind.APPROVAL, Kind.OUTCOME)
     )
     if of_domain := sum(promise.domain == domain for promise in found):
-        note(
-            f"{count(of_domain, 'decision')} of earlier tasks of {domain} are waited for: `callboard approvals`"
-        )
+        note(f"Earlier tasks of {domain} wait for {count(of_domain, 'decision')}: `callboard approvals`")

@@ -168,6 +168,7 @@ class Drawing:
         kind = _kind(group[0].turn).replace(f"{self._domain}/", "")
         below = len(turns) - len(group)
         who = f"… {len(group):,} more {clean(kind)}" + (f" and {below:,} below" if below else "")
+        who += ", together"  # several at a time may have worked for longer than the task has lasted
         busy = sum(ended - began for began, ended, _ in pieces)
         return self._line(lead, who, clean(group[0].turn.header.type), pieces, busy, "dim")
 

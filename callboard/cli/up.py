@@ -97,10 +97,10 @@ async def up(
                 }
             )
         else:
-            word = "runs already" if cluster.joined else "is up"
+            told = _joined(added, took) if cluster.joined else f"Callboard is up, ready in {took:.1f} s"
             places = f"; models at {models}" if models else ""
             places += f"; dashboard at {dashboard}" if dashboard else ""
-            console().print(plain(f"Callboard {word}, ready in {took:.1f} s{places}."))
+            console().print(plain(f"{told}{places}."))
         if detach or cluster.kept:
             return
         note("Ctrl-C stops it.")
@@ -110,6 +110,14 @@ async def up(
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
+
+
+def _joined(added: list[str], took_s: float) -> str:
+    """What runs already was ready before; what was given to it was not."""
+    if not added:
+        return "Callboard runs already"
+    are = "is registered; its" if len(added) == 1 else "are registered; their"
+    return f"Callboard runs already; {', '.join(added)} {are} hosts were ready after {took_s:.1f} s"
 
 
 async def _gateway_url(cluster: Cluster) -> str | None:

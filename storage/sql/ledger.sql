@@ -89,7 +89,8 @@ join promises p on p.domain = d.domain and p.tenant = $1 and p.id = m.id
 order by p.created_at, p.id limit $6
 
 -- name: promise_standing
-select p.kind, p.name, p.status, p.settled_by, extract(epoch from p.settled_at)::float8 as settled_at,
+select p.domain || '/' || p.agent as address, p.kind, p.name, p.status, p.settled_by,
+       extract(epoch from p.settled_at)::float8 as settled_at,
        extract(epoch from p.due_at)::float8 as due_at, coalesce(p.due_at <= now(), false) as is_due,
        p.kind <> 'approval' or may_decide(p, $4, 'approved') as may_approve,
        p.kind <> 'approval' or may_decide(p, $4, 'denied') as may_deny, p.details::text as details, p.value::text as value

@@ -236,7 +236,7 @@ def test_a_wrong_models_yaml_is_said_and_what_runs_goes_on(served: Served) -> No
     said = served.program("up", "--detach", code=1).stderr.strip()
     served.models_file.write_text(right)
     assert said == (
-        f"Error: {served.models_file}, line 2: modles: is not known; did you mean models. "
+        f"Error: {served.models_file}, line 2: modles: is not known (did you mean models?). "
         "Correct it, and start Callboard again."
     )
     assert "house: qwen3" in served.program("gateway").stdout

@@ -155,7 +155,7 @@ async def test_people_are_told_the_command_and_of_two_at_once_one_decides(
 
     await until(is_said)
     await _say_if_asked(cluster_of(secops), "secops")
-    assert cli.discard() == "2 decisions of earlier tasks of secops are waited for: `callboard approvals`\n"
+    assert cli.discard() == "Earlier tasks of secops wait for 2 decisions: `callboard approvals`\n"
     assert f"It waits for a person: call block_address: address {HIGH[0]}, hours 24, severity high" in said
     assert f"    callboard deny {ids[HIGH[0]]} --reason WHY\n" in said
 
@@ -205,7 +205,7 @@ async def test_deny_refuses_also_what_names_its_approvers(vigil: Deployment, cli
     assert await decider(Mode.DENY, vigil.domain.spec, cluster_of(vigil), task)(found) == []
     await has_turn(vigil, GUARD, 1)
     assert (await cli.json("agent", GUARD))["state"]["log"] == [
-        f"open_gate was refused by callboard run --approve deny: started so by {login_name()}."
+        f"open_gate was refused by callboard run --approve deny: {login_name()} has started it so."
     ]
 
 
@@ -218,7 +218,7 @@ async def test_what_a_policy_may_not_approve_is_left_to_those_who_may(
     assert await decide(found) == found
     assert await decide(found) == found
     assert await waiting_of_task(vigil.pool, task, tenant="default") == found
-    told = "Left to people: rules 1 may not approve call open_gate"
+    told = "Left to people: rules 1 may not approve call open_gate of vigil/guard/a."
     assert capsys.readouterr().err.count(told) == 1
 
 

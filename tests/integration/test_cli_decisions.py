@@ -35,7 +35,9 @@ async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deploy
     shown = await cli("approvals")
     assert all(words in shown for words in ("call open_gate", "north", GUARD, "alice, bob", id_))
 
-    assert "mallory may not approve call open_gate" in await cli.error("approve", id_, "--as", "mallory")
+    assert "mallory may not approve call open_gate of vigil/guard/a." in await cli.error(
+        "approve", id_, "--as", "mallory"
+    )
     assert "One of these may: alice, bob" in cli.err
     assert "has another digest" in await cli.error("approve", id_, "--as", "alice", "--digest", "0000")
     digest = asked["asked"]["digest"]
@@ -54,7 +56,7 @@ async def test_a_person_sees_what_is_asked_and_allows_it(cli: Cli, vigil: Deploy
     assert await log_of(cli) == ["north is open, says alice"]
 
     late = await cli.error("deny", id_, "--as", "bob", "--reason", "no")
-    assert "was approved by alice" in late
+    assert "Error: call open_gate of vigil/guard/a was approved by alice at " in late
     (settled,) = (await cli.json("approvals", "--settled"))["approvals"]
     assert (settled["by"], settled["decision"]) == ("alice", {"comment": "for the fire brigade"})
     (call,) = (await cli.json("ledger", "--agent", GUARD))["calls"]
@@ -189,10 +191,14 @@ async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Depl
     await waits_for(vigil, "ask")
     await send(vigil, ORACLE, Speak())
     permit = await waits_for(vigil, "promise")
-    assert "Error: The value is no JSON" in await cli.error("promise", "resolve", permit, "yes")
+    assert "Error: The value is no JSON: invalid character (byte 0)." in await cli.error(
+        "promise", "resolve", permit, "yes"
+    )
     assert "`callboard promise resolve` resolves" in await cli.error("ledger", "settle", permit, "--happened")
     assert "Resolved: permit" in await cli("promise", "resolve", permit, '{"for": "a day"}')
-    assert "permit was resolved by" in await cli.error("promise", "resolve", permit, '{"for": "a year"}')
+    assert "permit of vigil/runner/a was resolved by" in await cli.error(
+        "promise", "resolve", permit, '{"for": "a year"}'
+    )
     await has_turn(vigil, RUNNER, 1)
 
 

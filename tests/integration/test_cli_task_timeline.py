@@ -83,7 +83,7 @@ async def test_a_long_task_is_cut_and_what_is_alike_is_drawn_as_one(
         assert f"the first 10 of {found.total} turns" in text
         assert "more of them: --limit" in cli.err
         text = await cli("task", task, "--timeline")
-        assert "… 29 more clerk  desk.note.v1" in text
+        assert "… 29 more clerk, together  desk.note.v1" in text
         assert "--limit" not in cli.err
 
 

@@ -80,9 +80,9 @@ def test_a_complaint_is_in_plain_words(given: dict[str, Any], said: str) -> None
         ("domain: x\nkinds: []\nhosts: 2", "hosts: must be a mapping"),
         ("domain: x\nkinds: []\nlimits: {turn_s: .inf}", "limits.turn_s: must be a finite number"),
         ("domain: x\nkinds: []\npartitions: 5000", "partitions: must be at most 4096"),
-        ("domain: x\nkindz: []", "kindz: is not known; did you mean kinds"),
-        ("domain: x\nkinds: []\ntasks: {polcy: direct}", "tasks.polcy: is not known; did you mean policy"),
-        ("domain: x\nkinds: [{clas: a:A}]", "kinds.0.clas: is not known; did you mean class"),
+        ("domain: x\nkindz: []", "kindz: is not known (did you mean kinds?)"),
+        ("domain: x\nkinds: []\ntasks: {polcy: direct}", "tasks.polcy: is not known (did you mean policy?)"),
+        ("domain: x\nkinds: [{clas: a:A}]", "kinds.0.clas: is not known (did you mean class?)"),
         ("domain: x\nkinds: []\ncolour: red", "colour: is not known"),
         (
             "domain: My Domain\nkinds: []",

@@ -40,8 +40,8 @@ def test_the_gpus_of_all_copies_that_are_always_there_and_of_one_of_each_other_m
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
-        ("port: 9000", "prot: 9000", 2, "prot: is not known; did you mean port"),
-        ("dtype: bfloat16", "d_type: x", 7, "models.qwen3.d_type: is not known; did you mean dtype"),
+        ("port: 9000", "prot: 9000", 2, "prot: is not known (did you mean port?)"),
+        ("dtype: bfloat16", "d_type: x", 7, "models.qwen3.d_type: is not known (did you mean dtype?)"),
         ("dtype: bfloat16", "dtype: int4", 7, "models.qwen3.dtype: must be"),
         ("tensor_parallel: 2", "tensor_parallel: 0", 6, "models.qwen3.tensor_parallel: must be at least 1"),
         ("gpus: 0.5", "gpus: 2", 8, "models.qwen3.gpus: must be at most 1"),
@@ -83,7 +83,7 @@ def test_the_command_says_which_environment_has_it(
 ) -> None:
     file = tmp_path / "vllm.yaml"
     file.write_text(dedent(GOOD))
-    assert invoke(["vllm", str(file)]) == 1
+    assert invoke(["vllm", str(file)]) == 3
     assert "`make vllm`, then `.venv-vllm/bin/callboard vllm`" in capsys.readouterr().err
 
 
@@ -93,7 +93,7 @@ def test_the_command_says_first_what_is_wrong_in_its_file(
     file = tmp_path / "vllm.yaml"
     file.write_text("ports: 1")
     assert invoke(["vllm", str(file)]) == 1
-    assert "line 1: ports: is not known; did you mean port" in capsys.readouterr().err
+    assert "line 1: ports: is not known (did you mean port?)" in capsys.readouterr().err
 
 
 # -- its key -----------------------------------------------------------------------------------------

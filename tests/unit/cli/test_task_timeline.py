@@ -44,6 +44,12 @@ def test_agents_whose_keys_are_alike_but_for_their_ends_are_told_apart() -> None
     assert all(label.startswith("hopper/the-") for label in labels[2:])
 
 
+def test_the_time_of_several_turns_in_one_line_is_said_to_be_theirs_together() -> None:
+    lines = drawn(*(turn(f"far/hopper/{number}") for number in range(6)), width=80)
+    assert lines[0].startswith("hopper/0  hop.v1")
+    assert lines[1].startswith("… 5 more hopper, together  hop.v1")
+
+
 def test_an_ask_has_its_bar_and_its_answer() -> None:
     answered = Call(
         number=0, key="#0", kind="ask", name="Question far/oracle/main", ok=True, began=2.0, ended=4.0,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -82,6 +83,26 @@ def test_two_domains_with_code_of_the_same_names_are_both_taken_in(
     assert cluster.kinds == ["lamp", "rope"]
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), r"Callboard runs already\."),
+        (("left",), r"Callboard runs already; left is registered; its hosts were ready after \d+\.\d s\."),
+        (("left", "right"), r".*; left, right are registered; their hosts were ready after \d+\.\d s\."),
+    ],
+)
+def test_what_was_ready_before_is_told_apart_from_what_has_become_so(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    names: tuple[str, ...],
+    said: str,
+) -> None:
+    install(monkeypatch, Cluster(kept=True))
+    assert invoke(["up", "--without-gateway", *(str(domain(tmp_path, name, name)) for name in names)]) == 0
+    assert re.fullmatch(said, capsys.readouterr().out.strip())
+
+
 def test_what_runs_detached_is_left_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +143,7 @@ def test_a_wrong_models_yaml_is_said_before_anything_is_started(
     wrong.write_text("modles: {}")
     monkeypatch.setenv("CALLBOARD_MODELS", str(wrong))
     assert invoke(["up"]) == 1
-    assert f"Error: {wrong}, line 1: modles: is not known; did you mean models." in capsys.readouterr().err
+    assert f"Error: {wrong}, line 1: modles: is not known (did you mean models?)." in capsys.readouterr().err
     assert not cluster.left
 
 

@@ -57,17 +57,17 @@ def test_an_empty_file_offers_nothing(text: str) -> None:
             "answer_s: 30",
             "answers_s: 30",
             7,
-            "upstreams.house.answers_s: is not known; did you mean answer_s",
+            "upstreams.house.answers_s: is not known (did you mean answer_s?)",
         ),
-        ("limits:", "limit:", 13, "limit: is not known; did you mean limits"),
+        ("limits:", "limit:", 13, "limit: is not known (did you mean limits?)"),
         (
             "{requests_per",
             "{request_per",
             13,
-            "request_per_minute: is not known; did you mean requests_per_minute",
+            "request_per_minute: is not known (did you mean requests_per_minute?)",
         ),
-        ("drop:", "dropped:", 11, "models.small.targets.0.dropped: is not known; did you mean drop"),
-        ("output: 2", "out: 2", 12, "models.small.targets.1.price.out: is not known; did you mean output"),
+        ("drop:", "dropped:", 11, "models.small.targets.0.dropped: is not known (did you mean drop?)"),
+        ("output: 2", "out: 2", 12, "models.small.targets.1.price.out: is not known (did you mean output?)"),
         ("answer_s: 30", "answer_s: soon", 7, "upstreams.house.answer_s: must be a number"),
         ("answer_s: 30", "answer_s: 0", 7, "upstreams.house.answer_s: must be above 0"),
         (
@@ -80,7 +80,7 @@ def test_an_empty_file_offers_nothing(text: str) -> None:
         ("base_url: http://10.0.0.7:8000/v1", "answer_s: 1", 4, "answer_s stands there twice"),
         ("http://10", "http://me:pass@10", 6, "upstreams.house.base_url: must not hold a password"),
         ("http://10.0.0.7:8000/v1", "10.0.0.7", 6, "must look like https://host:port/v1"),
-        ("upstream: house,", "upstream: hause,", 11, "there is no upstream 'hause'; did you mean house"),
+        ("upstream: house,", "upstream: hause,", 11, "there is no upstream 'hause' (did you mean house?)"),
         ("small:", "sm all:", 9, "models.sm all: is no name"),
         ("drop: [seed]", "lacks: [sight]", 11, "models.small.targets.0.lacks.0: "),
         ("drop: [seed]", "drop: [messages]", 11, "messages cannot be left out of a request"),
@@ -136,7 +136,7 @@ def test_nonsense_is_one_line(text: str) -> None:
         (
             "{type: local}",
             "{type: local, embedding: {devise: cpu}}",
-            "local.embedding.devise: is not known; did you mean device",
+            "local.embedding.devise: is not known (did you mean device?)",
         ),
         ("{type: local}", "{type: local, api_key: KEY}", "has no base_url and no api_key"),
         (
@@ -158,7 +158,7 @@ def test_nonsense_is_one_line(text: str) -> None:
         (
             "{type: local}",
             "{type: local, generation: {max_token: 9}}",
-            "local.generation.max_token: is not known; did you mean max_tokens",
+            "local.generation.max_token: is not known (did you mean max_tokens?)",
         ),
         ("{type: local}", "{type: local, embedding: {gpus: 2}}", "local.embedding.gpus: must be"),
     ],
@@ -199,7 +199,7 @@ def test_who_cannot_rerank_is_refused() -> None:
     [
         ('[{match: "(", answer: a}]', "is no regular expression"),
         ("[{match: a}]", "answer"),
-        ("[{mach: a, answer: b}]", "mach: is not known; did you mean match"),
+        ("[{mach: a, answer: b}]", "mach: is not known (did you mean match?)"),
     ],
 )
 def test_what_is_wrong_with_a_rule(rules: str, words: str) -> None:
@@ -213,9 +213,9 @@ def test_what_is_wrong_with_a_rule(rules: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("similar", "words"),
     [
-        ("{by: vector}", "small.similar.by: there is no model 'vector'; did you mean vectors"),
+        ("{by: vector}", "small.similar.by: there is no model 'vector' (did you mean vectors?)"),
         ("{by: small}", "small.similar.by: small serves chat, not embeddings"),
-        ("{by: vectors, threshhold: 1}", "threshhold: is not known; did you mean threshold"),
+        ("{by: vectors, threshhold: 1}", "threshhold: is not known (did you mean threshold?)"),
         ("{by: vectors, threshold: 0.3}", "similar.threshold: must be at least 0.5"),
         ("{by: vectors, categories: {faq: 2}}", "similar.categories.faq: must be at most 1"),
         ("{threshold: 0.9}", "similar.by"),
@@ -233,7 +233,7 @@ def test_what_is_wrong_with_similar(similar: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("shared", "words"),
     [
-        ("{byte: 1}", "line 4: cache.shared.byte: is not known; did you mean bytes"),
+        ("{byte: 1}", "line 4: cache.shared.byte: is not known (did you mean bytes?)"),
         ("{answers: 0}", "line 4: cache.shared.answers: must be at least 1"),
         ("{bytes: -1}", "line 4: cache.shared.bytes: must be at least 0"),
         ("{answers: many}", "line 4: cache.shared.answers: must be a whole number"),
@@ -317,7 +317,7 @@ def test_an_unknown_key_is_named_in_every_mapping_with_its_line_and_the_one_that
         with pytest.raises(InvalidModelsFile) as caught:
             parse_models(text)
         where = ".".join(str(part) for part in (*place, f"{known}x"))
-        assert f"line {line}: {where}: is not known; did you mean {known}." in caught.value.message
+        assert f"line {line}: {where}: is not known (did you mean {known}?)." in caught.value.message
         met.add(len(place))
     assert met == {0, 1, 2, 3, 4, 5}
 
