@@ -11,12 +11,17 @@ from callboard.cli.terminal import ago, bounded_json, clean, console, count, is_
 from callboard.cli.waits import again, named, show_pause, turn_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from storage.inspect import AgentView, ChainVerdict, PastState, Transition
 
 UNTOUCHED = "No message has ever reached"
 
 
-def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict) -> None:
+def show_agent(
+    view: AgentView, history: list[Transition], verdict: ChainVerdict, alike: Sequence[str] = ()
+) -> None:
+    """With the addresses that begin as that of an agent which nothing has reached: one of them may have been meant."""
     out = console()
     title = plain(view.address, "bold")
     title.append("  ")
@@ -31,6 +36,8 @@ def show_agent(view: AgentView, history: list[Transition], verdict: ChainVerdict
     out.print(plain(f"tenant {view.tenant}, partition {view.partition}, owned by {owner}", "dim"))
     if view.is_untouched:
         out.print(plain(f"{UNTOUCHED} it.", "yellow"))
+        if alike:
+            out.print(plain(f"Agents whose keys begin so: {clean(', '.join(alike))}"), soft_wrap=True)
         return
     if view.paused is not None:
         show_pause(out, view.address, view.paused)

@@ -30,6 +30,7 @@ Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="domain/kind/key
 
 _CARRIED_OUT_S = 5.0  # how long a command waits to see its request carried out
 _LOOK_EVERY_S = 0.05
+_ALIKE = 5
 
 
 @asynchronous
@@ -117,15 +118,24 @@ async def agent(
             turns = await agent_timeline(at.db, place, tenant=at.tenant, last=last, below=below)
             emit(timeline_json(turns)) if as_json else show_timeline(turns)
             return 0
+        alike = await _alike(at, place) if view.is_untouched else []
         shown = await list_history(at.db, place, tenant=at.tenant, below=below, limit=history)
         verdict = await verify_history(at.db, place, tenant=at.tenant)
     if as_json:
         emit(agent_json(view, shown, verdict))
     else:
-        show_agent(view, shown, verdict)
+        show_agent(view, shown, verdict, alike)
     if not verdict.intact:
         note(f"Error: {verdict.broken} Somebody edited it; compare with a backup.")
     return 0 if verdict.intact else 1
+
+
+async def _alike(at: Opened, place: Any) -> list[str]:
+    """The first agents whose keys begin with that one."""
+    from storage.inspect import list_agents
+
+    rows = await list_agents(at.db, place.domain, tenant=at.tenant, after=place.agent, limit=_ALIKE)
+    return [row.address for row in rows if row.address.startswith(f"{place.domain}/{place.agent}")]
 
 
 async def still_waits(at: Opened, place: Any, seq: int | None) -> bool:
@@ -158,7 +168,6 @@ def _listed(rows: list[AgentRow]) -> Any:
     }
     if any(r.turn for r in rows):
         made["its turn waits for"] = [row_waits_for(r) for r in rows]
-    else:
-        made["partition"] = [r.partition for r in rows]
+    made["partition"] = [r.partition for r in rows]
     numbers = ("version", "waiting", "partition", "changed")
     return table(list(made), zip(*made.values(), strict=True), right=numbers, whole=("address", "lifecycle"))

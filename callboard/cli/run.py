@@ -137,7 +137,9 @@ async def _run(
 
 def named(input_file: str | None) -> str:
     """What the task is about, in the words of its goal: a file's name may be no text."""
-    return "input" if input_file in (None, "-") else clean(Path(str(input_file)).name)
+    if input_file == "-":
+        return "standard input"
+    return "input" if input_file is None else clean(Path(input_file).name)
 
 
 async def _say_if_asked(cluster: Cluster, domain: str) -> None:

@@ -76,6 +76,16 @@ async def test_an_agent_that_no_message_has_reached_exists_all_the_same(cli: Cli
     assert "has no agent kind 'clrek'" in await cli.error("agent", "desk/clrek/a")
 
 
+async def test_of_an_agent_that_nothing_has_reached_those_are_named_whose_keys_begin_so(
+    cli: Cli, desk: Deployment
+) -> None:
+    for key in ("187.1", "187.2", "188.1"):
+        await note(desk, key, "first")
+    said = await cli("agent", "desk/clerk/187")
+    assert "ever reached it.\nAgents whose keys begin so: desk/clerk/187.1, desk/clerk/187.2\n" in said
+    assert "begin so" not in await cli("agent", "desk/clerk/nobody")
+
+
 async def test_an_edited_history_is_found(cli: Cli, desk: Deployment) -> None:
     await note(desk, "a", "first", "second")
     await versions(desk, "a", 2)

@@ -21,7 +21,9 @@ async def test_an_agent_whose_first_turn_waits_is_listed_and_shown(cli: Cli, vig
     assert (row["lifecycle"], row["version"], row["turn"]) == ("created", 0, "waiting")
     assert (row["waits_for"], row["waits_on"], row["pending"]) == ("ask", ORACLE, 1)
     assert listed[ORACLE]["turn"] is None
-    assert f"an answer from {ORACLE}" in await cli("agents")
+    shown = await cli("agents")
+    assert f"an answer from {ORACLE}" in shown
+    assert "partition" in shown
     turn = (await cli.json("agent", RUNNER))["open_turn"]
     assert turn["header"]["type"] == "vigil.errand.v1"
     assert (turn["put_away"], turn["failures"]) == (True, 0)

@@ -91,7 +91,7 @@ def test_standard_input_that_is_no_json_is_not_called_by_a_dash(
 
 def test_a_file_whose_name_is_no_text_can_stand_in_a_goal() -> None:
     assert named(os.fsdecode(b"/var/log/ao\xfbt.log")) == "ao\\udcfbt.log"
-    assert named("-") == named(None) == "input"
+    assert (named("-"), named(None)) == ("standard input", "input")
 
 
 def test_nothing_is_taken_out_of_a_pipe(tmp_path: Path) -> None:
