@@ -20,7 +20,7 @@ async def follow_task(identity: str, approve: Mode, as_json: bool) -> int:
     async with opened() as at:
         task = await match_task(at.db, identity, tenant=at.tenant)
         if task.finished_at is not None:
-            return show_end(task, as_json=as_json)
+            return await show_end(at.db, task, as_json=as_json)
         spec = DomainSpec.from_json((await find_domain(at.db, task.domain)).spec)
         check_mode(approve, spec)
         settings = at.settings

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from callboard.cli.approving import Decider
     from callboard.cli.follow import Snapshot
     from callboard.cluster import Cluster
+    from storage.domains import Connection
     from storage.inspect import TaskView
 
 _SAY_EVERY_S = 5.0  # how often a plain log says how the domain is doing
@@ -33,16 +34,19 @@ async def follow_to_end(
     if task.finished_at is None:
         await _say_what_it_waits_for(cluster, task)
         return 1
-    return show_end(task, as_json=as_json)
+    return await show_end(cluster.postgres, task, as_json=as_json)
 
 
-def show_end(task: TaskView, *, as_json: bool) -> int:
+async def show_end(db: Connection, task: TaskView, *, as_json: bool) -> int:
     """Show how a task has ended; return the exit code."""
     if task.status != "completed":
-        from callboard.cli.task_view import failure_of
+        from callboard.cli.task_view import code_lines, failure_of
+        from storage.inspect import list_dead_letters_of_task
 
         reason = failure_of(task.error) if task.error is not None else "it gave no reason"
         note(f"Error: the task ended as {task.status}: {reason}")
+        for line in code_lines(await list_dead_letters_of_task(db, task.ref, tenant=task.tenant)):
+            note(line)
         return 1
     _show(json.loads(task.result or "null"), as_json)
     return 0

@@ -158,6 +158,7 @@ def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
     found = [f"dead letter {x.id}{was(x)} for {x.address}: {x.type}: {x.error}" for x in letters[:_LETTERS]]
     if len(letters) > _LETTERS:
         found.append(f"and {len(letters) - _LETTERS} more: `callboard dead-letters`")
+    found += code_lines(letters)
     if task.finished_at is not None or not letters:
         return found
     first = letters[0]
@@ -169,6 +170,14 @@ def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
     if first.agent.startswith("events/"):  # no agent could be given it
         del mends[0]
     return found + [f"  {command}    {what}" for command, what in mends]
+
+
+def code_lines(letters: list[DeadLetterView]) -> list[str]:
+    """The command that shows the author's lines that led to the first dead letter which has any."""
+    first = next((letter for letter in letters if letter.frames), None)
+    return (
+        [] if first is None else [f"  callboard dead-letters show {first.id}    the code that it failed in"]
+    )
 
 
 def was(letter: DeadLetterView) -> str:

@@ -57,6 +57,7 @@ async def test_a_stuck_task_is_shown_with_its_dead_letter_and_the_commands_that_
         f"dead letter {letter['id']} for desk/clerk/{task}: desk.note.v1: ValueError: cannot be read" in text
     )
     for command in (
+        f"callboard dead-letters show {letter['id']}",
         f"callboard dead-letters retry {letter['id']}",
         f"callboard dead-letters drop {letter['id']}",
         f"callboard tasks fail {task} --reason",
@@ -69,6 +70,16 @@ async def test_a_stuck_task_is_shown_with_its_dead_letter_and_the_commands_that_
     assert (domain["open_tasks"], domain["stuck_tasks"]) == (1, 1)
     assert "1 of its tasks" in await cli("status")
     assert "callboard tasks --stuck" in cli.out
+
+
+async def test_a_failed_task_points_to_the_code_that_it_failed_in(cli: Cli, desk: Deployment) -> None:
+    task = await stuck_task(desk)
+    [letter] = (await cli.json("task", task))["dead_letters"]
+    await cli("tasks", "fail", task, "--reason", "as it is")
+    told = f"  callboard dead-letters show {letter['id']}    the code that it failed in\n"
+    assert told in await cli("task", task, code=1)
+    assert "Error: the task ended as failed" in await cli.error("task", task, "--follow")
+    assert told in cli.err
 
 
 async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Deployment) -> None:
