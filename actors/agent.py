@@ -176,7 +176,14 @@ class AgentType:
             ) from None
 
     def load_state(self, text: str, schema_version: int) -> BaseModel:
-        """The state from its stored JSON; raises InvalidPayload when it does not fit the class."""
+        """The state from its stored JSON; raises InvalidPayload when it does not fit the class, or is of newer code: what
+        that has added would be dropped unsaid."""
+        if schema_version > self.cls.schema_version:
+            raise InvalidPayload(
+                f"The stored state is of schema_version {schema_version}, and {self.cls.__qualname__} knows those up to "
+                f"{self.cls.schema_version}.",
+                fix="Run the newer code, or raise schema_version above it and write upcast().",
+            )
         try:
             if schema_version == self.cls.schema_version:
                 return self._load(text)  # type: ignore[no-any-return]

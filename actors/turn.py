@@ -296,7 +296,9 @@ class TurnRunner:
         """A failure of a turn with a journal: what failed for good in it is tried again when the turn is."""
         # A host hears of a new kind later than the coordinator, which may have given it a task.
         new_kind = isinstance(error, UnknownKind) and activation.journal is None
-        if (new_kind or isinstance(error, NonDeterministicHandler)) and await self._scope.is_outdated():
+        new_state = activation.schema_version > activation.type.cls.schema_version
+        is_behind = new_kind or new_state or isinstance(error, NonDeterministicHandler)
+        if is_behind and await self._scope.is_outdated():
             return self._outcomes.hold_back(activation, envelope, error)
         deadline = error.fields.get("deadline") if isinstance(error, DeadlineExceeded) else None
         if deadline is not None and deadline == envelope.header.deadline:  # the next try would come too late

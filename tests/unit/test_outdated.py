@@ -65,3 +65,20 @@ async def test_a_payload_that_older_code_cannot_read_waits_and_what_it_can_read_
         await kit.advance(seconds=1)
         [letter] = kit.dead_letters()
         assert (letter.reason, letter.failures) == ("invalid_payload", 1)
+
+
+async def test_a_state_of_newer_code_waits_for_a_host_that_has_it() -> None:
+    class Newer(Keeper):
+        schema_version = 2
+
+    async with TestKit([Newer]) as new:
+        await new.send("test/keeper/a", Note(text="a"))
+        await new.quiet()
+        async with TestKit([Keeper]) as kit:
+            kit._scope.is_outdated = yes
+            kit.store.agents.states.update(new.store.agents.states)
+            await kit.send("test/keeper/a", Note(text="b"))
+            await kit.quiet()
+            [waits] = kit.mailbox("test/keeper/a")
+            assert (waits.failures, kit.dead_letters()) == (0, [])
+            assert "waits for a host with newer code" in str(waits.last_error)

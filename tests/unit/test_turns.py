@@ -393,6 +393,20 @@ async def test_a_state_that_no_longer_fits_is_kept_and_the_message_is_a_dead_let
             assert stored.state == '{"count":1}'
 
 
+async def test_code_older_than_the_state_loses_nothing_of_it() -> None:
+    async with TestKit([TallyTwo]) as new:
+        await new.send("test/tally/t", Note(text="a"))
+        await new.quiet()
+        async with TestKit([TallyOne]) as old:
+            old.store.agents.states.update(new.store.agents.states)
+            await old.send("test/tally/t", Note(text="b"))
+            await old.quiet()
+            [letter] = old.dead_letters()
+            assert "of schema_version 2, and TallyOne knows those up to 1" in letter.error
+            stored = old.store.agents.states[("test", "default", "tally/t")]
+            assert (stored.state, stored.schema_version) == ('{"counts":{"a":1}}', 2)
+
+
 async def test_an_agent_whose_state_no_longer_fits_can_be_paused_and_destroyed() -> None:
     async with TestKit([TallyOne]) as old:
         await old.send("test/tally/t", Note(text="a"))
