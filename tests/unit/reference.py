@@ -1,10 +1,13 @@
-"""The tables of a reference page, and what they must say: taken from the pydantic models that read the file."""
+"""The tables of a reference page, and what they must say: taken from the pydantic models that read a file, and from the
+signatures of calls."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 import typing
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +16,10 @@ import annotated_types
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from actors.retry import NO_RETRY
+from actors.saga import COMPENSATION_RETRY
+from bus.envelope import Priority
 
 DOCS = Path(__file__).parents[2] / "docs"
 _WORDS = {
@@ -51,7 +58,28 @@ def rows_of(text: str) -> list[Row]:
 
 
 def examples(text: str) -> list[Any]:
-    return [yaml.safe_load(found) for found in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    return [yaml.safe_load(found) for found in blocks(text, "yaml")]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def run(page: str) -> dict[str, Any]:
+    """All that the Python examples of a page define, one after the other."""
+    module = types.ModuleType("page")
+    for code in blocks(page, "python"):
+        exec(compile(code, "page", "exec", dont_inherit=True), module.__dict__)  # noqa: S102  # our own pages
+    return module.__dict__
+
+
+def first_cells(text: str) -> set[str]:
+    return {cells[0] for cells in table(text)}
+
+
+def defaults(text: str) -> dict[str, str]:
+    return {cells[0]: cells[1] for cells in table(text)}
 
 
 def rows_for(model: type[BaseModel]) -> list[Row]:
@@ -125,3 +153,48 @@ def _allowed(field: FieldInfo) -> str:
 
 def _number(number: Any) -> str:
     return str(number) if isinstance(number, int) else f"{number:.15g}"
+
+
+# -- calls ---------------------------------------------------------------------------------------------
+
+_NAMED = {
+    id(NO_RETRY): "NO_RETRY",
+    id(COMPENSATION_RETRY): "COMPENSATION_RETRY",
+    id(Priority.NORMAL): "Priority.NORMAL",
+}
+
+
+def members(cls: type) -> dict[str, Any]:
+    return {name: getattr(cls, name) for name in dir(cls) if not name.startswith("_")}
+
+
+def shown(name: str, member: Any) -> str:
+    """How a row names it: a call as it is written, without annotations."""
+    if not inspect.isroutine(member):
+        return f"`{name}`"
+    given = [each for each in inspect.signature(member).parameters.values() if each.name != "self"]
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty, default=_Default(parameter.default))
+        if parameter.default is not inspect.Parameter.empty
+        else parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in given
+    ]
+    awaited = "await " if inspect.iscoroutinefunction(member) else ""
+    return f"`{awaited}{name}{inspect.Signature(bare)}`"
+
+
+class _Default:
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return _NAMED.get(id(self._value), repr(self._value))
+
+
+def names(cells: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", cells))
+
+
+def calls(parts: Iterable[str]) -> dict[str, list[str]]:
+    """The cells of all rows of tables, by the first."""
+    return {cells[0]: cells for part in parts for cells in table(part)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,8 +12,6 @@ from pydantic import BaseModel
 from actors.context import Context
 from actors.domain import DomainSpec, EventSpec, HostSpec, KindSpec, LimitSpec, TaskSpec
 from actors.model_calls import Model
-from actors.retry import NO_RETRY
-from actors.saga import COMPENSATION_RETRY
 from actors.schedule import ScheduleSpec
 from bus import errors
 from bus.task_limits import TaskLimits
@@ -23,7 +19,18 @@ from callboard.settings import Settings
 from serve.gateway import models_file
 from serve.local.settings import BatchedSpec, GenerationSpec
 from serve.vllm.settings import VllmFile, VllmModelSpec, parse_vllm
-from tests.unit.reference import DOCS, examples, models_below, rows_for, rows_of, sections, table
+from tests.unit.reference import (
+    DOCS,
+    calls,
+    examples,
+    members,
+    models_below,
+    names,
+    rows_for,
+    rows_of,
+    sections,
+    shown,
+)
 
 DOMAIN_YAML: dict[str, type[BaseModel]] = {
     "domain.yaml": DomainSpec,
@@ -143,7 +150,6 @@ def test_the_readme_names_every_setting_and_no_other() -> None:
 
 # -- docs/context.md ---------------------------------------------------------------------------------
 
-NAMED = {id(NO_RETRY): "NO_RETRY", id(COMPENSATION_RETRY): "COMPENSATION_RETRY"}
 OWN = "Not for handlers"
 
 
@@ -152,45 +158,10 @@ def context() -> dict[str, str]:
     return sections((DOCS / "context.md").read_text())
 
 
-def members(cls: type) -> dict[str, Any]:
-    return {name: getattr(cls, name) for name in dir(cls) if not name.startswith("_")}
-
-
-def shown(name: str, member: Any) -> str:
-    """How a row names it: a call as it is written, without annotations."""
-    if not inspect.isfunction(member):
-        return f"`{name}`"
-    _self, *given = inspect.signature(member).parameters.values()
-    bare = [
-        parameter.replace(annotation=inspect.Parameter.empty, default=_Default(parameter.default))
-        if parameter.default is not inspect.Parameter.empty
-        else parameter.replace(annotation=inspect.Parameter.empty)
-        for parameter in given
-    ]
-    awaited = "await " if inspect.iscoroutinefunction(member) else ""
-    return f"`{awaited}{name}{inspect.Signature(bare)}`"
-
-
-class _Default:
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def __repr__(self) -> str:
-        return NAMED.get(id(self._value), repr(self._value))
-
-
-def names(cells: str) -> set[str]:
-    return set(re.findall(r"`(\w+)`", cells))
-
-
 def raised(text: str | None) -> set[str]:
     """The errors that a docstring names after the word Raises."""
     words = re.findall(r"\w+", (text or "").partition("Raises")[2])
     return {word for word in words if hasattr(errors, word)}
-
-
-def rows(parts: Iterable[str]) -> dict[str, list[str]]:
-    return {cells[0]: cells for part in parts for cells in table(part)}
 
 
 def test_the_page_of_the_context_has_each_of_its_calls_as_it_is_written(context: dict[str, str]) -> None:
@@ -198,13 +169,13 @@ def test_the_page_of_the_context_has_each_of_its_calls_as_it_is_written(context:
         shown(name, member) for name, member in members(Context).items() if name not in names(context[OWN])
     }
     of_models = {shown(name, member) for name, member in members(Model).items()}
-    found = rows(context.values())
+    found = calls(context.values())
     assert set(found) == for_handlers | of_models
     assert names(context[OWN]) <= set(members(Context))
 
 
 def test_the_page_of_the_context_names_the_errors_that_are_there(context: dict[str, str]) -> None:
-    found = rows(context.values())
+    found = calls(context.values())
     for cls in (Context, Model):
         for name, member in members(cls).items():
             cells = found.get(shown(name, member))
@@ -216,6 +187,6 @@ def test_the_page_of_the_context_names_the_errors_that_are_there(context: dict[s
 
 
 def test_each_call_of_the_context_says_whether_it_is_durable(context: dict[str, str]) -> None:
-    for cells in rows(context.values()).values():
+    for cells in calls(context.values()).values():
         assert cells[2] in ("no", "with the commit", "recorded")
         assert not cells[0].startswith("`await") or cells[2] == "recorded"
