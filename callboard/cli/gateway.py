@@ -132,7 +132,7 @@ def _error_table(errors: list[dict[str, Any]]) -> Any:
 
 
 def _account_table(accounts: list[dict[str, Any]]) -> Any:
-    figures = ("requests", "cached", "failed", "given up", "tokens in", "tokens out", "US dollars")
+    figures = ("answered", "cached", "failed", "ended early", "tokens in", "tokens out", "US dollars")
     return table(
         ("model", "tenant", "task", "agent", *figures),
         [

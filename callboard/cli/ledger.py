@@ -132,8 +132,10 @@ def _status(row: CallView) -> str:
 
 
 def _shortened(arguments: str | None) -> str:
+    """With spaces: where a terminal folds them, it does so between their parts."""
     if arguments is None:
         return "(large)"
+    arguments = json.dumps(json.loads(arguments), ensure_ascii=False)
     return arguments if len(arguments) <= _ARGUMENTS else f"{arguments[: _ARGUMENTS - 1]}…"
 
 

@@ -84,7 +84,9 @@ def test_it_says_which_key_is_missing_and_what_an_upstream_failed_with(
 
 def test_it_says_what_each_tenant_has_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["gateway"]) == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "acme" in line]
+    said = capsys.readouterr().out
+    assert "answered  cached  failed  ended early  tokens in" in said
+    [line] = [line for line in said.splitlines() if "acme" in line]
     figures = ["3", "2", "1", "4", "1,000", "100", "0.5", "and", "more"]
     assert line.split() == ["small", "acme", "desk/1", *figures]
 
