@@ -109,7 +109,7 @@ class InvalidMessage(CallboardError):
 class UnknownMessageType(InvalidMessage):
     """No class is registered under that wire name."""
 
-    fix = "Import the module that declares it with @message, or list it in the domain's `modules`."
+    fix = "Declare it with @message in a module that one of the domain's agents imports."
 
 
 class InvalidPayload(InvalidMessage):

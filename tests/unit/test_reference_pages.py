@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,15 @@ def test_the_examples_of_models_yaml_are_read(models_yaml: dict[str, str]) -> No
         models_file.parse_models(yaml.safe_dump({**example, "upstreams": upstreams}))
 
 
+def test_the_first_example_of_models_yaml_keeps_what_there_is_without_a_file(
+    models_yaml: dict[str, str],
+) -> None:
+    [example] = examples(models_yaml["models.yaml"])
+    default = yaml.safe_load(models_file.DEFAULT)
+    assert default["models"].items() <= example["models"].items()
+    assert default["upstreams"].items() <= example["upstreams"].items()
+
+
 # -- docs/vllm.md ------------------------------------------------------------------------------------
 
 
@@ -137,6 +147,28 @@ def test_the_examples_of_vllm_yaml_fit_the_one_of_models_yaml(vllm_yaml: dict[st
     assert (upstream.base_url, upstream.api_key) == (f"http://127.0.0.1:{first.port}/v1", first.api_key)
     (asked,) = [target.model for model in models.models.values() for target in model.targets]
     assert asked in first.models
+
+
+# -- links -------------------------------------------------------------------------------------------
+
+
+def anchors(page: str) -> set[str]:
+    """Those of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"], ids=lambda p: p.name
+)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^):]+)\)", text):
+        file, _, anchor = target.partition("#")
+        other = page.parent / file if file else page
+        other = other / "README.md" if other.is_dir() and anchor else other
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other.read_text()), target
 
 
 # -- the settings ------------------------------------------------------------------------------------
