@@ -40,13 +40,14 @@ from tests.integration.upstreams import (
 )
 
 pytestmark = pytest.mark.timeout(180)
+EMBEDS = "all-MiniLM-L6-v2"  # as the README has it
 ASK: Any = [{"role": "user", "content": "Hello"}]
 MODELS = """\
 upstreams:
   house: {{type: openai_compatible, base_url: "{url}/v1", api_key: HOUSE_KEY, silence_s: 60}}
   here: {{type: local, embedding: {{dtype: float32}}}}  # the numbers of the library
 models:
-  vectors: {{serves: embeddings, targets: [{{upstream: here, model: sentence-transformers/all-MiniLM-L6-v2}}]}}
+  all-MiniLM-L6-v2: {{serves: embeddings, targets: [{{upstream: here, model: sentence-transformers/all-MiniLM-L6-v2}}]}}
   small: {{targets: [{{upstream: house, model: qwen3, price: {{input: 0.25, output: 2}}}}]}}
 limits: {{concurrent: 4, bytes: 67108864}}
 """
@@ -97,15 +98,14 @@ def configure(program: Program, models: str) -> Path:
     return secret
 
 
-async def test_what_the_readme_shows_is_answered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_the_readme_asks_is_answered(served: Served) -> None:
     served.played.put_on(reply(completion()))
-    monkeypatch.setenv("CALLBOARD_HOME", str(served.program.home))
-    monkeypatch.setenv("PATH", f"{PROGRAM.parent}:{os.environ['PATH']}")
-    code = block("python", "from openai").replace("http://127.0.0.1:8417/v1", served.base_url)
-    names: dict[str, Any] = {}
-    await asyncio.to_thread(exec, compile(code, "README.md", "exec"), names)
+    names: dict[str, Any] = {
+        "client": openai.OpenAI(base_url=served.base_url, api_key=served.key, timeout=30)
+    }
+    await asyncio.to_thread(exec, compile(block("python", "chat ="), "README.md", "exec"), names)
     names["client"].close()
-    assert names["answer"].choices[0].message.content == "Hello"
+    assert names["chat"].choices[0].message.content == "Hello"
 
 
 async def test_a_model_of_models_yaml_answers_through_ray_serve(served: Served) -> None:
@@ -117,19 +117,22 @@ async def test_a_model_of_models_yaml_answers_through_ray_serve(served: Served) 
 
 
 async def test_a_model_that_runs_here_starts_when_it_is_asked_and_gives_what_its_library_gives(
-    served: Served,
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with served.client() as gateway:
-        found = await gateway.with_options(timeout=110).embeddings.create(model="vectors", input=TEXTS)
+        found = await gateway.with_options(timeout=110).embeddings.create(model=EMBEDS, input=TEXTS)
         assert [one.embedding[:4] for one in found.data] == [pytest.approx(one, abs=1e-4) for one in VECTORS]
         assert (len(found.data[0].embedding), found.usage.total_tokens) == (384, 21)
         with pytest.raises(openai.BadRequestError, match=r"input\[1\] has more than 256 tokens"):
-            await gateway.embeddings.create(model="vectors", input=["short", "long " * 300])
-    names: dict[str, Any] = {
-        "client": openai.OpenAI(base_url=served.base_url, api_key=served.key, timeout=30)
-    }
-    await asyncio.to_thread(exec, compile(block("python", "vectors ="), "README.md", "exec"), names)
+            await gateway.embeddings.create(model=EMBEDS, input=["short", "long " * 300])
+    monkeypatch.setenv("CALLBOARD_HOME", str(served.program.home))
+    monkeypatch.setenv("PATH", f"{PROGRAM.parent}:{os.environ['PATH']}")
+    first = block("python", "from openai").replace("http://127.0.0.1:8417/v1", served.base_url)
+    names: dict[str, Any] = {}
+    for code in (first, block("python", "vectors =")):
+        await asyncio.to_thread(exec, compile(code, "README.md", "exec"), names)
     names["client"].close()
+    assert [len(one.embedding) for one in names["answer"].data] == [384, 384]
     assert [
         pytest.approx(1, abs=1e-4) == sum(x * x for x in one.embedding) for one in names["vectors"].data
     ] == [True, True]
@@ -255,9 +258,9 @@ async def test_another_models_yaml_replaces_it_at_the_same_place_and_the_same_do
         assert state["accounts"] != []  # it has not been started anew
         configure(served.program, served.models_file.read_text().replace("small:", "tiny:"))
         await asyncio.to_thread(served.program, "up", "--detach")
-        assert [model.id async for model in gateway.models.list()] == ["vectors", "tiny"]
+        assert [model.id async for model in gateway.models.list()] == [EMBEDS, "tiny"]
         with pytest.raises(
-            openai.NotFoundError, match="There is no model 'small' here; there are tiny, vectors"
+            openai.NotFoundError, match=f"There is no model 'small' here; there are {EMBEDS}, tiny"
         ):
             await gateway.chat.completions.create(model="small", messages=ASK)
 

@@ -15,7 +15,7 @@ from typer.main import get_command
 from callboard.cli.main import app
 from callboard.testing import GivenModels, TestKit
 from serve.gateway import parse_models
-from serve.gateway.models_file import CacheSpec
+from serve.gateway.models_file import DEFAULT, CacheSpec
 from tests.acceptance.program import Program
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +110,11 @@ def test_the_publisher_gives_work_to_an_agent(program: Program) -> None:
     assert state == {"alerts": 1, "last": "error rate above 5%"}
 
 
+def test_the_first_request_to_the_gateway_needs_no_models_yaml() -> None:
+    [model] = re.findall(r'model="(.*?)"', block("python", "from openai"))
+    assert parse_models(DEFAULT).models[model].serves == "embeddings"
+
+
 async def test_the_tool_waits_for_alice() -> None:
     names: dict[str, Any] = {}
     exec(compile(block("python", "@tool("), "README.md", "exec"), names)  # noqa: S102  # our own README
@@ -126,6 +131,10 @@ async def test_the_tool_waits_for_alice() -> None:
 def test_the_models_yaml_is_read() -> None:
     found = parse_models(block("yaml", "upstreams:"))
     assert [target.upstream for target in found.models["small"].targets] == ["openai", "claude"]
+    for name, kept in parse_models(DEFAULT).models.items():  # a file replaces the default one
+        assert (found.models[name].serves, found.models[name].targets[0].model) == (
+            kept.serves, kept.targets[0].model
+        )  # fmt: skip
     upstreams = "upstreams: {openai: {type: openai, api_key: OPENAI_API_KEY}}\nmodels:\n"
     assert len(parse_models(upstreams + block("yaml", "rules:")).models["small"].rules) == 2
     assert parse_models(block("yaml", "cache:")).cache == CacheSpec()  # what holds where nothing is said
