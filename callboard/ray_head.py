@@ -214,7 +214,7 @@ class RayHead:
             await asyncio.to_thread(psutil.wait_procs, processes, STOP_TIMEOUT_S)
             how = "kill"
         self._pid_file.unlink(missing_ok=True)
-        if found:
+        if self._has_folder():  # also of a head that ended by itself
             await asyncio.to_thread(_keep_logs, self._temp, self._kept_logs)
             await asyncio.to_thread(shutil.rmtree, self._private, ignore_errors=True)
         return found
@@ -222,8 +222,7 @@ class RayHead:
     def _launch(self) -> None:
         private, temp = self._private, self._temp
         private.mkdir(mode=0o700, exist_ok=True)
-        found = private.lstat()  # a link would be somebody's who wants Ray's files elsewhere
-        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        if not self._has_folder():
             raise ServiceUnavailable(f"{private} belongs to somebody else.", fix="Remove it, or set TMPDIR.")
         private.chmod(0o700)
         for folder in (temp, self._scratch):
@@ -273,6 +272,14 @@ class RayHead:
         self._launched = process.pid
         self._port_file.write_text(str(port))
         self._pid_file.write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
+
+    def _has_folder(self) -> bool:
+        """Whether Ray's folder is there, and ours: a link would be somebody's who wants Ray's files elsewhere."""
+        try:
+            found = self._private.lstat()
+        except FileNotFoundError:
+            return False
+        return found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
 
     @property
     def _pid_file(self) -> Path:

@@ -251,3 +251,13 @@ def test_what_its_processes_make_for_the_moment_is_in_the_folder_that_goes_with_
     ours = f"{scratch}/pymp-12345678/listener-12345678"
     rays = f"{head._temp}/session_2026-11-22_08-05-07_468335_16125/sockets/dash_MetricsHead"
     assert len(ours) < len(rays)
+
+
+async def test_the_folder_of_a_head_that_ended_by_itself_goes_and_its_logs_stay(head: RayHead) -> None:
+    logs = head._temp / "session_1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "gcs_server.err").write_text("no memory")
+    (head._temp / "session_latest").symlink_to(head._temp / "session_1")
+    assert not await head.stop()
+    assert not head._private.exists()
+    assert (head._kept_logs / "gcs_server.err").read_text() == "no memory"
