@@ -103,3 +103,19 @@ def _assert_clear(error: ServiceUnavailable, variable: str) -> None:
     assert "\n" not in str(error)
     # Not in the traceback either, with all its causes.
     assert SECRET not in "".join(traceback.format_exception(error))
+
+
+async def test_an_embedded_service_is_mended_by_up_and_one_of_ones_own_by_its_variable(
+    tmp_path: Path,
+) -> None:
+    nobody = f"postgresql://me:secret@/x?host={tmp_path}"
+    for check, url, variable in (
+        (check_postgres_durable, nobody, "CALLBOARD_POSTGRES_URL"),
+        (check_nats, f"nats://127.0.0.1:{closed_port()}", "CALLBOARD_NATS_URL"),
+    ):
+        with pytest.raises(ServiceUnavailable) as own:
+            await check(url, embedded=True)
+        assert own.value.fix == "`callboard up` starts it again."
+        with pytest.raises(ServiceUnavailable) as external:
+            await check(url)
+        assert variable in str(external.value.fix)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bus.errors import ServiceUnavailable
 from callboard.cli.main import invoke
 from callboard.died import died_hosts_text
-from callboard.services import Home, check_nats, check_postgres_durable, why_postgres_is_gone
+from callboard.services import Home, why_postgres_is_gone
 from callboard.services.instance import forget_instance
 from callboard.settings import Settings
 from storage.inspect import HostView
@@ -100,18 +99,3 @@ def host(name: str, ended_at: datetime) -> HostView:
         draining=False, started_at=ended_at, ready=True, ended_at=ended_at, ended_why="its process has ended",
         silent_s=0.0, lag_ms=0.0, blocked_by=None, backlog=0, agents=0, turns=0, rss_bytes=0,
     )  # fmt: skip
-
-
-@pytest.mark.usefixtures("home")
-async def test_an_embedded_service_is_mended_by_up_and_one_of_ones_own_by_its_variable(home: Path) -> None:
-    nobody = f"postgresql://me:secret@/x?host={home}"
-    for check, url, variable in (
-        (check_postgres_durable, nobody, "CALLBOARD_POSTGRES_URL"),
-        (check_nats, "nats://127.0.0.1:1", "CALLBOARD_NATS_URL"),
-    ):
-        with pytest.raises(ServiceUnavailable) as own:
-            await check(url, embedded=True)
-        assert own.value.fix == "`callboard up` starts it again."
-        with pytest.raises(ServiceUnavailable) as external:
-            await check(url)
-        assert variable in str(external.value.fix)
