@@ -23,6 +23,7 @@ from callboard.cli import (
     ledger,
     pausing,
     promises,
+    query,
     retention,
     run,
     schedules,
@@ -62,7 +63,8 @@ def _everywhere(
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, pausing.pause,
+    run.run, up.up, up.down, status.status, tasks.task, cancel.cancel, agents.agents, agents.agent, query.query,
+    pausing.pause,
     pausing.resume, decisions.approvals, decisions.approve, decisions.deny, schedules.schedules, events.events, gateway.gateway, vllm.vllm,
     doctor.doctor, backup.backup, backup.restore, retention.retention, verify.verify, version.version,
 )  # fmt: skip

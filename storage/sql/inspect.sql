@@ -230,3 +230,6 @@ select ref from tree order by depth limit $3
 -- name: inspect_task_events
 select number, at, kind, body::text as body
 from task_events where domain = $1 and tenant = $2 and task = $3::uuid and number > $4 order by number limit $5
+
+-- name: database_now
+select extract(epoch from clock_timestamp())::float8

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
 import pytest
 
 from callboard.cli.asked import login_name
+from storage.code import pack, put_code
 from storage.inspect import list_dead_letters
-from tests.integration.cli import Cli, note, until
+from tests.integration.cli import DESK, Cli, note, until
 from tests.integration.deployment import Deployment
 
 TRICKY = "clerk/Zoë [red]\x1b[2J\u202e/7"
@@ -222,3 +224,25 @@ async def test_a_dead_letter_of_a_kind_that_is_gone_can_be_dropped(cli: Cli, des
     await desk.pool.execute("update dead_letters set agent = 'ghost/a', partition = 0")
     assert "no agent kind 'ghost'" in await cli.error("dead-letters", "retry", str(dead.id))
     assert (await cli.json("dead-letters", "drop", str(dead.id)))["id"] == dead.id
+
+
+async def test_an_agent_answers_queries_from_its_committed_state(cli: Cli, desk: Deployment) -> None:
+    await note(desk, "a", "first", "second")
+    await versions(desk, "a", 2)
+    digest, bundle = pack(DESK)
+    await put_code(desk.pool, "desk", digest, bundle)
+    await desk.pool.execute("update domains set code = $1", digest)
+    asked = ("query", "desk/clerk/a", "desk.how_many.v1")
+    assert await cli.json(*asked) == {"notes": 2}
+    assert json.loads(await cli(*asked, '{"text": "sec"}')) == {"notes": 1}
+    assert await cli.json("query", "desk/clerk/unheard", "desk.how_many.v1") == {"notes": 0}
+    rows = await desk.fetch("select version from agents where agent = 'clerk/a'")
+    assert rows == [(2,)]
+    assert "nobody knows" in await cli.error(*asked, '{"text": "?"}')
+    assert "text" in await cli.error(*asked, '{"text": 1}')
+    assert "desk.note.v1" in await cli.error(
+        "query", "desk/clerk/a", "desk.note.v1", '{"task": "t", "number": 1, "text": ""}'
+    )
+    assert "desk.nothing.v1" in await cli.error("query", "desk/clerk/a", "desk.nothing.v1")
+    assert "no agent kind 'clark'" in await cli.error("query", "desk/clark/a", "desk.how_many.v1")
+    assert "There is no domain 'other'" in await cli.error("query", "other/clerk/a", "desk.how_many.v1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from callboard import NO_RETRY, Agent, Context, TaskWork, handler, message
+from callboard import NO_RETRY, Agent, Context, TaskWork, handler, message, query
 
 
 @message("desk.note.v1")
@@ -14,6 +14,17 @@ class Note(BaseModel):
     task: str
     number: int
     text: str
+
+
+@message("desk.how_many.v1")
+class HowMany(BaseModel):
+    """How many notes that have this in them."""
+
+    text: str = ""
+
+
+class Notes(BaseModel):
+    notes: int
 
 
 class Clerk(Agent):
@@ -44,6 +55,12 @@ class Clerk(Agent):
         self.state.notes.append(note.text)
         ctx.explain("noted", number=note.number)
         self._report(ctx)
+
+    @query
+    def how_many(self, asked: HowMany, ctx: Context) -> Notes:
+        if asked.text == "?":
+            raise ValueError("nobody knows")
+        return Notes(notes=sum(asked.text in note for note in self.state.notes))
 
     def _report(self, ctx: Context) -> None:
         if self.state.expected > 0 and len(self.state.notes) < self.state.expected:
