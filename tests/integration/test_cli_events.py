@@ -84,7 +84,7 @@ async def test_events_names_the_subjects_and_hides_the_password(
 
 
 async def test_events_where_nothing_runs_says_how_to_start(cli: Cli) -> None:
-    assert "does not run" in await cli.error("events", "--url")
+    assert "does not run" in await cli.error("events", "--url", code=3)
 
 
 async def test_an_acknowledged_event_is_handled_once_hosts_are_there(

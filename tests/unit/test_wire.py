@@ -88,7 +88,7 @@ def test_a_payload_that_does_not_fit_is_refused(payload: str) -> None:
 
 
 def test_an_unregistered_name_says_how_to_register_it() -> None:
-    with pytest.raises(UnknownMessageType, match="Import the module"):
+    with pytest.raises(UnknownMessageType, match="in a module that one of the domain"):
         decode_payload("wire.nobody.v1", "{}")
 
 
