@@ -20,12 +20,13 @@ _ENDED = """
 select agent, body ->> 'turn' as turn, body -> 'calls' as calls from transitions
 where body -> 'calls' is not null
 """
-# A wake-up leaves in the commit that has its entry.
+# A wake-up leaves in the commit that has its entry. (What a turn has abandoned may have been settled before its end was
+# committed: that wake-up has no entry, and leaves with what its agent commits next.)
 _LEFT_WAKES = """
 select m.agent, m.payload ->> 'promise' as promise from mailbox m
 where m.seq < 0 and m.header ->> 'type' = 'callboard.wake.v1' and exists (
   select from journal j where j.agent = m.agent and j.kind in ('ask', 'sleep', 'promise')
-    and j.value ->> 'promise' = m.payload ->> 'promise')
+    and j.value ->> 'promise' = m.payload ->> 'promise' and j.value ->> 'status' <> 'abandoned')
 """
 _SETTLED_AGAIN = """
 select p.promise, p.count, p.by from (
