@@ -83,6 +83,7 @@ async def test_of_an_agent_that_nothing_has_reached_those_are_named_whose_keys_b
 ) -> None:
     for key in ("187.1", "187.2", "188.1"):
         await note(desk, key, "first")
+        await versions(desk, key, 1)
     said = await cli("agent", "desk/clerk/187")
     assert "ever reached it.\nAgents whose keys begin so: desk/clerk/187.1, desk/clerk/187.2\n" in said
     assert "begin so" not in await cli("agent", "desk/clerk/nobody")
