@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ from callboard.services import Endpoints, ensure_services
 from callboard.settings import Settings
 from storage.migrate import migrate
 
+# Here, since pytest reads no other conftest.py where its workers do the tests.
+pytest_plugins = ["tests.faults.told"]
+
 ACCEPTANCE = Path(__file__).parent / "acceptance"
+# What these test is one process's own; everything else starts servers and hosts, and measures how long they take.
+IN_ONE_PROCESS = (Path(__file__).parent / "unit", Path(__file__).parent / "contract")
 
 # How long one example takes is the machine's affair, and a loaded one's is no fault.
 hypothesis.settings.register_profile("callboard", deadline=None)
@@ -41,9 +46,14 @@ for variable in (
 os.environ.pop("RAY_ADDRESS", None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The tests that share a running Ray come last, those that add the gateway to it after all others: what these do at
-    rest would slow the rest down."""
+    rest would slow the rest down. Where pytest has several workers, one runs all tests that start processes, one after
+    the other, and the others run the rest beside it."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if not any(folder in item.path.parents for folder in IN_ONE_PROCESS):
+                item.add_marker(pytest.mark.xdist_group("processes"))
     items.sort(
         key=lambda item: (
             ACCEPTANCE in item.path.parents,
@@ -51,6 +61,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.path.name.startswith("test_gateway") and ACCEPTANCE in item.path.parents,
         )
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A worker's report comes to pytest in UTF-8, and what a test logs may have half characters."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session")

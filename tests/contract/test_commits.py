@@ -170,7 +170,7 @@ async def test_history_is_stored_to_the_byte(rig: Rig) -> None:
         {"dead": DeadLetter(reason="failed", error="NUL \0", failures=1)},
         {"dead": DeadLetter(reason="failed", error="half \ud800", failures=1)},
     ],
-    ids=str,
+    ids=lambda bad: "_".join(bad),
 )
 async def test_data_that_cannot_be_stored_is_refused_and_nothing_is_written(
     rig: Rig, bad: dict[str, Any]

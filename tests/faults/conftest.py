@@ -1,4 +1,4 @@
-"""Services of the fault tests' own, since they are killed; and the summary of the runs."""
+"""Services of the fault tests' own, since they are killed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import pytest
 
 from callboard.services import Services, ensure_services
 from callboard.settings import Settings
-from tests.faults.chronicle import Chronicle, Run, summary
-from tests.faults.faults import BY_NAME
-
-_CHRONICLE = "chronicle"
+from tests.faults.chronicle import Chronicle
+from tests.faults.told import CHRONICLE
 
 
 @pytest.fixture(scope="session")
@@ -45,26 +43,5 @@ async def own_services(faults_services: Services) -> Services:
 def chronicle(request: pytest.FixtureRequest) -> Chronicle:
     """What this test tells the summary at the end."""
     chronicle = Chronicle()
-    request.node.user_properties.append((_CHRONICLE, chronicle))
+    request.node.stash[CHRONICLE] = chronicle
     return chronicle
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    runs = []
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.getreports(outcome):
-            told = dict(report.user_properties).get(_CHRONICLE)
-            if isinstance(told, Chronicle):
-                why = _reason(report) if report.failed else ""
-                runs.append(Run(report.nodeid, report.duration, told, why))
-    if runs:
-        terminalreporter.section("fault runs")
-        for line in summary(runs, BY_NAME):
-            terminalreporter.line(line)
-
-
-def _reason(report: pytest.TestReport) -> str:
-    """What was wrong: the count of complaints, and the first one."""
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = crash.message if crash is not None else str(report.longrepr)
-    return ": ".join(str(text).strip().splitlines()[:2])

@@ -40,7 +40,7 @@ def test_plain_and_gzip_read_alike_under_one_digest(tmp_path: Path) -> None:
         assert read(tmp_path / name) == [(1, "one"), (2, "two"), (3, ""), (4, "four")]
 
 
-@pytest.mark.parametrize("content", [TEXT, gzip.compress(TEXT)])
+@pytest.mark.parametrize("content", [TEXT, gzip.compress(TEXT)], ids=["plain", "gzip"])
 def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert [text for _, text in read("-")] == ["one", "two", "", "four"]
@@ -107,7 +107,7 @@ def test_a_line_of_the_greatest_length_is_whole(tmp_path: Path, extra: int) -> N
     assert second == (2, "next")
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")], ids=["plain", "gzip"])
 def test_an_empty_log_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "log").write_bytes(content)
     with pytest.raises(EmptyInput, match="log is empty"):
