@@ -32,7 +32,7 @@ LOG: list[tuple[int, str, dict[str, Any]]] = [
     (1, "progress", {"note": "all 564 lines read, judging their sources"}),
     (1, "progress", {"note": "10 sources judged"}),
     (1, "progress", {"note": "22 sources judged"}),
-    (1, "progress", {"note": "4 blocks proposed, 2 of them to be approved"}),
+    (1, "progress", {"note": "24 sources judged, 4 blocks proposed, 2 to be approved"}),
 ]
 
 

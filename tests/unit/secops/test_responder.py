@@ -80,7 +80,7 @@ async def test_a_block_above_the_policys_severity_waits_and_the_others_do_not() 
         await triage.kit.advance(days=30)  # as long as it takes
         assert set(questions(triage)) == set(HIGH)
         assert triage.failures(ONE) == []
-        assert "4 blocks proposed, 2 of them to be approved" in triage.notes(ONE)
+        assert "24 sources judged, 4 blocks proposed, 2 to be approved" in triage.notes(ONE)
 
 
 async def test_the_report_says_who_has_decided_what() -> None:

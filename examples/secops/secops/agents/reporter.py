@@ -103,12 +103,12 @@ class Reporter(Agent):
             return
         state.is_complete = True
         blocks = [each for each in state.docket.findings if each.block_hours is not None][:MAX_BLOCKS]
+        told = f"{plural(sum(state.docket.verdicts.values()), 'source')} judged"
         if blocks:
             ctx.send(desk(ctx.address.key), Responding())
             asked = sum(POLICY.approval.is_needed(each.severity) for each in blocks)
-            ctx.progress(
-                ALL_JUDGED, f"{plural(len(blocks), 'block')} proposed, {asked} of them to be approved"
-            )
+            told += f", {plural(len(blocks), 'block')} proposed, {asked} to be approved"
+        ctx.progress(ALL_JUDGED, told, task=ctx.address.key)
         compared, *responses = await ctx.gather(
             self._compare(state.facts.digest, ctx), *(self._respond(each, ctx) for each in blocks)
         )
