@@ -64,8 +64,8 @@ class NatsTransport:
         self = cls()
         place = _place(url)
         try:
-            await asyncio.wait_for(
-                self.client.connect(
+            async with asyncio.timeout(timeout_s or CONNECT_WITHIN_S):
+                await self.client.connect(
                     [part.strip() for part in url.split(",")],
                     name=name,
                     max_reconnect_attempts=-1,
@@ -78,9 +78,7 @@ class NatsTransport:
                     skip_subject_validation=True,  # subjects are made here, never from user text
                     error_cb=self._on_error,
                     reconnected_cb=self._on_reconnected,
-                ),
-                timeout=timeout_s or CONNECT_WITHIN_S,
-            )
+                )
         except (TimeoutError, NatsError, OSError) as error:
             with contextlib.suppress(Exception):
                 await self.client.close()

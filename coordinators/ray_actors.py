@@ -221,7 +221,8 @@ class RayLauncher:
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
         )
         try:
-            gone: bool = await asyncio.wait_for(look.remote(node, process), LOOK_WITHIN_S)
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                gone: bool = await look.remote(node, process)
             return gone
         except (RayError, TimeoutError):  # a node that is lost may only be cut off
             return False

@@ -81,7 +81,8 @@ async def connect(
 async def close_pool(pool: asyncpg.Pool[Any]) -> None:
     """Close it once what is being given back has been; connections that do not answer are cut."""
     with suppress(Exception):
-        await asyncio.wait_for(pool.close(), _CLOSED_WITHIN_S)
+        async with asyncio.timeout(_CLOSED_WITHIN_S):
+            await pool.close()
     pool.terminate()
 
 

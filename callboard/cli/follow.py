@@ -159,7 +159,8 @@ async def snapshots(
                 return
             await asyncio.sleep(_SOONEST_S)
             try:
-                await asyncio.wait_for(news.wait(), _LOOK_EVERY_S)
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await news.wait()
             except TimeoutError:
                 continue
     finally:
