@@ -29,7 +29,7 @@ from bus.transport import Transport
 from coordinators.launcher import Launcher
 from coordinators.lease import Lease
 from coordinators.plan import plan_partitions
-from coordinators.processes import Processes, Told
+from coordinators.processes import Processes
 from coordinators.room import Queue, Room, nobody_waits
 from coordinators.silence import Silence
 from storage.lack import Lack, report_lack
@@ -71,7 +71,6 @@ class DomainCoordinator:
         self._room = Room(queue)
         self._lease = Lease(pool, domain, epoch)
         self._reported: Lack | None = None
-        self._told: Told | None = None
         self._silence = Silence()
         self._wake = asyncio.Event()
         self.every_round: list[Callable[[], Awaitable[None]]] = []
@@ -347,12 +346,13 @@ class DomainCoordinator:
         return len(coming)
 
     async def _report_refusal(self) -> None:
-        """Tell why hosts cannot be started, or that they can, where it is news."""
+        """Tell why the last host could not be started, or that it could. After each, though the same was told before: the
+        row forgets it when the domain is registered again, or another master comes."""
         told = self._processes.told
-        if told is not None and told != self._told:
+        if told is not None:
             async with leading(self._pool, self._domain, self._epoch) as db:
                 await report_refusal(db, self._domain, told.code, told.refusal)
-            self._told = told
+            self._processes.has_reported(told)
 
     async def _report(self, missing: int) -> None:
         """Tell how many hosts lack room, where it is news."""

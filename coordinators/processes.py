@@ -51,7 +51,7 @@ class Processes:
         self._started: dict[str, Started] = {}
         self._leaving: dict[str, float] = {}  # their epochs have ended, since when
         self._starts = Starts()
-        self.told: Told | None = None  # by the last host that was started
+        self.told: Told | None = None  # by the last host that was started, until that is reported
 
     @property
     def any_leaves(self) -> bool:
@@ -70,6 +70,11 @@ class Processes:
                 self._starts.succeeded(host.code)
                 self.told = Told(host.code, None)
         return started
+
+    def has_reported(self, told: Told) -> None:
+        """Whoever asks has heard of it."""
+        if self.told is told:  # no other has come meanwhile
+            self.told = None
 
     def is_ours(self, name: str) -> bool:
         """Whether it was started from here."""

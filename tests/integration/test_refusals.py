@@ -14,6 +14,7 @@ from callboard.cluster import Cluster
 from callboard.services import Endpoints
 from callboard.settings import load_settings
 from coordinators.master import Master
+from storage.domains import find_domain, register_domain
 from storage.inspect import list_domains
 from storage.placement import claim_coordinator
 from tests.integration.deployment import Deployment, cancelled
@@ -54,6 +55,15 @@ async def test_what_its_hosts_say_reaches_whoever_waits_for_them_until_one_is_re
 
     await until(is_forgotten)
     await ready(slow)
+
+
+async def test_it_is_told_again_of_a_domain_that_was_registered_again_as_it_was(slow: Deployment) -> None:
+    """Its coordinator has told the same before."""
+    await slow.coordinate(hosts=1)
+    await until(lambda: is_refused(slow))
+    await register_domain(slow.pool, await find_domain(slow.pool, "slow"))
+    with pytest.raises(InvalidDomainFile, match="colour: is not known"):
+        await ready(slow)
 
 
 async def test_what_a_master_of_an_older_release_says_of_a_new_domain_is_told_as_well(
