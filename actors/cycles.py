@@ -98,6 +98,7 @@ class CycleWatch:
                 _logger.warning("asks cannot be looked at yet: %s", error.message)
                 self._asked += asked
                 self._assigned |= assigned
+                self._wanted.set()  # also where this was but a further look
                 await asyncio.sleep(_RETRY_S)
             if not (self._asked or self._assigned or self._taken_over):
                 self._wanted.clear()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from actors import cycles
 from actors.domain import TaskSpec
+from bus.errors import StorageUnavailable
 from callboard import AskCycle, Context
 from callboard.testing import TestKit
+from storage.edges import Agent, WaitEdge
 from tests.unit.agents import Note
 from tests.unit.tasks.worker import Errand, Worker, do, fresh, program
 from tests.unit.waiter import until
@@ -165,6 +168,39 @@ async def test_a_circle_is_found_when_who_was_at_work_beside_it_has_ended(
     await until(lambda: kit.task(task).result)
     assert kit.task(task).result == [DESK, PARENT, DESK]
     assert leftovers(kit) == (0, 0)
+
+
+async def test_a_further_look_that_storage_could_not_answer_is_made_once_it_can(
+    kit: TestKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def naps(self: Worker, ctx: Context) -> None:
+        await ctx.sleep(60)
+
+    async def has_help(self: Worker, ctx: Context) -> None:
+        ctx.send(HELPER, Errand(program=program(naps)))
+        await ctx.sleep(1)
+        await asks_back(self, ctx)
+
+    async def begins(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal=program(has_help)))
+
+    monkeypatch.setattr(cycles, "LOOK_AGAIN_S", 0.05)
+    task = await kit.give_task(PARENT, goal=program(begins))
+    await kit.advance(seconds=30)
+    looked, look = set(), kit.store.wait_edges
+    watches = {running.host.cycles for running in kit._running if running.host.cycles._unsettled}
+
+    async def is_away(agents: Sequence[Agent], limit: int) -> list[WaitEdge]:
+        looked.add(asyncio.current_task())
+        raise StorageUnavailable("Postgres does not answer.")
+
+    assert watches
+    monkeypatch.setattr(kit.store, "wait_edges", is_away)
+    await until(lambda: len(looked) == len(watches))
+    monkeypatch.setattr(kit.store, "wait_edges", look)
+    await kit.advance(seconds=60)
+    await until(lambda: kit.task(task).result)
+    assert kit.task(task).result == [DESK, PARENT, DESK]
 
 
 async def test_a_circle_through_a_task_that_has_its_result_lasts_until_the_deadline(kit: TestKit) -> None:
