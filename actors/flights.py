@@ -35,7 +35,8 @@ class Flights:
         self.on_landed: Callable[[], None] = lambda: None
         """The last call has ended of a partition that is asked back."""
         self.on_room: list[Callable[[], None]] = []
-        """There is room again for a turn that waits for the move: whoever wants to know is told."""
+        """There is room again for a turn that waits for the move, or a partition needs none, since it stays: whoever wants
+        to know is told."""
         self._most_waiting = max(1, most_waiting)
         self._waiting = 0
         self._flights: dict[int, set[Flight]] = {}
@@ -89,8 +90,7 @@ class Flights:
         finally:
             self._waiting -= 1
             if self._waiting == self._most_waiting - 1:
-                for tell in self.on_room:
-                    tell()
+                self._tell_of_room()
 
     def is_full(self, partition: int) -> bool:
         """Whether no turn is to begin there that may have to wait for the move as well."""
@@ -101,9 +101,14 @@ class Flights:
         asked = self._asked.pop(partition, None)
         if asked is not None:
             asked.set_result(None)
+            self._tell_of_room()  # those that wait may all wait for another one, and for long
 
     def forget(self, partition: int) -> None:
         """It has left: its turns were dropped, and what calls of theirs still run is put down by nobody here."""
         self._flights.pop(partition, None)
         self._asked.pop(partition, None)
         self._closed.discard(partition)
+
+    def _tell_of_room(self) -> None:
+        for tell in self.on_room:
+            tell()

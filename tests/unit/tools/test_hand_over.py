@@ -390,3 +390,43 @@ async def test_no_more_turns_wait_for_the_move_in_memory_than_may(world: World, 
         await kit.quiet()
         assert {address.rpartition("/")[2] for address in others} == set(begun)
         assert [status for _, status, _ in statuses(kit)] == ["succeeded"] * 21
+
+
+async def test_who_stands_back_goes_on_where_the_partition_stays_though_others_wait_for_another_move(
+    world: World,
+) -> None:
+    block, other = blocking(world, timeout=30), blocking(World(), timeout=60)
+    world.gate = gate = asyncio.Event()
+    began: list[str] = []
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async def runs_other(self: Caller, ctx: Context) -> None:
+        began.append(ctx.address.key)
+        await ctx.call(other, "192.0.2.2")
+
+    async with TestKit(KINDS, hosts=2, partitions=4, limits=LimitSpec(waiting_in_memory=1)) as kit:
+        leaves = Move(kit)
+        stays = Move(kit)
+        stays.partition = next(p for p in leaves.row.owned if p != leaves.partition)
+        (waits, *_), (calls, stands_back, *_) = leaves.beside("caller"), stays.beside("caller")
+        await kit.send(AT, program(run))
+        await kit.send(calls, program(run))
+        flights = leaves.giver.scope.flights
+        await until(lambda: flights.of(leaves.partition) and flights.of(stays.partition))
+        await leaves.ask_back()
+        await stays.ask_back()
+        await kit.send(waits, program(runs_other))
+        await until(lambda: flights.is_full(stays.partition))
+        await kit.send(stands_back, program(runs_other))
+        held = leaves.giver.mailboxes.held
+        await until(
+            lambda: [activation.agent for activation in held._agents] == [stands_back.removeprefix("test/")]
+        )
+        await stays.stay()
+        await until(lambda: stands_back.rpartition("/")[2] in began)
+        gate.set()
+        await leaves.grant()
+        await kit.quiet()
+        assert [status for _, status, _ in statuses(kit)] == ["succeeded"] * 4
