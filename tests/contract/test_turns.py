@@ -229,6 +229,23 @@ async def test_a_turn_that_ends_leaves_its_journal_as_history_and_lets_its_promi
         await rig.store.commit(fence, [turn(None, 2, journal=ending.journal)], [])
 
 
+async def test_a_promise_that_was_settled_as_its_turn_ended_without_it_stays_settled(rig: Rig) -> None:
+    """Whoever has settled it was told so. The history says what the turn knew."""
+    fence = await rig.host(0)
+    payment = promise(Kind.PROMISE)
+    message = await opened(rig, fence, promises=(payment,))
+    value = json.dumps({"promise": payment.id, "status": "abandoned", "at": 1.0})
+    left = entry(1, key=payment.key, kind="promise", name=payment.name, value=value)
+    ending = turn(
+        None, journal=flush(message, Does.END, recorded=1, entries=(left,), done=(payment.id,)).journal
+    )
+    assert await rig.settle(payment.id, '{"a":1}')
+    await rig.store.commit(fence, [ending], [])
+    assert await rig.promises() == {payment.id: "resolved"}
+    assert not await rig.settle(payment.id, '{"a":2}')
+    assert len(await rig.mail(AGENT)) == 1  # for nobody
+
+
 async def test_an_agents_next_turn_may_open_in_the_commit_in_which_one_ends(rig: Rig) -> None:
     fence = await rig.host(0)
     first = await opened(rig, fence)

@@ -33,13 +33,16 @@ select p.promise, p.count, p.by from (
   select promise, count(*) as count, array_agg(settled_by) as by from wakes group by promise) p
 where p.count > 1
 """
-# The row of a promise says what its turn was told.
+# The row of a promise says what its turn was told. (One that the turn has abandoned may have been settled before its end was
+# committed, and stays so.)
 _TOLD_OTHERWISE = """
 select j.agent, p.name, p.status, p.value::text as value, j.value::text as told
 from promises p join journal j on j.turn = p.turn and j.key = p.key and j.agent = p.agent
-where p.kind = 'promise' and j.kind = 'promise' and p.status <> 'pending'
-  and (p.status <> j.value ->> 'status' or (p.value ->> 'type') is distinct from (j.value -> 'value' ->> 'type')
-       or (p.value -> 'payload')::jsonb is distinct from (j.value -> 'value' -> 'payload')::jsonb)
+where p.kind = 'promise' and j.kind = 'promise' and case j.value ->> 'status'
+  when 'abandoned' then p.status = 'pending'
+  else p.status <> 'pending'
+    and (p.status <> j.value ->> 'status' or (p.value ->> 'type') is distinct from (j.value -> 'value' ->> 'type')
+         or (p.value -> 'payload')::jsonb is distinct from (j.value -> 'value' -> 'payload')::jsonb) end
 """
 
 
