@@ -51,8 +51,9 @@ async def _revive(settings: Settings, instance: Instance, say: Say, pause_s: flo
     try:
         if await restart_died(settings):
             say(f"{names} had died: started again in {time.monotonic() - began:.1f} s.")
-    except (CallboardError, OSError) as error:
-        say(f"{names} died, and cannot be started: {error} It is tried again in {pause_s:.0f} s.")
+    except Exception as error:  # whatever it is, it must not end the keeper: nobody would start that again
+        words = str(error) if isinstance(error, CallboardError) else f"{type(error).__name__}: {error}."
+        say(f"{names} died, and cannot be started: {words} It is tried again in {pause_s:.0f} s.")
 
 
 def _log(line: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from asyncpg import ConnectionDoesNotExistError
 
 from bus.errors import ServiceUnavailable
 from callboard.services import (
@@ -104,6 +105,31 @@ async def test_a_keeper_whose_instance_was_stopped_behind_its_back_ends(settings
     os.kill(pid, signal.SIGCONT)
     await until(lambda: keeper.running() is None)
     assert pids(settings) == (None, None)
+
+
+async def test_whatever_ends_a_start_does_not_end_the_keeper(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_services(settings)
+    kill(pids(settings)[0])
+    await until(lambda: pids(settings)[0] is None)
+    said: list[str] = []
+
+    async def dies_again(_: Settings) -> bool:
+        raise ConnectionDoesNotExistError(
+            "connection was closed in the middle of operation"
+        )  # as it is checked
+
+    async def pause(seconds: float) -> None:
+        forget_instance(Home(settings.home))
+
+    monkeypatch.setattr(keeping, "restart_died", dies_again)
+    monkeypatch.setattr(keeping, "pause", pause)
+    await keeping.keep(settings, said.append)
+    assert said == [
+        "Postgres died, and cannot be started: ConnectionDoesNotExistError: connection was closed in the middle of "
+        "operation. It is tried again in 1 s."
+    ]
 
 
 async def test_what_cannot_be_started_is_tried_less_and_less_often_and_said(
