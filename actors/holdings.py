@@ -24,6 +24,7 @@ _logger = logging.getLogger("callboard.holdings")
 LOOK_EVERY_S = 0.25  # how late a host learns of a change of ownership when the bus has lost the word of it
 DRAIN_S = 0.5  # a turn that runs longer holds no hand-over up: it is dropped, and runs again at the new owner
 QUIET_S = 0.25
+_RETRY_S = 0.5
 
 
 @dataclass(slots=True)
@@ -253,7 +254,18 @@ class Holdings:
             a for a in host.mailboxes.roster.in_partitions(holdings.keys()) if host.mailboxes.head_may_run(a)
         ]
         await host.trials.run(suspects, lambda: self._open_now(holdings), lambda: host.workers.quiet(QUIET_S))
-        await host.store.clear_suspects(host.fence, sorted(holdings))
+        await self._clear_suspects(holdings)
+
+    async def _clear_suspects(self, holdings: dict[int, _Holding]) -> None:
+        """Of those that are still here. They run by now: what is under way in them does not end for an outage."""
+        host = self._host
+        while partitions := sorted(p for p, holding in holdings.items() if self._held.get(p) is holding):
+            try:
+                await host.store.clear_suspects(host.fence, partitions)
+                return
+            except StorageUnavailable as error:
+                _logger.warning("partitions %s stay suspect for now: %s", partitions, error.message)
+                await asyncio.sleep(_RETRY_S)
 
     async def _give_back(self, leaving: dict[int, _Holding]) -> None:
         """A willing hand-over: finish what runs, commit it, empty the cache, and only then let go."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,10 +13,11 @@ from actors.ledger import EarlierCalls
 from actors.retry import RetryPolicy
 from bus import subjects
 from bus.address import parse_address
-from bus.errors import NotDone, TaskCancelled
+from bus.errors import NotDone, StorageUnavailable, TaskCancelled
 from callboard import Context, tool
 from callboard.testing import TestKit
 from storage.ledger import EarlierCall
+from storage.records import Fence
 from tests.unit.agents import Keeper, Note
 from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, program, statuses
 
@@ -430,3 +431,30 @@ async def test_who_stands_back_goes_on_where_the_partition_stays_though_others_w
         await leaves.grant()
         await kit.quiet()
         assert [status for _, status, _ in statuses(kit)] == ["succeeded"] * 4
+
+
+async def test_a_call_goes_on_though_it_cannot_be_written_down_that_its_partition_is_no_longer_suspect(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = blocking(world)
+    world.gate = gate = asyncio.Event()
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async with TestKit(KINDS) as kit:
+        clear = kit.store.clear_suspects
+
+        async def is_away(fence: Fence, partitions: Sequence[int]) -> None:
+            monkeypatch.setattr(kit.store, "clear_suspects", clear)
+            await kit.send(AT, program(run))
+            await world.begun.wait()
+            asyncio.get_running_loop().call_later(0.1, gate.set)  # after whatever becomes of the partition
+            raise StorageUnavailable("Postgres does not answer.")
+
+        await kit.crash()
+        monkeypatch.setattr(kit.store, "clear_suspects", is_away)
+        await kit.recover()
+        assert statuses(kit) == [("block_address", "succeeded", 1)]
+        row = kit.store.hosts[("test", kit._running[0].host.fence.epoch)]
+        await until(lambda: not row.suspect)
