@@ -38,6 +38,8 @@ class EmbeddedNats:
 
     home: Home
     account: Account
+    keeps_port: bool = False
+    """Whether it is started at the port of last time or not at all: clients look for it there for as long as they live."""
 
     @property
     def data(self) -> Path:
@@ -113,10 +115,15 @@ class EmbeddedNats:
         )
 
     def _choose_port(self) -> None:
-        """The port of last time, so that clients find the restarted server; another if that is taken."""
+        """The port of last time, so that clients find the restarted server; another if that is taken, unless it keeps that."""
         with suppress(OSError, ValueError):
             if _is_free(self._port()):
                 return
+            if self.keeps_port:
+                raise ServiceUnavailable(
+                    f"Another program has taken NATS's port {self._port()}, and its clients look for it there.",
+                    fix="End that program; `callboard down` and `callboard up` take another port.",
+                )
         write_private(self.port_path, f"{_free_port()}\n")
 
     def _port(self) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 # Another command may be starting the same services, with a long recovery before them.
 LOCK_TIMEOUT_S = 240.0
+
+
+Check = Callable[[], Awaitable[None]]
 
 
 class Server(Protocol):
@@ -115,7 +119,8 @@ def why_postgres_is_gone(settings: Settings) -> str | None:
 
 
 async def restart_died(settings: Settings) -> bool:
-    """Start the embedded services that have died again; False when none has, or the instance was stopped meanwhile.
+    """Start the embedded services that have died again, where they were; False when none has, or the instance was stopped
+    meanwhile. One that cannot be started keeps no other away.
 
     Raises as `ensure_services`.
     """
@@ -124,8 +129,26 @@ async def restart_died(settings: Settings) -> bool:
         instance = read_record(home)
         if instance is None or not instance.died:
             return False
-        await _start(settings, home)
+        at = instance.endpoints
+        postgres, nats = _embedded(home)
+        restarts: dict[str, tuple[Server, Check]] = {
+            "Postgres": (postgres, partial(check_postgres_durable, at.postgres_url, embedded=True)),
+            "NATS": (replace(nats, keeps_port=True), partial(check_nats, at.nats_url, embedded=True)),
+        }
+        restarting = (_restart(*restarts[name]) for name in instance.died)
+        for result in await asyncio.gather(*restarting, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
     return True
+
+
+async def _restart(server: Server, check: Check) -> None:
+    await server.start()
+    try:
+        await check()
+    except BaseException:
+        await server.stop()
+        raise
 
 
 async def stop_instance(settings: Settings) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
+from urllib.parse import urlsplit
 
 import pytest
 from asyncpg import ConnectionDoesNotExistError
@@ -105,6 +107,24 @@ async def test_a_keeper_whose_instance_was_stopped_behind_its_back_ends(settings
     os.kill(pid, signal.SIGCONT)
     await until(lambda: keeper.running() is None)
     assert pids(settings) == (None, None)
+
+
+async def test_nats_comes_back_where_its_clients_look_for_it_or_not_at_all_and_keeps_nobody_else_away(
+    settings: Settings,
+) -> None:
+    endpoints = (await ensure_services(settings)).endpoints
+    for pid in pids(settings):
+        kill(pid)
+    await until(lambda: pids(settings) == (None, None))
+    taken = socket.create_server(("127.0.0.1", urlsplit(endpoints.nats_url).port or 0))
+    with taken, pytest.raises(ServiceUnavailable, match="its clients look for it there"):
+        await restart_died(settings)
+    await check_postgres_durable(endpoints.postgres_url)
+    assert await restart_died(settings)
+    instance = recorded_instance(settings)
+    assert instance is not None
+    assert (instance.died, instance.endpoints) == ([], endpoints)
+    await check_nats(endpoints.nats_url)
 
 
 async def test_whatever_ends_a_start_does_not_end_the_keeper(
