@@ -20,6 +20,7 @@ from bus.errors import (
     ServiceUnavailable,
     StaleTurn,
     StorageUnavailable,
+    UnknownDomain,
 )
 from bus.event import Event
 from bus.event_reader import EventReader
@@ -116,6 +117,10 @@ class Ingress:
                 message = await self._as_message(event)
             except StorageUnavailable:
                 raise
+            except UnknownDomain as error:  # this one: its last host waits for its calls, and then ends
+                raise ServiceUnavailable(
+                    f"The domain {host.fence.domain} was removed, and has its events when it is back."
+                ) from error
             except Exception as error:  # whatever is wrong with one event, the others go on
                 if isinstance(error, NEWER_CODE_MAY_KNOW) and await host.scope.is_outdated():
                     raise ServiceUnavailable(

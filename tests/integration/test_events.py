@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bus.errors import PayloadTooLarge, ServiceUnavailable
+from bus.errors import PayloadTooLarge, ServiceUnavailable, UnknownDomain
 from bus.event import MSG_ID_HEADER, TASK_HEADER, TENANT_HEADER, Event
 from bus.event_reader import EventReader
 from bus.events import EventStream
@@ -207,6 +207,42 @@ async def test_odd_events_end_as_dead_letters_and_the_next_one_is_handled(
     assert json.loads(of_all).items() >= {"task": f"desk/{key}", "undoes": True, "shared": True}.items()
     assert [row[0] for row in await desk.fetch("select count(*) from hosts")] == [1]
     assert (await desk.fetch("select count(*) from dead_letters"))[0][0] >= len(odd)
+
+
+async def test_events_of_a_domain_that_was_removed_stay_in_the_stream_while_its_last_host_is_there(
+    desk: Deployment, stream: EventStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That waits for its calls, say, and knows by now that there is no such domain."""
+    await desk.coordinate()
+    key = secrets.token_hex(4)
+    await until(lambda: desk.fetch("select from hosts where ready_at is not null and cardinality(owned) > 0"))
+    await desk.forsake()
+    [running] = desk.launcher.hosts.values()
+    assert running.host is not None
+    scope, states = running.host.scope, "update domains set state = $1"
+    await desk.pool.execute(states, "removed")
+
+    async def has_heard() -> bool:
+        try:
+            scope.directory.partitions("desk", "clerk")
+        except UnknownDomain:
+            return True
+        return False
+
+    await until(has_heard)
+    last = await stream.publish("desk", "note", json.dumps({"task": key, "number": 1, "text": "x"}).encode())
+
+    async def is_read() -> bool:
+        return bool(await desk.fetch("select from event_cursors where seq >= $1", last))
+
+    async def is_put_off() -> bool:
+        return "events wait" in caplog.text
+
+    await until(is_put_off)
+    assert not await is_read()
+    await desk.pool.execute(states, "active")
+    await until(is_read)
+    assert await desk.fetch("select error from dead_letters") == []
 
 
 async def test_sizes_are_bytes_and_an_event_over_the_limit_is_a_dead_letter_of_its_tenant(
