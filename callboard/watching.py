@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from callboard.ray_head import RayHead
-from callboard.services import Home, Keeper
+from callboard.services import Home, Keeper, is_recorded
 
 LOOK_EVERY_S = 1.0
 
@@ -20,7 +20,8 @@ async def watch(home: Path, head: RayHead | None, say: Callable[[str], None]) ->
     """
     log = Keeper(home=Home(home)).log
     read = log.stat().st_size if log.exists() else 0
-    while head is None or await head.require_alive():
+    has_services = is_recorded(Home(home))  # of its own: whose end alone tells where Ray is somebody else's
+    while (head is None or await head.require_alive()) and (not has_services or is_recorded(Home(home))):
         lines, read = _after(log, read)
         for line in lines:
             say(line)

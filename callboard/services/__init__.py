@@ -7,6 +7,7 @@ from .instance import (
     Instance,
     external_endpoints,
     find_instance,
+    is_recorded,
     recorded_instance,
     running_endpoints,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ensure_services",
     "external_endpoints",
     "find_instance",
+    "is_recorded",
     "keep_services",
     "recorded_instance",
     "redacted",

@@ -64,6 +64,11 @@ def recorded_instance(settings: Settings) -> Instance | None:
     return read_record(Home(settings.home)) if external_endpoints(settings) is None else None
 
 
+def is_recorded(home: Home) -> bool:
+    """Whether an instance was started there and not stopped."""
+    return (home / "instance.json").exists()
+
+
 def running_endpoints(settings: Settings) -> Endpoints | None:
     """Where the services are, if both are external or an instance runs. Raises `DataFolderError`."""
     if (external := external_endpoints(settings)) is not None:

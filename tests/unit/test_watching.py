@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,22 @@ async def test_it_ends_with_an_error_when_rays_head_has_died(tmp_path: Path) -> 
     with pytest.raises(ServiceUnavailable, match="gcs_server first"):
         await watching.watch(tmp_path, head, said.append)
     assert said == ["one"]
+
+
+async def test_in_a_ray_of_somebody_elses_it_ends_once_the_services_were_stopped(tmp_path: Path) -> None:
+    endpoints = {"postgres_url": "", "nats_url": "", "embedded_postgres": True, "embedded_nats": True}
+    record = tmp_path / "instance.json"
+    record.write_text(json.dumps({"endpoints": endpoints, "started_at": 1.0}))
+    log = tmp_path / "keeper.log"
+    log.write_text("")
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        record.unlink(missing_ok=True)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(watching.watch(tmp_path, None, say))
+        await asyncio.sleep(0)  # it has begun, and passes on what is said from now on
+        log.write_text("Postgres had died\n")
+    assert said == ["Postgres had died", "Another command has stopped Callboard."]
