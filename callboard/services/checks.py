@@ -45,8 +45,11 @@ async def check_postgres_durable(where: str | Connection, *, embedded: bool = Fa
         connection = await connect_postgres(where, embedded=embedded)
         try:
             await _check_settings(connection)
-        except BaseException:
+        except BaseException as error:
             connection.terminate()  # a polite end fails while a statement is under way, and hides why
+            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+                reason = "it went away while it was asked"
+                raise _unavailable("Postgres", redacted(where), reason, "Try again in a moment.") from error
             raise
         await connection.close(timeout=CONNECT_TIMEOUT_S)
     else:

@@ -8,10 +8,13 @@ import signal
 
 import asyncpg
 import nats
+import psutil
 import pytest
 from nats.js.api import StorageType
 
-from callboard.services import ensure_services, find_instance
+from bus import faultpoints
+from bus.errors import ServiceUnavailable
+from callboard.services import checks, ensure_services, find_instance
 from callboard.settings import Settings
 from tests.integration.services.servers import ROOT, execute, fetchval, kill
 
@@ -49,6 +52,25 @@ async def test_a_killed_postgres_recovers_with_everything_it_acknowledged(settin
     stored = await fetchval(url, "SELECT count(*) FROM acknowledged WHERE n < 1000000")
     # The one whose answer never came may be there or not.
     assert stored in (count, count + 1)
+
+
+async def test_a_postgres_that_dies_while_it_is_checked_is_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await ensure_services(settings)
+    instance = find_instance(settings)
+    assert instance is not None
+
+    def kill_all_of_it(_: str) -> None:
+        server = psutil.Process(instance.postgres_pid)
+        dying = [server, *server.children()]
+        for process in dying:
+            process.kill()
+        psutil.wait_procs(dying, timeout=10)
+
+    monkeypatch.setattr(faultpoints, "reached", kill_all_of_it)
+    with pytest.raises(ServiceUnavailable, match="it went away while it was asked"):
+        await checks.check_postgres_durable(running.endpoints.postgres_url)
 
 
 async def test_a_killed_nats_comes_back_on_its_port_with_its_events(settings: Settings) -> None:
