@@ -41,10 +41,12 @@ async def attempt(
     """Call it until it succeeds; raises its error once it may not be tried again. `again` is awaited with the error before
     each further attempt.
 
-    A turn that is given up waits for a thread, and cuts an `async` function short, which then leaves no record.
+    A turn that is given up waits for a thread, and cuts an `async` function short, which then leaves no record. Raises
+    TurnGone where this run of the turn was dropped during a pause: the next run makes the further attempts.
     """
     failures = 0
-    branches = turn._journal().branches
+    journal = turn._journal()
+    branches = journal.branches
     try:
         while True:
             try:
@@ -61,6 +63,7 @@ async def attempt(
                 await branches.proceed()
             with branches.cuttable():
                 await asyncio.sleep(retry.delay_s(failures, turn._scope.rng))
+            journal.must_go_on()
     except asyncio.CancelledError:
         if not branches.was_cut():
             raise

@@ -292,7 +292,7 @@ class Call:
         return returned
 
     async def _pause(self, failures: int) -> None:
-        """Before the next attempt; it ends when the turn is given up."""
+        """Before the next attempt; it ends when the turn is given up. Raises TurnGone where this run of it was dropped."""
         if self._journal.branches.must_stop:
             return
         try:
@@ -301,6 +301,7 @@ class Call:
         except asyncio.CancelledError:
             if not self._journal.branches.was_cut():
                 raise
+        self._journal.must_go_on()
 
     async def _taken_over(self, earlier: EarlierCall) -> JournalEntry:
         """It was made for the same message in a turn that was given up: that is its result. The intent says that it is

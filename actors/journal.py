@@ -117,8 +117,7 @@ class Journal:
     def recorded(self, place: str, kind: str, name: str, *, inner: bool = False) -> JournalEntry | None:
         """The entry at a place; raises NonDeterministicHandler when another call was recorded there, and JournalFull when
         the call would be a new one and there is no room for it. An `inner` one is part of a call that has begun."""
-        if self._closed:
-            raise TurnGone
+        self.must_go_on()
         entry = self.entries.claim(place)
         found = entry or self.promises.at(place)
         if found is None:
@@ -138,8 +137,7 @@ class Journal:
         blob: str | None = None,
     ) -> JournalEntry:  # fmt: skip
         """Write an entry; it is durable with the next flush, or with the turn's end."""
-        if self._closed:
-            raise TurnGone
+        self.must_go_on()
         return self.entries.add(place, kind, name, value, ok=ok, took_ms=took_ms, blob=blob)
 
     async def text_of(self, entry: JournalEntry) -> str:
@@ -275,8 +273,7 @@ class Journal:
         does not forget how many hosts have died of it.
         """
         await self.unparked()
-        if self._closed:
-            raise TurnGone
+        self.must_go_on()
         if sends:
             gone = [Sent(place, s.header.id, f"{s.domain}/{s.agent}", s.header.type) for place, s in sends]
             self.entries.sent.extend(gone)
@@ -368,6 +365,11 @@ class Journal:
     @property
     def is_closed(self) -> bool:
         return self._closed
+
+    def must_go_on(self) -> None:
+        """To be passed before anything is done that another run of the turn may be doing; raises TurnGone."""
+        if self._closed:
+            raise TurnGone
 
     def abandon(self) -> None:
         """Its host ends: nothing goes on."""
