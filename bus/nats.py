@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -29,7 +29,16 @@ PENDING_BYTES = 64 * 1024 * 1024  # a receiver that is further behind loses mess
 
 class _Client(Client):
     """A message whose subject is no UTF-8, or whose headers are none, would end the library's reading: its connection would
-    hear nothing more until it is found stale, and then the same message again."""
+    hear nothing more until it is found stale, and then the same message again. And who is cancelled as an answer comes is
+    not told of it."""
+
+    async def request(self, *arguments: Any, **named: Any) -> Msg:
+        with _cancellation_kept():
+            return await super().request(*arguments, **named)
+
+    async def flush(self, *arguments: Any, **named: Any) -> None:
+        with _cancellation_kept():
+            await super().flush(*arguments, **named)
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
@@ -44,6 +53,20 @@ class _Client(Client):
             return await super()._process_headers(headers)
         except (IndexError, UnicodeDecodeError):
             return None
+
+
+@contextlib.contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """The library waits with `asyncio.wait_for`, and that of Python 3.11 loses a cancellation that comes together with what
+    it waits for: its caller would go on, and whoever has cancelled it would wait for it, for ever if it works in a loop."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _legible(subject: bytes) -> bytes:

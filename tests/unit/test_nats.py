@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+from nats.aio.msg import Msg
+
+from bus.events import EventStream
 from bus.nats import UNSENT_BYTES, NatsTransport
 
 
@@ -26,3 +32,54 @@ async def test_what_a_slow_server_does_not_take_is_bounded() -> None:
     for _ in range(100):
         transport.publish("callboard.agents.test.0", bytes(1024 * 1024))
     assert UNSENT_BYTES < client.pending_data_size <= UNSENT_BYTES + 1024 * 1024
+
+
+NOBODY = {"Status": "503"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "headers"),
+    [
+        (lambda transport: transport.request("subject", b"", timeout_s=5), None),
+        (lambda transport: transport.request("subject", b"", timeout_s=5), NOBODY),
+        (lambda transport: EventStream(transport).publish("test", "name", b""), None),
+    ],
+    ids=["request", "nobody there", "event"],
+)
+async def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(
+    ask: Callable[[NatsTransport], Awaitable[object]], headers: dict[str, str] | None
+) -> None:
+    transport = NatsTransport()
+    client: Any = transport.client
+    client._resp_sub_prefix = bytearray(b"_INBOX.")
+
+    async def publish(*arguments: object, **named: object) -> None:
+        asyncio.get_running_loop().call_soon(answer_and_cancel)
+
+    def answer_and_cancel() -> None:
+        [answer] = client._resp_map.values()
+        answer.set_result(Msg(client, data=b'{"stream": "", "seq": 1}', headers=headers))
+        asking.cancel()
+
+    client.publish = publish
+    asking = asyncio.ensure_future(ask(transport))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_a_cancellation_that_comes_together_with_the_end_of_a_flush_is_not_lost() -> None:
+    transport = NatsTransport()
+    client: Any = transport.client
+    client._reading_task = client._flusher_task = asyncio.get_running_loop().create_future()
+
+    async def ping(pong: asyncio.Future[bool]) -> None:
+        asyncio.get_running_loop().call_soon(answer_and_cancel, pong)
+
+    def answer_and_cancel(pong: asyncio.Future[bool]) -> None:
+        pong.set_result(True)
+        flushing.cancel()
+
+    client._send_ping = ping
+    flushing = asyncio.ensure_future(transport.flush())
+    with pytest.raises(asyncio.CancelledError):
+        await flushing
