@@ -32,6 +32,10 @@ class _Client(Client):
     hear nothing more until it is found stale, and then the same message again. And who is cancelled as an answer comes is
     not told of it."""
 
+    async def connect(self, *arguments: Any, **named: Any) -> None:
+        with _cancellation_kept():
+            await super().connect(*arguments, **named)
+
     async def request(self, *arguments: Any, **named: Any) -> Msg:
         with _cancellation_kept():
             return await super().request(*arguments, **named)
@@ -102,9 +106,11 @@ class NatsTransport:
                     error_cb=self._on_error,
                     reconnected_cb=self._on_reconnected,
                 )
-        except (TimeoutError, NatsError, OSError) as error:
+        except BaseException as error:  # a cancellation may come when it is connected already
             with contextlib.suppress(Exception):
                 await self.client.close()
+            if not isinstance(error, TimeoutError | NatsError | OSError):
+                raise
             raise ServiceUnavailable(
                 f"NATS at {place} does not answer: {str(error) or type(error).__name__}.",
                 fix="`callboard doctor` says what is wrong with it.",

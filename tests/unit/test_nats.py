@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus.events import EventStream
@@ -83,3 +84,34 @@ async def test_a_cancellation_that_comes_together_with_the_end_of_a_flush_is_not
     flushing = asyncio.ensure_future(transport.flush())
     with pytest.raises(asyncio.CancelledError):
         await flushing
+
+
+async def _at_once() -> None:
+    await asyncio.sleep(0)
+
+
+async def _as_the_library_waits() -> None:
+    answer = asyncio.Event()
+    asyncio.get_running_loop().call_soon(answer.set)
+    await asyncio.wait_for(answer.wait(), 5)
+
+
+@pytest.mark.parametrize("wait", [_at_once, _as_the_library_waits])
+async def test_a_cancellation_that_comes_together_with_a_connection_is_not_lost_and_closes_it(
+    monkeypatch: pytest.MonkeyPatch, wait: Callable[[], Awaitable[None]]
+) -> None:
+    closed: list[Client] = []
+
+    async def connect(self: Client, *arguments: object, **named: object) -> None:
+        asyncio.get_running_loop().call_soon(lambda: connecting.cancel())
+        await wait()
+
+    async def close(self: Client) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(Client, "connect", connect)
+    monkeypatch.setattr(Client, "close", close)
+    connecting = asyncio.ensure_future(NatsTransport.connect("nats://127.0.0.1:1", name="test"))
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    assert len(closed) == 1
