@@ -19,6 +19,7 @@ import msgspec
 import psutil
 
 from bus.errors import ServiceUnavailable
+from callboard.bench.gpu import require_gpu
 from callboard.bench.own_gateway import own_gateway, quantile
 
 _WARM_UP = 64  # texts
@@ -117,6 +118,7 @@ class Bare:
 
 async def measure(load: Load, progress: Callable[[str], None]) -> Report:
     """Raises ServiceUnavailable."""
+    await asyncio.to_thread(require_gpu, load.device)
     models = _MODELS.format(device=load.device, dtype=load.dtype, model=load.model)
     async with Bare.started(load.model, load.device) as bare, own_gateway(models, progress) as client:
         progress("loading the model, twice")

@@ -17,6 +17,7 @@ import msgspec
 
 from bus.errors import ServiceUnavailable
 from callboard.bench import made_up_model
+from callboard.bench.gpu import require_gpu
 from serve.generation.generator import GenerateRequest
 from serve.generation.service import GenerationService
 from serve.local.settings import GenerationSpec
@@ -70,6 +71,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 async def measure(load: Load, progress: Callable[[str], None]) -> Report:
     """Raises ServiceUnavailable, ApiError."""
+    await asyncio.to_thread(require_gpu, load.device)
     with tempfile.TemporaryDirectory(prefix="callboard-bench-", dir="/var/tmp") as folder:
         progress("loading the model, twice")
         try:

@@ -12,7 +12,8 @@ from serve.embedding.embedder import Embedded, EmbedRequest
 from serve.gateway.errors import ApiError
 from serve.generation.generator import Generated, GenerateRequest
 from serve.local.environment import prepare
-from serve.local.settings import BatchedSpec, GenerationSpec
+from serve.local.model_folder import BrokenModel
+from serve.local.settings import NO_GPU, BatchedSpec, GenerationSpec
 from serve.reranking.reranker import Scored, ScoreRequest
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class EmbeddingReplica:
         from serve.embedding.service import EmbeddingService
 
         def load() -> Encoder:
+            _require(device)
             from serve.embedding.encoder import SentenceEncoder
 
             return SentenceEncoder(model, spec, device)
@@ -51,6 +53,7 @@ class RerankingReplica:
         from serve.reranking.service import RerankingService
 
         def load() -> Scorer:
+            _require(device)
             from serve.reranking.scorer import CrossEncoderScorer
 
             return CrossEncoderScorer(model, spec, device)
@@ -74,6 +77,7 @@ class GenerationReplica:
         from serve.generation.service import GenerationService
 
         def load() -> Engine:
+            _require(device)
             from serve.generation.engine import TransformersEngine
 
             return TransformersEngine(model, spec, device)
@@ -91,3 +95,9 @@ class GenerationReplica:
 
     def check_health(self) -> None:
         self._service.check()
+
+
+def _require(device: str) -> None:
+    """Raises BrokenModel."""
+    if device == NO_GPU:
+        raise BrokenModel("it is to run on a GPU (`device: cuda`), and Ray has none left for it.")

@@ -12,6 +12,8 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 32_768
 _WAITING_BATCHES = 256
+# `cpu`, `cuda`, or this one: it was to be a GPU, and there is none.
+NO_GPU = "no GPU"
 
 
 class LocalSpec(BaseModel):
@@ -19,7 +21,7 @@ class LocalSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where Ray has one to give
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where Ray has one left
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = (
         "auto"  # on a GPU half; on a CPU see decision 45
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import httpx2
 import pytest
 
 from bus.errors import ServiceUnavailable, SettingsError
+from callboard.bench import embed, generate
 from callboard.bench.embed import Load, Measured, ask, over_http, report
 from callboard.bench.texts import made_up, read_texts
 
@@ -88,3 +92,20 @@ def test_texts_of_a_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(SettingsError, match="cannot be read as texts"):
             read_texts(path)
+
+
+@pytest.mark.parametrize("bench", [embed, generate])
+async def test_without_a_gpu_it_says_so_before_anything_is_started(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = ModuleType("torch")
+    torch.cuda = SimpleNamespace(is_available=lambda: False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    load = bench.Load(device="cuda", **({"texts": ["a"], "model": "m"} if bench is embed else {}))
+    said: list[str] = []
+    with pytest.raises(ServiceUnavailable, match="torch finds no GPU on this machine"):
+        await bench.measure(load, said.append)
+    assert said == []
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ServiceUnavailable, match=r"pip install 'callboard\[models\]'"):
+        await bench.measure(load, said.append)

@@ -9,21 +9,27 @@ from typing import Any
 
 import pytest
 
+from serve.embedding.embedder import EmbedRequest
 from serve.gateway import GatewaySettings, ServedGateway
 from serve.gateway.errors import ApiError
 from serve.gateway.models_file import parse_models
 from serve.generation.generator import Generated, GenerateRequest
+from serve.local.settings import NO_GPU, BatchedSpec, GenerationSpec
+from serve.reranking.reranker import ScoreRequest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own code, as it is imported
+    import ray
     from ray import serve
     from ray.exceptions import ActorDiedError, RayTaskError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
     from ray.serve.schema import LoggingConfig
 
     from serve import deployment
+    from serve.local import replicas
     from serve.local.deployment import LocalModel, model_deployments
     from serve.local.remote import RemoteGenerator, remote_models
+    from serve.local.replicas import EmbeddingReplica, GenerationReplica, RerankingReplica
 
 REQUEST = GenerateRequest(messages=({"role": "user", "content": "a"},))
 MODELS = """
@@ -84,6 +90,50 @@ def test_another_replica_comes_before_chats_are_refused() -> None:
         for of, one in found.items()
     }
     assert wanted == {"chat": 4, "embeddings": 64, "rerank": 64}
+
+
+def test_models_share_out_the_gpus_and_none_waits_for_one_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def given(there: float, *specs: str) -> list[tuple[str, float | None]]:
+        """On which device each model is, and how much of a GPU Ray reserves for it."""
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": there})
+        kinds = [
+            f"{kind}: {spec}"
+            for kind, spec in zip(("generation", "embedding", "reranking"), specs, strict=True)
+        ]
+        models = MODELS.replace(
+            "embedding: {device: cpu}, reranking: {device: cpu}, generation: {device: cpu}", ", ".join(kinds)
+        )
+        found = model_deployments(parse_models(models), "INFO", LoggingConfig()).values()
+        made = [one._bound_deployment for one in found]
+        return [(one.init_args[2], (one.ray_actor_options or {}).get("num_gpus")) for one in made]
+
+    assert given(0, "{}", "{device: cuda}", "{device: cpu}") == [
+        ("cpu", None), (NO_GPU, None), ("cpu", None)
+    ]  # fmt: skip
+    assert given(1, "{gpus: 0.3}", "{device: cuda, gpus: 0.3, always: 2}", "{gpus: 0.2}") == [
+        ("cuda", 0.3), ("cuda", 0.3), ("cpu", None)
+    ]  # fmt: skip
+    assert given(1, "{gpus: 0.1}", "{gpus: 0.2}", "{gpus: 0.7}") == [
+        ("cuda", part) for part in (0.1, 0.2, 0.7)
+    ]
+
+
+async def test_a_model_that_wants_a_gpu_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("configure_logging", "prepare"):  # of a process of its own
+        monkeypatch.setattr(replicas, name, lambda given: None)
+    embedding = EmbeddingReplica("m", BatchedSpec(), NO_GPU, "INFO")
+    reranking = RerankingReplica("m", BatchedSpec(), NO_GPU, "INFO")
+    generation = GenerationReplica("m", GenerationSpec(), NO_GPU, "INFO")
+    refused: list[Any] = [
+        await embedding.embed(EmbedRequest(texts=("a",))),
+        await reranking.rerank(ScoreRequest(query="a", documents=("a",))),
+        *[one async for one in generation.generate(REQUEST)],
+    ]
+    for error in refused:
+        assert (error.status, error.code) == (503, "model_not_loaded")
+        assert "(`device: cuda`), and Ray has none left for it" in error.message
 
 
 async def test_pieces_come_as_they_were_given() -> None:
