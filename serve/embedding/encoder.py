@@ -46,6 +46,7 @@ class SentenceEncoder:
             module.float()
         self._tokenizer = self._plain_tokenizer(model)
         self.longest = min(self._model.max_seq_length or MAX_TOKENS, 1_000_000)
+        self.characters = self.longest * LONGEST_TOKEN
         [ids] = self._tokens([WORDS], "", self.longest)
         if knows_no_words(self._tokenizer, ids):
             raise BrokenModel("its tokenizer knows no words; a file of it is missing.")
@@ -66,9 +67,8 @@ class SentenceEncoder:
                 raise
 
     def _tokens(self, texts: Sequence[str], prompt: str, most: int) -> list[list[int]]:
-        characters = most * LONGEST_TOKEN
         found: list[list[int]] = self._tokenizer(
-            [prompt + text[:characters] for text in texts],
+            [prompt + text[: self.characters] for text in texts],
             truncation=True,
             max_length=most,
             return_attention_mask=False,

@@ -11,10 +11,12 @@ Vector = Any  # a numpy array of float32
 
 
 class Encoder(Protocol):
-    """`longest`: tokens of a text, its prompt included; `dimensions` of a vector."""
+    """`longest`: tokens of a text, its prompt included; `characters`: of a text, of which more are not read; `dimensions` of a
+    vector."""
 
     device: str
     longest: int
+    characters: int
     dimensions: int
 
     def tokens(self, texts: Sequence[str], input_type: InputType | None, *, most: int) -> list[list[int]]:

@@ -46,9 +46,12 @@ class EmbeddingService:
         most = encoder.longest if truncate else encoder.longest + 1
 
         def refuse(place: int, ids: list[int]) -> ApiError | None:
-            if len(ids) <= encoder.longest:
-                return None
-            return refusals.too_long(f"input[{place}]", encoder.longest, "input")
+            what = f"input[{place}]"
+            if len(ids) > encoder.longest:
+                return refusals.too_long(what, encoder.longest, "input")
+            if not truncate and len(request.texts[place]) > encoder.characters:
+                return refusals.too_many_characters(what, encoder.characters, "input")
+            return None
 
         tokens = await self._batched.tokenised(
             request.texts, partial(encoder.tokens, input_type=request.input_type, most=most), refuse

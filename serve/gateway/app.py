@@ -21,7 +21,6 @@ from actors.model_gateway import MAX_NAME
 from actors.secret import Secrets
 from serve.gateway.accounts import Accounts, Payer
 from serve.gateway.answering import Answering
-from serve.gateway.breaker import Breaker
 from serve.gateway.cache import ExactCache
 from serve.gateway.errors import ApiError
 from serve.gateway.exchange import Endpoint, Exchange
@@ -29,7 +28,7 @@ from serve.gateway.key import same
 from serve.gateway.levels import Levels
 from serve.gateway.limits import Limits
 from serve.gateway.local_upstream import LocalModels, LocalUpstream
-from serve.gateway.models_file import ModelSpec, Serves, UpstreamSpec, parse_models
+from serve.gateway.models_file import ModelSpec, Serves, TargetSpec, UpstreamSpec, parse_models
 from serve.gateway.relay import Reached, Relay
 from serve.gateway.requests import ModelRequest, read_chat, read_embeddings, read_rerank
 from serve.gateway.secret import has_key, missing_keys
@@ -79,7 +78,7 @@ class Gateway:
                 name: Reached(
                     spec,
                     self._told(name, spec, _upstream(name, spec, secrets, self._http, local)),
-                    Breaker(clock),
+                    clock,
                 )
                 for name, spec in self._file.upstreams.items()
             },
@@ -248,10 +247,10 @@ class Gateway:
 
     # -- the rest --------------------------------------------------------------------------------------
 
-    def _is_away(self, upstream: str) -> bool:
+    def _is_away(self, target: TargetSpec) -> bool:
         """Whether it would not be asked, or only to be refused."""
-        has = has_key(upstream, self._file.upstreams[upstream], self._secrets)
-        return not has or self._relay.is_open(upstream)
+        has = has_key(target.upstream, self._file.upstreams[target.upstream], self._secrets)
+        return not has or self._relay.is_open(target)
 
     def _model(self, name: str, serves: Serves | None = None) -> ModelSpec:
         model = self._file.models.get(name)

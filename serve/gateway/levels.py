@@ -22,13 +22,13 @@ class Levels:
     def __init__(
         self,
         models: Mapping[str, ModelSpec],
-        is_away: Callable[[str], bool],
+        is_away: Callable[[TargetSpec], bool],
         *,
         cached: bool,
         clock: Callable[[], float],
     ) -> None:
         self._models = models
-        self._is_away = is_away  # of an upstream: nobody can be asked there
+        self._is_away = is_away  # nobody can be asked there
         self._cached = cached
         self._clock = clock
         self._met: dict[str, tuple[Level, float]] = {}
@@ -51,7 +51,7 @@ class Levels:
         return level
 
     def _by_upstreams(self, model: ModelSpec) -> Level:
-        asked = [target for target in model.targets if not self._is_away(target.upstream)]
+        asked = [target for target in model.targets if not self._is_away(target)]
         if asked:
             return self._of(model, asked[0], model.targets[0])
         return "cache" if self._cached else "rules" if model.rules else "none"

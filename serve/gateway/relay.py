@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from serve.gateway.accounts import Usage, cost_of
-from serve.gateway.breaker import Breaker, Ticket
+from serve.gateway.breaker import Breaker, State, Ticket
 from serve.gateway.capability import able, not_able
 from serve.gateway.errors import ApiError, malformed, none_has_answered
 from serve.gateway.last_errors import LastErrors
@@ -32,13 +32,27 @@ _LONGEST_PAUSE_S = 8.0
 _TYPICAL = Usage(input=3000, output=1000)  # what targets are compared by, where the cheapest is asked first
 
 
-@dataclass(frozen=True)
 class Reached:
     """An upstream with what is known of it."""
 
-    spec: UpstreamSpec
-    upstream: Upstream
-    breaker: Breaker
+    def __init__(self, spec: UpstreamSpec, upstream: Upstream, clock: Callable[[], float]) -> None:
+        self.spec = spec
+        self.upstream = upstream
+        self._clock = clock
+        self._breakers: dict[str, Breaker] = {}
+
+    def breaker(self, model: str) -> Breaker:
+        """Models that run here are processes of their own: one that fails says nothing of the others."""
+        of = model if self.spec.type == "local" else ""
+        if of not in self._breakers:
+            self._breakers[of] = Breaker(self._clock)
+        return self._breakers[of]
+
+    @property
+    def state(self) -> State:
+        """The worst of its breakers'."""
+        states = {one.state for one in self._breakers.values()}
+        return "open" if "open" in states else "half_open" if "half_open" in states else "closed"
 
 
 @dataclass(frozen=True)
@@ -113,13 +127,13 @@ class Relay:
             finally:
                 await chunks.aclose()
 
-    def is_open(self, upstream: str) -> bool:
+    def is_open(self, target: TargetSpec) -> bool:
         """Whether it is left alone for a while."""
-        return self._upstreams[upstream].breaker.state == "open"
+        return self._upstreams[target.upstream].breaker(target.model).state == "open"
 
     def states(self) -> dict[str, str]:
-        """Of each upstream whether it is asked: closed, open (it is not) or half_open."""
-        return {name: at.breaker.state for name, at in self._upstreams.items()}
+        """Of each upstream whether it is asked: closed, open (it is not, or one of its models that run here) or half_open."""
+        return {name: at.state for name, at in self._upstreams.items()}
 
     async def _first(
         self,
@@ -171,9 +185,11 @@ class Relay:
         self, at: Reached, target: TargetSpec, call: Callable[[Reached, TargetSpec], Awaitable[T]]
     ) -> tuple[Ticket, T]:
         """The ticket is still to be settled where the call has not failed."""
-        ticket = at.breaker.enter()
+        breaker = at.breaker(target.model)
+        ticket = breaker.enter()
         if ticket is None:
-            raise _resting(target.upstream, at.breaker.opens_in_s)
+            of_model = f" with {target.model}" if at.spec.type == "local" else ""
+            raise _resting(target.upstream + of_model, breaker.opens_in_s)
         with self.last_errors.kept(target), ticket.failing():
             began = self._clock()
             try:

@@ -7,8 +7,17 @@ from serve.local.batcher import Busy
 
 
 def too_long(what: str, limit: int, param: str) -> ApiError:
+    return _more_than(f"{what} has more than {limit:,} tokens", param)
+
+
+def too_many_characters(what: str, limit: int, param: str) -> ApiError:
+    """Of few tokens: blanks are none, and a long word may be one."""
+    return _more_than(f"{what} has more than {limit:,} characters", param)
+
+
+def _more_than(has_more: str, param: str) -> ApiError:
     return ApiError(
-        f"{what} has more than {limit:,} tokens, the most that this model reads.",
+        f"{has_more}, the most that this model reads.",
         fix="Split it, or send `truncate: true` to have the rest left out.",
         code="context_length_exceeded",
         param=param,

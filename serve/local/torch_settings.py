@@ -9,7 +9,7 @@ import torch
 
 from serve.local.settings import LocalSpec
 
-LONGEST_TOKEN = 64  # characters; what has more than so many for each token is cut before it is tokenised
+LONGEST_TOKEN = 64  # characters; of what has more than so many for each token the rest is not tokenised
 WORDS = "the words of a text 0 1 2"
 MAX_TOKENS = 8192  # of a text, where the model does not say
 

@@ -35,16 +35,16 @@ class CrossEncoderScorer:
         self._model.float()
         lower(self._model[0].model.base_model, spec, device)
         self.longest = min(self._model.max_seq_length or MAX_TOKENS, 1_000_000)
+        self.characters = self.longest * LONGEST_TOKEN
         [pair] = self.tokens([WORDS], WORDS, most=self.longest)
         if knows_no_words(self._tokenizer, pair.ids):
             raise BrokenModel("its tokenizer knows no words; a file of it is missing.")
         self.scores([pair])  # warms it up
 
     def tokens(self, documents: Sequence[str], query: str, *, most: int) -> list[Pair]:
-        characters = most * LONGEST_TOKEN
         found = self._tokenizer(
-            [query[:characters]] * len(documents),
-            [text[:characters] for text in documents],
+            [query[: self.characters]] * len(documents),
+            [text[: self.characters] for text in documents],
             truncation="longest_first",  # as the library does
             max_length=most,
             return_attention_mask=False,

@@ -16,10 +16,11 @@ class Pair:
 
 
 class Scorer(Protocol):
-    """`longest`: tokens of a pair."""
+    """`longest`: tokens of a pair; `characters`: of a query or a document, of which more are not read."""
 
     device: str
     longest: int
+    characters: int
 
     def tokens(self, documents: Sequence[str], query: str, *, most: int) -> list[Pair]:
         """Of the query with each document, no more than `most`."""

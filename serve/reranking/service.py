@@ -42,9 +42,12 @@ class RerankingService:
         most = scorer.longest if truncate else scorer.longest + 1
 
         def refuse(place: int, pair: Pair) -> ApiError | None:
-            if len(pair.ids) <= scorer.longest:
-                return None
-            return refusals.too_long(f"documents[{place}] with the query", scorer.longest, "documents")
+            what = f"documents[{place}] with the query"
+            if len(pair.ids) > scorer.longest:
+                return refusals.too_long(what, scorer.longest, "documents")
+            if not truncate and max(len(request.query), len(request.documents[place])) > scorer.characters:
+                return refusals.too_many_characters(what, scorer.characters, "documents")
+            return None
 
         pairs = await self._batched.tokenised(
             request.documents, partial(scorer.tokens, query=request.query, most=most), refuse

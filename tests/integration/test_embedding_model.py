@@ -75,6 +75,16 @@ async def test_the_numbers_are_those_of_encode(minilm: EmbeddingService, bare: A
     np.testing.assert_allclose(table(cut), wanted, atol=1e-5)
 
 
+async def test_what_stands_behind_a_word_without_end_is_not_left_out_unsaid(minilm: EmbeddingService) -> None:
+    """To the model such a word is one token, and so are any number of blanks none."""
+    texts = tuple(f"logs {filling * 20_000} of a database" for filling in ("x", " "))
+    for place in range(2):
+        with pytest.raises(ApiError, match=r"input\[0\] has more than 16,384 characters"):
+            await minilm.embed(EmbedRequest(texts=texts[place:], truncate=False))
+    cut = await minilm.embed(EmbedRequest(texts=texts))
+    assert cut.tokens == (3 + 1) + 3  # the blanks are no token, the word is one
+
+
 async def test_half_as_many_bits_change_little_and_lengths_stay_one(bare: Any) -> None:
     service = service_of(DEFAULT_MODEL, truncate=True, dtype="bfloat16")
     found = table(await service.embed(EmbedRequest(texts=TEXTS)))

@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from serve.embedding.embedder import InputType
 from serve.embedding.encoder_protocol import Encoder
 from serve.embedding.service import EmbeddingService
 from serve.gateway.local_upstream import LocalModels
+from serve.generation.generator import Generated, GenerateRequest
+from serve.local import refusals
 from serve.local.model_folder import BrokenModel
 from serve.local.settings import BatchedSpec
 from tests.integration.gateway import Front, Stage
@@ -32,6 +34,7 @@ class Played:
 
     device = "cpu"
     longest = 8
+    characters = 40
     dimensions = 3
 
     def __init__(self) -> None:
@@ -41,7 +44,7 @@ class Played:
         self.asked: list[tuple[InputType | None, list[str]]] = []
 
     def tokens(self, texts: Sequence[str], input_type: InputType | None, *, most: int) -> list[list[int]]:
-        return [[ord(one) for one in (PROMPTS[input_type] + text)[:most]] for text in texts]
+        return [[ord(one) for one in (PROMPTS[input_type] + text).replace(" ", "")[:most]] for text in texts]
 
     def encode(self, batch: Sequence[list[int]], input_type: InputType | None) -> list[Any]:
         words = ["".join(map(chr, ids)) for ids in batch]
@@ -127,6 +130,11 @@ async def test_what_is_too_long_is_refused_or_cut_as_asked(stage: Stage, played:
         error = await refused(front, ["ok", "x" * 9])
         assert (error.status_code, error.code) == (400, "context_length_exceeded")
         assert "input[1] has more than 8 tokens" in error.message
+        blank = "x" + " " * 40
+        error = await refused(front, ["ok", blank])
+        assert (error.status_code, error.code) == (400, "context_length_exceeded")
+        assert "input[1] has more than 40 characters" in error.message
+        assert (await ask(front, blank, extra_body={"truncate": True})).usage.prompt_tokens == 1
         cut = await ask(front, ["x" * 9], extra_body={"truncate": True})
         assert (cut.usage.prompt_tokens, played.asked[-1]) == (8, (None, ["x" * 8]))
     async with served(stage, lambda: played, truncate=True) as front:
@@ -208,6 +216,36 @@ async def test_who_goes_away_is_not_worked_for(stage: Stage, played: Played) -> 
         await first
         await ask(front, "y")
         assert all(words != ["g" * 8] for _, words in played.asked)
+
+
+async def test_a_model_that_keeps_failing_is_left_alone_and_the_others_are_not(
+    stage: Stage, played: Played
+) -> None:
+    class Dying:
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[Generated]:
+            raise refusals.gone("chatter")
+            yield Generated()
+
+    service = EmbeddingService("tiny", BatchedSpec(), lambda: played)
+    local = LocalModels(embedders={("here", "tiny"): service}, generators={("here", "chatter"): Dying()})
+    upstreams = "upstreams:\n  here: {type: local, retries: 0}"
+    more = f"  chat: {{targets: [{{upstream: here, model: chatter}}]}}\n{MODEL}"
+    async with stage.front(upstreams=upstreams, more=more, local=local) as front:
+        met = []
+        for _ in range(6):
+            with pytest.raises(openai.APIStatusError) as caught:
+                await front.client.chat.completions.create(
+                    model="chat", messages=[{"role": "user", "content": "a"}]
+                )
+            met.append(caught.value.code)
+        assert met == ["upstream_unreachable"] * 5 + ["upstream_resting"]
+        assert "The upstream here with chatter has failed several times in a row" in caught.value.message
+        assert len((await ask(front)).data) == 1
+        state = await front.state()
+        assert state["upstreams"]["here"] == "open"
+        levels = {one["model"]: one["level"] for one in state["models"]}
+        assert (levels["chat"], levels["local"]) == ("none", "normal")
+    await service.close()
 
 
 @pytest.mark.parametrize(

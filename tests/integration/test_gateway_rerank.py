@@ -37,9 +37,10 @@ class Played:
 
     device = "cpu"
     longest = 16
+    characters = 80
 
     def tokens(self, documents: Sequence[str], query: str, *, most: int) -> list[Pair]:
-        return [Pair([ord(one) for one in f"{query}|{text}"[:most]]) for text in documents]
+        return [Pair([ord(one) for one in f"{query}|{text}".replace("  ", "")[:most]]) for text in documents]
 
     def scores(self, batch: Sequence[Pair]) -> list[float]:
         pairs = ["".join(map(chr, pair.ids)).split("|") for pair in batch]
@@ -105,6 +106,12 @@ async def test_documents_are_ranked_the_best_first(stage: Stage) -> None:
             "documents",
             "documents[1] with the query has more than 16 tokens",
         ),
+        (
+            {"documents": ["a", "d" + " " * 80]},
+            "documents",
+            "documents[1] with the query has more than 80 characters",
+        ),
+        ({"query": " " * 81}, "documents", "documents[0] with the query has more than 80 characters"),
     ],
 )
 async def test_bad_input_is_named_and_the_next_one_is_served(
