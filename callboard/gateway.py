@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from actors.model_gateway import KEY, RECORD, GatewayAddress, base_url, read_key, read_record
 from bus.errors import CallboardError, ServiceUnavailable
+from callboard.port import own_port
 from callboard.ray_head import RayHead
 from callboard.services import lock
 from callboard.services.home import write_private
@@ -56,7 +56,7 @@ class LocalGateway:
     def address(self) -> GatewayAddress:
         """Of the one that was served last, whether it runs or not. Raises ServiceUnavailable, DataFolderError."""
         record = read_record(self.settings.home)
-        if not record:
+        if "head" not in record:  # nor one that did not come to the end of its first start
             raise ServiceUnavailable(
                 "No model gateway was started here.", fix="Start one with `callboard up --detach`."
             )
@@ -132,14 +132,19 @@ class LocalGateway:
         digest, head, of_models = _digest(served), self._head.running(), _sha256(models)
         if record.get("head") == head and record.get("digest") not in (None, digest):
             changed = record.get("models") != of_models
-            what = "models.yaml" if changed else "what it is started with, or Callboard's release,"
+            what = (
+                "models.yaml"
+                if changed
+                else "what it is started with, a model's folder, or Callboard's release,"
+            )
             progress(f"{what} has changed: the model gateway is served anew")
         if (record.get("digest"), record.get("head")) != (digest, head) or not await _listens(served.port):
-            if not await ray.call("serve_runs"):
-                served = replace(served, port=_free_port(served.port))
-            if record:  # nobody knows what is served where this does not come to its end
-                write_private(self._record_path, json.dumps(record | {"digest": None}))
-            await ray.call("serve_gateway", served=served)
+            with contextlib.ExitStack() as stack:
+                if not await ray.call("serve_runs"):
+                    served = replace(served, port=stack.enter_context(own_port(served.port)))
+                # Where this does not come to its end, nobody knows what is served, but where it is: Serve keeps its port.
+                write_private(self._record_path, json.dumps({**record, "port": served.port, "digest": None}))
+                await ray.call("serve_gateway", served=served)
             found = {"port": served.port, "digest": digest, "models": of_models, "head": head}
             write_private(self._record_path, json.dumps(found))
         return GatewayAddress(port=served.port, key=key)
@@ -162,9 +167,15 @@ class LocalGateway:
 
 
 def _digest(served: ServedGateway) -> str:
+    """Of all that it answers by, the release and the files of its models included: what it has in memory is of these."""
+    from serve.gateway import parse_models
+    from serve.gateway.revision import revision_of
+
     settings = served.settings
+    file = parse_models(settings.models)
     parts = [
         release(),
+        [revision_of(model, file.upstreams).hex() for model in file.models.values()],
         settings.key,
         settings.postgres_url,
         settings.models,
@@ -187,13 +198,3 @@ async def _listens(port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-def _free_port(wanted: int) -> int:
-    """The one that is wanted, so that clients find it again; else any that is free."""
-    for port in (wanted, 0):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise ServiceUnavailable("No port is free on 127.0.0.1.", fix="End whatever listens on so many.")

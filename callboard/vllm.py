@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from actors.secret import SecretFolder
 from bus.errors import DataFolderError, ServiceUnavailable
+from callboard.port import own_port
 from callboard.ray_head import RayHead
 from callboard.ray_process import RayProcess
 from callboard.services import Home, lock
@@ -56,6 +57,12 @@ async def running_vllm(settings: Settings, file: VllmFile, text: str, path: Path
     async with _alone(folder):
         head = _head(folder, file)
         await head.stop()  # one whose command was killed
+        with own_port(file.port) as port:
+            if port != file.port:
+                raise ServiceUnavailable(
+                    f"Somebody listens on port {file.port} of 127.0.0.1.",
+                    fix="Set another `port` in vllm.yaml.",
+                )
         try:
             address = await head.start()
             async with await RayProcess.start() as ray:

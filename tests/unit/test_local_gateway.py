@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ class Ray:
     def __init__(self) -> None:
         self.serve_runs = False
         self.fails = False
+        self.tried: list[int] = []
         self.served: list[ServedGateway] = []
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def call(self, name: str, **arguments: Any) -> Any:
         if name == "serve_runs":
             return self.serve_runs
         assert name == "serve_gateway"
         self.serve_runs = True
+        self.tried.append(arguments["served"].port)
+        if self.meanwhile is not None:
+            await self.meanwhile()
         if self.fails:
             raise ServiceUnavailable("It does not start.")
         self.served.append(arguments["served"])
@@ -61,6 +67,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
     monkeypatch.setattr(RayHead, "running", lambda self: rig.head)
     monkeypatch.setattr(gateway, "_listens", listens)
+    monkeypatch.setattr("callboard.port.is_answered", lambda port: False)
     monkeypatch.setattr(gateway, "FIRST_PORT", free_port())
     return rig
 
@@ -123,8 +130,25 @@ async def test_it_is_replaced_when_postgres_is_another(rig: Rig) -> None:
     assert await rig.serve() == port
     assert [served.settings.postgres_url for served in rig.ray.served][1] == rig.postgres_url
     assert rig.said == [
-        "what it is started with, or Callboard's release, has changed: the model gateway is served anew"
+        "what it is started with, a model's folder, or Callboard's release, has changed: the model gateway is served anew"
     ]
+
+
+async def test_it_is_replaced_when_a_model_was_trained_anew_in_its_folder(rig: Rig) -> None:
+    """Its process and the answers that are kept are of the model before, and vectors of two models must not mix."""
+    folder = rig.home / "trained"
+    folder.mkdir()
+    (folder / "weights").write_text("1")
+    (rig.home / "models.yaml").write_text(
+        "upstreams: {here: {type: local}}\n"
+        f"models: {{vectors: {{serves: embeddings, targets: [{{upstream: here, model: {folder}}}]}}}}\n"
+    )
+    for _ in range(2):
+        await rig.serve()
+    assert len(rig.ray.served) == 1
+    (folder / "weights").write_text("22")
+    await rig.serve()
+    assert len(rig.ray.served) == 2
 
 
 @pytest.mark.parametrize("change", ["another head", "nobody listens", "no record"])
@@ -149,6 +173,39 @@ async def test_another_port_is_taken_where_the_first_is_not_free_and_kept(rig: R
     assert port != gateway.FIRST_PORT
     rig.head, rig.ray.serve_runs = 4712, False
     assert await rig.serve() == port
+
+
+@pytest.mark.parametrize("served_before", [False, True])
+async def test_a_start_that_is_cut_off_is_gone_on_with_at_its_port(rig: Rig, served_before: bool) -> None:
+    """Serve listens there already, and cannot be told of another one; 8417 is another Callboard's."""
+    if served_before:
+        await rig.serve()
+        rig.head, rig.ray.serve_runs = 4712, False
+    with socket.socket() as of_another:
+        of_another.bind(("127.0.0.1", gateway.FIRST_PORT))
+        of_another.listen()
+        rig.ray.fails = True
+        with pytest.raises(ServiceUnavailable):
+            await rig.serve()
+        rig.ray.fails = False
+        port = await rig.serve()
+    assert rig.ray.served[-1].port == port == rig.ray.tried[-2]
+    assert port != gateway.FIRST_PORT
+
+
+async def test_two_that_start_at_once_have_a_port_each(rig: Rig, tmp_path: Path) -> None:
+    """Serve lets two of one account listen at one port, and each would get half of the requests."""
+    other = Rig(tmp_path / "other")
+    other.home.mkdir()
+    ports: list[int] = []
+
+    async def meanwhile() -> None:
+        ports.append(await other.serve())
+
+    rig.ray.meanwhile = meanwhile
+    ports.append(await rig.serve())
+    assert len(set(ports)) == 2
+    assert gateway.FIRST_PORT in ports
 
 
 async def test_one_that_does_not_start_is_not_remembered(rig: Rig) -> None:
