@@ -64,19 +64,19 @@ class Answering:
     ) -> None:
         """`by`: its Idempotency-Key. Raises ApiError."""
         similar = self._similar.get(request.model)
+        asked = exchange.request.headers
+        corpus, category = asked.get("x-callboard-corpus"), asked.get("x-callboard-category")
         question = None
         if similar is not None:
-            asked = exchange.request.headers
-            question = similar.question(
-                payer.tenant, request, asked.get("x-callboard-corpus"), asked.get("x-callboard-category")
-            )
+            question = similar.question(payer.tenant, request, corpus, category)
 
         async def make() -> Answer:
             if similar is None or question is None:
                 return await self._paid(payer, model, request)
             return await self._similar_or_paid(payer, model, request, similar, question)
 
-        key = cache_key(payer.tenant, request)
+        # Who shares a call shares what it finds: a category may want no similar answer.
+        key = cache_key(payer.tenant, request, corpus, None if similar is None else category)
         if key is None and by is not None:
             key = repeat_key(payer.tenant, request, by)
         shelf = None

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -24,14 +24,19 @@ _OVERHEAD_BYTES = 512  # of an entry, beside its answer
 _MOST_ADRIFT = 64  # calls that nobody waits for any more
 
 
-def cache_key(tenant: str, request: ModelRequest) -> str | None:
-    """None for what may have another answer each time: a chat without `temperature: 0`, or a stream."""
+def cache_key(
+    tenant: str, request: ModelRequest, corpus: str | None = None, category: str | None = None
+) -> str | None:
+    """None for what may have another answer each time: a chat without `temperature: 0`, or a stream. `corpus` and `category` are
+    what the client's headers name that its answer depends on."""
     if isinstance(request, ChatRequest) and (
         request.stream or request.temperature is None or request.temperature > 0 or (request.n or 1) > 1
     ):
         return None
     # `user` stays in: an upstream may answer one of its users differently.
-    asked = [tenant, type(request).__name__, request.body]
+    asked: list[Any] = [tenant, type(request).__name__, request.body]
+    if corpus is not None or category is not None:
+        asked.append([corpus, category])
     return sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
 
 

@@ -81,10 +81,11 @@ async def test_what_differs_in_anything_is_another_request(front: Front) -> None
         {"max_tokens": 5},
         {"user": "u"},
         {"extra_headers": {"X-Callboard-Tenant": "other"}},
+        {"extra_headers": {"X-Callboard-Corpus": "2026-11"}},
         {"extra_body": {"min_p": 0.1}},
     ):
         assert (await ask(front, **fields))[0] == "miss"
-    assert len(front.openai.asked) == 8
+    assert len(front.openai.asked) == 9
 
 
 async def test_what_may_have_another_answer_each_time_is_asked_each_time(front: Front) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,12 +10,12 @@ import openai
 import pytest
 
 from tests.integration.gateway import Front, Stage
-from tests.integration.upstreams import embeddings, message, reply, status
+from tests.integration.upstreams import embeddings, held, message, reply, status
 
 MORE = """\
   alike:
     targets: [{upstream: claude, model: claude-haiku-4-5, drop: [temperature]}]
-    similar: {by: vectors, threshold: 0.9, shadow: SHADOW}
+    similar: {by: vectors, threshold: 0.9, shadow: SHADOW, categories: {law: null}}
 """
 EAST, NEAR, NORTH = [1.0, 0.0], [0.98, 0.199], [0.0, 1.0]
 
@@ -29,13 +30,15 @@ def front_of(stage: Stage, shadow: float = 0.0, times: str = "answer_s: 5, retri
     return stage.front(more=MORE.replace("SHADOW", str(shadow)), times=times)
 
 
-async def ask(front: Front, text: str, *, corpus: str = "v1", temperature: float = 0) -> tuple[str, Any]:
+async def ask(
+    front: Front, text: str, *, corpus: str = "v1", temperature: float = 0, category: str = "faq"
+) -> tuple[str, Any]:
     messages: Any = [{"role": "user", "content": text}]
     answer = await front.client.chat.completions.with_raw_response.create(
         model="alike",
         messages=messages,
         temperature=temperature,
-        extra_headers={"X-Callboard-Corpus": corpus},
+        extra_headers={"X-Callboard-Corpus": corpus, "X-Callboard-Category": category},
     )
     return str(answer.parse().choices[0].message.content), answer.headers
 
@@ -88,6 +91,20 @@ async def test_a_corpus_or_a_temperature_keeps_them_apart(stage: Stage) -> None:
         assert (await ask(front, "how are my logs kept", temperature=0.5))[0] == "three"
         said, headers = await ask(front, "how are our logs kept", corpus="v1")
         assert (said, headers["x-callboard-cache"]) == ("one", "similar")
+
+
+async def test_who_wants_no_similar_answer_does_not_share_the_call_that_finds_one(stage: Stage) -> None:
+    async with front_of(stage) as front:
+        front.openai.put_on(reply(embeddings(EAST)), held(reply(embeddings(EAST))))
+        front.claude.put_on(says("one"), says("two"))
+        await ask(front, "how are logs kept")
+        front.openai.arrived.clear()
+        finding = asyncio.create_task(ask(front, "how are my logs kept"))
+        await front.openai.arrived.wait()
+        said, headers = await ask(front, "how are my logs kept", category="law")
+        assert (said, headers["x-callboard-cache"]) == ("two", "miss")
+        front.openai.go_on.set()
+        await finding
 
 
 async def test_a_sample_measures_how_often_it_is_wrong(stage: Stage) -> None:
