@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any
 
 import httpx2
 import msgspec
@@ -58,10 +57,11 @@ class OpenAIUpstream:
             )
             async with chunks:
                 async for chunk in chunks:
-                    data = chunk.model_dump(mode="json", exclude_unset=True)
-                    for choice in _choices(data):
-                        if choice.get("finish_reason") is not None:
-                            open_choices.discard(choice.get("index", 0))
+                    try:
+                        data = chunk.model_dump(mode="json", exclude_unset=True, warnings=False)
+                        open_choices -= _ended(data)
+                    except (AttributeError, TypeError):  # the SDK builds what it is given, whatever it is
+                        raise malformed(self._name, "a chunk is not as its API says") from None
                     yield data
         if open_choices:  # the SDK takes the end of a connection for the end of a stream
             raise unreachable(self._name)
@@ -78,8 +78,13 @@ class OpenAIUpstream:
                 timeout=self._whole,
             )
             found = self._decoded(answer.http_response.content)
-        if not isinstance(found.get("data"), list) or not found["data"]:
+        data = found.get("data")
+        if not isinstance(data, list) or not all(
+            isinstance(one, dict) and "embedding" in one for one in data
+        ):
             raise malformed(self._name, "it holds no embeddings")
+        if len(data) != request.count:
+            raise malformed(self._name, f"it holds {len(data)} embeddings, not {request.count}")
         return found
 
     async def rerank(self, target: TargetSpec, request: RerankRequest) -> Json:
@@ -150,9 +155,10 @@ def _is_rank(one: object, documents: int) -> bool:
     return isinstance(index, int) and 0 <= index < documents and isinstance(score, int | float)
 
 
-def _choices(chunk: Json) -> list[Any]:
-    choices = chunk.get("choices")
-    return choices if isinstance(choices, list) else []
+def _ended(chunk: Json) -> set[int]:
+    """The places of the answers that end with it. Raises AttributeError or TypeError for what is no chunk."""
+    choices = chunk.get("choices") or ()
+    return {choice.get("index", 0) for choice in choices if choice.get("finish_reason") is not None}
 
 
 def _words(body: object, message: str, key: str | None) -> str:

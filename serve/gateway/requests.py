@@ -189,6 +189,11 @@ class EmbeddingsRequest(ModelRequest):
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
 
+    @property
+    def count(self) -> int:
+        """How many embeddings answer it: a list of numbers is one text, in tokens."""
+        return 1 if isinstance(self.input, str) or isinstance(self.input[0], int) else len(self.input)
+
     @field_validator("input")
     @classmethod
     def _neither_empty_nor_endless(cls, given: Any) -> Any:

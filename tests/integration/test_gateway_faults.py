@@ -81,6 +81,7 @@ PASSING: list[tuple[str, Part]] = [
     ("no choices", upstreams.reply({"choices": []})),
     ("HTML", upstreams.text("<html>")),
 ]
+NO_CHUNKS: list[Any] = ["[1]", '"Hello"', {"choices": ["Hello"]}, {"choices": 7}]
 
 
 @pytest.mark.parametrize(("fault", "part"), PASSING, ids=[name for name, _ in PASSING])
@@ -196,6 +197,26 @@ CUTS: list[tuple[str, Part]] = [
         openai_stream([*chunks({"content": "Hel"}, reason=None, usage=False), {"error": {"message": "no"}}]),
     ),
 ]
+
+
+@pytest.mark.parametrize("wrong", NO_CHUNKS)
+async def test_a_chunk_that_is_none_is_malformed_and_the_next_target_answers(
+    front: Front, wrong: Any
+) -> None:
+    front.openai.put_on(openai_stream([wrong]))
+    front.claude.put_on(anthropic_stream(events((TEXT, []))))
+    stream = await ask(front, "either", stream=True)
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "Hello"
+    [error] = (await front.state())["errors"]
+    assert (error["upstream"], error["code"]) == ("openai", "upstream_malformed")
+
+
+@pytest.mark.parametrize("wrong", [{"data": []}, {"data": [{}, {}]}, upstreams.embeddings([0.5])])
+async def test_as_many_embeddings_as_texts_or_none(front: Front, wrong: Any) -> None:
+    front.openai.put_on(reply(wrong))
+    with pytest.raises(openai.APIStatusError) as caught:
+        await front.client.embeddings.create(model="vectors", input=["a", "b"], encoding_format="float")
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_malformed")
 
 
 @pytest.mark.parametrize(("cut", "part"), CUTS, ids=[name for name, _ in CUTS])
