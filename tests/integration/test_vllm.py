@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from actors.secret import SecretFolder
+from callboard.cli.running import UNAVAILABLE
 from serve.gateway import GatewaySettings
 from serve.gateway.app import Gateway
 from tests.conftest import make_home
@@ -251,7 +252,7 @@ async def test_the_gateway_reaches_it_as_a_compatible_server(vllm: Running) -> N
 def test_a_second_one_on_the_same_folder_is_refused(vllm: Running) -> None:
     other = vllm.start(gpus=1)
     said, _ = other.communicate(timeout=STARTS_WITHIN_S)
-    assert (other.returncode, "vLLM runs already with this data folder" in said) == (1, True), said
+    assert (other.returncode, "vLLM runs already with this data folder" in said) == (UNAVAILABLE, True), said
 
 
 async def test_its_end_waits_for_what_is_under_way(vllm: Running, http: httpx2.AsyncClient) -> None:
@@ -283,4 +284,7 @@ def _pid_of(vllm: Running) -> int:
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     process = Running(tmp_path).start(gpus=0)
     said, _ = process.communicate(timeout=STARTS_WITHIN_S)
-    assert (process.returncode, "take 0.5 GPUs, and Ray finds 0 on this machine" in said) == (1, True), said
+    assert (process.returncode, "take 0.5 GPUs, and Ray finds 0 on this machine" in said) == (
+        UNAVAILABLE,
+        True,
+    ), said
