@@ -48,6 +48,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     concurrency: int
     texts_per_s: float
+    tokens_per_s: float
     ratio: float
     p50_ms: float
     p99_ms: float
@@ -149,6 +150,7 @@ def report(load: Load, bare_s: float, passes: dict[int, Measured], replica_mib: 
             Run(
                 concurrency=clients,
                 texts_per_s=round(count / one.seconds, 1),
+                tokens_per_s=round(one.tokens / one.seconds, 1),
                 ratio=round(bare_s / one.seconds, 3),
                 p50_ms=round(1000 * quantile(one.times_s, 50), 1),
                 p99_ms=round(1000 * quantile(one.times_s, 99), 1),
