@@ -25,7 +25,8 @@ QUICKLY = {"RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5"}
 def ray_settings() -> Iterator[dict[str, str]]:
     """The environment for a Ray of this test's own, in which no gateway is served."""
     folder = make_home()
-    program = Program(folder / "home", **QUICKLY)
+    program = Program(folder / "home")
+    program.environment |= QUICKLY
     program("up", "--detach", "--without-gateway")
     head = RayHead(folder=program.home / "ray")
     yield {
