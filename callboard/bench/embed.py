@@ -1,6 +1,7 @@
-"""Embeddings a second through the gateway's HTTP endpoint, beside a bare loop of `encode` on the same texts and device.
+"""Embeddings a second through the gateway's HTTP endpoint, beside a bare loop of `encode` on the same texts and device, and
+beside the floor of that device.
 
-Both in one run, one after the other: the bare loop before and after, and the faster of the two counts. A Callboard of its
+All in one run, one after the other: the bare loop before and after, and the faster of the two counts. A Callboard of its
 own is started for it, in a folder that is removed afterwards.
 """
 
@@ -19,6 +20,7 @@ import msgspec
 import psutil
 
 from bus.errors import ServiceUnavailable
+from callboard.bench.bare_encode import Asked
 from callboard.bench.gpu import require_gpu
 from callboard.bench.own_gateway import own_gateway, quantile
 
@@ -44,12 +46,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """The times are of a request. `ratio`: to the bare loop."""
+    """The times are of a request. `ratio`: to the bare loop; `of_floor`: to what the device could do at most."""
 
     concurrency: int
     texts_per_s: float
     tokens_per_s: float
     ratio: float
+    of_floor: float
     p50_ms: float
     p99_ms: float
 
@@ -64,6 +67,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     texts_a_request: int
     mean_tokens: float
     bare_texts_per_s: float
+    floor_texts_per_s: float
     runs: list[Run]
     replica_mib: int
     processors: int
@@ -101,11 +105,18 @@ class Bare:
 
     async def encode(self, texts: Sequence[str]) -> float:
         """Seconds. Raises ServiceUnavailable."""
+        return await self._seconds(Asked(texts=list(texts)))
+
+    async def floor(self, texts: Sequence[str], dtype: str) -> float:
+        """The seconds that no program can do without. Raises ServiceUnavailable."""
+        return await self._seconds(Asked(texts=list(texts), floor_in=dtype))
+
+    async def _seconds(self, asked: Asked) -> float:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         with contextlib.suppress(ConnectionError):
-            self._process.stdin.write(msgspec.json.encode(list(texts)) + b"\n")
+            self._process.stdin.write(msgspec.json.encode(asked) + b"\n")
             await self._process.stdin.drain()
         line = await self._process.stdout.readline()
         if not line:
@@ -133,10 +144,14 @@ async def measure(load: Load, progress: Callable[[str], None]) -> Report:
             passes[clients] = await over_http(client, load.texts, load.each, clients)
         progress("the bare loop once more")
         seconds = min(seconds, await bare.encode(load.texts))
-        return report(load, seconds, passes, _replica_mib())
+        progress(f"how fast the {'GPU' if load.device == 'cuda' else 'processor'} multiplies matrices")
+        floor = await bare.floor(load.texts, load.dtype)
+        return report(load, seconds, floor, passes, _replica_mib())
 
 
-def report(load: Load, bare_s: float, passes: dict[int, Measured], replica_mib: int) -> Report:
+def report(
+    load: Load, bare_s: float, floor_s: float, passes: dict[int, Measured], replica_mib: int
+) -> Report:
     count = len(load.texts)
     return Report(
         device=load.device,
@@ -146,12 +161,14 @@ def report(load: Load, bare_s: float, passes: dict[int, Measured], replica_mib: 
         texts_a_request=load.each,
         mean_tokens=round(next(iter(passes.values())).tokens / count, 1),
         bare_texts_per_s=round(count / bare_s, 1),
+        floor_texts_per_s=round(count / floor_s, 1),
         runs=[
             Run(
                 concurrency=clients,
                 texts_per_s=round(count / one.seconds, 1),
                 tokens_per_s=round(one.tokens / one.seconds, 1),
                 ratio=round(bare_s / one.seconds, 3),
+                of_floor=round(floor_s / one.seconds, 3),
                 p50_ms=round(1000 * quantile(one.times_s, 50), 1),
                 p99_ms=round(1000 * quantile(one.times_s, 99), 1),
             )

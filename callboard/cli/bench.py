@@ -121,7 +121,7 @@ async def embed(
     out = console()
     for name, figure in figures.items():
         out.print(plain(f"{name:<20} {figure if isinstance(figure, str) else f'{figure:,}':>12}"))
-    names = ("concurrency", "texts_per_s", "tokens_per_s", "ratio", "p50_ms", "p99_ms")
+    names = ("concurrency", "texts_per_s", "tokens_per_s", "ratio", "of_floor", "p50_ms", "p99_ms")
     rows = [tuple(f"{getattr(run, name):,}" for name in names) for run in runs]
     out.print(table(names, rows, right=names))
 

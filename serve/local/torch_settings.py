@@ -16,13 +16,15 @@ MAX_TOKENS = 8192  # of a text, where the model does not say
 
 def lower(transformer: torch.nn.Module, spec: LocalSpec, device: str) -> None:
     """Set what the transformer computes in. What comes out is float32, and so is what follows: pooling, heads."""
-    transformer.to(_dtype_of(spec, transformer, device))
+    transformer.to(dtype_of(spec.dtype, transformer, device))
     transformer.register_forward_hook(_in_float32)
 
 
-def _dtype_of(spec: LocalSpec, transformer: torch.nn.Module, device: str) -> Any:
-    if spec.dtype != "auto":
-        return getattr(torch, spec.dtype)
+def dtype_of(asked: str, transformer: torch.nn.Module, device: str) -> torch.dtype:
+    """`asked`: the setting `dtype` of the model."""
+    if asked != "auto":
+        found: torch.dtype = getattr(torch, asked)
+        return found
     if device == "cpu":
         return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
     # One that was trained with bfloat16's range may not fit into float16's.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from callboard.bench.bare_encode import flop
 from serve.embedding.embedder import Embedded, EmbedRequest
 from serve.embedding.encoder_protocol import Encoder
 from serve.embedding.service import EmbeddingService
@@ -149,3 +150,18 @@ async def test_a_broken_folder_is_said_in_a_line(harm: str, tmp_path: Path) -> N
     assert caught.value.message.startswith(f"{folder} cannot be loaded: ")
     assert "\n" not in str(caught.value)
     await service.close()
+
+
+def test_the_floor_counts_the_operations_that_torch_counts() -> None:
+    from sentence_transformers import SentenceTransformer
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # Eager: torch does not count those of its own attention on a CPU.
+    eager = {"attn_implementation": "eager"}
+    model = SentenceTransformer(str(model_folder(DEFAULT_MODEL)), device="cpu", model_kwargs=eager)
+    for words in (1, 50, 400):
+        text = "word " * words
+        with FlopCounterMode(display=False) as counted:
+            model.encode([text])
+        assert flop(model, [text, text]) == pytest.approx(2 * counted.get_total_flops(), rel=0.02)
+    assert flop(model, [text]) == pytest.approx(6.0e9, rel=0.01)  # 256 tokens, as many as it reads

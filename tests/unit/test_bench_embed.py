@@ -63,11 +63,11 @@ async def test_what_is_not_all_of_it_does_not_count() -> None:
 def test_the_ratio_is_to_the_bare_loop() -> None:
     load = Load(texts=["a"] * 40, model="m", device="cpu")
     passes = {8: Measured(seconds=2.0, tokens=400, times_s=[0.1] * 39 + [0.5])}
-    found = report(load, 1.0, passes, 512)
-    assert (found.bare_texts_per_s, found.mean_tokens) == (40.0, 10.0)
+    found = report(load, 1.0, 0.2, passes, 512)
+    assert (found.bare_texts_per_s, found.floor_texts_per_s, found.mean_tokens) == (40.0, 200.0, 10.0)
     [run] = found.runs
     assert (run.concurrency, run.texts_per_s, run.tokens_per_s) == (8, 20.0, 200.0)
-    assert (run.ratio, run.p50_ms) == (0.5, 100.0)
+    assert (run.ratio, run.of_floor, run.p50_ms) == (0.5, 0.1, 100.0)
     assert 100 < run.p99_ms <= 500
 
 
