@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import cycle
 from secrets import token_hex
 from typing import Any
 
@@ -292,10 +293,13 @@ class EventStream:
             newest = f"{domain}/newest/{token_hex(8)}"
             has_room = await self._probe(domain, newest) is not None
             try:
-                await self._js.update_stream(replace(config, duplicate_window=_FORGETS_WITHIN_S))
+                windows = cycle((_FORGETS_WITHIN_S, 2 * _FORGETS_WITHIN_S))
+                await self._js.update_stream(replace(config, duplicate_window=next(windows)))
                 async with asyncio.timeout(_FORGOTTEN_WITHIN_S):
                     await asyncio.sleep(_FORGETS_WITHIN_S if has_room else 30 * _FORGETS_WITHIN_S)
-                    while await self._probe(domain, newest):  # noqa: ASYNC110  # on a busy machine NATS takes its time
+                    while await self._probe(domain, newest):  # on a busy machine NATS takes its time
+                        # It looks through its ids when the window changes, and may do so by the window of before.
+                        await self._js.update_stream(replace(config, duplicate_window=next(windows)))
                         await asyncio.sleep(_FORGETS_WITHIN_S)
             finally:
                 await self._js.update_stream(replace(config, duplicate_window=DUPLICATE_WINDOW_S))
