@@ -19,6 +19,7 @@ from actors.approval import (
     decision,
     question,
 )
+from actors.awaited import to_be_awaited
 from bus.address import Address
 from bus.envelope import Header, new_id
 from bus.errors import ApprovalDenied, CallboardError, InvalidMessage, UnknownPromise
@@ -40,6 +41,7 @@ class Approvals(ABC):
 
     __slots__ = ()
 
+    @to_be_awaited
     async def approval(
         self,
         action: str,
@@ -101,6 +103,7 @@ class Approvals(ABC):
         """The decisions that this turn has been given so far, those on its tool calls included."""
         return tuple(self._decisions)
 
+    @to_be_awaited
     async def decide(
         self, ref: str, approved: bool, *, comment: str = "", digest: str = "", key: str | None = None
     ) -> None:

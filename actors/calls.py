@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from actors import branch, values
 from actors.approvals import Approvals
 from actors.attempts import attempt, name_of
+from actors.awaited import to_be_awaited
 from actors.branch import Branch
 from actors.effects import Call
 from actors.entries import STEP
@@ -59,6 +60,7 @@ class DurableCalls(Approvals):
 
     __slots__ = ()
 
+    @to_be_awaited
     async def step(
         self,
         function: Callable[..., Any],
@@ -179,6 +181,7 @@ class DurableCalls(Approvals):
             Compensation(place=place, name=name, function=function, recorded=entry.value, retry=retry)
         )
 
+    @to_be_awaited
     async def ask(
         self,
         address: str | Address,
@@ -216,6 +219,7 @@ class DurableCalls(Approvals):
             await self._flush()
         return place, _answer(address, place, await self._outcome(place, for_child=for_child))
 
+    @to_be_awaited
     async def sleep(self, seconds: float, *, key: str | None = None) -> None:
         """Wait so many seconds of database time; holds nothing while it waits."""
         if not (seconds >= 0 and math.isfinite(seconds)):
@@ -232,6 +236,7 @@ class DurableCalls(Approvals):
             await self._flush()
         await self._outcome(place)
 
+    @to_be_awaited
     async def promise(
         self,
         name: str,
@@ -265,6 +270,7 @@ class DurableCalls(Approvals):
             return values.decode_answer(outcome.value)
         raise PromiseExpired(f"The promise {name!r} was not resolved in time.", place=place)
 
+    @to_be_awaited
     async def call(self, tool: Tool, *arguments: Any, key: str | None = None, **named: Any) -> Any:
         """Call a tool; return its result. The ledger records who called it, why, and what is known of the outcome.
 
@@ -278,6 +284,7 @@ class DurableCalls(Approvals):
         bound = tool.bind(arguments, named)
         return await Call(self, journal, tool, bound, self._branch().place(key)).result()
 
+    @to_be_awaited
     async def gather(self, *calls: Awaitable[Any], first: int | None = None) -> list[Any]:
         """Run calls beside each other; return their results in order.
 

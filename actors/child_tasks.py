@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from actors.awaited import to_be_awaited
 from actors.task_messages import TASK_KIND, SubmitTask, TaskOutcome, task_agent
 from actors.task_outcome import failure
 from bus.address import Address
@@ -44,6 +45,7 @@ class ChildTasks(ABC):
         leader, order = self._submission(domain, goal, input, priority, deadline, policy)
         return task_ref(self._send_child(leader, order), domain)
 
+    @to_be_awaited
     async def run_task(
         self,
         domain: str,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import BaseModel
 
+from actors.awaited import Begun
 from actors.calls import DurableCalls
 from actors.charges import Charges
 from actors.child_tasks import ChildTasks
@@ -46,7 +47,18 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
     """One turn's window on the world. What a handler sends is sent when its turn commits, or before it waits."""
 
     __slots__ = (
-        "_activation", "_address", "_closed", "_decisions", "_earlier", "_envelope", "_keep", "_puts", "_replied", "_scope", "now",
+        "_activation",
+        "_address",
+        "_begun",
+        "_closed",
+        "_decisions",
+        "_earlier",
+        "_envelope",
+        "_keep",
+        "_puts",
+        "_replied",
+        "_scope",
+        "now",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +79,8 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         self._replied = False
         self._decisions = []
         self._earlier: EarlierCalls | None = None
+        self._begun: Begun = []
+        """Calls that have to be awaited."""
         self.now = now
         """Database time at the turn's start, seconds since 1970, UTC."""
 

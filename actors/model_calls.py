@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from actors import values
 from actors.attempts import attempt
+from actors.awaited import Begun, to_be_awaited
 from actors.branch import Branch
 from actors.journal import Journal
 from actors.models import Json, ModelReply, ModelRequest
@@ -70,6 +71,11 @@ class Model:
         self._retry = retry
         self._options = options
 
+    @property
+    def _begun(self) -> Begun:
+        return self._calls._begun
+
+    @to_be_awaited
     async def chat(
         self,
         messages: str | Sequence[Json],
@@ -85,6 +91,7 @@ class Model:
         _, body = await self._chat("chat", messages, key, timeout, options)
         return _said(body)
 
+    @to_be_awaited
     async def structured(
         self,
         messages: str | Sequence[Json],
@@ -112,6 +119,7 @@ class Model:
                 answer=said.text,
             ) from None
 
+    @to_be_awaited
     async def embed(
         self,
         texts: str | Sequence[str],
@@ -132,6 +140,7 @@ class Model:
         except (KeyError, TypeError, ValueError):
             raise _unreadable(self._name, "embeddings") from None
 
+    @to_be_awaited
     async def rerank(
         self,
         query: str,
@@ -226,6 +235,7 @@ class ModelCalls(ABC):
 
     # -- what Context brings -------------------------------------------------------------------------
 
+    _begun: Begun
     _scope: Scope
     _envelope: Envelope
 

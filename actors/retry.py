@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from bus.errors import AskCycle, CallboardError, InvalidMessage, WasCancelled
+from bus.errors import AskCycle, CallboardError, InvalidMessage, NotAwaited, WasCancelled
 
 MOST_ATTEMPTS = 32_000  # a mailbox counts failures in 16 bits
 MOST_S = (
@@ -27,7 +27,7 @@ class RetryPolicy:
     max_delay_s: float = 60.0
     jitter: float = 0.2
     retry_on: tuple[type[Exception], ...] = (Exception,)
-    give_up_on: tuple[type[Exception], ...] = (InvalidMessage, AskCycle, WasCancelled)
+    give_up_on: tuple[type[Exception], ...] = (InvalidMessage, AskCycle, NotAwaited, WasCancelled)
 
     def __post_init__(self) -> None:
         """Raises CallboardError."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from actors.activation import Activation
 from actors.agent import Handler
+from actors.awaited import require_awaited
 from actors.blobs import Blobs, BlobStore, BlobsUnavailable
 from actors.context import Context
 from actors.control_turn import ControlTurns, DeadLetterReader
@@ -194,6 +195,7 @@ class TurnRunner:
         doomed = doomed or _cut_short(activation, envelope)
         if doomed is not None:
             return doomed
+        require_awaited(ctx._begun)
         if activation.journal is not None:
             await activation.journal.settled()
             activation.journal.entries.check_complete()

@@ -46,6 +46,7 @@ CallboardError
 │   ├── ToolFailed            a tool's call has failed: it did nothing, or may be made again
 │   ├── EffectUnknown         a tool's call may have acted, and nobody can tell
 │   ├── ResultLost            a tool's call has acted, and its result cannot be kept
+│   ├── NotAwaited            a call of the context was begun, and not awaited
 │   ├── NotDone               raised by a tool: it has not acted
 │   ├── ApprovalDenied        a person has refused it, or nobody has allowed it in time
 │   └── MissingSecret         a tool needs a secret that is not there
@@ -324,6 +325,10 @@ class ResultLost(TurnError):
     """A tool's call has acted, and its result cannot be kept."""
 
     fix = "Let the tool return less; the call is not made again."
+
+
+class NotAwaited(TurnError):
+    """A handler has ended that called something of its context without `await`."""
 
 
 class NotDone(TurnError):

@@ -179,7 +179,7 @@ def shown(name: str, member: Any) -> str:
         else parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in given
     ]
-    awaited = "await " if inspect.iscoroutinefunction(member) else ""
+    awaited = "await " if inspect.iscoroutinefunction(inspect.unwrap(member)) else ""
     return f"`{awaited}{name}{inspect.Signature(bare)}`"
 
 

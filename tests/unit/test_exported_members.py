@@ -51,6 +51,7 @@ EXPORTED = [
     "NoBid",
     "NoHandler",
     "NonDeterministicHandler",
+    "NotAwaited",
     "NotDone",
     "NotEntitled",
     "NotHappened",
