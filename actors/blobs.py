@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bus.errors import StorageUnavailable
+
+
+class Blob(NamedTuple):
+    """A text that is to be stored: by the domain and tenant of the agent that will read it, which may be another domain's
+    than the one that sends it."""
+
+    domain: str
+    tenant: str
+    digest: str
+    data: bytes
 
 
 class BlobStore(Protocol):
@@ -24,21 +34,21 @@ class BlobsUnavailable(BaseException):
 
 
 class Blobs:
-    """One domain's blobs; an outage of storage is BlobsUnavailable here."""
+    """What one domain's turns store and read; an outage of storage is BlobsUnavailable here."""
 
     def __init__(self, domain: str, storage: BlobStore) -> None:
         self._domain = domain
         self._storage = storage
 
-    async def store(self, blobs: list[tuple[str, str, bytes]]) -> None:
-        """Store what a turn has checked in (tenant, digest, data); raises BlobsUnavailable.
+    async def store(self, blobs: list[Blob]) -> None:
+        """Store what a turn has checked in; raises BlobsUnavailable.
 
         A blob leaves the list once it is stored: whichever branch flushes what refers to it stores it first.
         """
         try:
             while blobs:
-                tenant, digest, data = blob = blobs[0]
-                await self._storage.put_blob(self._domain, tenant, digest, data)
+                blob = blobs[0]
+                await self._storage.put_blob(*blob)
                 if blobs and blobs[0] is blob:
                     del blobs[0]
         except StorageUnavailable as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from actors.blobs import Blob
 from actors.branch import current
 from actors.ready import OWN
 from actors.task_messages import LEADS
@@ -41,7 +42,7 @@ class Consequences:
         self.journal = journal
         self.apart: str | None = None  # the place of a message that takes no other's
         self.sends: list[Outgoing] = []
-        self.blobs: list[tuple[str, str, bytes]] = []  # tenant, digest, data; not stored yet
+        self.blobs: list[Blob] = []  # not stored yet
         self.notes: list[str] = []
         # Seldom used, and a turn is a matter of microseconds: tuples, so that most turns make none of them.
         self.tasks: tuple[TaskWrite, ...] = ()
@@ -116,7 +117,7 @@ class Consequences:
             raise HopLimitExceeded(f"The chain of {came.correlation or came.id} has {came.hops} hops.")
         if blob is None and self.is_large(payload):
             before = len(self.blobs)
-            payload, blob = self.check_in(payload)
+            payload, blob = self.check_in(payload, to.domain)
             self._bound_blobs(before)
         header = Header(
             id=new_id(),
@@ -210,17 +211,18 @@ class Consequences:
         limit = self._scope.limits.claim_check_bytes  # in UTF-8; most are so short that nobody need count
         return 4 * len(text) > limit and len(text.encode()) > limit
 
-    def check_in(self, payload: str) -> tuple[str, str]:
-        """Make a blob of it; return what stands in its place, and the digest. Raises PayloadTooLarge."""
+    def check_in(self, payload: str, domain: str) -> tuple[str, str]:
+        """Make a blob of it, in the domain whose agent will read it; return what stands in its place, and the digest.
+        Raises PayloadTooLarge."""
         data = payload.encode()
         limit = self._scope.limits.payload_bytes
         if len(data) > limit:
             raise PayloadTooLarge(f"The payload has {len(data)} bytes; {limit} is the limit.")
         digest = sha256(data).hexdigest()
         if all(
-            digest != waiting for _, waiting, _ in self.blobs
+            (domain, digest) != (blob.domain, blob.digest) for blob in self.blobs
         ):  # it is checked in again while storage is away
-            self.blobs.append((self._envelope.tenant, digest, data))
+            self.blobs.append(Blob(domain, self._envelope.tenant, digest, data))
         return "null", digest
 
     def _bound_blobs(self, before: int) -> None:
@@ -229,7 +231,7 @@ class Consequences:
         if len(self.blobs) == before:
             return
         limit = self._scope.limits.turn_bytes
-        self._blob_bytes = len(self.blobs[-1][2]) + (self._blob_bytes if before else 0)
+        self._blob_bytes = len(self.blobs[-1].data) + (self._blob_bytes if before else 0)
         if before and self._blob_bytes > limit and not self._leads_a_task:
             raise PayloadTooLarge(
                 f"One turn may send {limit} bytes of large payloads.",

@@ -232,7 +232,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         wake = partial(wake_json, promise, status, str(self.address), self._scope.clock.now(), digest=digest)
         payload, blob = wake(value=value), None
         if digest is None and self._puts.is_large(payload):  # the status stays where Postgres sees it
-            payload, blob = wake(value="null"), self._puts.check_in(payload)[1]
+            payload, blob = wake(value="null"), self._puts.check_in(payload, to.domain)[1]
         rank = self._envelope.header.priority
         return self._puts.post(to, WAKE, payload, place, rank, None, None, settles=promise, blob=blob)
 
@@ -389,7 +389,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
     async def _check_in_value(self, text: str) -> str | None:
         if not self._puts.is_large(text):
             return None
-        digest = self._puts.check_in(text)[1]
+        digest = self._puts.check_in(text, self._scope.domain)[1]
         assert self._keep is not None
         await self._keep.blobs.store(self._puts.blobs)  # before anything can commit that refers to it
         return digest

@@ -11,6 +11,7 @@ from actors import control
 from actors.activation import DESTROYED as GONE
 from actors.activation import PAUSED, Activation
 from actors.agent import Agent
+from actors.blobs import Blob
 from actors.context import Context
 from actors.entries import SENT, VOID
 from actors.event_message import NEWER_CODE_MAY_KNOW, BuriedEvent, message_of, words_of
@@ -127,7 +128,7 @@ class ControlTurns:
             to = f"{message.domain}/{message.agent}"
             ctx.consequences.accepts += ((buried.key, message),)
             if blob is not None:
-                ctx.consequences.blobs.append((message.tenant, *blob))
+                ctx.consequences.blobs.append(Blob(message.domain, message.tenant, *blob))
             ctx.report_mended(header, number, "retried")
         ctx.explain("retry_dead_letter", id=number, message=header.id, to=to, error=error)
         record = await self._outcomes.succeed(

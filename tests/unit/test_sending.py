@@ -325,6 +325,31 @@ async def test_messages_to_another_domain_are_committed_for_it() -> None:
         assert [m.message for m in kit.mailbox("billing/clerk/1")] == [Note(text="invoice")]
 
 
+async def test_a_large_payload_for_another_domain_is_stored_where_its_recipient_reads_it() -> None:
+    """Its host looks in its own domain, and so does the retention that keeps what a mailbox refers to."""
+    text = "x" * 2_000
+
+    def plan(act: Act, ctx: Context) -> None:
+        ctx.send("billing/clerk/1", Note(text=text))
+        ctx.send("test/keeper/k", Note(text=text))
+
+    limits = LimitSpec(claim_check_bytes=1_024)
+    async with TestKit([Actor, Keeper], others=["billing"], limits=limits) as kit:
+        assert await acted(kit, plan) == []
+        [sent] = kit.mailbox("billing/clerk/1")
+        assert sent.header.blob is not None
+        assert text.encode() in await kit.store.get_blob("billing", "default", sent.header.blob)
+        assert kit.state("test/keeper/k").notes == [text]
+
+
+async def test_a_large_answer_to_another_domain_is_stored_where_whoever_asked_reads_it() -> None:
+    ref = "billing/clerk/1#018f0000-0000-7000-8000-000000000000"
+    limits = LimitSpec(claim_check_bytes=1_024)
+    async with TestKit([Actor], others=["billing"], limits=limits) as kit:
+        assert await acted(kit, lambda act, ctx: ctx.resolve(ref, "x" * 2_000)) == []
+        assert {domain for domain, _, _ in kit.store.blobs} == {"billing"}
+
+
 async def test_a_domain_folder_is_run_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "domain.yaml").write_text("domain: filed\nkinds:\n  - class: tests.unit.agents:Keeper\n")
     async with TestKit(tmp_path, hosts=2) as kit:
