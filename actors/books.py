@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
 
 from actors.activation import Activation
 from actors.domain import LimitSpec
@@ -26,8 +29,11 @@ class Books:
         self.seen: dict[int, int] = {}
         self.cached = 0  # messages queued
         self.bytes = 0  # of what is queued, runs or has not committed
-        self.reads = 0  # reads of Postgres under way: until they end, `seen` forgets nothing
         self._handled: deque[int] = deque()
+        self._forgotten = 0  # how many have been in it and are not any more
+        self._reads: dict[
+            object, int
+        ] = {}  # how many had been handled when each read under way began, oldest first
 
     @property
     def fill(self) -> float:
@@ -42,6 +48,17 @@ class Books:
             and activation.size < self.agent_bytes
             and self.bytes < self.most_bytes
         )
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One query for mailboxes, until what it has found is queued: what is handled meanwhile may be found there once
+        more, so `seen` keeps it. What was handled before is not, however many queries follow each other."""
+        read = object()
+        self._reads[read] = self._forgotten + len(self._handled)
+        try:
+            yield
+        finally:
+            del self._reads[read]
 
     def share(self) -> Share:
         """How much of each agent's mailbox there is room for now."""
@@ -74,9 +91,11 @@ class Books:
         self.seen[seq] = 0
         activation.size -= size
         self.bytes -= size
-        if self.reads == 0:
-            while len(self._handled) > MAX_SEEN:
+        if len(self._handled) > MAX_SEEN:
+            known_to_reads = next(iter(self._reads.values()), inf)
+            while len(self._handled) > MAX_SEEN and self._forgotten < known_to_reads:
                 self.seen.pop(self._handled.popleft(), None)
+                self._forgotten += 1
 
 
 def size_of(envelope: Envelope) -> int:

@@ -392,7 +392,7 @@ class Mailboxes:
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing is being read from Postgres or about to be."""
-        return self.roster.is_loaded and not self.books.reads and self._refills.is_at_rest
+        return self.roster.is_loaded and self.partitions.is_at_rest and self._refills.is_at_rest
 
     def close(self) -> None:
         """The incarnation has ended: stop what still reads."""

@@ -32,33 +32,39 @@ class PartitionReads:
 
     async def read(self, partition: int) -> None:
         """Read all of it; raises StorageUnavailable."""
-        self._books.reads += 1
         self._under_way += 1
         self._expect_more(partition)
         try:
-            place: tuple[str, str] | None = ("", "")
-            while place is not None:
-                async with self._pages:
-                    open_, place = await self._store.load_turns(self._scope.domain, partition, after=place)
-                    self._merge(partition, open_, set())
-                    del open_  # before the next page comes
-            start: tuple[str, str] | None = ("", "")
-            while start is not None:
-                async with self._pages:
-                    found, more, start = await self._store.load_partition(
-                        self._scope.domain,
-                        partition,
-                        after=start,
-                        agents=PAGE_AGENTS,
-                        each=self._books.share(),
-                        page_bytes=PAGE_BYTES,
-                    )
-                    self._merge(partition, found, more)
-                    del found  # before the next page comes
+            with self._books.reading():
+                await self._read(partition)
         finally:
-            self._books.reads -= 1
             self._under_way -= 1
             self._expect_more(partition)
+
+    @property
+    def is_at_rest(self) -> bool:
+        return not self._under_way
+
+    async def _read(self, partition: int) -> None:
+        place: tuple[str, str] | None = ("", "")
+        while place is not None:
+            async with self._pages:
+                open_, place = await self._store.load_turns(self._scope.domain, partition, after=place)
+                self._merge(partition, open_, set())
+                del open_  # before the next page comes
+        start: tuple[str, str] | None = ("", "")
+        while start is not None:
+            async with self._pages:
+                found, more, start = await self._store.load_partition(
+                    self._scope.domain,
+                    partition,
+                    after=start,
+                    agents=PAGE_AGENTS,
+                    each=self._books.share(),
+                    page_bytes=PAGE_BYTES,
+                )
+                self._merge(partition, found, more)
+                del found  # before the next page comes
 
     def turn_opened_or_ended(self, activation: Activation) -> None:
         """A read that is under way may have seen its turn open."""

@@ -199,7 +199,6 @@ class Refills:
             self._on_failed(error)
 
     async def _read(self, activation: Activation, control_only: bool, size: int) -> None:
-        self._books.reads += 1
         try:
             # What runs or has not committed is found there once more.
             share = Share(
@@ -209,10 +208,11 @@ class Refills:
             retry_s = RETRY_S
             while activation.alive:
                 try:
-                    found, more = await self._store.load_agent(
-                        self._scope.domain, activation.partition, activation.tenant, activation.agent, share,
-                        control_only=control_only,
-                    )  # fmt: skip
+                    with self._books.reading():  # not between the tries, of which there may be no end
+                        found, more = await self._store.load_agent(
+                            self._scope.domain, activation.partition, activation.tenant, activation.agent, share,
+                            control_only=control_only,
+                        )  # fmt: skip
                     break
                 except StorageError as error:
                     _logger.warning("a mailbox cannot be read yet: %s", error.message)
@@ -224,7 +224,6 @@ class Refills:
             else:
                 return
         finally:
-            self._books.reads -= 1
             self._promised -= size
             activation.refilling = False
             self._failing.discard(activation)
