@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from actors.activation import Activation
 from actors.blobs import BlobsUnavailable
 from actors.journal import TurnGone
+from actors.next_tries import STORAGE_RETRY_S
 from actors.wake import is_wake
 from bus import faultpoints
 from bus.envelope import Envelope
@@ -82,14 +83,14 @@ class WaitingTurns:
     async def _fetch(self, activation: Activation, wake: Envelope) -> None:
         journal = activation.journal
         try:
-            payload = await self._host.turns.blobs.fetch(activation.tenant, wake.header.blob or "")
+            payload = await self._fetched(activation, wake)
             is_taken = journal is not None and not journal.is_closed
             if journal is not None and is_taken:
                 journal.settle(wake.seq, payload, wake.header.blob)
         except InvalidPayload:
             await self._park(activation)  # to be woken by it: there its agent is paused
             is_taken = False
-        except (BlobsUnavailable, CallboardError) as error:
+        except CallboardError as error:
             _logger.warning("an answer to %s cannot be read yet: %s", activation.agent, error)
             self._host.drop(activation)
             return
@@ -99,6 +100,18 @@ class WaitingTurns:
             self._host.mailboxes.put_back(activation, wake)
             if journal is None or journal.is_closed:  # else once all of the turn waits
                 self._host.mailboxes.schedule(activation)
+
+    async def _fetched(self, activation: Activation, wake: Envelope) -> str:
+        """What the blob of an answer says, once storage gives it; nothing, where that run of the turn is over before. What the
+        turn does meanwhile goes on: a call that is under way in it could not be put on record by another run."""
+        journal = activation.journal
+        while journal is not None and not journal.is_closed:
+            try:
+                return await self._host.turns.blobs.fetch(activation.tenant, wake.header.blob or "")
+            except BlobsUnavailable as error:
+                _logger.warning("an answer to %s cannot be read yet: %s", activation.agent, error)
+            await asyncio.sleep(STORAGE_RETRY_S)
+        return ""
 
     def dropped(self, activation: Activation) -> None:
         """The activation no longer holds: its handler must end without a trace. What runs of it does so at its next call, and

@@ -6,12 +6,26 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from actors.domain import LimitSpec
 from bus.errors import ResultLost, StorageUnavailable
-from callboard import Context, tool
+from callboard import Agent, Context, handler, message, tool
 from callboard.testing import TestKit
-from tests.unit.tools.caller import AT, KINDS, Caller, World, program, run_once, statuses
+from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, program, run_once, statuses
+
+
+@message("tools.page.v1")
+class Page(BaseModel):
+    size: int
+
+
+class Librarian(Agent):
+    kind = "librarian"
+
+    @handler
+    async def on_page(self, page: Page, ctx: Context) -> str:
+        return "x" * page.size
 
 
 async def test_what_a_tool_returned_that_cannot_be_kept_does_not_make_it_act_again(world: World) -> None:
@@ -113,3 +127,38 @@ async def test_a_large_result_waits_for_storage_and_the_call_is_not_made_again(
         assert (kit.state(AT).log, world.calls) == (["5000"], ["fetch"])
         assert statuses(kit) == [("fetch", "succeeded", 1)]
         assert (kit.approvals(), len(kit.store.blobs)) == ([], 2 if beside else 1)
+
+
+async def test_an_answer_whose_blob_cannot_be_read_yet_does_not_cut_off_a_call_beside_it(
+    world: World,
+) -> None:
+    block, read = blocking(world), asyncio.Event()
+
+    async def calls(self: Caller, ctx: Context) -> None:
+        done, text = await ctx.gather(
+            ctx.call(block, "192.0.2.1", key="call"),
+            ctx.ask("test/librarian/main", Page(size=5_000), key="ask"),
+        )
+        self.state.log.append(f"{done.address} {len(text)}")
+
+    async with TestKit([Caller, Librarian], limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        world.gate = asyncio.Event()
+        get_blob, tries = kit.store.get_blob, 0
+
+        async def away_at_first(*arguments: Any) -> bytes:
+            nonlocal tries
+            tries += 1
+            if tries <= 2:
+                raise StorageUnavailable("Away.")
+            read.set()
+            return await get_blob(*arguments)
+
+        kit.store.get_blob = away_at_first  # type: ignore[method-assign,assignment]
+        await kit.send(AT, program(calls))
+        async with asyncio.timeout(10):
+            await read.wait()
+            world.gate.set()
+            while not kit.state(AT).log:  # noqa: ASYNC110  (rows that another task writes)
+                await asyncio.sleep(0.01)
+        assert (kit.state(AT).log, world.calls) == (["192.0.2.1 5000"], ["192.0.2.1"])
+        assert statuses(kit) == [("block_address", "succeeded", 1)]
