@@ -79,7 +79,8 @@ class Cancelling:
         owned = host.holdings.open_partitions() if open_ else []
         if owned:
             for turn in await host.store.stop_cancelled(host.fence, owned):
-                host.mailboxes.reopen(turn.tenant, turn.agent, turn.partition)
+                if host.holdings.owns(turn.partition):  # it may have left meanwhile, and its agents with it
+                    host.mailboxes.reopen(turn.tenant, turn.agent, turn.partition)
         stopped = frozenset(c.number for c in open_ if (c.tenant, c.task) not in running)
         if stopped != self._stopped:
             faultpoints.reached("cancel.before_stopped")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from bus.errors import InvalidMessage, TaskCancelled
 from callboard import Agent, Context, tool
 from callboard.testing import TestKit
 from storage.journal import Kind
+from storage.records import Fence, MailPlace
 from tests.unit.agents import Keeper, Note
 from tests.unit.tasks.worker import Errand, Worker, fresh, program
 
@@ -568,3 +569,25 @@ async def test_what_a_cancelled_turn_has_waited_for_is_in_its_history() -> None:
         assert sorted(ends[1:]) == [("approval", "abandoned"), ("ask", "resolved"), ("sleep", "abandoned")]
         body = json.loads(kit.store.agents.transitions[("test", "default", "worker/w")][-1].body)
         assert [c["kind"] for c in body["calls"] if c["kind"] in tuple(Kind)] == [kind for kind, _ in ends]
+
+
+async def test_a_partition_that_leaves_as_its_turns_are_looked_up_leaves_nothing_of_them_in_memory() -> None:
+    """Were it to come back, what another host has made of its agents meanwhile would not be known here."""
+    async with TestKit(KINDS) as kit:
+        task = await kit.give_task(AT, goal=program(sleeps))
+        await kit.quiet()
+        await kit.advance(seconds=2)
+        host, stop_cancelled = kit._running[0].host, kit.store.stop_cancelled
+
+        async def taken_as_it_looks(fence: Fence, partitions: Sequence[int]) -> list[MailPlace]:
+            found = await stop_cancelled(fence, partitions)
+            if found:
+                await kit.store.take_back(fence, partitions)
+                await host.holdings.refresh()
+            return found
+
+        kit.store.stop_cancelled = taken_as_it_looks  # type: ignore[method-assign]
+        await kit.cancel_task(task)
+        await look(kit)
+        assert not host.holdings.all_partitions()
+        assert len(host.mailboxes) == 0
