@@ -28,12 +28,15 @@ class Mailbox(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class MailReader:
-    """One query at a time; what is asked for while it is under way goes with the next."""
+    """One query at a time; what is asked for while it is under way goes with the next. After one that has failed the next
+    has one mailbox, until one succeeds: whatever is wrong with a mailbox, others that are asked for beside it again and
+    again are read."""
 
     def __init__(self, connection: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         self._connection = connection
         self._asked: list[tuple[Mailbox, asyncio.Future[list[Any]]]] = []
         self._work: asyncio.Task[None] | None = None
+        self._together = MOST_TOGETHER
 
     async def read(self, mailbox: Mailbox) -> list[Any]:
         """The rows of `load_agent_mail` for this one; raises what the query raised, for all that were in it."""
@@ -55,7 +58,7 @@ class MailReader:
     async def _read_all(self) -> None:
         try:
             while self._asked:
-                group, self._asked = self._asked[:MOST_TOGETHER], self._asked[MOST_TOGETHER:]
+                group, self._asked = self._asked[: self._together], self._asked[self._together :]
                 await self._read(group)
         finally:
             self._work = None
@@ -64,6 +67,7 @@ class MailReader:
         try:
             found = await self._fetch([mailbox for mailbox, _ in group])
         except Exception as error:  # who waits hears of it, whatever it is
+            self._together = 1
             for _, answer in group:
                 if not answer.done():
                     answer.set_exception(error)
@@ -72,6 +76,7 @@ class MailReader:
             for _, answer in group:
                 answer.cancel()
             raise
+        self._together = MOST_TOGETHER
         for place, (_, answer) in enumerate(group, start=1):
             if not answer.done():
                 answer.set_result(found[place])

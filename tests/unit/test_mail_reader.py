@@ -20,6 +20,7 @@ class Postgres:
         self.queries: list[list[str]] = []
         self.open = asyncio.Event()
         self.error: Exception | None = None
+        self.broken: str | None = None  # the agent whose mailbox cannot be read
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Postgres]:
@@ -31,6 +32,8 @@ class Postgres:
         await self.open.wait()
         if self.error is not None:
             raise self.error
+        if self.broken in agents:
+            raise StorageUnavailable("A page of the table is broken.")
         return [{"place": place, "agent": agent} for place, agent in enumerate(agents, start=1)]
 
 
@@ -69,6 +72,20 @@ async def test_an_error_reaches_all_that_asked_and_the_next_query_is_made(error:
     assert found == [postgres.error, postgres.error]
     postgres.error = None
     assert await agents_of(reader, "order/2") == ["order/2"]
+
+
+async def test_a_mailbox_that_cannot_be_read_keeps_no_other_from_being_read() -> None:
+    """Who could not be read asks again after the same pause as the broken one, and so together with it."""
+    postgres = Postgres()
+    reader = MailReader(postgres.connection)
+    postgres.open.set()
+    postgres.broken = "order/0"
+    waiting = [f"order/{n}" for n in range(20)]
+    for _ in range(3):
+        found = await asyncio.gather(*(agents_of(reader, agent) for agent in waiting), return_exceptions=True)
+        waiting = [a for a, rows in zip(waiting, found, strict=True) if isinstance(rows, Exception)]
+    assert waiting == ["order/0"]
+    assert len(postgres.queries) <= 6  # those that can be read go together again
 
 
 async def test_one_that_no_longer_waits_takes_nothing_from_the_others() -> None:
