@@ -213,7 +213,7 @@ class Committer:
             except CallboardError as error:
                 _logger.error("a commit failed: %s", error)
                 await asyncio.sleep(_RETRY_S[-1])  # it will most likely fail again
-                self._events.discarded(group)
+                self._events.discarded(group, perhaps_committed=ambiguous)
                 return True
             faultpoints.reached("commit.after")
             self.commits += 1

@@ -298,6 +298,17 @@ async def test_what_nobody_expected_discards_the_group_and_the_committer_lives_o
     assert await bench.run() == ["discarded a", "committed b"]
 
 
+async def test_what_nobody_expected_after_an_unknown_outcome_discards_what_may_have_been_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first statement may reach Postgres after the look: then nobody else publishes what it has sent."""
+    monkeypatch.setattr("actors.committer._RETRY_S", (0.0,))
+    bench = Bench()
+    bench.store.plan = [StorageUnavailable("?"), StorageError("Odd.")]
+    bench.submit("a", "b")
+    assert await bench.run() == ["perhaps a b"]
+
+
 async def test_the_schema_of_another_release_ends_the_committer() -> None:
     bench = Bench()
     bench.store.plan = [SchemaMismatch("The function has other parameters.")]
