@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anthropic.types import Message, RawMessageStreamEvent
 
-Json = dict[str, Any]
+from serve.gateway.anthropic_words import FINISH_REASONS
 
-_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
+Json = dict[str, Any]
+_GOING_ON: Mapping[str, str | None] = {"finish_reason": None}
 
 
 def completion(message: Message) -> Json:
@@ -41,7 +34,7 @@ def completion(message: Message) -> Json:
         "index": 0,
         "message": answer,
         "logprobs": None,
-        "finish_reason": _REASONS.get(message.stop_reason or "", "stop"),
+        **_ending(message.stop_reason, message.stop_sequence),
     }
     return {
         "id": message.id,
@@ -87,7 +80,7 @@ class Chunks:
                 yield self._arguments(event.index, "{}")
         elif event.type == "message_delta":
             self._note(event.usage.model_dump())
-            yield self._chunk({}, _REASONS.get(event.delta.stop_reason or "", "stop"))
+            yield self._chunk({}, _ending(event.delta.stop_reason, event.delta.stop_sequence))
         elif event.type == "message_stop":
             self.ended = True
             yield {**self._head, "choices": [], "usage": _usage(self._usage)}
@@ -102,11 +95,14 @@ class Chunks:
     def _call(self, block: int, call: Json) -> Json:
         return self._chunk({"tool_calls": [{"index": self._calls.get(block, 0), **call}]})
 
-    def _chunk(self, delta: Json, reason: str | None = None) -> Json:
-        return {
-            **self._head,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}],
-        }
+    def _chunk(self, delta: Json, ending: Mapping[str, str | None] = _GOING_ON) -> Json:
+        return {**self._head, "choices": [{"index": 0, "delta": delta, "logprobs": None, **ending}]}
+
+
+def _ending(reason: str | None, sequence: str | None) -> dict[str, str | None]:
+    """Which text has ended it stands in `stop_reason`, as vLLM has it: OpenAI has no place for that."""
+    finish: dict[str, str | None] = {"finish_reason": FINISH_REASONS.get(reason or "", "stop")}
+    return finish if sequence is None else {**finish, "stop_reason": sequence}
 
 
 def _usage(usage: Json) -> Json:

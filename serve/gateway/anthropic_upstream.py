@@ -14,6 +14,7 @@ from actors.secret import Secrets, redact
 from bus.registry import first_line
 from serve.gateway.anthropic_reply import Chunks, completion
 from serve.gateway.anthropic_request import to_anthropic
+from serve.gateway.anthropic_words import STATUSES
 from serve.gateway.errors import ApiError, malformed
 from serve.gateway.models_file import TargetSpec, UpstreamSpec
 from serve.gateway.requests import ChatRequest, EmbeddingsRequest, RerankRequest
@@ -21,17 +22,6 @@ from serve.gateway.secret import key_of
 from serve.gateway.upstream import Json, refused, timed_out, unreachable
 
 ANTHROPIC = "https://api.anthropic.com"
-# What an error told within a stream would have been as an HTTP status.
-_STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "overloaded_error": 529,
-}
 
 
 class AnthropicUpstream:
@@ -109,7 +99,7 @@ class AnthropicUpstream:
     def _refused(self, target: TargetSpec, error: anthropic.APIStatusError, key: str) -> ApiError:
         status = error.status_code
         if status < 400:  # told within a stream, whose answer began well
-            status = _STATUSES.get(error.type or "", 500)
+            status = STATUSES.get(error.type or "", 500)
         said = Exception(error.api_message or error.message)
         words = first_line(said, lambda text: redact(text, [("API_KEY", key)]))
         return refused(self._name, target.model, status, error.response.headers, error.type, words)

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serve.gateway.dialect import OPENAI, Dialect
 from serve.gateway.errors import ApiError
 from serve.gateway.upstream import Json
 
@@ -23,15 +24,16 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Exchange:
-    """What a handler sees: the request, and two ways to answer it."""
+    """What a handler sees: the request, and two ways to answer it, both written in the client's dialect."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, body_limit: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body_limit: int, dialect: Dialect) -> None:
         self.request = Request(scope, receive)
         self.answered = False
         self._scope = scope
         self._receive = receive
         self._send = send
         self._body_limit = body_limit
+        self._dialect = dialect
 
     async def body(self, take: Callable[[int], None], *, within_s: float) -> bytes:
         """Raises ApiError when it is larger than allowed, as soon as that is known, or takes longer; so may `take`, with each
@@ -72,16 +74,20 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def answer(self, body: Json, *, status: int = 200, headers: Mapping[str, str] = {}) -> None:
+    async def answer(self, body: Json, *, headers: Mapping[str, str] = {}) -> None:
+        """Raises ApiError for an answer that the dialect has no form for."""
+        await self._respond(self._dialect.answer(body), 200, headers)
+
+    async def refuse(self, error: ApiError) -> None:
+        await self._respond(self._dialect.refusal(error), error.status, error.headers())
+
+    async def _respond(self, body: Json, status: int, headers: Mapping[str, str]) -> None:
         self.answered = True
         response = Response(msgspec.json.encode(body), status, dict(headers), "application/json")
         await response(self._scope, self._receive, self._send)
 
-    async def refuse(self, error: ApiError) -> None:
-        await self.answer(error.body(), status=error.status, headers=error.headers())
-
-    async def stream(self, events: AsyncIterator[Json], headers: Mapping[str, str] = {}) -> None:
-        """Server-sent events, and `[DONE]` if they end well; after the first byte an error can only be an event."""
+    async def stream(self, chunks: AsyncIterator[Json], headers: Mapping[str, str] = {}) -> None:
+        """Server-sent events, with the dialect's end if they end well; after the first byte an error can only be an event."""
         self.answered = True
         head = {
             "content-type": "text/event-stream; charset=utf-8",
@@ -92,39 +98,37 @@ class Exchange:
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": pairs})
         try:
-            async for event in events:
-                await self._write(msgspec.json.encode(event))
+            async for frame in self._dialect.frames(chunks):
+                await self._write(frame)
         except ApiError as error:
-            await self._write(msgspec.json.encode(error.body()))
+            await self._write(self._dialect.cut(error))
             raise
         except OSError:  # nobody reads it any more
             raise
         except Exception:  # without a word it would look like an answer's end
-            await self._write(msgspec.json.encode(_our_fault().body()))
+            await self._write(self._dialect.cut(_our_fault()))
             raise
-        else:
-            await self._write(b"[DONE]")
         finally:
             with contextlib.suppress(OSError):
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _write(self, data: bytes) -> None:
-        body = b"data: " + data + b"\n\n"
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _write(self, frame: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
 
 class Endpoint:
-    """An ASGI application that answers every request through a handler, or with an error in OpenAI's form.
+    """An ASGI application that answers every request through a handler, or with an error in the client's dialect.
 
     The handler is cancelled when the client goes away, and what it waits for with it.
     """
 
-    def __init__(self, handle: Handle, *, body_limit: int) -> None:
+    def __init__(self, handle: Handle, *, body_limit: int, dialect: Dialect = OPENAI) -> None:
         self._handle = handle
         self._body_limit = body_limit
+        self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._body_limit)
+        exchange = Exchange(scope, receive, send, self._body_limit, self._dialect)
         try:
             await self._handle(exchange)
         except (ClientDisconnect, OSError):
