@@ -1,4 +1,4 @@
-"""The model gateway: OpenAI's API in front of all upstreams, as an ASGI application."""
+"""The model gateway: OpenAI's API, and Anthropic's for messages, in front of all upstreams, as an ASGI application."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote
 
 import httpx2
@@ -22,15 +22,18 @@ from actors.secret import Secrets
 from serve.gateway.accounts import Accounts, Payer
 from serve.gateway.answering import Answering
 from serve.gateway.cache import ExactCache
+from serve.gateway.dialect import OPENAI, Dialect
 from serve.gateway.errors import ApiError
-from serve.gateway.exchange import Endpoint, Exchange
+from serve.gateway.exchange import Endpoint, Exchange, Handle
 from serve.gateway.key import same
 from serve.gateway.levels import Levels
 from serve.gateway.limits import Limits
 from serve.gateway.local_upstream import LocalModels, LocalUpstream
+from serve.gateway.messages_reply import ANTHROPIC
+from serve.gateway.messages_request import read_messages
 from serve.gateway.models_file import ModelSpec, Serves, TargetSpec, UpstreamSpec, parse_models
 from serve.gateway.relay import Reached, Relay
-from serve.gateway.requests import ModelRequest, read_chat, read_embeddings, read_rerank
+from serve.gateway.requests import ChatRequest, ModelRequest, read_chat, read_embeddings, read_rerank
 from serve.gateway.secret import has_key, missing_keys
 from serve.gateway.settings import GatewaySettings
 from serve.gateway.shared_cache import WITHIN_S, SharedCache
@@ -105,6 +108,8 @@ class Gateway:
         self.app = Starlette(
             routes=[
                 self._route("/v1/chat/completions", "POST", self._chat),
+                self._route("/v1/messages", "POST", self._messages, ANTHROPIC),
+                self._route("/v1/messages/{rest:path}", None, _not_translated, ANTHROPIC),
                 self._route("/v1/embeddings", "POST", self._embed),
                 self._route("/v1/rerank", "POST", self._rerank),
                 self._route("/v1/models", "GET", self._list_models),
@@ -140,16 +145,19 @@ class Gateway:
             clock=clock,
         )
 
-    def _route(self, path: str, method: str, handle: Any) -> Route:
+    def _route(self, path: str, method: str | None, handle: Handle, dialect: Dialect = OPENAI) -> Route:
+        """`method`: None is any."""
+
         async def admitted(exchange: Exchange) -> None:
             self._admit(exchange.request)
-            if self._telemetry is None or method == "GET":
+            if self._telemetry is None or method != "POST":
                 await handle(exchange)
             else:
                 with self._telemetry.request(path, exchange.request.headers):
                     await handle(exchange)
 
-        return Route(path, Endpoint(admitted, body_limit=self._file.limits.body_bytes), methods=[method])
+        endpoint = Endpoint(admitted, body_limit=self._file.limits.body_bytes, dialect=dialect)
+        return Route(path, endpoint, methods=None if method is None else [method])
 
     def _told(self, name: str, spec: UpstreamSpec, upstream: Upstream) -> Upstream:
         """To telemetry, where there is any."""
@@ -158,18 +166,26 @@ class Gateway:
         return TracedUpstream(upstream, UpstreamAt.of(name, spec), self._telemetry)
 
     def _admit(self, request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not given:
+        """By either SDK's header: who sends both may have the other one's from its environment."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        given = [token.strip() if scheme.lower() == "bearer" else "", request.headers.get("x-api-key", "")]
+        if not any(given):
             raise _unauthorized("There is no key with the request.")
-        if not same(given.strip(), self._settings.key):
+        if not any(same(one, self._settings.key) for one in given):
             raise _unauthorized("The key is wrong.")
 
     # -- the endpoints ---------------------------------------------------------------------------------
 
     async def _chat(self, exchange: Exchange) -> None:
+        await self._chatted(exchange, read_chat)
+
+    async def _messages(self, exchange: Exchange) -> None:
+        await self._chatted(exchange, read_messages)
+
+    async def _chatted(self, exchange: Exchange, read: Callable[[bytes], ChatRequest]) -> None:
         payer = _payer(exchange.request.headers)
         async with self._arrived(exchange, payer) as body:
-            request = await reading(read_chat, body)
+            request = await reading(read, body)
             model = self._model(request.model, "chat")
             if request.stream:
                 await exchange.while_connected(
@@ -333,9 +349,17 @@ def _idempotency_key(headers: Mapping[str, str]) -> str | None:
 def _unauthorized(what: str) -> ApiError:
     return ApiError(
         what,
-        fix="Send `Authorization: Bearer KEY`; `callboard gateway --key` prints it.",
+        fix="Send `Authorization: Bearer KEY` or `x-api-key: KEY`; `callboard gateway --key` prints it.",
         status=401,
         code="invalid_api_key",
+    )
+
+
+async def _not_translated(exchange: Exchange) -> None:
+    raise ApiError(
+        f"{exchange.request.url.path}: of Anthropic's Messages API the gateway has /v1/messages only.",
+        fix="Ask Anthropic for what else there is, such as batches and counts of tokens.",
+        code="unknown_url",
     )
 
 

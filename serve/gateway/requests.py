@@ -6,7 +6,7 @@ since compatible servers have some of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
@@ -31,7 +31,7 @@ MAX_MESSAGES = 100_000  # Anthropic's own
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 T = TypeVar("T")
 # Up to the first that is wrong: a million complaints of one request would hold up all others, and take gigabytes.
-_List = Annotated[list[T], Field(fail_fast=True)]
+Listed = Annotated[list[T], Field(fail_fast=True)]
 
 
 class _Open(BaseModel):
@@ -70,23 +70,23 @@ class ToolCall(_Open):
 
 class SystemMessage(_Open):
     role: Literal["system", "developer"]
-    content: str | _List[Part]
+    content: str | Listed[Part]
 
 
 class UserMessage(_Open):
     role: Literal["user"]
-    content: str | Annotated[_List[Part], Field(min_length=1)]
+    content: str | Annotated[Listed[Part], Field(min_length=1)]
 
 
 class AssistantMessage(_Open):
     role: Literal["assistant"]
-    content: str | _List[Part] | None = None
-    tool_calls: _List[ToolCall] | None = None
+    content: str | Listed[Part] | None = None
+    tool_calls: Listed[ToolCall] | None = None
 
 
 class ToolMessage(_Open):
     role: Literal["tool"]
-    content: str | _List[Part]
+    content: str | Listed[Part]
     tool_call_id: Annotated[str, Field(min_length=1)]
 
 
@@ -98,13 +98,13 @@ def _admitted(schema: dict[str, Any], info: ValidationInfo[SchemaRoom]) -> dict[
     return schema
 
 
-_Schema = Annotated[dict[str, Any], AfterValidator(_admitted)]
+Schema = Annotated[dict[str, Any], AfterValidator(_admitted)]
 
 
 class Function(_Open):
     name: Name
     description: str | None = None
-    parameters: _Schema | None = None
+    parameters: Schema | None = None
     strict: bool | None = None
 
 
@@ -124,7 +124,7 @@ class NamedTool(_Open):
 
 class JsonSchema(_Open):
     name: Name
-    schema_: _Schema = Field(alias="schema")
+    schema_: Schema = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -153,7 +153,7 @@ class ModelRequest(_Open):
 
 
 class ChatRequest(ModelRequest):
-    messages: Annotated[_List[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[Listed[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -161,8 +161,8 @@ class ChatRequest(ModelRequest):
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: str | _List[str] | None = None
-    tools: Annotated[_List[Tool], Field(min_length=1, max_length=1024)] | None = None
+    stop: str | Listed[str] | None = None
+    tools: Annotated[Listed[Tool], Field(min_length=1, max_length=1024)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -184,7 +184,7 @@ class ChatRequest(ModelRequest):
 
 
 class EmbeddingsRequest(ModelRequest):
-    input: str | _List[str] | _List[int] | _List[_List[int]]
+    input: str | Listed[str] | Listed[int] | Listed[Listed[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
@@ -217,13 +217,14 @@ class RerankRequest(ModelRequest):
 
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[
-        _List[Annotated[str, Field(min_length=1)] | Document], Field(min_length=1, max_length=MAX_INPUTS)
+        Listed[Annotated[str, Field(min_length=1)] | Document], Field(min_length=1, max_length=MAX_INPUTS)
     ]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
 
 
 R = TypeVar("R", bound=ModelRequest)
+M = TypeVar("M", bound=BaseModel)
 
 
 def read_json(content: bytes) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def read_json(content: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ApiError("The request is no UTF-8.", code="invalid_utf8") from None
     except RecursionError:
-        raise ApiError("The request's JSON is nested too deeply.", code="invalid_json") from None
+        raise _nested_too_deeply() from None
     except msgspec.DecodeError as error:
         raise ApiError(f"The request is not JSON: {str(error).rstrip('.')}.", code="invalid_json") from None
     if not isinstance(data, dict):
@@ -269,22 +270,38 @@ def without(request: R, names: Iterable[str]) -> R:
     return _checked(type(request), {name: v for name, v in request.body.items() if name not in left_out})
 
 
-def _checked(cls: type[R], body: dict[str, Any]) -> R:
+def chat_request(body: dict[str, Any]) -> ChatRequest:
+    """Of a body that the gateway has made. Raises ApiError as `read_chat` does."""
+    return _checked(ChatRequest, body)
+
+
+def validated(
+    cls: type[M], body: dict[str, Any], say: Callable[[Mapping[str, Any]], str] = in_plain_words
+) -> M:
+    """`say` words one of pydantic's complaints. Raises ApiError with the place of the first thing that is wrong."""
     try:
-        request = cls.model_validate(body, context=SchemaRoom())
-        request._body = body
-        return request
+        return cls.model_validate(body, context=SchemaRoom())
     except ValidationError as error:
         met = [
-            (_place(one["loc"], body), in_plain_words(one))
+            (_place(one["loc"], body), say(one))
             for one in error.errors(include_input=False, include_url=False)
         ]
     except RecursionError:
-        raise ApiError("The request's JSON is nested too deeply.", code="invalid_json") from None
+        raise _nested_too_deeply() from None
     # Of the alternatives of a union the one that was got furthest with is the one that was meant.
     place, words = max(met, key=lambda one: len(one[0]))
     param = _written(place)
     raise ApiError(f"{param}: {words}." if param else f"{words}.", param=param or None)
+
+
+def _nested_too_deeply() -> ApiError:
+    return ApiError("The request's JSON is nested too deeply.", code="invalid_json")
+
+
+def _checked(cls: type[R], body: dict[str, Any]) -> R:
+    request = validated(cls, body)
+    request._body = body
+    return request
 
 
 def _place(where: tuple[int | str, ...], body: Any) -> tuple[int | str, ...]:

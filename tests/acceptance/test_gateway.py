@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import anthropic
 import httpx2
 import msgspec
 import openai
@@ -106,6 +107,21 @@ async def test_what_the_readme_asks_is_answered(served: Served) -> None:
     await asyncio.to_thread(exec, compile(block("python", "chat ="), "README.md", "exec"), names)
     names["client"].close()
     assert names["chat"].choices[0].message.content == "Hello"
+
+
+async def test_what_the_readme_asks_in_anthropics_form_is_answered(served: Served) -> None:
+    served.played.put_on(reply(completion()), openai_stream(chunks({"content": "Hel"}, {"content": "lo"})))
+    here = f'"{served.base_url.removesuffix("/v1")}"'
+    code = block("python", "from anthropic").replace('"http://127.0.0.1:8417"', here)
+    names: dict[str, Any] = {"key": served.key}
+    await asyncio.to_thread(exec, compile(code, "README.md", "exec"), names)
+    names["claude"].close()
+    assert names["message"].content[0].text == "Hello"
+    async with (
+        anthropic.AsyncAnthropic(base_url=served.base_url.removesuffix("/v1"), api_key=served.key) as gateway,
+        gateway.messages.stream(model="small", max_tokens=9, messages=ASK) as stream,
+    ):
+        assert await stream.get_final_text() == "Hello"
 
 
 async def test_a_model_of_models_yaml_answers_through_ray_serve(served: Served) -> None:
