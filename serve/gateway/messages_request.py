@@ -67,7 +67,7 @@ def _chat(asked: MessagesRequest) -> Json:
     return {
         "model": asked.model,
         "messages": messages,
-        "max_completion_tokens": asked.max_tokens,
+        "max_tokens": asked.max_tokens,
         **{name: value for name, value in given.items() if value is not None},
         **_tool_choice(asked.tool_choice),
         **({"stream": True, "stream_options": {"include_usage": True}} if asked.stream else {}),

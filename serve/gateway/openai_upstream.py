@@ -1,4 +1,4 @@
-"""OpenAI, and every server that speaks its API: requests pass as they came, but for the model's name."""
+"""OpenAI, and every server that speaks its API: requests pass as they came, but for the model's name and OpenAI's `max_tokens`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OpenAIUpstream:
 
     async def chat(self, target: TargetSpec, request: ChatRequest) -> Json:
         with self._reading(target) as client:
-            body = {**request.body, "model": target.model}
+            body = self._chat_body(target, request)
             body.pop("stream", None)
             answer = await client.chat.completions.with_raw_response.create(
                 model=target.model, messages=[], extra_body=body, timeout=self._whole
@@ -49,7 +49,7 @@ class OpenAIUpstream:
 
     async def stream(self, target: TargetSpec, request: ChatRequest) -> AsyncGenerator[Json]:
         options = {**(request.body.get("stream_options") or {}), "include_usage": True}
-        body = {**request.body, "model": target.model, "stream": True, "stream_options": options}
+        body = {**self._chat_body(target, request), "stream": True, "stream_options": options}
         open_choices = set(range(request.n or 1))
         with self._reading(target) as client:
             chunks = await client.chat.completions.create(
@@ -100,6 +100,13 @@ class OpenAIUpstream:
         if not isinstance(results, list) or not all(_is_rank(one, len(request.documents)) for one in results):
             raise malformed(self._name, "it holds no ranks of the documents")
         return found
+
+    def _chat_body(self, target: TargetSpec, request: ChatRequest) -> Json:
+        """OpenAI's newer models refuse `max_tokens`, and many compatible servers know nothing else."""
+        body = {**request.body, "model": target.model}
+        if self._spec.type == "openai" and "max_completion_tokens" not in body and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        return body
 
     def _decoded(self, content: bytes) -> Json:
         found = msgspec.json.decode(content)

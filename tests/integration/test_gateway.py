@@ -56,6 +56,24 @@ async def test_a_chat_passes_as_it_is_but_for_the_models_name_and_the_key(front:
     }  # fmt: skip
 
 
+async def test_the_limit_of_tokens_has_the_name_that_its_server_knows(stage: Stage) -> None:
+    house = f'  house: {{type: openai_compatible, base_url: "{stage.openai_url}/v1", api_key: UPSTREAM}}'
+    more = "  compatible: {targets: [{upstream: house, model: m}]}"
+    async with stage.front(upstreams=f"upstreams:\n{house}", more=more) as front:
+        front.openai.put_on(
+            reply(completion()), reply(completion()), openai_stream(chunks({"content": "Hi"}))
+        )
+        given: Any = {"messages": ASK, "max_tokens": 9}
+        await front.client.chat.completions.create(model="compatible", **given)
+        await front.client.chat.completions.create(model="small", **given)
+        _ = [
+            one
+            async for one in await front.client.chat.completions.create(model="small", stream=True, **given)
+        ]
+        limits = [{k: v for k, v in one.body.items() if "_tokens" in k} for one in front.openai.asked]
+        assert limits == [{"max_tokens": 9}, {"max_completion_tokens": 9}, {"max_completion_tokens": 9}]
+
+
 async def test_nothing_of_the_environment_is_sent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "OPENAI_ORG_ID": "org-of-another",

@@ -222,7 +222,7 @@ async def test_the_sdk_reads_an_answer_by_a_schema(front: Front) -> None:
 
 async def test_the_answer_to_an_equal_chat_is_the_same_one(front: Front) -> None:
     front.openai.put_on(reply(completion()))
-    chat: Any = {"model": "small", "messages": ASK, "max_completion_tokens": 100, "temperature": 0}
+    chat: Any = {"model": "small", "messages": ASK, "max_tokens": 100, "temperature": 0}
     await front.client.chat.completions.create(**chat)
     raw = await client(front).messages.with_raw_response.create(
         model="small", max_tokens=100, messages=ASK, extra_body={"temperature": 0}

@@ -36,7 +36,7 @@ def said(*messages: Any) -> Any:
 
 
 def test_a_plain_request_is_a_plain_chat() -> None:
-    assert chat() == {"model": "small", "messages": [HELLO], "max_completion_tokens": 100}
+    assert chat() == {"model": "small", "messages": [HELLO], "max_tokens": 100}
 
 
 FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
