@@ -21,6 +21,7 @@ async def doctor(as_json: Json = False) -> int:
         WARN,
         examine_data_folder,
         examine_deployment,
+        examine_external,
         examine_gateway,
         examine_keeper,
         examine_machine,
@@ -43,6 +44,7 @@ async def doctor(as_json: Json = False) -> int:
             found.append(
                 warn("services", f"nothing runs in {settings.home}", "Start it with `callboard up`.")
             )
+        found += await examine_external(settings)
         found += examine_data_folder(settings)
     else:
         ray_runs = (

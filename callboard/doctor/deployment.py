@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from callboard.services import Endpoints
+    from callboard.settings import Settings
     from storage.inspect import CoordinatorView, HostView
     from storage.lack import Lack
 
@@ -75,6 +76,17 @@ async def examine_deployment(endpoints: Endpoints, *, expects_hosts: bool) -> li
         found.append(fail("database", error.message, error.fix or "Look at the server's log."))
     finally:
         await db.close()
+    return found
+
+
+async def examine_external(settings: Settings) -> list[Finding]:
+    """The services of somebody else's while nothing runs here: whether a start could use them."""
+    found = []
+    if settings.postgres_url is not None:
+        url = settings.postgres_url.get_secret_value()
+        found.append(await _service("postgres", check_postgres_durable, url, False))
+    if settings.nats_url is not None:
+        found.append(await _service("nats", check_nats, settings.nats_url.get_secret_value(), False))
     return found
 
 

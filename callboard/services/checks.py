@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import socket
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
@@ -84,12 +86,23 @@ async def connect_postgres(url: str, *, embedded: bool = False) -> Connection:
     except TimeoutError as error:
         raise _unavailable("Postgres", place, f"no answer within {CONNECT_TIMEOUT_S} s", mend) from error
     except OSError as error:
-        # asyncio's own text for a failed connection repeats the address, with the errno beside it.
-        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "no such host"
-        raise _unavailable("Postgres", place, reason, mend) from error
+        raise _unavailable("Postgres", place, _postgres_reason(error), mend) from error
     except (asyncpg.InterfaceError, ValueError, OverflowError):
         # Without the driver's words and without its cause: they may quote the URL.
         raise _unavailable("Postgres", place, "the URL cannot be read", mend) from None
+
+
+def _postgres_reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "no such host"
+    text = str(error)
+    # asyncio's own text repeats the address, with the errno beside it; of a host with several addresses it is all there is.
+    found = re.search(r"\[Errno (\d+)\]", text)
+    if number := error.errno or (int(found[1]) if found else 0):
+        return os.strerror(number).lower()
+    if "rejected SSL" in text:  # the driver's word for any first byte that it does not know, and for a no
+        return "what answers there is not Postgres, or has not the TLS that was asked for"
+    return "it broke the connection off"
 
 
 async def check_nats(url: str, *, embedded: bool = False) -> None:

@@ -67,6 +67,13 @@ async def test_a_wrong_password_is_not_shown(services: Endpoints) -> None:
     _assert_clear(caught.value, "CALLBOARD_NATS_URL")
 
 
+async def test_what_is_not_postgres_is_not_taken_for_a_host_that_is_missing(services: Endpoints) -> None:
+    at = services.nats_url.rpartition("@")[2]
+    with pytest.raises(ServiceUnavailable, match="what answers there is not Postgres") as caught:
+        await check_postgres_durable(f"postgresql://ada:{SECRET}@{at}/callboard")
+    _assert_clear(caught.value, "CALLBOARD_POSTGRES_URL")
+
+
 @pytest.mark.parametrize(
     "url", ["nats://ada:{secret}@127.0.0.1:{port}", "nats://ada:{secret}@no-such-host.invalid:4222"]
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shlex
 from pathlib import Path
 
+import asyncpg
 import pytest
 
-from callboard.doctor import GOOD, Finding, examine_machine
+from callboard.cli.main import invoke
+from callboard.doctor import GOOD, Finding, examine_data_folder, examine_machine
 from callboard.doctor.machine import _fits
 from callboard.ray_head import RayHead
 from callboard.settings import Settings
@@ -83,3 +87,30 @@ def test_a_ray_head_without_a_record_is_named_with_its_mend(
     assert "ray ports" in found
     elsewhere = Settings(home=tmp_path, ray_address="127.0.0.1:6379")
     assert "ray head" not in {finding.check for finding in examine_machine(elsewhere, None)}
+
+
+def test_services_of_somebody_elses_are_looked_at_also_while_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)")
+
+    monkeypatch.setattr(asyncpg, "connect", refused)
+    monkeypatch.setenv("CALLBOARD_HOME", str(tmp_path))
+    monkeypatch.setenv("CALLBOARD_POSTGRES_URL", "postgresql://u:s3cret@127.0.0.1:1/db")
+    assert invoke(["doctor", "--json"]) == 1
+    said = capsys.readouterr().out
+    found = {each["check"]: each for each in json.loads(said)["findings"]}
+    assert found["postgres"]["status"] == "fail"
+    assert found["postgres"]["detail"] == "Postgres at u@127.0.0.1:1/db cannot be used: connection refused."
+    assert "CALLBOARD_POSTGRES_URL" in found["postgres"]["mend"]
+    assert "nats" not in found
+    assert found["events"]["detail"].startswith("none yet")
+    assert "data" not in found
+    assert "s3cret" not in said
+
+
+def test_a_nats_that_does_not_run_is_not_said_to_be_in_order(tmp_path: Path) -> None:
+    (tmp_path / "nats" / "jetstream").mkdir(parents=True)
+    [finding] = [found for found in examine_data_folder(Settings(home=tmp_path)) if found.check == "events"]
+    assert finding.detail.startswith("NATS does not run")
