@@ -141,7 +141,11 @@ class LocalGateway:
         if (record.get("digest"), record.get("head")) != (digest, head) or not await _listens(served.port):
             with contextlib.ExitStack() as stack:
                 if not await ray.call("serve_runs"):
-                    served = replace(served, port=stack.enter_context(own_port(served.port)))
+                    served = replace(served, port=stack.enter_context(own_port(wanted := served.port)))
+                    if served.port != wanted:
+                        progress(
+                            f"port {wanted} of the model gateway is taken; from now on it is at {served.port}"
+                        )
                 # Where this does not come to its end, nobody knows what is served, but where it is: Serve keeps its port.
                 write_private(self._record_path, json.dumps({**record, "port": served.port, "digest": None}))
                 await ray.call("serve_gateway", served=served)

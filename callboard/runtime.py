@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from actors.model_gateway import GatewayAddress
 from bus.errors import CallboardError, ServiceUnavailable, StorageError
@@ -18,6 +19,7 @@ from callboard.ray_process import RayProcess
 from callboard.services import (
     Endpoints,
     Home,
+    Services,
     Users,
     ensure_services,
     external_endpoints,
@@ -186,6 +188,7 @@ async def _start(
     starting_ray = asyncio.create_task(_ray_address(settings, head))
     try:
         services = await ensure_services(settings)
+        _say_if_moved(services, progress)
         await keep_services(settings)
         await _migrate(services.endpoints.postgres_url, progress)
         address = await starting_ray
@@ -214,6 +217,15 @@ async def _start(
     cluster.joined = not (started or head.started_here or services.started_here)
     cluster.kept = not users.temporary
     return cluster
+
+
+def _say_if_moved(services: Services, progress: Progress) -> None:
+    if services.nats_was_at is not None:
+        now = urlsplit(services.endpoints.nats_url).port
+        progress(
+            f"port {services.nats_was_at} of NATS is taken; from now on it is at {now}, and publishers need the new NATS_URL: "
+            "`callboard events --url`"
+        )
 
 
 async def _given(work: Coroutine[Any, Any, T]) -> T:

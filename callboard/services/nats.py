@@ -59,7 +59,7 @@ class EmbeddedNats:
 
     def url(self) -> str:
         password = self.home.credentials()["nats"]
-        return f"nats://{USER}:{password}@{HOST}:{self._port()}"
+        return f"nats://{USER}:{password}@{HOST}:{self.port()}"
 
     def running(self) -> int | None:
         """The server's pid, or None."""
@@ -101,7 +101,7 @@ class EmbeddedNats:
         self.home.make_folder(self.data.name, self.account)
         config = self.home / "nats.conf"
         template = files(__package__).joinpath("nats.conf").read_text()
-        values = {"port": str(self._port()), "store": str(self.data), "log": str(self.log)}
+        values = {"port": str(self.port()), "store": str(self.data), "log": str(self.log)}
         text = re.sub(r"\{(port|store|log)\}", lambda found: _escaped(values[found[1]]), template)
         # Holds no secret, and is read by the server's account.
         write_private(config, text, mode=0o644)
@@ -117,16 +117,17 @@ class EmbeddedNats:
     def _choose_port(self) -> None:
         """The port of last time, so that clients find the restarted server; another if that is taken, unless it keeps that."""
         with suppress(OSError, ValueError):
-            if _is_free(self._port()):
+            if _is_free(self.port()):
                 return
             if self.keeps_port:
                 raise ServiceUnavailable(
-                    f"Another program has taken NATS's port {self._port()}, and its clients look for it there.",
+                    f"Another program has taken NATS's port {self.port()}, and its clients look for it there.",
                     fix="End that program; `callboard down` and `callboard up` take another port.",
                 )
         write_private(self.port_path, f"{_free_port()}\n")
 
-    def _port(self) -> int:
+    def port(self) -> int:
+        """Where it was started last. Raises OSError or ValueError where none is on record."""
         return int(self.port_path.read_text())
 
     async def _wait_until_ready(self) -> None:
@@ -134,7 +135,7 @@ class EmbeddedNats:
         while True:
             with suppress(OSError, ValueError, TimeoutError):
                 async with asyncio.timeout(1):
-                    if await _greeting_has_jetstream(self._port()):
+                    if await _greeting_has_jetstream(self.port()):
                         return
             if not lock.held(self.lock_path):
                 raise self._failed()

@@ -53,6 +53,8 @@ class Services:
     endpoints: Endpoints
     home: Home
     started: list[Server] = field(default_factory=list)
+    nats_was_at: int | None = None
+    """The port that the embedded NATS had until this start, where another program has taken it."""
 
     @property
     def started_here(self) -> bool:
@@ -173,6 +175,7 @@ async def _start(settings: Settings, home: Home) -> Services:
         servers.append(postgres)
     if settings.nats_url is None:
         servers.append(nats)
+    before = _port_of(nats)
     starting = asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
     try:
         results = await asyncio.shield(starting)
@@ -199,7 +202,15 @@ async def _start(settings: Settings, home: Home) -> Services:
     except BaseException:
         await _stop_all(started)
         raise
-    return Services(endpoints=endpoints, home=home, started=started)
+    moved = nats in started and before not in (None, nats.port())
+    return Services(endpoints=endpoints, home=home, started=started, nats_was_at=before if moved else None)
+
+
+def _port_of(nats: EmbeddedNats) -> int | None:
+    try:
+        return nats.port()
+    except (OSError, ValueError):  # it was never started
+        return None
 
 
 def _embedded(home: Home) -> tuple[EmbeddedPostgres, EmbeddedNats]:

@@ -171,8 +171,11 @@ async def test_another_port_is_taken_where_the_first_is_not_free_and_kept(rig: R
         taken.listen()
         port = await rig.serve()
     assert port != gateway.FIRST_PORT
+    moved = f"port {gateway.FIRST_PORT} of the model gateway is taken; from now on it is at {port}"
+    assert rig.said == [moved]
     rig.head, rig.ray.serve_runs = 4712, False
     assert await rig.serve() == port
+    assert rig.said == [moved]
 
 
 @pytest.mark.parametrize("served_before", [False, True])

@@ -19,7 +19,9 @@ from callboard.ray_process import RayProcess
 from callboard.services import Endpoints
 from callboard.settings import Settings
 
-ENDPOINTS = Endpoints(postgres_url="p", nats_url="n", embedded_postgres=True, embedded_nats=True)
+ENDPOINTS = Endpoints(
+    postgres_url="p", nats_url="nats://me:secret@127.0.0.1:4223", embedded_postgres=True, embedded_nats=True
+)
 ELSEWHERE = "127.0.0.1:6379"
 
 
@@ -28,6 +30,7 @@ class World:
 
     def __init__(self) -> None:
         self.ray_runs = self.coordinators_run = self.services_run = False
+        self.nats_was_at: int | None = None
         self.coordinators_fail = self.ray_stops_badly = False
         self.waits = asyncio.Event()  # for calls, until these have ended
         self.calls_ended: asyncio.Event | None = None
@@ -41,6 +44,7 @@ class World:
             endpoints = ENDPOINTS
 
             def __init__(self) -> None:
+                self.nats_was_at = world.nats_was_at
                 self.started_here = not world.services_run
                 world.services_run = True
 
@@ -168,6 +172,18 @@ def command(world: World, tmp_path: Path) -> Commands:
 
 
 STOPPED = ["hosts drained", "ray stopped", "services stopped"]
+
+
+async def test_publishers_are_told_that_nats_has_moved(world: World, command: Commands) -> None:
+    async with command():
+        assert not any("NATS is taken" in line for line in world.said)
+    world.nats_was_at = 4222
+    async with command():
+        pass
+    assert (
+        "port 4222 of NATS is taken; from now on it is at 4223, and publishers need the new NATS_URL: `callboard events --url`"
+        in world.said
+    )
 
 
 @pytest.fixture

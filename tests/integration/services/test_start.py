@@ -125,3 +125,5 @@ async def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(settings: 
         again = await ensure_services(settings)
     assert again.endpoints.nats_url != first.endpoints.nats_url
     await check_nats(again.endpoints.nats_url)
+    joined = await ensure_services(settings)
+    assert (first.nats_was_at, again.nats_was_at, joined.nats_was_at) == (None, port, None)
