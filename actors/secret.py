@@ -46,7 +46,8 @@ class SecretFolder:
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
             raise MissingSecret(
-                f"The secret {name} cannot be read: {why}.", fix=f"Write it to {self._folder / name}."
+                f"The secret {name} cannot be read: {why}.",
+                fix=f"Write it to {self._folder / name}, with mode 600.",
             ) from None
 
 

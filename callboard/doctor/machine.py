@@ -111,10 +111,12 @@ def _private_files(home: Path) -> Finding:
         if _is_open(path)
         and (path.parent != by_hand or _is_open(by_hand))  # nobody comes through a closed one
     ]
+    mend = f"chmod 600 {shlex.join(open_ones)}"
+    if open_ones and not _is_open(home):
+        text = f"only the mode of {home} keeps others from reading {', '.join(open_ones)}"
+        return warn("private files", text, mend)
     if open_ones:
-        return fail(
-            "private files", f"others can read {', '.join(open_ones)}", f"chmod 600 {shlex.join(open_ones)}"
-        )
+        return fail("private files", f"others can read {', '.join(open_ones)}", mend)
     return good(
         "private files",
         "passwords, keys and tokens are readable by their owner only" if found else "none yet",

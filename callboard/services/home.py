@@ -5,6 +5,7 @@
     instance.lock      held while services are started or stopped
     start.lock  users.lock  temporary     who uses the instance, and whether it ends with them: see users.py
     postgres/ .conf .lock .log     nats/ .conf .lock .log .port
+    secrets/           of tools and of models' upstreams, written by hand, mode 0700
     keeper.lock .log   who starts them again, and what it did: see keeping.py
     run/               the Unix socket
     software/          copies of the programs, only where the account could not reach them
@@ -39,7 +40,7 @@ class Home:
         return self.path / name
 
     def create(self) -> None:
-        """Make the folder if it is missing. No existing folder's mode is changed.
+        """Make the folder, and `secrets` in it, if they are missing. No existing folder's mode is changed.
 
         Raises `DataFolderError` when it cannot be made, or belongs to somebody else.
         """
@@ -51,12 +52,14 @@ class Home:
                     folder.mkdir(exist_ok=True)
                     # Said again because the umask may have narrowed it.
                     folder.chmod(mode if folder == self.path else 0o755)
+            self.require_own()
+            if not os.path.lexists(self / "secrets"):
+                (self / "secrets").mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise DataFolderError(
                 f"The data folder {self.path} cannot be made: {error.strerror}.",
                 fix="Set CALLBOARD_HOME to a folder that you may write to.",
             ) from error
-        self.require_own()
 
     def require_own(self) -> None:
         """Raise `DataFolderError` for a folder that is there, and somebody else's."""

@@ -52,3 +52,15 @@ async def test_a_folder_that_may_not_be_looked_at_is_said_by_down(
     monkeypatch.setattr(Path, "is_dir", refuse)  # not by its mode: root may look at everything
     with pytest.raises(DataFolderError, match=f"{tmp_path} belongs to another user"):
         await stop_cluster(settings)
+
+
+def test_the_folder_of_the_secrets_is_there_for_its_owner_only_and_one_that_was_there_is_left(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path / "home")
+    for _ in range(2):
+        home.create()
+        assert (home / "secrets").stat().st_mode & 0o777 == 0o700
+    (home / "secrets").chmod(0o750)
+    home.create()
+    assert (home / "secrets").stat().st_mode & 0o777 == 0o750

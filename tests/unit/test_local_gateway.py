@@ -273,7 +273,7 @@ async def test_the_doctor_says_which_model_lacks_which_key(rig: Rig) -> None:
     assert found.detail.startswith(
         "small: The upstream claude has no key: The secret ANTHROPIC_API_KEY cannot"
     )
-    assert found.mend == f"Write it to {rig.settings.secrets_folder / 'ANTHROPIC_API_KEY'}."
+    assert found.mend == f"Write it to {rig.settings.secrets_folder / 'ANTHROPIC_API_KEY'}, with mode 600."
     rig.settings.secrets_folder.mkdir()
     (rig.settings.secrets_folder / "ANTHROPIC_API_KEY").write_text("sk-x")
     assert await examine_gateway(rig.settings) == []

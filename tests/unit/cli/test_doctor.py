@@ -46,9 +46,12 @@ def test_a_password_file_that_others_can_read_is_a_failure(tmp_path: Path, name:
     (tmp_path / name).chmod(0o600)
     assert _private_files(tmp_path).status == "good"
     (tmp_path / name).chmod(0o644)
-    found = _private_files(tmp_path)
-    assert found.status == "fail"
-    assert shlex.split(found.mend) == ["chmod", "600", str(tmp_path / name)]
+    (tmp_path / "secrets").chmod(0o755)
+    for mode, status in ((0o711, "fail"), (0o700, "warn")):  # of the data folder, which nobody may pass through
+        tmp_path.chmod(mode)
+        found = _private_files(tmp_path)
+        assert found.status == status
+        assert shlex.split(found.mend) == ["chmod", "600", str(tmp_path / name)]
 
 
 def test_a_secret_in_a_folder_that_only_its_owner_may_enter_is_private(tmp_path: Path) -> None:
@@ -57,6 +60,7 @@ def test_a_secret_in_a_folder_that_only_its_owner_may_enter_is_private(tmp_path:
     (tmp_path / "secrets" / "KEY").chmod(0o644)
     assert _private_files(tmp_path).status == "good"
     (tmp_path / "secrets").chmod(0o755)
+    tmp_path.chmod(0o711)
     assert _private_files(tmp_path).status == "fail"
 
 

@@ -203,7 +203,7 @@ def test_a_key_that_a_model_lacks_is_a_warning(
     assert invoke(["up"]) == 0
     said = (
         "Warning: small: The upstream openai has no key: The secret OPENAI_API_KEY cannot be read: "
-        f"No such file or directory. Write it to {tmp_path / 'OPENAI_API_KEY'}.\n"
+        f"No such file or directory. Write it to {tmp_path / 'OPENAI_API_KEY'}, with mode 600.\n"
     )
     assert said in capsys.readouterr().err
     assert invoke(["up", "--without-gateway"]) == 0

@@ -34,7 +34,7 @@ def test_a_key_that_is_not_there_is_missing_to_each_model_that_asks_its_upstream
             secret="OPENAI_API_KEY",
             models=("small", "either"),
             why="The upstream openai has no key: The secret OPENAI_API_KEY cannot be read: No such file or directory.",
-            fix=f"Write it to {path}.",
+            fix=f"Write it to {path}, with mode 600.",
         )
     ]
     path.write_text("sk-now-it-is\n")
