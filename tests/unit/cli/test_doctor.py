@@ -47,7 +47,10 @@ def test_a_password_file_that_others_can_read_is_a_failure(tmp_path: Path, name:
     assert _private_files(tmp_path).status == "good"
     (tmp_path / name).chmod(0o644)
     (tmp_path / "secrets").chmod(0o755)
-    for mode, status in ((0o711, "fail"), (0o700, "warn")):  # of the data folder, which nobody may pass through
+    for mode, status in (
+        (0o711, "fail"),
+        (0o700, "warn"),
+    ):  # of the data folder, which nobody may pass through
         tmp_path.chmod(mode)
         found = _private_files(tmp_path)
         assert found.status == status
