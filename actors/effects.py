@@ -84,7 +84,7 @@ class Call:
         final = _FINAL.get(error.type)
         if final is not None:
             raise final(error.message, place=place, tool=self._tool.name, decision=self._decision)
-        raise ToolFailed(f"{self._tool.name} failed: {error.type}: {error.message}.", place=place)
+        raise ToolFailed(f"{self._tool.name} failed: {error.type}: {error.message.rstrip('.')}.", place=place)
 
     # -- approval ------------------------------------------------------------------------------------
 

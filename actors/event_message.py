@@ -224,7 +224,7 @@ def _task_of(event: Event, domain: str) -> str | None:
 def _priority(event: Event) -> int:
     given = event.headers.get(PRIORITY_HEADER, str(int(Priority.NORMAL)))
     if given not in ("0", "1", "2"):
-        raise InvalidPayload(f"{given!r} is no priority.", fix=f"Set {PRIORITY_HEADER} to 0, 1 or 2.")
+        raise InvalidPayload(f"{given!r} is not a priority.", fix=f"Set {PRIORITY_HEADER} to 0, 1 or 2.")
     return int(given)
 
 

@@ -69,7 +69,7 @@ async def run_query(
         if isinstance(error, TimeoutError) and bound.expired():
             raise DeadlineExceeded(f"{address} did not answer within {timeout_s:g} s.") from None
         raise QueryFailed(
-            f"{kind.cls.__qualname__}.{handler.method} failed: {type(error).__name__}: {first_line(error)}."
+            f"{kind.cls.__qualname__}.{handler.method} failed: {type(error).__name__}: {first_line(error).rstrip('.')}."
         ) from error
     if not isinstance(answer, BaseModel):
         raise QueryFailed(

@@ -56,11 +56,11 @@ class ScheduleSpec(BaseModel):
     @classmethod
     def _is_a_cron_line(cls, value: str) -> str:
         if len(value.split()) != _FIELDS:
-            raise ValueError(f"{value!r} is no cron line: write minute, hour, day, month and weekday")
+            raise ValueError(f"{value!r} is not a cron line: write minute, hour, day, month and weekday")
         try:
             next(CronSim(value, datetime(2026, 1, 1, tzinfo=UTC)))
         except CronSimError as error:
-            raise ValueError(f"{value!r} is no cron line: {error}") from None
+            raise ValueError(f"{value!r} is not a cron line: {error}") from None
         except StopIteration:
             raise ValueError(f"{value!r} never comes: there is no such day") from None
         return value

@@ -117,7 +117,7 @@ def read_json(text: str, what: str) -> Any:
         value = msgspec.json.decode(text)
     except (ValueError, RecursionError) as error:  # msgspec's own are among them
         raise InvalidPayload(
-            f"{what} is no JSON: {first_line(error).removeprefix(_MALFORMED)}.",
+            f"{what} is not JSON: {first_line(error).removeprefix(_MALFORMED)}.",
             fix="Quote text twice: '\"yes\"'.",
         ) from None
     refuse_nul(text)

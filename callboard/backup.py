@@ -215,7 +215,7 @@ def _check_file(file: Path) -> None:
         ) from None
     if start != _MAGIC:
         raise StorageError(
-            f"{file} is no backup in pg_dump's custom format.",
+            f"{file} is not a backup in pg_dump's custom format.",
             fix="Name a file that `callboard backup` made.",
         )
 

@@ -25,8 +25,10 @@ def show_agent(
     out = console()
     title = plain(view.address, "bold")
     title.append("  ")
-    title.append_text(lifecycle_word(view.lifecycle))
-    title.append(f"  version {view.version:,}")
+    if not (view.is_untouched and view.lifecycle == "created"):  # it exists as any address does
+        title.append_text(lifecycle_word(view.lifecycle))
+        title.append("  ")
+    title.append(f"version {view.version:,}")
     if view.updated_at is not None:
         title.append(f", changed {ago(view.updated_at)} ago")
     out.print(title)

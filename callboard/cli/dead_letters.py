@@ -83,12 +83,9 @@ async def show(number: Number, as_json: Json = False) -> None:
         emit({**_as_json(letter), "header": header, "payload": payload})
         return
     out = console()
+    after = f" after {count(letter.failures, 'failure')}" if letter.failures else ""
     out.print(plain(f"Dead letter {letter.id}: {letter.type} for {letter.address}", "bold"))
-    out.print(
-        plain(
-            f"{letter.reason} after {count(letter.failures, 'failure')}, {ago(letter.at)} ago: {letter.error}"
-        )
-    )
+    out.print(plain(f"{letter.reason}{after}, {ago(letter.at)} ago: {letter.error}"))
     for frame in letter.frames.splitlines():
         out.print(plain(f"  at {frame}", "dim"))
     of_task = f", part of the task {letter.task}" if letter.task is not None else ""
@@ -176,7 +173,7 @@ async def _check(at: Opened, letter: DeadLetterView, force: bool) -> None:
             )
         if task.finished_at is None:
             return
-        ended = f"has {task.status} {ago(task.finished_at)} ago"
+        ended = f"{task.status} {ago(task.finished_at)} ago"
     if not force:
         raise InvalidMessage(
             f"Dead letter {letter.id} is part of the task {letter.task}, which {ended}: a retry would do all that "

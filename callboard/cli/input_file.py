@@ -39,8 +39,10 @@ def read_head(path: str) -> bytes | None:
     """The first bytes of the input, some 8 KiB. They stay in standard input, for whoever reads `sys.stdin`.
 
     None where a look would take them away (a pipe with a name), or have somebody type first. Raises InvalidTask for what
-    is missing, unreadable or empty.
+    is missing, unreadable or empty, and for no name.
     """
+    if not path:  # as a script has it whose variable is not set
+        raise InvalidTask("--input names no file.", fix="Name one, or leave it out.")
     try:
         head = _head_of_standard_input() if path == STANDARD_INPUT else _head_of_file(path)
     except OSError as error:

@@ -124,7 +124,10 @@ def plain_line(snapshot: Snapshot) -> str:
     task, hosts = snapshot.task, snapshot.hosts
     events = f"{count(snapshot.events_waiting, 'event')} waiting, " if snapshot.events_waiting else ""
     asked = f", {count(len(snapshot.asked), 'decision')} waited for" if snapshot.asked else ""
+    # "0% failed" would read as if nothing had.
+    ended = task.status in ("failed", "cancelled")
+    state = f"{task.status} at {task.progress:.0%}" if ended else f"{task.progress:.0%} {task.status}"
     return clean(
-        f"{task.progress:.0%} {task.status}, {count(len(hosts), 'host')}, {events}"
+        f"{state}, {count(len(hosts), 'host')}, {events}"
         f"backlog {sum(h.backlog for h in hosts):,}, {snapshot.turns_per_s:,.0f} turns/s{asked}"
     )

@@ -104,7 +104,7 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
         return result if isinstance(result, int) else 0
     except TyperException as error:  # wrong usage; its message names the argument
         if message := _said(error).rstrip("."):
-            note(f"Error: {message}. Try `{_command(error)} --help`.")
+            note(f"Error: {message}{'' if message.endswith('?') else '.'} Try `{_command(error)} --help`.")
         return error.exit_code
     except (KeyboardInterrupt, Abort):
         note("Interrupted.")

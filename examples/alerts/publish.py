@@ -19,4 +19,6 @@ async def publish(alert: str, service: str, text: str) -> None:
     await connection.close()
 
 
+if len(sys.argv) != 4 or "NATS_URL" not in os.environ:
+    sys.exit(__doc__)
 asyncio.run(publish(*sys.argv[1:]))

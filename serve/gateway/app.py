@@ -369,6 +369,7 @@ async def _not_here(request: Request, error: Exception) -> Response:
     what = f"{request.method} {request.url.path}: "
     refused = ApiError(
         what + ("not with that method." if error.status_code == 405 else "there is no such place."),
+        fix="" if request.url.path.startswith("/v1/") else "The base URL ends in /v1.",
         status=error.status_code,
         code="method_not_allowed" if error.status_code == 405 else "unknown_url",
     )

@@ -73,7 +73,9 @@ async def test_an_agent_is_shown_with_state_mailbox_and_verified_history(cli: Cl
 async def test_an_agent_that_no_message_has_reached_exists_all_the_same(cli: Cli, desk: Deployment) -> None:
     shown = await cli.json("agent", "desk/clerk/nobody")
     assert (shown["lifecycle"], shown["version"], shown["state"]) == ("created", 0, None)
-    assert "No message has ever reached it." in await cli("agent", "desk/clerk/nobody")
+    said = await cli("agent", "desk/clerk/nobody")
+    assert "No message has ever reached it." in said
+    assert "created" not in said
     assert "There is no domain 'other'" in await cli.error("agent", "other/clerk/x")
     assert "has no agent kind 'clrek'" in await cli.error("agent", "desk/clrek/a")
 

@@ -133,7 +133,7 @@ async def test_a_broken_backup_changes_nothing(
     assert "nothing was changed" in await cli.error("restore", str(cut), "--force")
     assert [row["address"] for row in (await cli.json("agents"))["agents"]] == ["desk/clerk/a"]
     cut.write_bytes(b"select 1;")
-    assert "no backup" in await cli.error("restore", str(cut))
+    assert "is not a backup" in await cli.error("restore", str(cut))
     assert "cannot be read: No such file" in await cli.error("restore", str(tmp_path / "none"))
     assert "cannot be written" in await cli.error("backup", str(tmp_path / "no" / "folder"))
     assert {path.name for path in tmp_path.iterdir()} == {file.name, cut.name}  # noqa: ASYNC240

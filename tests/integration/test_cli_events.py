@@ -57,6 +57,20 @@ async def publish(url: str, *words: str) -> str:
     return out.decode()
 
 
+async def test_a_publisher_that_is_called_wrongly_says_how_it_is_called() -> None:
+    """Without NATS_URL, as it is called first, and without what is to be published."""
+    for words, environment in ((("1", "a", "b"), {}), ((), {"NATS_URL": "nats://127.0.0.1:1"})):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(ALERTS / "publish.py"), *words),
+            env=environment,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+        assert process.returncode == 1
+        assert said.decode().startswith("Publish one alert: `NATS_URL=")
+        assert said.count(b"\n") == 1
+
+
 def counted(alerts: Deployment, service: str, number: int) -> Callable[[], Awaitable[Any]]:
     """A condition: so many alerts of a service have been handled."""
     sql = "select from agents where agent = $1 and (state ->> 'alerts')::int = $2"

@@ -183,7 +183,7 @@ async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> 
     )
     assert "Either --value or --forget" in await cli.error("turn", "edit", RUNNER, "#1", "--reason", "x")
     for value in ("{", "NaN", '"\\ud800"', "[" * 100_000):
-        assert "The value is no JSON" in await cli.error(
+        assert "The value is not JSON" in await cli.error(
             "turn", "edit", RUNNER, "#1", "--value", value, "--reason", "x"
         )
     assert "NUL" in await cli.error("turn", "edit", RUNNER, "#1", "--value", '"\\u0000"', "--reason", "x")

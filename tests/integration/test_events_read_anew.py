@@ -134,6 +134,7 @@ async def test_a_letter_says_what_its_publisher_knows_the_event_by(
         text = await cli("dead-letters", "show", str(letter.id))
         place = f"published on callboard.events.till.sold-late, number {number} in the stream, "
         assert place + "Nats-Msg-Id till/77" in text.replace("\n", " ")
+        assert "\ninvalid_event, " in text  # and not after 0 failures
         assert letter.error == (
             "The domain till lists no event 'sold-late'; it takes sold. List it under `events` in domain.yaml, and have it "
             "read anew with `callboard dead-letters retry`; or publish to callboard.events.till.NAME with a name that is "

@@ -90,6 +90,7 @@ CASES = [
     (EMBED, embed("a", dimensions=0), 400, "dimensions", None),
     (EMBED, embed("a", model="small"), 400, "model", "model_not_supported"),
     ("/v1/completions", b"{}", 404, None, "unknown_url"),
+    ("/embeddings", b"{}", 404, None, "unknown_url"),
     ("/v1/models", b"{}", 405, None, "method_not_allowed"),
 ]
 
@@ -105,6 +106,7 @@ async def test_each_is_refused_by_name_and_the_gateway_goes_on(front: Front) -> 
         assert error["type"] == "invalid_request_error", case
         assert error["message"].endswith("."), case
         assert len(error["message"]) < 500, case
+        assert ("The base URL ends in /v1." in error["message"]) is (path == "/embeddings"), case
     assert front.openai.asked == []
     assert (await front.post(CHAT, chat())).status_code == 200
 

@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from actors.event_message import _spec_of
+from actors.event_message import _priority, _spec_of
 from actors.scope import Scope
-from bus.errors import NoHandler
-from bus.event import TYPE_HEADER, Event
+from bus.errors import InvalidPayload, NoHandler
+from bus.event import PRIORITY_HEADER, TYPE_HEADER, Event
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,9 @@ def test_an_event_that_is_not_taken_is_told_by_name_and_type(
     with pytest.raises(NoHandler) as refused:
         _spec_of(event, scope)
     assert said in str(refused.value)
+
+
+def test_a_priority_that_is_none_is_refused_in_words() -> None:
+    event = Event(name="raised", seq=1, at_ns=0, headers={PRIORITY_HEADER: "high"}, data=b"{}")
+    with pytest.raises(InvalidPayload, match="'high' is not a priority"):
+        _priority(event)

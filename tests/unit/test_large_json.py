@@ -55,5 +55,5 @@ def test_what_nobody_would_read_is_not_written(write: Callable[[Any], str]) -> N
 @pytest.mark.parametrize("start", ['"', '"\\'])
 def test_a_string_that_does_not_end_is_looked_through_once(start: str) -> None:
     """A search that began anew at each quote would take minutes: the test's time limit ends it."""
-    with pytest.raises(InvalidPayload, match="is no JSON"):
+    with pytest.raises(InvalidPayload, match="is not JSON"):
         _read("[" + start + '\\"[' * 1_000_000)

@@ -66,7 +66,7 @@ class Archive(Agent):
     async def how_many(self, question: HowMany, ctx: Context) -> Answer | None:
         match question.how:
             case "badly":
-                raise ValueError("cannot count\nat all")
+                raise ValueError("cannot count.\nat all")
             case "emptily":
                 return None
             case "slowly":
@@ -136,7 +136,9 @@ async def test_a_query_that_would_have_an_effect_is_refused(how: str) -> None:
 
 async def test_each_way_to_go_wrong_has_its_error() -> None:
     async with TestKit([Archive]) as kit:
-        with pytest.raises(QueryFailed, match="how_many failed: ValueError: cannot count") as caught:
+        with pytest.raises(
+            QueryFailed, match=r"how_many failed: ValueError: cannot count\. Mend the"
+        ) as caught:
             await kit.query(AT, HowMany(how="badly"))
         assert isinstance(caught.value.__cause__, ValueError)
         with pytest.raises(QueryFailed, match="answered with NoneType"):

@@ -304,3 +304,9 @@ def test_domain_yaml_names_the_line_that_is_wrong(tmp_path: Path) -> None:
     )
     with pytest.raises(CallboardError, match=r"schedules\.0\.cron.*0 6 31 4"):
         read_domain(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["* *", "61 * * * *"])
+def test_what_is_not_a_cron_line_is_refused_in_words(line: str) -> None:
+    with pytest.raises(ValidationError, match="is not a cron line"):
+        spec(cron=line)

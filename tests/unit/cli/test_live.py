@@ -162,6 +162,13 @@ def test_without_a_terminal_it_is_one_line() -> None:
     assert plain_line(shown) == "62% running, 1 host, 1,234,567 events waiting, backlog 12,345, 8,210 turns/s"
 
 
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_how_far_a_task_came_that_did_not_end_well_is_no_share_of_what_went_wrong(status: str) -> None:
+    shown = snapshot([HOST], 0)
+    shown.task = msgspec.structs.replace(TASK, status=status, progress=0.0)
+    assert plain_line(shown).startswith(f"{status} at 0%, 1 host")
+
+
 def test_events_that_nobody_has_read_stand_beside_the_backlog() -> None:
     shown = snapshot([host(n, backlog=123_456, agents=123_456) for n in range(8)], 1)
     assert "hosts 8/8   events ?   backlog 987,648" in "\n".join(lines(shown, 80, 30))

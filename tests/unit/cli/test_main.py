@@ -57,6 +57,10 @@ def test_the_version_can_be_asked_for_as_an_option(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (
+            ["statsu"],
+            "Error: No such command 'statsu'. Did you mean 'status', 'task'? Try `callboard --help`.",
+        ),
         (["nope"], "No such command 'nope'. Try `callboard --help`."),
         (["agent"], "Missing argument 'ADDRESS'. Try `callboard agent --help`."),
         (["tasks", "--limit", "0"], "'--limit': must be at least 1. Try `callboard tasks --help`."),
@@ -208,7 +212,7 @@ def test_a_value_that_is_nested_too_deep_is_said(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.invoke([word.replace("VALUE", "[" * 100_000) for word in words]) == 1
-    assert "is no JSON: maximum recursion depth exceeded" in capsys.readouterr().err
+    assert "is not JSON: maximum recursion depth exceeded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -283,3 +287,11 @@ def test_help_version_and_an_address_error_need_neither_ray_nor_nats() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_input_without_a_name_is_said_to_be_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "domain.yaml").write_text("domain: x\nkinds: []\ntasks: {to: a/b}\n")
+    assert main.invoke(["run", str(tmp_path), "--input", ""]) == 1
+    assert capsys.readouterr().err == "Error: --input names no file. Name one, or leave it out.\n"

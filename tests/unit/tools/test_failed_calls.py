@@ -43,11 +43,11 @@ async def test_a_failure_that_is_known_is_no_obstacle_to_the_next_try_of_the_tur
 
 
 async def test_a_handler_may_go_on_from_a_failed_call(world: World) -> None:
-    world.fails = [NotDone("closed")]
+    world.fails = [NotDone("closed.")]
     block = blocking(world)
 
     async def run(self: Caller, ctx: Context) -> None:
-        with pytest.raises(ToolFailed, match="block_address failed: NotDone: closed"):
+        with pytest.raises(ToolFailed, match=r"block_address failed: NotDone: closed\.$"):
             await ctx.call(block, "192.0.2.1")
         self.state.log.append("went on")
         await ctx.sleep(60)
