@@ -20,6 +20,7 @@ from callboard.settings import Settings
 
 from .home import Home
 from .instance import Instance, read_record
+from .keeper import REVIVED
 from .services import restart_died
 
 LOOK_EVERY_S = 1.0
@@ -50,7 +51,7 @@ async def _revive(settings: Settings, instance: Instance, say: Say, pause_s: flo
     names, began = " and ".join(instance.died), time.monotonic()
     try:
         if await restart_died(settings):
-            say(f"{names} had died: started again in {time.monotonic() - began:.1f} s.")
+            say(f"{names}{REVIVED} in {time.monotonic() - began:.1f} s.")
     except Exception as error:  # whatever it is, it must not end the keeper: nobody would start that again
         words = str(error) if isinstance(error, CallboardError) else f"{type(error).__name__}: {error}."
         say(f"{names} died, and cannot be started: {words} It is tried again in {pause_s:.0f} s.")

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -51,6 +52,7 @@ def run_anew(settings: Settings, before: tuple[int | None, ...], killed: tuple[i
 
 
 async def test_killed_services_come_back_where_they_were(settings: Settings) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=1)  # the log has whole seconds
     endpoints = (await ensure_services(settings)).endpoints
     await keep_services(settings)
     for killed in ((1,), (0,), (0, 1)):
@@ -59,9 +61,11 @@ async def test_killed_services_come_back_where_they_were(settings: Settings) -> 
             kill(before[which])
         await until(partial(run_anew, settings, before, killed))
         await asyncio.gather(check_postgres_durable(endpoints.postgres_url), check_nats(endpoints.nats_url))
-    said = Keeper(home=Home(settings.home)).log.read_text()
+    keeper = Keeper(home=Home(settings.home))
+    said = keeper.log.read_text()
     assert "NATS had died: started again in" in said
     assert "Postgres had died: started again in" in said
+    assert set(keeper.revivals(began)) == {"Postgres", "NATS"}
 
 
 async def test_who_is_stopped_is_not_kept_any_more(settings: Settings) -> None:

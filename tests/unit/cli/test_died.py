@@ -75,6 +75,32 @@ def test_doctor_says_so_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert "services" not in found
 
 
+@pytest.mark.usefixtures("home", "keeper")
+def test_doctor_says_what_was_started_again_how_often_and_when(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.now().astimezone()
+    at = [(now - timedelta(minutes=minutes)).isoformat(" ", "seconds") for minutes in (90, 50, 40, 30)]
+    (home / "keeper.log").write_text(
+        f"{at[0]} NATS had died: started again in 0.1 s.\n"
+        f"{at[1]} Postgres had died: started again in 0.8 s.\n"
+        f"{at[2]} Postgres died, and cannot be started: why. It is tried again in 1 s.\n"
+        f"{at[3]} Postgres and NATS had died: started again in 0.8 s.\n"
+        "2026-11-2 had died: started again\nhad died: started again"
+    )
+    invoke(["doctor", "--json"])
+    found = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["check"] == "died"]
+    last = at[3][11:19]
+    assert [(each["status"], each["detail"]) for each in found] == [
+        (
+            "warn",
+            f"Postgres died and was started again 2 times in the last hour, last at {last} (keeper.log)",
+        ),
+        ("warn", f"NATS died and was started again 1 time in the last hour, last at {last} (keeper.log)"),
+    ]
+    assert str(home / "postgres.log") in found[0]["mend"]
+
+
 def test_a_database_that_is_kept_is_waited_for(home: Path, request: pytest.FixtureRequest) -> None:
     settings = Settings(home=home)
     assert why_postgres_is_gone(settings) == "Postgres has died"
