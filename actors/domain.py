@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib
 import re
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from actors.agent import Agent, AgentType, agent_type
 from actors.code_apart import class_place, code_apart, enter_code, place_of, require_own_module
+from actors.event_spec import EventSpec, Strict, require_plain_word, require_target
 from actors.schedule import ScheduleSpec, check_schedules
-from bus.address import parse_address, require_word
+from actors.targets import check_events, require_kind
+from bus.address import parse_address
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES
+from bus.meant import closest
 from bus.registry import describe_validation, first_line
 from bus.task_limits import TaskLimits
 from bus.wire import MAX_PARCEL_BYTES
@@ -28,23 +30,6 @@ OnDeadLetter = Literal["keep", "fail"]
 the task fails at once. The assignee's own message, which it answers for, fails the task either way."""
 _RESERVED = ("master", "external")
 _IMPORT = re.compile(r"[\w.]+:\w+")
-_EVENT = re.compile(r"[a-z][a-z0-9_-]*")
-_FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
-
-
-def _require_target(value: str, placeholder: str) -> str:
-    kind, slash, key = value.partition("/")
-    if not slash or not key:
-        raise ValueError(f"write it as kind/key, where the key may hold {placeholder}")
-    _require_word(kind, "kind")
-    return value
-
-
-def _require_word(value: str, what: str) -> str:
-    try:
-        return require_word(value, what)
-    except InvalidAddress as error:  # pydantic names the field of a ValueError
-        raise ValueError(error.message.rstrip(".")) from None
 
 
 def _require_import(value: str, what: str) -> str:
@@ -53,12 +38,7 @@ def _require_import(value: str, what: str) -> str:
     return value
 
 
-class _Strict(BaseModel):
-    # JSON, as which Postgres keeps the file, has no infinity: the file could not be read again.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class KindSpec(_Strict):
+class KindSpec(Strict):
     """One agent kind: its class as `module:Class`, and the keys of those that may be assigned tasks."""
 
     class_: str = Field(alias="class")
@@ -70,35 +50,7 @@ class KindSpec(_Strict):
         return _require_import(value, "Class")
 
 
-class EventSpec(_Strict):
-    """Which agent gets an event: `to` is `kind/key`, in which `{field}` stands for a field of the payload.
-
-    With `shared` it begins work for whichever tasks want it: no end or pause of the one that has fed it stops that.
-    """
-
-    name: str
-    type: str
-    to: str
-    shared: bool = False
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_word(cls, value: str) -> str:
-        if not _EVENT.fullmatch(value):
-            raise ValueError("must be a word of lower-case letters, digits, - and _")
-        return value
-
-    @field_validator("to")
-    @classmethod
-    def _is_a_target(cls, value: str) -> str:
-        return _require_target(value, "{field}")
-
-    def target(self, payload: dict[str, Any]) -> str:
-        """`kind/key` for a payload; raises KeyError when a field is missing."""
-        return _FIELD.sub(lambda found: str(payload[found[1]]), self.to)
-
-
-class TaskSpec(_Strict):
+class TaskSpec(Strict):
     """How tasks are assigned. Times are seconds."""
 
     policy: PolicyName = "direct"
@@ -114,7 +66,7 @@ class TaskSpec(_Strict):
     @field_validator("to")
     @classmethod
     def _is_a_target(cls, value: str | None) -> str | None:
-        return value if value is None else _require_target(value, "{task}")
+        return value if value is None else require_target(value, "{task}")
 
     @model_validator(mode="after")
     def _fits_policy(self) -> TaskSpec:
@@ -123,7 +75,7 @@ class TaskSpec(_Strict):
         return self
 
 
-class HostSpec(_Strict):
+class HostSpec(Strict):
     """How many hosts a domain has, and when it gets more or fewer. Backlogs are messages per host."""
 
     min: int = Field(default=2, ge=1, le=1024)
@@ -140,7 +92,7 @@ class HostSpec(_Strict):
         return self
 
 
-class LimitSpec(_Strict):
+class LimitSpec(Strict):
     """Bounds of one host and of one turn; past them the author gets a typed error.
 
     A message is in a host's cache from its arrival until its turn has committed; what does not fit waits in
@@ -175,7 +127,7 @@ class LimitSpec(_Strict):
     crash_trials: int = Field(default=4, ge=1)
 
 
-class DomainSpec(_Strict):
+class DomainSpec(Strict):
     """A domain as its file declares it."""
 
     domain: str
@@ -204,7 +156,7 @@ class DomainSpec(_Strict):
     def _is_a_word(cls, value: str) -> str:
         if value in _RESERVED:
             raise ValueError(f"{value!r} is a name of Callboard's own")
-        return _require_word(value, "domain")
+        return require_plain_word(value, "domain")
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True)
@@ -284,10 +236,8 @@ def _unknown_key(error: ValidationError) -> str | None:
         *sections, key = (str(part) for part in found["loc"])
         model = _SECTIONS.get(sections[0], DomainSpec) if sections else DomainSpec
         known = [field.alias or name for name, field in model.model_fields.items()]
-        meant = get_close_matches(key, known, n=1)
-        return (
-            ".".join([*sections, key]) + ": is not known" + (f" (did you mean {meant[0]}?)" if meant else "")
-        )
+        meant = closest(key, known)
+        return ".".join([*sections, key]) + ": is not known" + (f" (did you mean {meant}?)" if meant else "")
     return None
 
 
@@ -324,20 +274,9 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
         if loaded.kind in kinds:
             raise InvalidDomainFile(f"The kind {loaded.kind!r} is Callboard's own.", fix="Rename yours.")
         kinds[loaded.kind] = loaded
-    seen = set()
-    for event in spec.events:
-        if (event.name, event.type) in seen:
-            raise InvalidDomainFile(
-                f"The event {event.name} of type {event.type} is there twice.",
-                fix="One agent gets it; let that one send it on.",
-            )
-        seen.add((event.name, event.type))
-        if event.to.partition("/")[0] not in kinds:
-            raise InvalidDomainFile(
-                f"The event {event.name} goes to {event.to}, which is no kind of the domain."
-            )
-    if spec.tasks.to is not None and spec.tasks.to.partition("/")[0] not in kinds:
-        raise InvalidDomainFile(f"The tasks go to {spec.tasks.to}, which is no kind of the domain.")
+    check_events(spec.events, kinds)
+    if spec.tasks.to is not None:
+        require_kind("The tasks go", spec.tasks.to, kinds)
     _check_topics(spec, kinds)
     check_schedules(spec.schedules, kinds, spec.limits.claim_check_bytes)
     domain = Domain(spec, kinds)

@@ -34,7 +34,7 @@ from bus.task_ref import task_ref
 from storage.records import INVALID_EVENT, DeadEvent
 
 if TYPE_CHECKING:
-    from actors.domain import EventSpec
+    from actors.event_spec import EventSpec
     from actors.scope import Scope
 
 NEWER_CODE_MAY_KNOW = (NoHandler, InvalidMessage, UnknownKind)  # what is wrong with an event

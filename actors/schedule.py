@@ -11,6 +11,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from actors.agent import AgentType
+from actors.targets import require_handler
 from bus.address import DEFAULT_TENANT, parse_address, require_word
 from bus.envelope import Priority
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
@@ -133,11 +134,7 @@ def check_schedules(
                 f"{what} goes to {schedule.to!r}, which is no agent of the domain.",
                 fix="Write it as KIND/KEY.",
             )
-        if schedule.message not in kinds[kind].handlers:
-            raise InvalidDomainFile(
-                f"{what} sends {schedule.message}, for which {kind} has no handler.",
-                fix=f"It has some for {', '.join(sorted(kinds[kind].handlers)) or 'nothing'}.",
-            )
+        require_handler(f"{what} sends", schedule.message, kinds[kind])
         try:
             parse_address(f"any/{schedule.to}")
             encode_json(schedule.payload)

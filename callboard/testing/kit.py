@@ -15,12 +15,12 @@ from actors.agent import Agent
 from actors.directory import Directory, DomainEntry
 from actors.domain import (
     DomainSpec,
-    EventSpec,
     LimitSpec,
     TaskSpec,
     load_domain,
     read_domain,
 )
+from actors.event_spec import EventSpec
 from actors.models import ModelClient, NoModels
 from actors.queries import run_query
 from actors.schedule import ScheduleSpec

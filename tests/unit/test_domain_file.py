@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actors.code_apart import code_apart
-from actors.domain import DomainSpec, EventSpec, KindSpec, TaskSpec, check_domain, load_domain
+from actors.domain import DomainSpec, KindSpec, TaskSpec, check_domain, load_domain
+from actors.event_spec import EventSpec
 from bus.errors import InvalidDomainFile
 from callboard import Agent, Context, handler, message
 
@@ -19,12 +20,32 @@ class Note(BaseModel):
     text: str = ""
 
 
+@message("testdomainfile.memo.v1")
+class Memo(BaseModel):
+    about: str = Field(default="", alias="regarding")
+
+
+@message("testdomainfile.form.v1")
+class Form(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+@message("testdomainfile.old_note.v1")
+class OldNote(BaseModel):
+    text: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, data: Any) -> Any:
+        return {"text": data.get("words", "")}
+
+
 class Clerk(Agent):
     kind = "clerk"
     skills = ("notes",)
 
     @handler
-    async def on_note(self, note: Note, ctx: Context) -> None: ...
+    async def on_note(self, note: Note | Memo | Form | OldNote, ctx: Context) -> None: ...
 
 
 def loaded(*events: EventSpec, members: tuple[str, ...] = (), to: str | None = None) -> None:
@@ -40,7 +61,45 @@ def test_an_event_for_two_agents_is_refused_since_only_one_would_get_it() -> Non
 
 
 def test_events_of_one_name_may_have_several_types() -> None:
-    loaded(*(EventSpec(name="note", type=f"testdomainfile.note.v{n}", to="clerk/a") for n in (1, 2)))
+    types = ("testdomainfile.note.v1", "testdomainfile.memo.v1")
+    loaded(*(EventSpec(name="note", type=type_, to="clerk/a") for type_ in types))
+
+
+@pytest.mark.parametrize(
+    ("type_", "to", "words"),
+    [
+        ("note.v1", "clrk/a", r"note goes to clrk/a, which is no kind of the domain\. Did you mean clerk\?"),
+        (
+            "testdomainfile.nope.v1",
+            "clerk/a",
+            r"note has the type testdomainfile\.nope\.v1, for which clerk has no handler\. It has some for "
+            r"testdomainfile\.form\.v1, .*\. Did you mean testdomainfile\.note\.v1\?",
+        ),
+        (
+            "testdomainfile.note.v1",
+            "clerk/{txt}",
+            r"note goes to clerk/\{txt\}, and testdomainfile\.note\.v1 has no field 'txt'\. Did you mean text\?",
+        ),
+        ("testdomainfile.note.v1", "clerk/{text}-{zone}", r"no field 'zone'\. It has text\."),
+        ("testdomainfile.memo.v1", "clerk/{about}", r"no field 'about'\. It has regarding\."),
+    ],
+)
+def test_an_event_that_could_only_become_a_dead_letter_is_refused(type_: str, to: str, words: str) -> None:
+    with pytest.raises(InvalidDomainFile, match=words):
+        loaded(EventSpec(name="note", type=type_, to=to))
+
+
+@pytest.mark.parametrize(
+    ("type_", "to"),
+    [
+        ("testdomainfile.note.v1", "clerk/of-{text}"),
+        ("testdomainfile.memo.v1", "clerk/{regarding}"),
+        ("testdomainfile.form.v1", "clerk/{whatever}"),
+        ("testdomainfile.old_note.v1", "clerk/{words}"),
+    ],
+)
+def test_an_event_goes_by_what_its_data_may_hold(type_: str, to: str) -> None:
+    loaded(EventSpec(name="note", type=type_, to=to))
 
 
 @pytest.mark.parametrize(

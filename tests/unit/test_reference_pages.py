@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel
 
 from actors.context import Context
-from actors.domain import DomainSpec, EventSpec, HostSpec, KindSpec, LimitSpec, TaskSpec
+from actors.domain import DomainSpec, HostSpec, KindSpec, LimitSpec, TaskSpec
+from actors.event_spec import EventSpec
 from actors.model_calls import Model
 from actors.schedule import ScheduleSpec
 from bus import errors

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from actors.domain import EventSpec, LimitSpec
+from actors.domain import LimitSpec
+from actors.event_spec import EventSpec
 from bus.address import Address
 from callboard import (
     NO_RETRY,
