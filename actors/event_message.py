@@ -30,7 +30,7 @@ from bus.event import (
     Event,
 )
 from bus.registry import decode_payload, first_line, refuse_nul
-from bus.task_ref import task_ref
+from bus.task_ref import published_task_ref
 from storage.records import INVALID_EVENT, DeadEvent
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _word(event: Event, header: str) -> str | None:
 
 def _task_of(event: Event, domain: str) -> str | None:
     given = _word(event, TASK_HEADER)
-    return task_ref(given, domain) if given else None
+    return published_task_ref(given, domain) if given else None
 
 
 def _priority(event: Event) -> int:

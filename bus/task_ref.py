@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bus.errors import InvalidMessage
+import uuid
+
+from bus.address import require_word
+from bus.errors import InvalidAddress, InvalidMessage, InvalidPayload
 
 MAX_CHARACTERS = 200
 
@@ -19,6 +22,17 @@ def given_task_ref(task: str, domain: str) -> str:
     if "\0" in ref or len(ref) > MAX_CHARACTERS:
         raise InvalidMessage(f"{task[:60]!r} is no task.", fix="Hand on what `ctx.task` says.")
     return ref
+
+
+def published_task_ref(task: str, domain: str) -> str:
+    """The same of what a publisher gives; raises InvalidPayload for what no task is called."""
+    named, _, id_ = task_ref(task, domain).partition("/")
+    try:
+        return task_ref(str(uuid.UUID(id_)), require_word(named, "domain"))
+    except (ValueError, InvalidAddress):
+        raise InvalidPayload(
+            f"{task[:60]!r} is no task.", fix="Set Callboard-Task to a task's id, or to domain/id."
+        ) from None
 
 
 def split_task_ref(ref: str) -> tuple[str, str]:

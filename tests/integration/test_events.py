@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import uuid
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -180,7 +181,7 @@ async def test_odd_events_end_as_dead_letters_and_the_next_one_is_handled(
     desk: Deployment, stream: EventStream
 ) -> None:
     await desk.coordinate()
-    key = secrets.token_hex(4)
+    key, task = secrets.token_hex(4), str(uuid.uuid4())
 
     def note(task: str, **more: object) -> bytes:
         return json.dumps({"task": task, "number": 1, "text": "x", **more}).encode()
@@ -191,20 +192,21 @@ async def test_odd_events_end_as_dead_letters_and_the_next_one_is_handled(
         (note(""), {}),
         (note("a")[:-1] + b', "more": ' + b"9" * 5_000 + b"}", {}),  # Python reads no such number
         (note("a"), {TASK_HEADER: "a\0b"}),
+        (note("a"), {TASK_HEADER: "desk/123"}),
         (note("a") + b"\xff", {}),
     ]
     for data, headers in odd:
         await stream.publish("desk", "note", data, headers=headers)
     await stream.publish("desk", "note", note(f"id{key}"), message_id=long)
     await stream.publish("desk", "note", note(f"id{key}"), headers={MSG_ID_HEADER: f"{key}\0"})
-    await stream.publish("desk", "notice", note(f"all{key}"), headers={TASK_HEADER: key})
+    await stream.publish("desk", "notice", note(f"all{key}"), headers={TASK_HEADER: task})
     await stream.publish("desk", "note", note(f"last{key}"))
     mine = "select state ->> 'notes' from agents where agent = $1"
     assert await until(lambda: desk.fetch(mine, f"clerk/last{key}")) == [('["x"]',)]
     await until(lambda: desk.fetch(f"{mine} and state ->> 'notes' = $2", f"clerk/id{key}", '["x","x"]'))
     header = "select body::jsonb #> '{message,header}' from transitions where agent = $1"
     [(of_all,)] = await until(lambda: desk.fetch(header, f"clerk/all{key}"))
-    assert json.loads(of_all).items() >= {"task": f"desk/{key}", "undoes": True, "shared": True}.items()
+    assert json.loads(of_all).items() >= {"task": f"desk/{task}", "undoes": True, "shared": True}.items()
     assert [row[0] for row in await desk.fetch("select count(*) from hosts")] == [1]
     assert (await desk.fetch("select count(*) from dead_letters"))[0][0] >= len(odd)
 
