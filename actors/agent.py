@@ -16,8 +16,9 @@ from pydantic_core import PydanticSerializationError
 from actors.retry import RetryPolicy
 from actors.supervision import Supervision
 from bus.address import require_word
+from bus.complaints import unfit_in_plain_words
 from bus.errors import CallboardError, InvalidPayload
-from bus.registry import describe_validation, first_line, refuse_unfit, wire_name_of
+from bus.registry import describe_validation, refuse_unfit, wire_name_of
 from bus.strict_json import strict_json
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class AgentType:
             text = strict_json(self._serializer, state)
         except PydanticSerializationError as error:
             raise InvalidPayload(
-                f"The state of {self.cls.__qualname__} does not fit its model: {first_line(error)}.",
+                f"The state of {self.cls.__qualname__} does not fit its model: {unfit_in_plain_words(str(error))}.",
                 fix="Assign what the field's type allows; validate_assignment in the model's config finds it early.",
             ) from None
         if "null" in text or "\\u0000" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,21 @@ _WORDS = {
     "union_tag_not_found": "its {discriminator} is missing",
     "union_tag_invalid": "its {discriminator} must be one of {expected_tags}",
 }
+
+_UNFIT = re.compile(
+    r"Expected `([^`\[]+).*?\[field_name='([^']+)', .*, input_type=([\w.]+)\]\)?$", re.MULTILINE
+)
+
+
+def unfit_in_plain_words(complaint: str) -> str:
+    """What pydantic says of a value that it cannot write, on one line: the field, what it must be and what it holds, without
+    the value, which may be secret."""
+    found = _UNFIT.findall(complaint)
+    if not found:
+        return " ".join(complaint.split())[:300]
+    expected, field, held = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{field} must be {expected}, and holds {held}{more}"
 
 
 def in_plain_words(complaint: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from bus.complaints import in_plain_words
+from bus.complaints import in_plain_words, unfit_in_plain_words
 from bus.errors import InvalidMessage, InvalidPayload, UnknownMessageType
 from bus.limits import JSON_CONTAINERS
 from bus.strict_json import strict_json
@@ -84,8 +84,10 @@ def encode_payload(model: BaseModel) -> str:
     try:
         text = strict_json(model.__pydantic_serializer__, model)
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
+        is_unfit = isinstance(error, PydanticSerializationError)
+        words = unfit_in_plain_words(str(error)) if is_unfit else first_line(error)
         raise InvalidPayload(
-            f"{type(model).__qualname__} cannot be written as JSON: {first_line(error)}.",
+            f"{type(model).__qualname__} cannot be written as JSON: {words}.",
             fix="Use field types that JSON can carry.",
         ) from error
     if "null" in text or "\\u0000" in text:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import pytest
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from actors.agent import agent_type
 from actors.domain import read_domain
-from bus.errors import InvalidDomainFile
-from bus.registry import describe_validation
+from bus.errors import InvalidDomainFile, InvalidPayload
+from bus.registry import describe_validation, encode_payload
+from callboard import Agent
 
 
 class Order(BaseModel):
@@ -34,6 +36,33 @@ class Order(BaseModel):
         if " " in value:
             raise ValueError("must be one word")
         return value
+
+
+class Shelf(Agent):
+    kind = "shelf"
+    State = Order
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"count": "secret"}, "count must be int, and holds str."),
+        ({"options": {"a": "secret\n[field_name='x']"}}, "options must be int, and holds str."),
+        ({"parts": "secret"}, "parts must be list, and holds str."),
+        ({"at": 3, "name": 7}, "name must be str, and holds int (and 1 more)."),
+        ({"until": object()}, "Unable to serialize unknown type: <class 'object'>."),
+    ],
+)
+def test_what_was_assigned_and_does_not_fit_is_named_with_its_field_and_not_shown(
+    given: dict[str, Any], said: str
+) -> None:
+    order = Order().model_copy(update=given)
+    with pytest.raises(InvalidPayload) as of_state:
+        agent_type(Shelf).dump_state(order)
+    assert of_state.value.message == f"The state of Shelf does not fit its model: {said}"
+    with pytest.raises(InvalidPayload) as of_message:
+        encode_payload(order)
+    assert of_message.value.message == f"Order cannot be written as JSON: {said}"
 
 
 @pytest.mark.parametrize(
