@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bus import subjects
+from callboard.cli.idle import IdleLook
 
 if TYPE_CHECKING:
     import asyncpg
@@ -46,6 +47,7 @@ class Snapshot:
     promises: list[Waiting] = field(default_factory=list)  # of its turns, open for whoever knows the id
     events_waiting: int | None = None  # in the stream, published and not read; None is not known
     lack: Lack | None = None  # what hosts of the domain wait for
+    idle: bool = False  # it runs, and nothing of it is under way
 
     @property
     def has_ended(self) -> bool:
@@ -109,6 +111,7 @@ async def snapshots(
     news = asyncio.Event()
     word = await transport.subscribe(subjects.task_events(domain, task_id), lambda data: news.set(), news.set)
     began, last, rate = time.monotonic(), 0, Rate()
+    look_idle = IdleLook(db)
     grew = answered = began
     log: list[TaskEventView] = []
     snapshot: Snapshot | None = None
@@ -122,6 +125,8 @@ async def snapshots(
                 hosts = [host for host in await list_hosts(db) if host.domain == domain]
                 events_waiting = await waiting(domain, now=task.finished_at is not None)
                 lack = await find_lack(db, domain)
+                quiet_s = 0.0 if fresh else time.monotonic() - grew
+                idle = await look_idle(task, quiet_s=quiet_s, events_waiting=events_waiting)
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
                 asked = (
                     [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant, kinds=OPEN)
@@ -151,6 +156,7 @@ async def snapshots(
                 promises=[each for each in asked if each.kind not in ASKED],
                 events_waiting=events_waiting,
                 lack=lack,
+                idle=idle,
             )
             yield snapshot
             if len(fresh) == _PAGE:

@@ -118,11 +118,12 @@ class _Lines:
         self._said = self._said_asked = time.monotonic()
         self._paused: list[str] = []
         self._lack: str | None = None
+        self._idle = False
         self._asked: set[str] = set()
 
     def __call__(self, snapshot: Snapshot) -> None:
         from callboard.cli.live import plain_line
-        from callboard.cli.task_view import event_line, paused_line
+        from callboard.cli.task_view import event_line, idle_lines, paused_line
 
         for event in snapshot.fresh:
             note(event_line(snapshot.task, event).plain)
@@ -132,8 +133,11 @@ class _Lines:
         self._paused = snapshot.paused
         self._say_lack(snapshot)
         self._say_asked(snapshot)
-        # What waits for people alone is said rarely: nothing changes, perhaps for days.
-        waits = snapshot.waits_for and snapshot.quiet_s >= _SAY_EVERY_S
+        if snapshot.idle and not self._idle:
+            note(" ".join(idle_lines(snapshot.task)))
+        self._idle = snapshot.idle
+        # What waits for people alone is said rarely, and so is what stands still: nothing changes, perhaps for days.
+        waits = snapshot.idle or (snapshot.waits_for and snapshot.quiet_s >= _SAY_EVERY_S)
         if (time.monotonic() - self._said >= _SAY_EVERY_S and not waits) or snapshot.has_ended:
             self._said = time.monotonic()
             note(plain_line(snapshot))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from callboard.cli.asked import asked_lines
 from callboard.cli.status import host_state
-from callboard.cli.task_view import COLOURS, event_line, paused_line
+from callboard.cli.task_view import COLOURS, event_line, idle_lines, paused_line
 from callboard.cli.terminal import clean, count, plain, size
 from callboard.room import lack_text
 
@@ -30,6 +30,8 @@ def view(snapshot: Snapshot, height: int) -> Any:
     troubles = [paused_line(address) for address in snapshot.paused]
     if snapshot.lack is not None:
         troubles.insert(0, lack_text(snapshot.lack))
+    if snapshot.idle:
+        troubles += idle_lines(task)
     for trouble in troubles:
         line = plain(trouble, "yellow")
         line.no_wrap, line.overflow = True, "ellipsis"

@@ -36,6 +36,7 @@ def show_task(
     asked: list[Waiting],
     children: list[TaskView],
     usage: Usage,
+    idle: bool,
 ) -> None:
     out = console()
     title = plain(found.goal, "bold")
@@ -65,6 +66,8 @@ def show_task(
         out.print(plain(f"and {len(children) - _CHILDREN:,} more children (--json)", "dim"))
     for address in paused:
         out.print(plain(paused_line(address), "yellow"))
+    if idle:
+        out.print(plain(" ".join(idle_lines(found)), "yellow"))
     show_asked(out, asked)
     if letters:
         out.print()
@@ -151,6 +154,15 @@ def short(text: str, limit: int = 100) -> str:
 def paused_line(address: str) -> str:
     """What a task waits for, and the command that ends the wait."""
     return f"{address} is paused; `callboard resume {shlex.quote(address)}`"
+
+
+def idle_lines(task: TaskView) -> list[str]:
+    """That nothing of a task goes on, as it is seen; who will send something for it later is not known."""
+    return [
+        f"{task.assignee} has handled the task",
+        "and nothing of it is under way; nobody has called ctx.complete or ctx.fail.",
+        f"`callboard cancel {task.id}` ends it.",
+    ]
 
 
 def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:

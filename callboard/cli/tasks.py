@@ -13,6 +13,7 @@ from callboard.cli.asked import operator
 from callboard.cli.connection import opened
 from callboard.cli.decisions import promise_json
 from callboard.cli.follow_task import follow_task
+from callboard.cli.idle import is_seen_idle
 from callboard.cli.options import PART, Json
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
@@ -158,6 +159,7 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         asked = (
             [] if found.finished_at else await waiting_of_task(at.db, found.ref, tenant=at.tenant, kinds=OPEN)
         )
+        idle = not letters and await is_seen_idle(at, found)
     if as_json:
         shown = _as_json(found)
         for name in ("input", "result", "error"):
@@ -174,13 +176,13 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
             }
             for x in letters
         ]  # fmt: skip
-        shown["paused"] = paused
+        shown["paused"], shown["idle"] = paused, idle
         shown["asked"] = [promise_json(promise) for promise in asked]
         shown["used"], shown["limits"] = usage.used, usage.allowed
         shown["children"] = [_as_json(child) for child in children]
         emit(shown)
     else:
-        show_task(found, events, left_out, letters, paused, asked, children, usage)
+        show_task(found, events, left_out, letters, paused, asked, children, usage, idle)
     return _exit_code(found)
 
 

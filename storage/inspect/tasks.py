@@ -13,9 +13,11 @@ from bus.task_ref import split_task_ref, task_ref
 from storage.boundary import translated
 from storage.domains import Connection, find_domain
 from storage.id_part import CANDIDATES, id_part, several
-from storage.inspect.rows import domain_names, fetch_all
+from storage.inspect.rows import domain_names, fetch_all, in_index_order
 from storage.queries import query
 
+IDLE_S = 3.0  # a task that has just done something may be about to go on
+_MOST_AT_WORK = 1_000  # messages, open turns and timers that are looked through
 COUNTED = ("hops", "asks", "steps", "tokens", "cost")
 
 
@@ -122,6 +124,18 @@ async def match_task(db: Connection, given: str, *, tenant: str) -> TaskView:
 async def children_of(db: Connection, ref: str, *, tenant: str, limit: int = 1000) -> list[TaskView]:
     """The tasks that a task (`domain/id`) has started, oldest first."""
     return await fetch_all(db, TaskView, "inspect_children", tenant, ref, limit)
+
+
+async def is_idle(db: Connection, task: TaskView) -> bool:
+    """Whether a task is running and nothing of it is under way: no message, turn, wait, timer or child, nor anything
+    shared that it may wait for. That somebody will send it something later is not known here.
+
+    A look at an index for each, and at what waits in the whole deployment: above 1,000 of a sort it is not said.
+    """
+    arguments = task.domain, task.tenant, task.ref, IDLE_S, _MOST_AT_WORK
+    with translated():
+        async with in_index_order(db) as snapshot:
+            return await snapshot.fetchval(query("inspect_task_is_idle"), *arguments) is True
 
 
 async def usage_of(db: Connection, task: TaskView) -> Usage:

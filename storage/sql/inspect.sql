@@ -211,6 +211,31 @@ select domain, tenant, id::text as id, status, goal, priority, policy, assignee,
        created_at, updated_at, finished_at, parent, root
 from tasks where tenant = $1 and parent = $2 order by created_at, id limit $3
 
+-- name: inspect_task_is_idle
+-- Whether a task is running, no child of it is open, no turn of it was in the last $4 seconds, and none of the messages,
+-- open turns and timers of the whole deployment is part of it, or is shared work that it may wait for; its leader's own
+-- timers aside. Of each at most $5 are looked at, in the order of the primary key; with more of one than that: false.
+select t.status = 'running'
+   and not exists (select from tasks c where c.tenant = t.tenant and c.parent = $3 and c.finished_at is null)
+   and not exists (select from transitions h where h.tenant = t.tenant and h.task = $3
+                     and h.at > now() - make_interval(secs => $4))
+   and not exists (
+     select from (
+       (select 'mail' as what, domain, tenant, agent, header from mailbox
+        order by domain, tenant, partition, agent, seq limit $5 + 1)
+       union all
+       (select 'turn', domain, tenant, agent, header from turns order by domain, tenant, agent limit $5 + 1)
+       union all
+       (select 'timer', domain, tenant, agent, header from timers order by domain, tenant, seq limit $5 + 1)
+     ) o
+     group by o.what
+     having count(*) > $5
+         or bool_or(o.tenant = t.tenant and (
+              (o.header ->> 'shared')::boolean is true
+              or case when o.domain = t.domain and o.agent = 'task/' || t.id then o.what <> 'timer'
+                      else o.header ->> 'task' = $3 end)))
+from tasks t where t.domain = $1 and t.tenant = $2 and t.id = split_part($3, '/', 2)::uuid
+
 -- name: inspect_usage
 -- What was used for the task at the top of a tree, and what may be.
 select u.hops, u.asks, u.steps, u.tokens, u.cost, t.limits::text as limits

@@ -97,6 +97,32 @@ def test_what_waits_is_said_once_and_again_after_a_while(
     assert capsys.readouterr().err.count(command) == 1
 
 
+def test_a_task_that_nobody_has_ended_is_told_of_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = snapshot([HOST], 500)
+    words = (
+        "desk/clerk/1 has handled the task",
+        "and nothing of it is under way; nobody has called ctx.complete or ctx.fail.",
+        f"`callboard cancel {TASK.id}` ends it.",
+    )
+    assert not any("under way" in line for line in lines(shown, 80, 24))
+    shown.idle = True
+    frame = [line.rstrip() for line in lines(shown, 80, 24)]
+    assert len(frame) <= 24
+    assert set(words) <= set(frame)
+    monkeypatch.setattr(following, "_SAY_EVERY_S", 0.0)
+    say = _Lines()
+    say(shown)
+    say(shown)
+    assert capsys.readouterr().err == " ".join(words) + "\n"  # and no line on how the domain is doing
+    shown.idle = False
+    say(shown)
+    shown.idle = True
+    say(shown)
+    assert capsys.readouterr().err.count("ctx.complete") == 1
+
+
 def test_a_promise_is_named_once_nothing_else_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     shown = snapshot([HOST], 0)
     shown.promises = [msgspec.structs.replace(question(0), kind="promise", details=None)]
