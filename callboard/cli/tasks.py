@@ -58,9 +58,9 @@ async def _list(domain: str | None, only_open: bool, only_stuck: bool, limit: in
         found = await list_tasks(
             at.db, tenant=at.tenant, domain=domain, finished=not only_open, stuck=only_stuck, limit=limit + 1
         )
-    page = found[:limit]
+    page, more = found[:limit], len(found) > limit
     if as_json:
-        emit([_as_json(t) for t in page])
+        emit({"tasks": [_as_json(t) for t in page], "more": more})
         return
     if not page:
         console().print(plain("No open tasks." if only_open else "No tasks."))
@@ -79,7 +79,7 @@ async def _list(domain: str | None, only_open: bool, only_stuck: bool, limit: in
             whole=("task", "domain", "status"),
         )
     )  # fmt: skip
-    if len(found) > limit:
+    if more:
         note(f"There are more: --limit {limit * 10}")
 
 

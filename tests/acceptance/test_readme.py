@@ -66,7 +66,7 @@ def test_the_first_agent_runs_and_keeps_its_count(program: Program, hello: Path)
     past = json.loads(program("agent", "hello/greeter/main", "--at", "1", "--json").stdout)
     assert past["state"] == {"greetings": 1}
     assert "callboard.task.v1" in program("agent", "hello/greeter/main", "--timeline").stdout
-    task = json.loads(program("tasks", "--json").stdout)[0]["id"]
+    task = json.loads(program("tasks", "--json").stdout)["tasks"][0]["id"]
     assert "greeter/main  callboard.task.v1" in program("task", task, "--timeline").stdout
     assert json.loads(program("verify", "--json").stdout)["intact"] is True
 

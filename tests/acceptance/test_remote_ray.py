@@ -118,7 +118,7 @@ def test_two_clients_share_a_callboard_in_a_ray_of_somebody_else(
     assert shown["services"]["postgres"].startswith("app@")
     [domain] = shown["domains"]
     assert (domain["domain"], domain["unowned"]) == ("secops", [])  # the run has joined, and stopped nothing
-    [task] = json.loads(one("tasks", "--json").stdout)
+    [task] = json.loads(one("tasks", "--json").stdout)["tasks"]
     assert task["status"] == "completed"
     assert json.loads(one("agents", "--json").stdout)
     assert json.loads(one("doctor", "--json").stdout)["healthy"] is True

@@ -60,7 +60,7 @@ async def test_a_task_gets_the_result_of_its_child_in_another_domain(cli: Cli, o
     assert f"child  completed  {child.ref}  hire for a test" in await cli("task", task)
     assert f"started by task office/{task}" in await cli("task", child.ref)
     assert f"…{task[-6:]} ▸ hire for" in await cli("tasks")
-    assert [found["parent"] for found in await cli.json("tasks")] == [f"office/{task}", None]
+    assert [found["parent"] for found in (await cli.json("tasks"))["tasks"]] == [f"office/{task}", None]
 
     tree = await cli.json("task", task, "--timeline")
     assert {"office", "depot"} == {turn["address"].partition("/")[0] for turn in tree["turns"]}

@@ -127,9 +127,11 @@ async def test_tasks_and_one_task_are_shown(cli: Cli, desk: Deployment) -> None:
     for task in (good, bad):
         await desk.client.wait(task, timeout_s=20)
     listed = await cli.json("tasks")
-    assert {task["id"]: task["status"] for task in listed} == {good: "completed", bad: "failed"}
-    assert await cli.json("tasks", "--open") == []
-    assert len(await cli.json("tasks", "--domain", "desk", "--limit", "1")) == 1
+    assert {task["id"]: task["status"] for task in listed["tasks"]} == {good: "completed", bad: "failed"}
+    assert listed["more"] is False
+    assert await cli.json("tasks", "--open") == {"tasks": [], "more": False}
+    first = await cli.json("tasks", "--domain", "desk", "--limit", "1")
+    assert ([task["id"] for task in first["tasks"]], first["more"]) == ([bad], True)
     assert "a test" in await cli("tasks")
     shown = await cli.json("task", good)
     assert shown["result"]["notes"] == []

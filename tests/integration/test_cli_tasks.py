@@ -63,7 +63,7 @@ async def test_a_stuck_task_is_shown_with_its_dead_letter_and_the_commands_that_
         f"callboard tasks fail {task} --reason",
     ):
         assert command in text
-    [listed] = await cli.json("tasks", "--stuck")
+    [listed] = (await cli.json("tasks", "--stuck"))["tasks"]
     assert (listed["id"], listed["status"]) == (task, "stuck")
     assert "stuck" in await cli("tasks")
     [domain] = (await cli.json("status"))["domains"]
@@ -148,7 +148,7 @@ async def test_the_command_that_drops_the_dead_letter_sets_the_task_going(cli: C
     [letter] = (await cli.json("task", task))["dead_letters"]
     await cli("dead-letters", "drop", str(letter["id"]))
     await status(desk, task, "running")
-    assert await cli.json("tasks", "--stuck") == []
+    assert (await cli.json("tasks", "--stuck"))["tasks"] == []
     assert (await cli.json("task", task))["dead_letters"] == []
 
 
@@ -161,7 +161,7 @@ async def test_a_task_is_ended_by_hand(cli: Cli, desk: Deployment) -> None:
     assert "failed: not worth it" in await cli("task", task, code=1)
     assert "callboard tasks fail" not in cli.out
     assert "has ended already" in await cli.error("tasks", "fail", task, "--reason", "again")
-    assert await cli.json("tasks", "--open") == []
+    assert (await cli.json("tasks", "--open"))["tasks"] == []
 
 
 async def test_of_a_long_log_the_end_is_shown_and_what_is_left_out_is_said(
