@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bus.transport import Transport
     from storage.decisions import Waiting
-    from storage.inspect import HostView, TaskEventView, TaskView
+    from storage.inspect import HostView, PausedWork, TaskEventView, TaskView
     from storage.lack import Lack
 
 _LOOK_EVERY_S = 0.5  # without the bus a new line of the log is seen this late
@@ -42,7 +42,7 @@ class Snapshot:
     turns_per_s: float
     elapsed_s: float
     quiet_s: float = 0.0  # since the log grew last
-    paused: list[str] = field(default_factory=list)  # of the agents that it waits for
+    paused: list[PausedWork] = field(default_factory=list)  # that it waits for
     asked: list[Waiting] = field(default_factory=list)  # what people are to decide
     promises: list[Waiting] = field(default_factory=list)  # of its turns, open for whoever knows the id
     events_waiting: int | None = None  # in the stream, published and not read; None is not known

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from callboard.cli.follow import Snapshot
     from callboard.cluster import Cluster
     from storage.domains import Connection
-    from storage.inspect import TaskView
+    from storage.inspect import PausedWork, TaskView
 
 _SAY_EVERY_S = 5.0  # how often a plain log says how the domain is doing
 _SAY_ASKED_EVERY_S = 600.0  # and how often that it waits for people, if that is all it does
@@ -116,7 +116,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._said = self._said_asked = time.monotonic()
-        self._paused: list[str] = []
+        self._paused: list[PausedWork] = []
         self._lack: str | None = None
         self._idle = False
         self._asked: set[str] = set()
@@ -127,9 +127,9 @@ class _Lines:
 
         for event in snapshot.fresh:
             note(event_line(snapshot.task, event).plain)
-        for address in snapshot.paused:
-            if address not in self._paused:
-                note(f"It waits: {paused_line(address)}")
+        for each in snapshot.paused:
+            if each not in self._paused:
+                note(f"It waits: {paused_line(each)}")
         self._paused = snapshot.paused
         self._say_lack(snapshot)
         self._say_asked(snapshot)

@@ -27,7 +27,7 @@ def view(snapshot: Snapshot, height: int) -> Any:
     head = plain(task.goal, "bold")
     head.no_wrap, head.overflow = True, "ellipsis"
     parts: list[Any] = [head, _progress(snapshot), _figures(snapshot)]
-    troubles = [paused_line(address) for address in snapshot.paused]
+    troubles = [paused_line(each) for each in snapshot.paused]
     if snapshot.lack is not None:
         troubles.insert(0, lack_text(snapshot.lack))
     if snapshot.idle:

@@ -18,7 +18,7 @@ from callboard.untaken import Untaken, untaken_events
 from storage import inspect
 from storage.decisions import OPEN, Waiting, waiting
 from storage.domains import ACTIVE, ASLEEP
-from storage.inspect import CoordinatorView, DomainView, HostView, TableSize
+from storage.inspect import CoordinatorView, DomainView, HostView, PausedWork, TableSize
 
 if TYPE_CHECKING:
     from callboard.services import Endpoints, Instance
@@ -53,7 +53,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """The document of `status --json`. Its keys are always these; what only a database can tell is null without one.
 
     `died` names the embedded services that do not run, though nobody has stopped them; `unrecorded_ray` is the pid of a Ray head of ours whose starter was killed before it could be recorded; `paused`
-    are the addresses of agents that tasks wait for; `asked` what waits for somebody's word, the oldest 100;
+    are the agents that tasks wait for, `unfit` where a resume is not enough; `asked` what waits for somebody's word, the oldest 100;
     `died_hosts` are those of the last hour; `domains` has those that are active or asleep; `model_levels` says how well each
     model of the gateway is served, null while no gateway answers; `untaken_events` are those in the stream that nobody takes,
     null while NATS is away.
@@ -67,7 +67,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     model_levels: dict[str, str] | None = None
     coordinators: list[CoordinatorView] | None = None
     domains: list[DomainStanding] | None = None
-    paused: list[str] | None = None
+    paused: list[PausedWork] | None = None
     asked: list[Waiting] | None = None
     hosts: list[HostView] | None = None
     died_hosts: list[HostView] | None = None
@@ -100,9 +100,9 @@ async def look(settings: Settings) -> Standing:
             coordinators=coordinators,
             domains=domains,
             paused=[
-                address
+                each
                 for domain in domains
-                for address in await inspect.paused_at_work(at.db, domain.domain, tenant=at.tenant)
+                for each in await inspect.paused_at_work(at.db, domain.domain, tenant=at.tenant)
             ],
             asked=await waiting(at.db, tenant=at.tenant, kinds=OPEN, limit=_MOST_ASKED),
             hosts=await inspect.list_hosts(at.db),

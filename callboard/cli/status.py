@@ -127,9 +127,9 @@ def _show_domains(standing: Standing) -> None:
         if domain.stuck_tasks:
             what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
             out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))
-        for address in standing.paused or []:
-            if address.startswith(f"{domain.domain}/"):
-                out.print(plain(f"{domain.domain}: a task waits: {paused_line(address)}.", "yellow"))
+        for each in standing.paused or []:
+            if each.address.startswith(f"{domain.domain}/"):
+                out.print(plain(f"{domain.domain}: a task waits: {paused_line(each)}.", "yellow"))
     show_asked(out, standing.asked or [], _MOST_ASKED)
     if standing.coordinators:
         names = ", ".join(

@@ -11,7 +11,7 @@ from callboard.cli.terminal import ago, clean, console, plain
 
 if TYPE_CHECKING:
     from storage.decisions import Waiting
-    from storage.inspect import DeadLetterView, TaskEventView, TaskView, Usage
+    from storage.inspect import DeadLetterView, PausedWork, TaskEventView, TaskView, Usage
 
 COLOURS = {
     "completed": "green",
@@ -32,7 +32,7 @@ def show_task(
     events: list[TaskEventView],
     left_out: int,
     letters: list[DeadLetterView],
-    paused: list[str],
+    paused: list[PausedWork],
     asked: list[Waiting],
     children: list[TaskView],
     usage: Usage,
@@ -64,8 +64,8 @@ def show_task(
         out.print(child_line(child))
     if len(children) > _CHILDREN:
         out.print(plain(f"and {len(children) - _CHILDREN:,} more children (--json)", "dim"))
-    for address in paused:
-        out.print(plain(paused_line(address), "yellow"))
+    for each in paused:
+        out.print(plain(paused_line(each), "yellow"))
     if idle:
         out.print(plain(" ".join(idle_lines(found)), "yellow"))
     show_asked(out, asked)
@@ -151,9 +151,12 @@ def short(text: str, limit: int = 100) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def paused_line(address: str) -> str:
-    """What a task waits for, and the command that ends the wait."""
-    return f"{address} is paused; `callboard resume {shlex.quote(address)}`"
+def paused_line(paused: PausedWork) -> str:
+    """What a task waits for, and the command that ends the wait, or that shows what stands in the way."""
+    address = shlex.quote(paused.address)
+    if paused.unfit:
+        return f"{paused.address} is paused: the handler does not fit its record; see `callboard agent {address}`"
+    return f"{paused.address} is paused; `callboard resume {address}`"
 
 
 def idle_lines(task: TaskView) -> list[str]:

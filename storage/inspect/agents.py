@@ -14,6 +14,7 @@ from bus.errors import UnknownKind
 from storage.boundary import translated
 from storage.domains import Connection, find_domain
 from storage.inspect.history import Transition, list_history
+from storage.inspect.rows import fetch_all
 from storage.inspect.turns import OpenTurn, find_open_turn, why_paused
 from storage.queries import query
 
@@ -68,6 +69,14 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     pid: int
     silent_s: float | None
+
+
+class PausedWork(msgspec.Struct, frozen=True, kw_only=True):
+    """What is paused while a task waits for it. Of one that is `unfit` the handler does not fit the record of its turn: it
+    would be paused again at once."""
+
+    address: str
+    unfit: bool
 
 
 class AgentView(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,18 +179,13 @@ async def lifecycle_of(db: Connection, address: Address, *, tenant: str) -> str:
     return str(row["lifecycle"]) if row else "created"
 
 
-async def paused_of(db: Connection, addresses: Sequence[str], *, tenant: str) -> list[str]:
-    """Of these agents those that are paused."""
+async def paused_of(db: Connection, addresses: Sequence[str], *, tenant: str) -> list[PausedWork]:
+    """Of these agents those that are paused, and the paused tasks and domains that they belong to."""
     places = [address.partition("/") for address in addresses]
-    with translated():
-        rows = await db.fetch(
-            query("inspect_paused_of"), tenant, [p[0] for p in places], [p[2] for p in places]
-        )
-    return [row["address"] for row in rows]
+    domains, agents = [p[0] for p in places], [p[2] for p in places]
+    return await fetch_all(db, PausedWork, "inspect_paused_of", tenant, domains, agents)
 
 
-async def paused_at_work(db: Connection, domain: str, *, tenant: str, limit: int = 5) -> list[str]:
+async def paused_at_work(db: Connection, domain: str, *, tenant: str, limit: int = 5) -> list[PausedWork]:
     """The paused agents for which open tasks of a domain wait: those assigned, and those that lead them."""
-    with translated():
-        rows = await db.fetch(query("inspect_paused_at_work"), domain, tenant, limit)
-    return [row["address"] for row in rows]
+    return await fetch_all(db, PausedWork, "inspect_paused_at_work", domain, tenant, limit)

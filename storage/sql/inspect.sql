@@ -51,13 +51,17 @@ select version, schema_version, lifecycle, state::text as state, hash, updated_a
 from agents where domain = $1 and tenant = $2 and agent = $3
 
 -- name: inspect_paused_of
--- Of agents (domain, kind/key) those that are paused, the tasks that they lead if these are, and their domains.
-select a.domain || '/' || a.agent as address
+-- Of agents (domain, kind/key) those that are paused, the tasks that they lead if these are, and their domains. `unfit`: the
+-- open turn of the agent has failed with NonDeterministicHandler.
+select a.domain || '/' || a.agent as address,
+       coalesce(o.last_error like 'NonDeterministicHandler:%', false) as unfit
 from unnest($2::text[], $3::text[]) as wanted (domain, agent)
 join agents a on a.domain = wanted.domain and a.tenant = $1 and a.agent = wanted.agent
+left join turns o on o.domain = a.domain and o.tenant = a.tenant and o.agent = a.agent
 where a.lifecycle = 'paused'
-union select p.domain from pauses p where p.task is null and p.resumed_at is null and p.domain = any ($2::text[])
-union select p.domain || '/' || p.task
+union select p.domain, false
+      from pauses p where p.task is null and p.resumed_at is null and p.domain = any ($2::text[])
+union select p.domain || '/' || p.task, false
       from unnest($2::text[], $3::text[]) as wanted (domain, agent)
       join pauses p on p.domain = wanted.domain and wanted.agent = 'task/' || p.task
       where p.tenant = $1 and p.resumed_at is null
@@ -65,7 +69,8 @@ order by 1
 
 -- name: inspect_paused_at_work
 -- Of the agents that lead an open task, or were assigned one, those that are paused.
-select a.domain || '/' || a.agent as address
+select a.domain || '/' || a.agent as address,
+       coalesce(o.last_error like 'NonDeterministicHandler:%', false) as unfit
 from (
     select distinct split_part(assignee, '/', 1) as domain, substr(assignee, strpos(assignee, '/') + 1) as agent
     from tasks where domain = $1 and tenant = $2 and finished_at is null and assignee is not null
@@ -73,6 +78,7 @@ from (
     select domain, 'task/' || id from tasks where domain = $1 and tenant = $2 and finished_at is null
 ) as working
 join agents a on a.domain = working.domain and a.tenant = $2 and a.agent = working.agent
+left join turns o on o.domain = a.domain and o.tenant = a.tenant and o.agent = a.agent
 where a.lifecycle = 'paused' order by 1 limit $3
 
 -- name: inspect_mailbox

@@ -91,8 +91,8 @@ async def test_a_task_that_waits_for_a_paused_agent_says_so(cli: Cli, desk: Depl
     assert (await cli.json("status"))["paused"] == []
     assert (await cli.json("pause", clerk))["done"] is True
     assert said in await cli("task", task)
-    assert (await cli.json("task", task))["paused"] == [clerk]
-    assert (await cli.json("status"))["paused"] == [clerk]
+    assert (await cli.json("task", task))["paused"] == [{"address": clerk, "unfit": False}]
+    assert (await cli.json("status"))["paused"] == [{"address": clerk, "unfit": False}]
     assert said in await cli("status")
     watch: Any = snapshots(
         desk.pool, desk.transport, "desk", task, "default", gone=lambda: None, waiting=nothing_waits

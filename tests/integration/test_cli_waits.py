@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -92,6 +93,18 @@ async def test_a_handler_that_no_longer_does_what_it_did_is_shown_with_both_keys
     for line in ("NonDeterministicHandler at #1", "the handler calls   step weight_of",
                  "the journal has     step price_of", f"callboard resume {RUNNER}"):  # fmt: skip
         assert line in text
+    task = str(uuid.uuid4())
+    await vigil.pool.execute(
+        "insert into tasks (domain, tenant, id, status, goal, input, priority, assignee)"
+        " values ('vigil', 'default', $1::uuid, 'running', 'x', 'null', 5, $2)",
+        task,
+        RUNNER,
+    )
+    unfit = f"{RUNNER} is paused: the handler does not fit its record; see `callboard agent {RUNNER}`"
+    for command in (["task", task], ["status"]):
+        assert unfit in " ".join((await cli(*command)).split())
+        assert (await cli.json(*command))["paused"] == [{"address": RUNNER, "unfit": True}]
+    await vigil.pool.execute("delete from tasks where id = $1::uuid", task)
     monkeypatch.setattr(agents, "changed_code", False)
     await cli("resume", RUNNER)
     await has_turn(vigil, RUNNER, 3)
