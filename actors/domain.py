@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -18,8 +19,8 @@ from actors.targets import check_events, require_kind
 from bus.address import parse_address
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES
-from bus.meant import closest
-from bus.registry import describe_validation, first_line
+from bus.meant import closest, did_you_mean
+from bus.registry import describe_validation, first_line, place_in
 from bus.task_limits import TaskLimits
 from bus.wire import MAX_PARCEL_BYTES
 from storage.release import release
@@ -209,26 +210,43 @@ class Domain:
 
 def read_domain(folder: Path) -> DomainSpec:
     """The spec in `folder`/domain.yaml; raises InvalidDomainFile with the place and the reason."""
-    path = folder / "domain.yaml"
+    path, text = folder / "domain.yaml", ""
+    if folder.is_file():
+        raise InvalidDomainFile(
+            f"{folder} is a file.", fix=f"Give the folder that it is in: {folder.parent}."
+        )
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
     except OSError as error:
         raise InvalidDomainFile(
             f"{path} cannot be read: {error.strerror}.", fix="Name a folder that holds a domain.yaml."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if (line := _line_with_a_tab(text, error)) is not None:
+            raise InvalidDomainFile(f"{path}: line {line} begins with a tab.", fix="Use spaces.") from None
         raise InvalidDomainFile(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(data, dict):
         raise InvalidDomainFile(f"{path} holds no mapping.", fix="Start it with `domain: NAME` and `kinds:`.")
     try:
         return DomainSpec.model_validate(data)
     except ValidationError as error:
-        raise InvalidDomainFile(f"{path}: {_unknown_key(error) or describe_validation(error)}.") from None
+        words = _unknown_key(error, data) or describe_validation(error, data)
+        raise InvalidDomainFile(f"{path}: {words}.") from None
     except CallboardError as error:
         raise InvalidDomainFile(f"{path}: {error.message}", fix=error.fix) from None
 
 
-def _unknown_key(error: ValidationError) -> str | None:
+def _line_with_a_tab(text: str, error: Exception) -> int | None:
+    """The line, from 1, at which the reader has stopped, if a tab indents it."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines) or not lines[mark.line].lstrip(" ").startswith("\t"):
+        return None
+    return mark.line + 1
+
+
+def _unknown_key(error: ValidationError, data: Any = None) -> str | None:
     """The first key that is not known, with the one that was meant: a missing one may be this one misspelt."""
     for found in error.errors(include_input=False, include_url=False):
         if found["type"] != "extra_forbidden":
@@ -237,7 +255,9 @@ def _unknown_key(error: ValidationError) -> str | None:
         model = _SECTIONS.get(sections[0], DomainSpec) if sections else DomainSpec
         known = [field.alias or name for name, field in model.model_fields.items()]
         meant = closest(key, known)
-        return ".".join([*sections, key]) + ": is not known" + (f" (did you mean {meant}?)" if meant else "")
+        return f"{place_in(found['loc'], data)}: is not known" + (
+            f" (did you mean {meant}?)" if meant else ""
+        )
     return None
 
 
@@ -274,14 +294,22 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
         if loaded.kind in kinds:
             raise InvalidDomainFile(f"The kind {loaded.kind!r} is Callboard's own.", fix="Rename yours.")
         kinds[loaded.kind] = loaded
+    domain = Domain(spec, kinds)
+    try:
+        _check_targets(domain)
+    except InvalidDomainFile as error:
+        raise InvalidDomainFile(f"{folder / 'domain.yaml'}: {error.message}", fix=error.fix) from None
+    return domain
+
+
+def _check_targets(domain: Domain) -> None:
+    spec, kinds = domain.spec, domain.kinds
     check_events(spec.events, kinds)
     if spec.tasks.to is not None:
         require_kind("The tasks go", spec.tasks.to, kinds)
     _check_topics(spec, kinds)
     check_schedules(spec.schedules, kinds, spec.limits.claim_check_bytes)
-    domain = Domain(spec, kinds)
     _check_assignees(domain)
-    return domain
 
 
 def _check_topics(spec: DomainSpec, kinds: dict[str, AgentType]) -> None:
@@ -324,11 +352,24 @@ def _import_class(domain: str, path: str, code: Path) -> type[Agent]:
         )
         raise InvalidDomainFile(
             f"{path} cannot be imported: {f'{place}: ' if place else ''}{type(error).__name__}: {words}.",
-            fix="" if place else "Check `code` and `class` in domain.yaml.",
+            fix="" if place else f"{_class_meant(error)}Check `code` and `class` in domain.yaml.",
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Agent)):
         raise InvalidDomainFile(f"{path} is not a subclass of Agent.")
     return cls
+
+
+def _class_meant(error: BaseException) -> str:
+    """The agent's class in the module that has been looked into that is most like the one that it does not have."""
+    if not (isinstance(error, AttributeError) and isinstance(error.obj, ModuleType) and error.name):
+        return ""
+    classes = (
+        name
+        for name, value in vars(error.obj).items()
+        if isinstance(value, type) and issubclass(value, Agent)
+    )
+    meant = did_you_mean(error.name, classes)
+    return f"{meant} " if meant else ""
 
 
 def _declared(cls: type[Agent]) -> AgentType:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 
+from actors.task_messages import TASK_KIND
 from bus.errors import InvalidDomainFile
 from bus.meant import closest, did_you_mean
 
@@ -19,9 +20,10 @@ def require_kind(what: str, target: str, kinds: Collection[str]) -> str:
     """The kind in a target (`kind/key`); raises InvalidDomainFile for one that the domain does not have."""
     kind = target.partition("/")[0]
     if kind not in kinds:
+        own = [name for name in kinds if name != TASK_KIND]  # that one is Callboard's
         raise InvalidDomainFile(
             f"{what} to {target}, which is no kind of the domain.",
-            fix=did_you_mean(kind, kinds) or f"It has {', '.join(sorted(kinds))}.",
+            fix=did_you_mean(kind, own) or f"It has {', '.join(own)}.",
         )
     return kind
 

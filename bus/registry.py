@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -182,12 +182,30 @@ def refuse_non_finite(model: BaseModel) -> None:
         )
 
 
-def describe_validation(error: ValidationError) -> str:
-    """The first complaint of a ValidationError on one line, without the input, which may be secret."""
+def describe_validation(error: ValidationError, data: Any = None) -> str:
+    """The first complaint of a ValidationError on one line, without the input, which may be secret. With the `data` an entry
+    of a list goes by its name."""
     first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    where = place_in(first["loc"], data) or "the whole"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {in_plain_words(first)}{more}"
+
+
+def place_in(place: Sequence[int | str], data: Any) -> str:
+    """A place in words. An entry of a list goes by its `name` in the data, unless it has none or it is that which is wrong."""
+    words = []
+    for depth, part in enumerate(place):
+        data = _part_of(data, part)
+        name = data.get("name") if isinstance(part, int) and isinstance(data, dict) else None
+        is_known = isinstance(name, str) and place[depth + 1 : depth + 2] != ("name",)
+        words.append(str(name) if is_known else str(part))
+    return ".".join(words)
+
+
+def _part_of(data: Any, part: int | str) -> Any:
+    if isinstance(data, dict):
+        return data.get(part)
+    return data[part] if isinstance(data, list) and isinstance(part, int) and part < len(data) else None
 
 
 def first_line(error: BaseException, hide: Callable[[str], str] = str) -> str:

@@ -9,10 +9,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from actors.code_apart import code_apart
-from actors.domain import DomainSpec, KindSpec, TaskSpec, check_domain, load_domain
+from actors.domain import DomainSpec, KindSpec, TaskSpec, check_domain, load_domain, read_domain
 from actors.event_spec import EventSpec
 from bus.errors import InvalidDomainFile
 from callboard import Agent, Context, handler, message
+from coordinators.equipment import SYSTEM_KINDS
 
 
 @message("testdomainfile.note.v1")
@@ -172,3 +173,57 @@ def test_a_class_that_is_not_there_is_looked_for_in_domain_yaml(tmp_path: Path) 
     spec = DomainSpec(domain="test", kinds=(KindSpec.model_validate({"class": "no_such_module:Thing"}),))
     with pytest.raises(InvalidDomainFile, match=r"no_such_module:Thing cannot be imported.*domain\.yaml"):
         check_domain(spec, tmp_path)
+
+
+def test_a_class_that_was_misspelt_is_named(tmp_path: Path) -> None:
+    (tmp_path / "place_of_typos.py").write_text(
+        "from callboard import Agent\n\nclass Greeter(Agent):\n    kind = 'greeter'\n\nGreterish = 1\n"
+    )
+    spec = DomainSpec(domain="test", kinds=(KindSpec.model_validate({"class": "place_of_typos:Greter"}),))
+    with pytest.raises(InvalidDomainFile, match=r"'Greter'\. Did you mean Greeter\? Check `code`"):
+        check_domain(spec, tmp_path)
+
+
+def test_tasks_for_what_is_no_kind_are_told_with_the_file_and_the_kind_that_was_meant(tmp_path: Path) -> None:
+    kinds = (KindSpec.model_validate({"class": f"{__name__}:Clerk"}),)
+    for to, words in (("clrk/a", "Did you mean clerk?"), ("zebra/a", "It has clerk.")):
+        with pytest.raises(InvalidDomainFile) as caught:
+            load_domain(
+                DomainSpec(domain="test", kinds=kinds, tasks=TaskSpec(to=to)),
+                tmp_path,
+                system_kinds=SYSTEM_KINDS,
+            )
+        assert str(caught.value).startswith(f"{tmp_path}/domain.yaml: The tasks go to {to}, which is no kind")
+        assert str(caught.value).endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("domain: x\nkinds:\n\t- class: a:B\n", "domain.yaml: line 3 begins with a tab. Use spaces."),
+        ("domain: x\nkinds:\n  - class: a:B\n  \tmembers: [a]\n", "line 4 begins with a tab. Use spaces."),
+        ("domain: x\nkinds: [\n", "domain.yaml is not YAML: while parsing"),
+        (
+            "domain: x\nkinds: []\nschedules: [{name: morning, cron: x, to: a/b, message: m.v1}]",
+            "schedules.morning.cron: 'x' is no cron line",
+        ),
+        ("domain: x\nkinds: []\nschedules: [{name: morning, crn: x}]", "schedules.morning.crn: is not known"),
+        ("domain: x\nkinds: []\nevents: [{name: A B, type: a.v1, to: a/b}]", "events.0.name: must be a word"),
+        ("domain: x\nkinds: []\nevents: [{type: a.v1, to: a/b}]", "events.0.name: is missing"),
+        ("domain: x\nkinds: [3]\n", "kinds.0: "),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "domain.yaml").write_text(text)
+    with pytest.raises(InvalidDomainFile) as caught:
+        read_domain(tmp_path)
+    assert said in str(caught.value)
+
+
+def test_the_file_itself_is_answered_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "domain.yaml").write_text("domain: x\nkinds: []\n")
+    with pytest.raises(InvalidDomainFile) as caught:
+        read_domain(tmp_path / "domain.yaml")
+    assert (
+        str(caught.value) == f"{tmp_path}/domain.yaml is a file. Give the folder that it is in: {tmp_path}."
+    )

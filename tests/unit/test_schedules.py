@@ -302,7 +302,7 @@ def test_domain_yaml_names_the_line_that_is_wrong(tmp_path: Path) -> None:
         "domain: test\nkinds: [{class: 'x:Y'}]\nschedules:\n"
         "  - {name: a, cron: '0 6 31 4 *', to: k/x, message: m.v1}\n"
     )
-    with pytest.raises(CallboardError, match=r"schedules\.0\.cron.*0 6 31 4"):
+    with pytest.raises(CallboardError, match=r"schedules\.a\.cron.*0 6 31 4"):
         read_domain(tmp_path)
 
 
