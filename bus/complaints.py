@@ -61,7 +61,8 @@ def unfit_in_plain_words(complaint: str) -> str:
     the value, which may be secret."""
     found = _UNFIT.findall(complaint)
     if not found:
-        return " ".join(complaint.split())[:300]
+        first, *_ = complaint.strip().splitlines() or ["a value cannot be written"]
+        return first.rstrip(" :")[:300]  # the lines after it quote values
     expected, field, held = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return f"{field} must be {expected}, and holds {held}{more}"
