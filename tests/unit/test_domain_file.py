@@ -15,6 +15,8 @@ from bus.errors import InvalidDomainFile
 from callboard import Agent, Context, handler, message
 from coordinators.equipment import SYSTEM_KINDS
 
+PLACES = ("benchmarks", "callboard/bench", "examples", "tests")
+
 
 @message("testdomainfile.note.v1")
 class Note(BaseModel):
@@ -227,3 +229,11 @@ def test_the_file_itself_is_answered_with_its_folder(tmp_path: Path) -> None:
     assert (
         str(caught.value) == f"{tmp_path}/domain.yaml is a file. Give the folder that it is in: {tmp_path}."
     )
+
+
+def test_every_domain_of_the_examples_and_tests_can_be_loaded() -> None:
+    root = Path(__file__).parents[2]
+    files = [found for part in PLACES for found in sorted((root / part).rglob("domain.yaml"))]
+    assert len(files) > 20
+    for found in files:
+        check_domain(read_domain(found.parent), found.parent, system_kinds=SYSTEM_KINDS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from actors.agent import Agent, handler
 from actors.context import Context
@@ -50,6 +50,8 @@ class Hopeless(Exception):
 class Walk(BaseModel):
     """One step of the program `seed`. `nth` counts the messages from its sender to its recipient, from 1; 0 stands
     for one that is in no order with the others. `resolves` is the promise that the step is to resolve."""
+
+    model_config = ConfigDict(extra="allow")  # an event has the `agent` that it is for, besides
 
     seed: int
     agents: int
