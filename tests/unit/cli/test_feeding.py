@@ -40,7 +40,9 @@ def test_a_file_that_cannot_be_taken_in_is_refused(tmp_path: Path, content: byte
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"text", "Zoë 監\n".encode(), gzip.compress(b"text")])
+@pytest.mark.parametrize(
+    "content", [b"text", "Zoë 監\n".encode(), gzip.compress(b"text")], ids=["plain", "UTF-8", "gzip"]
+)
 def test_text_is_taken_in_also_compressed(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "log").write_bytes(content)
     require_text("log", read_head(str(tmp_path / "log")) or b"")
