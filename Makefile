@@ -85,7 +85,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 # Two workers: the tests that start processes mostly wait for these, and the others run meanwhile (tests/conftest.py).
 test: models compiled
-	$(PYTEST) -m "not long" --numprocesses 2 --dist loadgroup $(PYTEST_ARGS)
+	$(PYTEST) -m "not long" --numprocesses 2 $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import hypothesis
@@ -19,12 +19,15 @@ from callboard.services import Endpoints, ensure_services
 from callboard.settings import Settings
 from storage.migrate import migrate
 
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
 # Here, since pytest reads no other conftest.py where its workers do the tests.
 pytest_plugins = ["tests.faults.told"]
 
 ACCEPTANCE = Path(__file__).parent / "acceptance"
 # What these test is one process's own; everything else starts servers and hosts, and measures how long they take.
-IN_ONE_PROCESS = (Path(__file__).parent / "unit", Path(__file__).parent / "contract")
+IN_ONE_PROCESS = ("tests/unit/", "tests/contract/")
 
 # How long one example takes is the machine's affair, and a loaded one's is no fault.
 hypothesis.settings.register_profile("callboard", deadline=None)
@@ -46,14 +49,22 @@ for variable in (
 os.environ.pop("RAY_ADDRESS", None)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Of several workers one runs all tests that start processes, one after the other, and the others run the rest
+    beside it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Apart(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(IN_ONE_PROCESS) else "processes"
+
+    return Apart(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that share a running Ray come last, those that add the gateway to it after all others: what these do at
-    rest would slow the rest down. Where pytest has several workers, one runs all tests that start processes, one after
-    the other, and the others run the rest beside it."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if not any(folder in item.path.parents for folder in IN_ONE_PROCESS):
-                item.add_marker(pytest.mark.xdist_group("processes"))
+    rest would slow the rest down."""
     items.sort(
         key=lambda item: (
             ACCEPTANCE in item.path.parents,

@@ -52,7 +52,7 @@ class Base64Source(_Closed):
 
 class UrlSource(_Closed):
     type: Literal["url"]
-    url: Annotated[str, Field(pattern="^https?://")]
+    url: str = Field(pattern="^https?://", repr=False)
 
 
 class ImageBlock(_Cacheable):

@@ -207,7 +207,7 @@ def test_tasks_for_what_is_no_kind_are_told_with_the_file_and_the_kind_that_was_
         ("domain: x\nkinds: [\n", "domain.yaml is not YAML: while parsing"),
         (
             "domain: x\nkinds: []\nschedules: [{name: morning, cron: x, to: a/b, message: m.v1}]",
-            "schedules.morning.cron: 'x' is no cron line",
+            "schedules.morning.cron: 'x' is not a cron line",
         ),
         ("domain: x\nkinds: []\nschedules: [{name: morning, crn: x}]", "schedules.morning.crn: is not known"),
         ("domain: x\nkinds: []\nevents: [{name: A B, type: a.v1, to: a/b}]", "events.0.name: must be a word"),
