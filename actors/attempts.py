@@ -14,7 +14,6 @@ from actors.threads import in_thread
 from bus.registry import first_line
 
 if TYPE_CHECKING:
-    from actors.branches import Branches
     from actors.journal import Journal
     from actors.scope import Scope
 
@@ -50,7 +49,11 @@ async def attempt(
     try:
         while True:
             try:
-                return await _once(branches, function, arguments, named)
+                with as_failures():
+                    if is_async(function):
+                        with branches.cuttable():
+                            return await function(*arguments, **named)
+                    return await in_thread(_with(function, named), *arguments)
             except Exception as error:
                 failures += 1
                 if not retry.allows(error, failures):
@@ -71,14 +74,12 @@ async def attempt(
         raise
 
 
-async def _once(
-    branches: Branches, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]
-) -> Any:
-    with as_failures():
-        if inspect.iscoroutinefunction(function):
-            with branches.cuttable():
-                return await function(*arguments, **named)
-        return await in_thread(_with(function, named), *arguments)
+def is_async(function: Callable[..., Any]) -> bool:
+    """As inspect.iscoroutinefunction, which takes longer than all else that is asked of a plain function."""
+    code = getattr(function, "__code__", None)
+    return (
+        inspect.iscoroutinefunction(function) if code is None else bool(code.co_flags & inspect.CO_COROUTINE)
+    )
 
 
 def name_of(function: Callable[..., Any]) -> str:

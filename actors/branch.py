@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,7 +18,7 @@ class Branch:
     """One line of calls. Their places are counted in the order in which it makes them, so they are the same whenever
     the handler runs again, whichever branch is faster."""
 
-    __slots__ = ("_calls", "_sends", "_task", "gates", "is_in_step", "may_call", "prefix")
+    __slots__ = ("_calls", "_sends", "gates", "is_in_step", "may_call", "prefix", "task")
 
     def __init__(
         self,
@@ -36,7 +35,7 @@ class Branch:
         self.may_call = may_call
         self._calls = 0
         self._sends = 0
-        self._task = task or asyncio.current_task()
+        self.task = task or asyncio.current_task()
 
     @property
     def may_be_dropped(self) -> bool:
@@ -61,7 +60,7 @@ class Branch:
 
     def _is_running_here(self) -> bool:
         try:
-            return asyncio.current_task() is self._task
+            return asyncio.current_task() is self.task
         except RuntimeError:  # a thread: that of a plain handler, or of a plain function of a step
             return True
 
@@ -84,15 +83,27 @@ def is_name(given: object) -> bool:
 current: ContextVar[Branch | None] = ContextVar("callboard_branch", default=None)
 
 
-@contextmanager
-def inside(place: str, gates: tuple[Gate, ...] = (), *, may_call: bool = True) -> Iterator[Branch]:
+class inside:  # as a generator it would take four times as long
     """What the function of the step (or tool) at a place calls and sends has places below that. Else it would take numbers
     of the handler's, which has others when it runs again and the function does not: a message sent later would be taken
     for one that has gone out."""
-    inner = Branch(f"{place}/", gates=gates, is_in_step=True, may_call=may_call)
-    before = current.set(inner)
-    try:
-        yield inner
-    finally:
+
+    __slots__ = ("_before", "_inner")
+
+    def __init__(
+        self,
+        place: str,
+        gates: tuple[Gate, ...] = (),
+        task: asyncio.Task[Any] | None = None,
+        *,
+        may_call: bool = True,
+    ) -> None:
+        self._inner = Branch(f"{place}/", task, gates, is_in_step=True, may_call=may_call)
+
+    def __enter__(self) -> Branch:
+        self._before = current.set(self._inner)
+        return self._inner
+
+    def __exit__(self, *raised: object) -> None:
         with suppress(ValueError):  # closed by the collector, as when its host has ended: in another context
-            current.reset(before)
+            current.reset(self._before)

@@ -82,7 +82,7 @@ class CallRecord:
         it is known, and must not come to be unknown."""
         while True:
             try:
-                return await self._turn._check_in_value(text)
+                return await self._turn._check_in_value(text) if self._turn._puts.is_large(text) else None
             except BlobsUnavailable as away:
                 if self.tool.effect is Effect.PURE:
                     raise

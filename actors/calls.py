@@ -76,14 +76,14 @@ class DurableCalls(Approvals):
         why its result cannot be recorded, and InvalidPayload for a result that is not what the annotation says.
         """
         name = name_of(function)
-        branch_ = self._branch()
+        journal, branch_ = self._journal(), self._branch()
         place = branch_.place(key)
 
         cause: Exception | None = None
 
         async def made() -> Any:
             nonlocal cause
-            with branch.inside(place, branch_.gates) as inner:
+            with branch.inside(place, branch_.gates, branch_.task) as inner:
                 try:
                     again = partial(self._begin_again, inner)
                     return await attempt(self, function, arguments, named, retry, again=again)
@@ -91,7 +91,7 @@ class DurableCalls(Approvals):
                     cause = error
                     raise
 
-        is_replayed = place in self._journal().entries
+        is_replayed = place in journal.entries
         ok, text = await self._once(place, STEP, name, made)
         if not ok:
             try:  # with its cause: what has failed within it is made anew with it
@@ -99,7 +99,7 @@ class DurableCalls(Approvals):
             finally:
                 cause = None  # whose traceback has this frame
         what = f"{STEP} {name}"
-        return self._journal().result(text, function, place, what, is_replayed=is_replayed)
+        return journal.result(text, function, place, what, is_replayed=is_replayed)
 
     async def _begin_again(self, inner: Branch, error: Exception) -> None:
         """The function of a step has failed, and is called once more. What it has sent has gone out, or is not to."""
@@ -131,7 +131,7 @@ class DurableCalls(Approvals):
             made = await make()
             beside(made)
             text = values.encode(value_of(made))
-            blob = await self._check_in_value(text)
+            blob = await self._check_in_value(text) if self._puts.is_large(text) else None
             ok = True
         except Exception as error:
             ok, text = False, values.encode_error(error)
@@ -365,7 +365,7 @@ class DurableCalls(Approvals):
     ) -> str: ...
 
     @abstractmethod
-    async def _check_in_value(self, text: str) -> str | None: ...
+    async def _check_in_value(self, text: str) -> str: ...
 
     @abstractmethod
     async def _earlier_call(self, tool: str, digest: str, place: str) -> EarlierCall | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from actors.activation import Activation
+from actors.written import Written
 from bus import faultpoints
 from bus.envelope import Envelope
 from bus.errors import CallboardError, Fenced, InvalidData, SchemaMismatch, StaleTurn, StorageUnavailable
@@ -27,25 +28,25 @@ _RETRY_S = (0.02, 0.1, 0.25, 0.5, 1.0)
 class Entry:
     """One turn (or the mark of a failed one) on its way to the commit."""
 
-    __slots__ = ("activation", "done", "envelope", "outcome", "size")
+    __slots__ = ("activation", "envelope", "outcome", "size", "written")
 
     def __init__(
         self,
         activation: Activation,
         envelope: Envelope,
         outcome: TurnRecord | Mark | Flush,
-        done: asyncio.Future[bool] | None = None,
+        written: Written | None = None,
     ) -> None:
         self.activation = activation
         self.envelope = envelope
         self.outcome = outcome
-        self.done = done
+        self.written = written
         self.size = _size_of(outcome)
         """About how many bytes the commit will send for it."""
 
     def settle(self, committed: bool) -> None:
-        if self.done is not None and not self.done.done():
-            self.done.set_result(committed)
+        if self.written is not None:
+            self.written.settle(committed)
 
 
 class CommitEvents(Protocol):
@@ -256,12 +257,16 @@ def _size_of(write: TurnRecord | Mark | Flush) -> int:
         size += len(send.payload) + len(send.header_json)
     if isinstance(write, TurnRecord):
         size += len(write.body) + len(write.state or "")
-        size += sum(len(message.payload) for _, message in write.accepts)
+        for _, message in write.accepts:
+            size += len(message.payload)
     if write.journal is not None:
         journal = write.journal
-        size += sum(200 + len(entry.value) for entry in journal.entries)
-        size += sum(200 + len(made.name) + len(made.details or "") for made in journal.promises)
-        size += sum(200 + len(call.arguments or "") for call in journal.calls)
+        for entry in journal.entries:
+            size += 200 + len(entry.value)
+        for made in journal.promises:
+            size += 200 + len(made.name) + len(made.details or "")
+        for call in journal.calls:
+            size += 200 + len(call.arguments or "")
     return size
 
 

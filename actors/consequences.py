@@ -195,6 +195,8 @@ class Consequences:
 
     def take_sends(self) -> list[tuple[str, Outgoing]]:
         """What has been sent and not committed, each with its place."""
+        if not self.sends:
+            return []
         sends, self.sends = self.sends, []
         places, self._places = self._places, []
         return list(zip(places, sends, strict=True))

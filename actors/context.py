@@ -334,8 +334,10 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         assert self._keep is not None
         # Before the messages are taken: a branch that waits here with its own would take along the promise of another's
         # ask, whose message would come in a later write, or never.
-        await journal.unparked()
-        await self._keep.blobs.store(self._puts.blobs)
+        if journal.parking is not None:
+            await journal.parking.known()
+        if self._puts.blobs:
+            await self._keep.blobs.store(self._puts.blobs)
         await journal.flush(self._puts.take_sends(), begins=begins)
 
     async def _flush_sends(self) -> None:
@@ -386,9 +388,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
             order = CancelChild(id=child, reason=f"{self.address} {why}")
             self._send_apart(parse_address(leader), order, None, f"{promise}.cancel")
 
-    async def _check_in_value(self, text: str) -> str | None:
-        if not self._puts.is_large(text):
-            return None
+    async def _check_in_value(self, text: str) -> str:
         digest = self._puts.check_in(text, self._scope.domain)[1]
         assert self._keep is not None
         await self._keep.blobs.store(self._puts.blobs)  # before anything can commit that refers to it

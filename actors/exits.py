@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from actors.blobs import BlobsUnavailable
 from actors.journal import TurnGone
@@ -21,16 +19,18 @@ _PASS = (
 )  # these say something to whoever runs the turn
 
 
-@contextmanager
-def as_failures() -> Iterator[None]:
+class as_failures:  # as a generator it would take four times as long
     """An exit that leaves a task of its own ends the event loop, and with it all the agents of the host; here it is a
     failure of whoever has called the function. Raises RuntimeError."""
-    try:
-        yield
-    except _PASS:
-        raise
-    except BaseException as raised:
-        raise failure_of(raised) from raised
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, raised: BaseException | None, traceback: object) -> None:
+        if raised is not None and not isinstance(raised, _PASS):
+            raise failure_of(raised) from raised
 
 
 def failure_of(raised: BaseException) -> RuntimeError:

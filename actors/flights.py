@@ -23,7 +23,7 @@ class Flight:
         self._partition = partition
         self.until = until  # by the monotonic clock; then the call is given up at the latest
 
-    def land(self, committed: object = None) -> None:
+    def land(self) -> None:
         """Nothing is lost any more when the partition leaves. Landed again, it changes nothing."""
         self._flights.landed(self._partition, self)
 

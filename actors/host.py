@@ -38,6 +38,7 @@ from actors.unwinding import uncancel
 from actors.waiting import WaitingTurns
 from actors.wake import is_wake
 from actors.workers import Workers
+from actors.written import Written
 from bus.envelope import Envelope
 from bus.errors import Fenced, InvalidPayload, SchemaMismatch, StorageUnavailable
 from bus.transport import Transport
@@ -250,12 +251,12 @@ class Host:
 
     # -- turns that wait (TurnHost) -------------------------------------------------------------------
 
-    def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> asyncio.Future[bool]:
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.committer.submit(Entry(activation, envelope, flush, done))
+    def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> Written:
+        written = Written()
+        self.committer.submit(Entry(activation, envelope, flush, written))
         if activation.journal is not None and activation.journal.branches.running == 1:
-            self.workers.flushing(done)
-        return done
+            self.workers.flushing(written)
+        return written
 
     def waits(self, activation: Activation) -> None:
         self.workers.left(activation)

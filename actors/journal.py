@@ -17,6 +17,7 @@ from actors.flights import Flight
 from actors.promises import Promises
 from actors.saga import UNWIND, UNWIND_AT, Ending, Saga
 from actors.wake import Wake, decode_wake
+from actors.written import Written
 from bus.envelope import Envelope, Outgoing, new_id
 from bus.errors import (
     AskFailed,
@@ -32,7 +33,7 @@ from bus.errors import (
 from storage.journal import Does, JournalEntry, JournalWrite, StoredJournal
 from storage.ledger import CallVerdict, LedgerWrite
 
-Flusher = Callable[[JournalWrite, tuple[Outgoing, ...]], "asyncio.Future[bool]"]
+Flusher = Callable[[JournalWrite, tuple[Outgoing, ...]], Written]
 
 _FAILED_CALLS = (
     StepFailed,
@@ -89,8 +90,9 @@ class Journal:
         )
         self._was_put_away = stored is not None and stored.waiting
         self._closed = False
-        self._parking: asyncio.Future[bool] | None = None
-        self._flushing: set[asyncio.Future[bool]] = set()
+        self.parking: Written | None = None
+        """The write that puts the turn away, while it is on its way: no two changes of its row go into one group."""
+        self._flushing: list[Written] = []
         self._landing: list[Flight] = []  # of calls whose outcome no write has taken along yet
         if stored is not None:
             over = self.entries.restore(stored.entries)
@@ -261,18 +263,14 @@ class Journal:
 
     # -- committing ----------------------------------------------------------------------------------
 
-    async def unparked(self) -> None:
-        """Wait while the turn is being put away: no two changes of its row go into one group."""
-        if self._parking is not None:
-            await asyncio.shield(self._parking)
-
     async def flush(self, sends: list[tuple[str, Outgoing]], *, begins: bool = False) -> None:
         """Make durable what is new, with these messages (each with its place); raises TurnGone.
 
         `begins` says that a call is about to be made: that is no progress yet, so a turn whose calls kill its host
         does not forget how many hosts have died of it.
         """
-        await self.unparked()
+        if self.parking is not None:
+            await self.parking.known()
         self.must_go_on()
         if sends:
             gone = [Sent(place, s.header.id, f"{s.domain}/{s.agent}", s.header.type) for place, s in sends]
@@ -282,7 +280,7 @@ class Journal:
             does = Does.GO
         else:
             does, self._does = self._does, Does.GO
-        if not await asyncio.shield(self._commit(does, tuple(outgoing for _, outgoing in sends))):
+        if not await self._commit(does, tuple([outgoing for _, outgoing in sends])).known():
             self.close()
             raise TurnGone
 
@@ -305,35 +303,34 @@ class Journal:
         away and that nothing wakes, were the host to die before the next.
         """
         self._does, self._was_put_away = Does.RESUME, True
-        self._parking = self._commit(Does.PARK, ())
+        self.parking = self._commit(Does.PARK, ())
         try:
-            return await asyncio.shield(self._parking)
+            return await self.parking.known()
         finally:
-            self._parking = None
+            self.parking = None
 
     def lands(self, flight: Flight) -> None:
         """What its call did is in the next write."""
         self._landing.append(flight)
 
-    def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> asyncio.Future[bool]:
-        landing, self._landing = self._landing, []
-        flushing = self._flusher(self._draft.take(does), sends)
-        self._flushing.add(flushing)
-        flushing.add_done_callback(self._flushing.discard)
-        for flight in landing:
-            flushing.add_done_callback(flight.land)
-        return flushing
+    def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> Written:
+        written = self._flusher(self._draft.take(does), sends)
+        self._flushing = [*(earlier for earlier in self._flushing if not earlier.committed), written]
+        for flight in self._landing:
+            written.then(flight.land)
+        self._landing = []
+        return written
 
     async def settled(self) -> None:
         """Wait for the calls and flushes of branches that were given up: what a call did must be known, and no two
         commits of a turn go into one group with its end."""
         while self.in_flight:
             await asyncio.wait(self.in_flight)
-        while self._flushing:
-            flushing = [*self._flushing]
-            await asyncio.wait(flushing)  # which cancels none of them with this turn
-            if not all(flush.result() for flush in flushing):
-                raise TurnGone
+        while unknown := [written for written in self._flushing if written.committed is None]:
+            for written in unknown:
+                await written.known()
+        if any(written.committed is False for written in self._flushing):
+            raise TurnGone
 
     def end(self, now: float) -> JournalWrite | None:
         """The last write, if there is anything to write. Promises that are open are let go, and on record as that."""

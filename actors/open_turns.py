@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
@@ -20,6 +19,7 @@ from actors.saga import COMPENSATE, UNDO, UNWIND, ending_of
 from actors.scope import Scope
 from actors.spending import spent
 from actors.turn_edit import current
+from actors.written import Written
 from bus import faultpoints
 from bus.envelope import UNREADABLE, Envelope, Outgoing, header_from_json
 from bus.errors import InvalidMessage, InvalidPayload, StorageUnavailable, TaskCancelled
@@ -34,8 +34,8 @@ _LEFT = (UNWIND, COMPENSATE, UNDO, INTENT, NOT_DONE, CALL)
 class TurnHost(Protocol):
     """What a turn that waits needs of its host."""
 
-    def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> asyncio.Future[bool]:
-        """Hand it to the group commit; true once it has committed, false when it was discarded."""
+    def flush(self, activation: Activation, envelope: Envelope, flush: Flush) -> Written:
+        """Hand it to the group commit."""
         ...
 
     def waits(self, activation: Activation) -> None:
@@ -170,7 +170,7 @@ class OpenTurns:
         now: float,
         stored: StoredJournal | None = None,
     ) -> Journal:
-        def flush(write: JournalWrite, sends: tuple[Outgoing, ...]) -> asyncio.Future[bool]:
+        def flush(write: JournalWrite, sends: tuple[Outgoing, ...]) -> Written:
             part = Flush(
                 tenant=activation.tenant, partition=activation.partition, agent=activation.agent, journal=write,
                 sends=sends, spent=spent(self._scope, activation.tenant, envelope.header, sends, write),

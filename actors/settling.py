@@ -55,8 +55,7 @@ class Settling:
                         host.on_task_events(outcome)
                         if entry.envelope.header.root is not None:  # somebody may wait for it
                             host.cycles.assigned(outcome)
-            if entry.done is not None:
-                entry.settle(True)
+            entry.settle(True)
         if numbers is None:
             host.outbound.skip({(send.domain, send.partition) for send in sends})
         elif sends:

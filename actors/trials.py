@@ -19,6 +19,7 @@ from actors.activation import Activation
 from actors.committer import Committer, Entry
 from actors.mailboxes import Mailboxes
 from actors.ready import ReadyQueue
+from actors.written import Written
 from bus import faultpoints
 from bus.envelope import Envelope
 from storage.records import Mark
@@ -157,10 +158,10 @@ class Trials:
             return
         # Were its next message to kill the process before this one has committed, this one would be blamed, again and again.
         activation.running = True
-        entry.done = asyncio.get_running_loop().create_future()
+        entry.written = Written()
         self._committer.submit(entry)
         try:
-            await entry.done
+            await entry.written.known()
         finally:
             activation.running = False
         self._mailboxes.schedule(activation)
@@ -177,7 +178,7 @@ class Trials:
 
     async def _attempt(self, activations: list[Activation]) -> list[tuple[Activation, Envelope]]:
         """Commit the attempts on the heads of these, and take them; those that may not run are left out."""
-        tried: list[tuple[Activation, Envelope, asyncio.Future[bool]]] = []
+        tried: list[tuple[Activation, Envelope, Written]] = []
         await self._mailboxes.read_heads(activations)
         for activation in activations:
             activation.running = False
@@ -196,12 +197,13 @@ class Trials:
                 seq=head.seq, tried=1, open=head.open,
             )  # fmt: skip
             head = msgspec.structs.replace(head, trials=head.trials + 1)
-            done = asyncio.get_running_loop().create_future()
-            self._committer.submit(Entry(activation, head, mark, done))
-            tried.append((activation, head, done))
-        await asyncio.gather(*(done for _, _, done in tried))
+            written = Written()
+            self._committer.submit(Entry(activation, head, mark, written))
+            tried.append((activation, head, written))
+        for _, _, written in tried:
+            await written.known()
         # One that was dropped meanwhile comes back from committed state, and untried.
-        return [(a, head) for a, head, done in tried if done.result() and a.alive]
+        return [(a, head) for a, head, written in tried if written.committed and a.alive]
 
     def _can_run(self, activation: Activation) -> bool:
         return bool(

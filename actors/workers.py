@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from actors.activation import Activation
 from actors.slice import Slice
+from actors.written import Written
 
 if TYPE_CHECKING:
     from actors.host import Host
@@ -62,14 +63,14 @@ class Workers:
             self._is_quiet_awaited = False
             self._quiet.set()
 
-    def flushing(self, done: asyncio.Future[bool]) -> None:
+    def flushing(self, written: Written) -> None:
         """A turn of which nothing runs waits for a commit: another one may run meanwhile, and what that records goes
         along with the next commit."""
         self._flushing += 1
-        done.add_done_callback(self._flushed)
+        written.then(self._flushed)
         self.fill_places()
 
-    def _flushed(self, done: asyncio.Future[bool]) -> None:
+    def _flushed(self) -> None:
         self._flushing -= 1
 
     def fill_places(self) -> None:

@@ -275,7 +275,7 @@ def _flushed_again() -> None:
     def twice(self: Any, entry: Any) -> None:
         submit(self, entry)
         write = entry.outcome
-        if not isinstance(write, Flush) or not write.journal.entries or entry.done is None:
+        if not isinstance(write, Flush) or not write.journal.entries or entry.written is None:
             return
         journal = write.journal
         same = JournalWrite(
@@ -286,7 +286,7 @@ def _flushed_again() -> None:
             entries=journal.entries,
         )
         again = Flush(tenant=write.tenant, partition=write.partition, agent=write.agent, journal=same)
-        entry.done.add_done_callback(lambda _: submit(self, Entry(entry.activation, entry.envelope, again)))
+        entry.written.then(lambda: submit(self, Entry(entry.activation, entry.envelope, again)))
 
     Committer.submit = twice  # type: ignore[method-assign]
 

@@ -12,6 +12,7 @@ import pytest
 from actors.activation import Activation
 from actors.agent import agent_type
 from actors.committer import _RETRY_S, ROOM_BYTES, Committer, Entry
+from actors.written import Written
 from bus.envelope import Envelope, Header, header_to_json, new_id
 from bus.errors import Fenced, InvalidData, SchemaMismatch, StaleTurn, StorageError, StorageUnavailable
 from storage.journal import Does, Flush, JournalEntry, JournalWrite, PromiseWrite
@@ -330,7 +331,7 @@ async def test_whoever_waits_for_an_entry_learns_what_became_of_it(alive: bool, 
     bench = Bench()
     bench.submit("a")
     [entry] = bench.committer._pending
-    entry.done = asyncio.get_running_loop().create_future()
+    entry.written = Written()
     entry.activation.alive = alive
     committed_before, discarded_before = bench.events.committed, bench.events.discarded
 
@@ -347,7 +348,7 @@ async def test_whoever_waits_for_an_entry_learns_what_became_of_it(alive: bool, 
     bench.events.committed = on_committed  # type: ignore[method-assign]
     bench.events.discarded = on_discarded  # type: ignore[method-assign]
     await bench.run()
-    assert await entry.done is committed
+    assert await entry.written.known() is committed
 
 
 def test_a_large_turn_counts_for_what_it_sends() -> None:
