@@ -1,4 +1,4 @@
-"""Every error that Callboard raises, under one base.
+"""Every error that Callboard raises, under one base. It has over 400 lines, so that the tree below is whole.
 
 CallboardError
 ├── InvalidMessage            a message that cannot be made or read
