@@ -56,12 +56,21 @@ async def steps(
     agents: Annotated[int, typer.Option(min=1, help="Agents that work at the same time.")] = 1_000,
     turns: Annotated[int, typer.Option(min=1, help="Turns in all, dealt out to the agents.")] = 1_000,
     count: Annotated[int, typer.Option("--steps", min=1, help="Steps of each turn, one after another.")] = 10,
+    beside: Annotated[
+        bool,
+        typer.Option("--beside", help="Then also the limit and DBOS: from a checkout, after `make peers`."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Journaled steps a second: call a function, record its result, go on. In a deployment of its own."""
+    from callboard.bench.beside import measure_beside, require_checkout
     from callboard.bench.steps import Load, measure
 
-    _show(await measure(Load(hosts=hosts, agents=agents, turns=turns, steps=count), note), as_json)
+    if beside:
+        require_checkout()
+    load = Load(hosts=hosts, agents=agents, turns=turns, steps=count)
+    report = await measure(load, note)
+    _show(report, as_json, await measure_beside(load, report, note) if beside else None)
 
 
 @app.command()
@@ -166,10 +175,11 @@ async def overhead(
     console().print(table(names, rows, right=names))
 
 
-def _show(report: msgspec.Struct, as_json: bool) -> None:
+def _show(report: msgspec.Struct, as_json: bool, beside: msgspec.Struct | None = None) -> None:
+    figures = msgspec.structs.asdict(report) | (msgspec.structs.asdict(beside) if beside else {})
     if as_json:
-        emit(report)
+        emit(figures)
         return
     out = console()
-    for name, figure in msgspec.structs.asdict(report).items():
+    for name, figure in figures.items():
         out.print(plain(f"{name:<24} {figure if isinstance(figure, str) else f'{figure:,}':>12}"))
