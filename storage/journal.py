@@ -72,7 +72,7 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     began_at: float = 0.0
     """The turn's idea of now, which it keeps when it runs again; needed to open it."""
     recorded: int = 0
-    """How many entries and promises the turn's row must count, if this is to be written."""
+    """How many entries, promises and times it was put away the turn's row must count, if this is to be written."""
     entries: tuple[JournalEntry, ...] = ()
     consumed: tuple[int, ...] = ()
     """The numbers of wake-ups that leave the mailbox."""
@@ -89,13 +89,14 @@ class JournalWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def adds(self) -> int:
-        """What the turn's row counts more once this is written."""
-        return len(self.entries) + len(self.promises)
+        """What the turn's row counts more once this is written. That it is put away counts as well: it must not be, by a run
+        whose successor has begun and takes the wake-up."""
+        return len(self.entries) + len(self.promises) + (self.does is Does.PARK)
 
     @property
     def leaves_trace(self) -> bool:
         """Whether one can find out by looking that it was written; what leaves none may be written twice."""
-        return self.does is Does.OPEN or bool(self.entries or self.promises)
+        return self.does is Does.OPEN or self.adds > 0
 
 
 class Flush(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -135,6 +136,7 @@ class StoredJournal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     began_at: float
     waiting: bool
     recorded: int
-    """What the turn's row counted before the entries and promises were read: those may be more."""
+    """What the turn's row counted before the entries and promises were read: those may be more. And how often it had been put
+    away."""
     entries: tuple[JournalEntry, ...]
     promises: tuple[OpenPromise, ...]

@@ -148,11 +148,7 @@ class MemoryTurns:
         row = self.turns.get((domain, write.tenant, write.agent))
         if row is None or row.turn != part.turn:
             return False
-        if part.entries:
-            return part.entries[-1] in self.journal.get((domain, write.tenant, part.turn), ())
-        if part.promises:
-            return (domain, write.tenant, part.promises[-1].id) in self.promises.rows
-        return part.does is Does.OPEN
+        return part.leaves_trace and row.recorded >= part.recorded + part.adds
 
     def load(self, domain: str, tenant: str, agent: str) -> StoredJournal | None:
         row = self.turns.get((domain, tenant, agent))

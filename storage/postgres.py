@@ -117,11 +117,7 @@ class PostgresStore(PostgresMail, PostgresRounds, PostgresEdges):
                 journal = write.journal
                 if not journal.leaves_trace:
                     return False
-                proof += (
-                    journal.turn,
-                    journal.entries[-1].number if journal.entries else None,
-                    journal.promises[-1].id if journal.promises else None,
-                )
+                proof += journal.turn, journal.recorded + journal.adds
             return bool(await connection.fetchval(query(name), *proof))
 
     # -- connections ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ create table turns (
   header     json not null,
   payload    json not null,
   began_at   double precision not null,       -- what its handler takes for now whenever it runs
-  recorded   int not null default 0,          -- entries and promises so far: whoever adds some must know how many
+  recorded   int not null default 0,          -- entries, promises and times put away so far: whoever adds some must know how many
   primary key (domain, tenant, agent)
 ) with (
   fillfactor = 50,  -- each flush writes the row anew: beside itself, and so out of the indexes

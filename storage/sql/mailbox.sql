@@ -33,13 +33,9 @@ select exists (
   select from transitions where domain = $1 and tenant = $2 and agent = $3 and version = $4 and hash = $5)
 
 -- name: turn_flushed
--- Whether an open turn has come as far as this entry and this promise; the caller's fence keeps others away.
+-- Whether an open turn counts as much as it did once this was written; the caller's fence keeps others away.
 select exists (
-  select from turns where domain = $1 and tenant = $2 and agent = $3 and turn = $4
-) and ($5::int is null or exists (
-  select from journal where domain = $1 and tenant = $2 and turn = $4 and number = $5 and agent = $3)
-) and ($6::uuid is null or exists (
-  select from promises where domain = $1 and tenant = $2 and id = $6))
+  select from turns where domain = $1 and tenant = $2 and agent = $3 and turn = $4 and recorded >= $5)
 
 -- name: load_turns
 -- A page of a partition's open turns; see the function.

@@ -180,7 +180,7 @@ async def test_a_turn_that_waits_for_a_task_is_woken_by_its_end_and_not_before(r
     await cancel(rig, fence, task)
     assert await rig.store.stop_cancelled(fence, [0]) == []
     # Nobody waits for it any more: a gather has given its branch up.
-    given_up = JournalWrite(seq=seq, turn=turn_, does=Does.PARK, recorded=1, given_up=((child.id, True),))
+    given_up = JournalWrite(seq=seq, turn=turn_, does=Does.PARK, recorded=2, given_up=((child.id, True),))
     await rig.store.commit(
         fence, [Flush(tenant="default", partition=0, agent="a/parent", journal=given_up)], []
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bus.errors import Fenced, StorageUnavailable
+from storage.journal import Does
 from tests.contract.mail import given
 from tests.contract.rig import Rig, turn
+from tests.contract.test_turns import accepted, entry, flush, promise
 
 
 async def test_a_commit_whose_answer_was_lost_is_found_to_be_there(rig: Rig) -> None:
@@ -28,6 +32,28 @@ async def test_a_commit_whose_request_was_lost_is_found_to_be_missing(rig: Rig) 
         await rig.store.commit(fence, [turn(seq)], [])
     assert await rig.store.settle(fence, turn(seq)) is False
     await rig.store.commit(fence, [turn(seq)], [])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"entries": (entry(1),)}, {"promises": (promise(),)}, {"does": Does.PARK}],
+    ids=["entry", "promise", "park"],
+)
+async def test_what_a_turn_has_written_before_its_end_is_found_or_missing(
+    rig: Rig, more: dict[str, Any]
+) -> None:
+    fence = await rig.host(0)
+    message = await accepted(rig)
+    begins, goes_on = flush(message, Does.OPEN), flush(message, **{"does": Does.GO, **more})
+    for write in (begins, goes_on):
+        rig.lose_the_request()
+        with pytest.raises(StorageUnavailable):
+            await rig.store.commit(fence, [write], [])
+        assert await rig.store.settle(fence, write) is False
+        rig.lose_the_answer()
+        with pytest.raises(StorageUnavailable):
+            await rig.store.commit(fence, [write], [])
+        assert await rig.store.settle(fence, write) is True
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -112,13 +112,13 @@ async def test_several_flushes_of_one_turn_may_be_in_one_commit(
     await rig.store.commit(fence, begins, [])
     assert await turn_of(rig) == "waiting"
     found = await stored(rig)
-    assert ([e.number for e in found.entries], found.recorded) == ([1, 2], 2)
+    assert ([e.number for e in found.entries], found.recorded) == ([1, 2], 3)
     goes_on = [
-        flush(message, Does.RESUME, entries=(entry(3),), recorded=2),
-        flush(message, Does.GO, promises=(promise(),), recorded=3),
+        flush(message, Does.RESUME, entries=(entry(3),), recorded=3),
+        flush(message, Does.GO, promises=(promise(),), recorded=4),
     ]
     await rig.store.commit(fence, goes_on, [])
-    assert (await turn_of(rig), (await stored(rig)).recorded) == ("open", 4)
+    assert (await turn_of(rig), (await stored(rig)).recorded) == ("open", 5)
 
 
 @pytest.mark.parametrize("does", [Does.GO, Does.RESUME, Does.PARK, Does.END])
@@ -148,13 +148,30 @@ async def test_of_two_runs_that_flush_the_same_into_one_commit_neither_is_writte
     assert [e.number for e in (await stored(rig)).entries] == [1]
 
 
+@pytest.mark.parametrize("puts_away_first", [False, True])
+async def test_a_turn_is_not_put_away_by_a_run_of_it_beside_what_another_one_writes(
+    rig: Rig, puts_away_first: bool
+) -> None:
+    fence = await rig.host(0)
+    message = await opened(rig, fence, promises=(promise(),))
+    goes_on = flush(message, Does.GO, recorded=1, entries=(entry(1),))
+    writes = [goes_on, flush(message, Does.PARK, recorded=1)]
+    first, second = reversed(writes) if puts_away_first else writes
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [first, second], [])
+    await rig.store.commit(fence, [first], [])
+    with pytest.raises(StaleTurn):
+        await rig.store.commit(fence, [second], [])
+    assert await turn_of(rig) == ("waiting" if puts_away_first else "open")
+
+
 async def test_what_an_operator_adds_to_a_turn_that_was_put_away_leaves_it_there(rig: Rig) -> None:
     fence = await rig.host(0)
     message = await opened(rig, fence)
     await rig.store.commit(fence, [flush(message, Does.PARK, entries=(entry(1),))], [])
-    edit = flush(message, Does.GO, entries=(entry(2),), recorded=1).journal
+    edit = flush(message, Does.GO, entries=(entry(2),), recorded=2).journal
     await rig.store.commit(fence, [turn(None, journal=edit)], [])
-    assert (await turn_of(rig), (await stored(rig)).recorded) == ("waiting", 2)
+    assert (await turn_of(rig), (await stored(rig)).recorded) == ("waiting", 3)
 
 
 async def test_of_two_answers_that_alone_make_up_a_commit_the_first_is_delivered(rig: Rig) -> None:
@@ -182,7 +199,7 @@ async def test_a_turn_that_waits_is_not_loaded_and_its_agent_gets_only_what_pass
     assert heads == []
     passing = await rig.accept(letter(AGENT, control=True))
     assert [e.seq for e in await page(rig)] == [passing]
-    await rig.store.commit(fence, [flush(message, Does.RESUME, recorded=1)], [])
+    await rig.store.commit(fence, [flush(message, Does.RESUME, recorded=2)], [])
     assert await turn_of(rig) == "open"
     share = Share(messages=10, size=10_000)
     found, _ = await rig.store.load_agent(DOMAIN, 0, "default", AGENT, share)

@@ -213,7 +213,7 @@ async def test_a_write_that_leaves_no_trace_proves_nothing() -> None:
     bench.store.plan = [StorageUnavailable("Cut.")]
     bench.submit("a", "b")
     entry = JournalEntry(number=1, key="#1", kind="step", name="f", ok=True, value="1", took_ms=1.0)
-    for place, (does, entries) in enumerate(((Does.PARK, ()), (Does.GO, (entry,)))):
+    for place, (does, entries) in enumerate(((Does.RESUME, ()), (Does.GO, (entry,)))):
         journal = JournalWrite(seq=1, turn=new_id(), does=does, entries=entries)
         bench.committer._pending[place].outcome = Flush(
             tenant="default", partition=0, agent="a", journal=journal
