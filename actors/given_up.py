@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import msgspec
-
-from actors.inquiry import INTENT, Intent
+from actors.inquiry import INTENT, call_of
 from actors.journal import Journal
 from storage.ledger import CallStatus, CallVerdict
 
@@ -25,7 +21,5 @@ def give_up_calls(journal: Journal, *prefixes: str) -> None:
         if place in in_flight:
             continue
         if place not in journal.entries and f"{place}~{attempt}" not in journal.entries:
-            with contextlib.suppress(msgspec.MsgspecError):  # that it cannot be read has failed the turn
-                intent = msgspec.json.decode(entry.value, type=Intent)
-                found.append(CallVerdict(id=intent.id, status=CallStatus.UNKNOWN, error=_WHY))
+            found.append(CallVerdict(id=call_of(entry), key=place, status=CallStatus.UNKNOWN, error=_WHY))
     journal.judge(found)

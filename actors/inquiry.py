@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,15 @@ class Intent(msgspec.Struct, frozen=True):
 
 
 def intended(entries: Iterable[JournalEntry]) -> set[str]:
-    """The ids of the calls that a turn has on record."""
+    """The ids of the calls that a turn has on record; raises what msgspec does for one that cannot be read."""
     return {msgspec.json.decode(entry.value, type=Intent).id for entry in entries if entry.kind == INTENT}
+
+
+def call_of(intent: JournalEntry) -> str | None:
+    """The id of the call that an intent's entry names; None where that cannot be read."""
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        return msgspec.json.decode(intent.value, type=Intent).id
+    return None
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from actors.activation import Activation
 from actors.blobs import Blobs, BlobsUnavailable
 from actors.call_record import CALL, NOT_DONE
 from actors.context import Context
-from actors.inquiry import INTENT
+from actors.inquiry import INTENT, intended
 from actors.journal import Journal
 from actors.ledger import Ledger
 from actors.saga import COMPENSATE, UNDO, UNWIND, ending_of
@@ -154,7 +154,8 @@ class OpenTurns:
             raise InvalidPayload("The header of an open turn cannot be read.")
         try:
             journal = self._journal(activation, envelope, stored.began_at, stored)
-            _ = journal.saga.ending  # read wherever the turn may end: here it can be refused
+            # Read wherever the turn may go on or end: here they can be refused.
+            _ = journal.saga.ending, intended(journal.entries)
         except (msgspec.MsgspecError, RecursionError, InvalidPayload) as error:
             if not is_left:
                 raise InvalidPayload(

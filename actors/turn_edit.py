@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from actors.call_record import CALL
 from actors.entries import STEP, VOID
-from actors.inquiry import INTENT, Intent
+from actors.inquiry import INTENT, call_of
 from actors.spending import MODEL
 from storage.journal import JournalEntry
 from storage.ledger import CallStatus, CallVerdict
@@ -40,8 +38,10 @@ def edited(entries: Sequence[JournalEntry], key: str, value: str | None) -> tupl
 def said_of_call(entries: Sequence[JournalEntry], key: str, by: str) -> tuple[CallVerdict, ...]:
     """What the ledger says once a person has given the call at `key` a result: of one that may have acted, that it has."""
     intents = [e for e in entries if e.kind == INTENT and e.key.rpartition("!")[0] == key]
-    ids = [msgspec.json.decode(entry.value, type=Intent).id for entry in intents[-1:]]
-    return tuple(CallVerdict(id=id_, status=CallStatus.SUCCEEDED, said_by=by) for id_ in ids)
+    return tuple(
+        CallVerdict(id=call_of(entry), key=key, status=CallStatus.SUCCEEDED, said_by=by)
+        for entry in intents[-1:]
+    )
 
 
 def current(entries: Sequence[JournalEntry]) -> dict[str, JournalEntry]:

@@ -46,10 +46,12 @@ class LedgerWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class CallVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known from now on of a call that has no outcome, or that nobody asks any more. It changes no other call.
 
-    `said_by` is the person who has said what it did.
+    A call whose `id` cannot be read is found by its turn and its `key` there. `said_by` is the person who has said what it
+    did.
     """
 
-    id: str
+    id: str | None
+    key: str
     status: CallStatus
     error: str | None = None
     said_by: str | None = None

@@ -30,13 +30,18 @@ class MemoryLedger:
             made_by = epoch if earlier is None or call.status is CallStatus.STARTED else earlier.epoch
             self.rows[(domain, tenant, call.id)] = LedgerRow(agent=agent, turn=turn, epoch=made_by, call=call)
 
-    def judge(self, domain: str, tenant: str, verdicts: Iterable[CallVerdict]) -> None:
+    def judge(
+        self, domain: str, tenant: str, agent: str, turn: str, verdicts: Iterable[CallVerdict]
+    ) -> None:
         for verdict in verdicts:
-            row = self.rows.get((domain, tenant, verdict.id))
-            if row is not None and row.call.status in (CallStatus.STARTED, CallStatus.UNKNOWN):
-                row.call = msgspec.structs.replace(
-                    row.call, status=verdict.status, error=verdict.error, said_by=verdict.said_by
-                )
+            for (of, owner, id_), row in self.rows.items():
+                at = row.agent, row.turn, row.call.key
+                is_meant = id_ == verdict.id if verdict.id else at == (agent, turn, verdict.key)
+                is_open = row.call.status in (CallStatus.STARTED, CallStatus.UNKNOWN)
+                if (of, owner) == (domain, tenant) and is_meant and is_open:
+                    row.call = msgspec.structs.replace(
+                        row.call, status=verdict.status, error=verdict.error, said_by=verdict.said_by
+                    )
 
     def earlier(self, domain: str, tenant: str, agent: str, message: str) -> list[EarlierCall]:
         found = []

@@ -115,7 +115,7 @@ class MemoryTurns:
             del box[seq]
         self.promises.apply(domain, write.tenant, write.agent, write.partition, part)
         self.ledger.write(domain, write.tenant, write.agent, part.turn, epoch, part.calls)
-        self.ledger.judge(domain, write.tenant, part.verdicts)
+        self.ledger.judge(domain, write.tenant, write.agent, part.turn, part.verdicts)
         if not box:
             self._mail.boxes.pop((domain, write.tenant, write.partition, write.agent), None)
 

@@ -1178,9 +1178,16 @@ CREATE FUNCTION callboard.write_ledger(p_domain text, p_epoch bigint, p_calls js
   update ledger l
     set status = v.status, error = v.error, said_by = v.said_by,
         ended_at = case when v.status not in ('started', 'unknown') then now() end
-    from jsonb_to_recordset(p_calls) as v(tenant text, id uuid, tool text, status text, error text, said_by text)
-    where v.tool is null and l.domain = p_domain and l.tenant = v.tenant and l.id = v.id
-      and l.status in ('started', 'unknown')
+    from (
+      select v.*, coalesce(v.id, (
+               select c.id from ledger c
+               where c.domain = p_domain and c.tenant = v.tenant and c.agent = v.agent and c.turn = v.turn
+                 and c.key = v.key and c.status in ('started', 'unknown') limit 1)) as call
+      from jsonb_to_recordset(p_calls)
+        as v(tenant text, id uuid, agent text, turn uuid, key text, tool text, status text, error text, said_by text)
+      where v.tool is null offset 0  -- keeps the look-up apart from the join
+    ) v
+    where l.domain = p_domain and l.tenant = v.tenant and l.id = v.call and l.status in ('started', 'unknown')
 $$;
 CREATE FUNCTION callboard.write_pauses(p_domain text, p_pauses jsonb) RETURNS void
     LANGUAGE sql

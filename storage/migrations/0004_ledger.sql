@@ -31,7 +31,7 @@ create index ledger_agent on ledger (domain, tenant, agent, message);
 create index ledger_unknown on ledger (domain, tenant, started_at) where status in ('started', 'unknown');
 
 -- The ledger's part of a group commit. Of one call that is there several times the last row counts. One without a tool is a
--- verdict on a call of which nobody knows what it did.
+-- verdict on a call of which nobody knows what it did; one without an id is on that at its place in its turn.
 create function write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) returns void language sql as $$
   insert into ledger (domain, tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status,
                       attempts, error, approval, said_by, epoch, ended_at)
@@ -53,9 +53,16 @@ create function write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) retur
   update ledger l
     set status = v.status, error = v.error, said_by = v.said_by,
         ended_at = case when v.status not in ('started', 'unknown') then now() end
-    from jsonb_to_recordset(p_calls) as v(tenant text, id uuid, tool text, status text, error text, said_by text)
-    where v.tool is null and l.domain = p_domain and l.tenant = v.tenant and l.id = v.id
-      and l.status in ('started', 'unknown')
+    from (
+      select v.*, coalesce(v.id, (
+               select c.id from ledger c
+               where c.domain = p_domain and c.tenant = v.tenant and c.agent = v.agent and c.turn = v.turn
+                 and c.key = v.key and c.status in ('started', 'unknown') limit 1)) as call
+      from jsonb_to_recordset(p_calls)
+        as v(tenant text, id uuid, agent text, turn uuid, key text, tool text, status text, error text, said_by text)
+      where v.tool is null offset 0  -- keeps the look-up apart from the join
+    ) v
+    where l.domain = p_domain and l.tenant = v.tenant and l.id = v.call and l.status in ('started', 'unknown')
 $$;
 
 -- Whether the process of a host is known to be gone: only then can nothing of it act any more.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from bus.envelope import new_id
 from storage.journal import Does
 from storage.ledger import CallStatus, CallVerdict, EarlierCall, Effect, LedgerWrite
@@ -57,8 +59,19 @@ async def test_a_verdict_changes_only_calls_of_which_nobody_knows_what_they_did(
     message, unknown, known = await opened(rig, fence), new_id(), new_id()
     calls = (call(message, unknown, CallStatus.STARTED), call(message, known, CallStatus.FAILED))
     verdicts = tuple(
-        CallVerdict(id=id_, status=CallStatus.SUCCEEDED, said_by="maria") for id_ in (unknown, known)
+        CallVerdict(id=id_, key="#1", status=CallStatus.SUCCEEDED, said_by="maria") for id_ in (unknown, known)
     )
     await rig.store.commit(fence, [flush(message, Does.GO, calls=calls, verdicts=verdicts)], [])
     found = await earlier(rig, message)
     assert (found.id, found.status) == (unknown, CallStatus.SUCCEEDED)
+
+
+async def test_a_verdict_on_a_call_whose_id_cannot_be_read_is_on_that_at_its_place(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message, meant, other = await opened(rig, fence), new_id(), new_id()
+    beside = msgspec.structs.replace(call(message, other, CallStatus.STARTED), key="#2")
+    verdict = CallVerdict(id=None, key="#1", status=CallStatus.UNKNOWN, error="nobody knows")
+    calls = (call(message, meant, CallStatus.STARTED), beside)
+    await rig.store.commit(fence, [flush(message, Does.GO, calls=calls, verdicts=(verdict,))], [])
+    found = await rig.store.earlier_calls(DOMAIN, "default", AGENT, message[1])
+    assert {c.id: c.status for c in found} == {meant: CallStatus.UNKNOWN, other: CallStatus.STARTED}

@@ -170,8 +170,9 @@ async def test_who_has_said_what_a_call_did_is_said(
 
 
 @pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("unreadable", ["sent", "intent"])
 async def test_a_call_of_a_turn_whose_record_cannot_be_read_is_not_under_way_for_ever(
-    world: World, ended: bool
+    world: World, ended: bool, unreadable: str
 ) -> None:
     block = blocking(world)
 
@@ -193,7 +194,7 @@ async def test_a_call_of_a_turn_whose_record_cannot_be_read_is_not_under_way_for
         await kit.crash()
         world.gate = None
         [entries] = kit.store.waits.journal.values()
-        entries[:] = [msgspec.structs.replace(e, value="7") if e.kind == "sent" else e for e in entries]
+        entries[:] = [msgspec.structs.replace(e, value="7") if e.kind == unreadable else e for e in entries]
         await kit.recover()
         assert kit.lifecycle(AT) == "paused"
         await kit.skip_turn(AT, leave_done=True)
