@@ -106,9 +106,11 @@ class Inquiry:
         return question in self._journal.entries or self._journal.promises.at(question) is not None
 
     async def _verified(self, look: Callable[..., Any]) -> Verdict:
-        """What the tool's function says, which is asked again while it fails, and not for ever."""
+        """What the tool's function says, which is asked again while it fails, and not for ever. Raises TurnGone where this
+        run of the turn was dropped before: the next run looks."""
         record, failures = self._record, 0
         while True:
+            self._journal.must_go_on()
             try:
                 named = {**record.bound.values, **record.given(self._tool.injected_to_verify)}
                 async with asyncio.timeout(self._tool.timeout_s):

@@ -30,9 +30,7 @@ class MemoryLedger:
             made_by = epoch if earlier is None or call.status is CallStatus.STARTED else earlier.epoch
             self.rows[(domain, tenant, call.id)] = LedgerRow(agent=agent, turn=turn, epoch=made_by, call=call)
 
-    def judge(
-        self, domain: str, tenant: str, agent: str, turn: str, verdicts: Iterable[CallVerdict]
-    ) -> None:
+    def judge(self, domain: str, tenant: str, agent: str, turn: str, verdicts: Iterable[CallVerdict]) -> None:
         for verdict in verdicts:
             for (of, owner, id_), row in self.rows.items():
                 at = row.agent, row.turn, row.call.key

@@ -59,7 +59,8 @@ async def test_a_verdict_changes_only_calls_of_which_nobody_knows_what_they_did(
     message, unknown, known = await opened(rig, fence), new_id(), new_id()
     calls = (call(message, unknown, CallStatus.STARTED), call(message, known, CallStatus.FAILED))
     verdicts = tuple(
-        CallVerdict(id=id_, key="#1", status=CallStatus.SUCCEEDED, said_by="maria") for id_ in (unknown, known)
+        CallVerdict(id=id_, key="#1", status=CallStatus.SUCCEEDED, said_by="maria")
+        for id_ in (unknown, known)
     )
     await rig.store.commit(fence, [flush(message, Does.GO, calls=calls, verdicts=verdicts)], [])
     found = await earlier(rig, message)
