@@ -23,6 +23,7 @@ _logger = logging.getLogger("callboard.holdings")
 
 LOOK_EVERY_S = 0.25  # how late a host learns of a change of ownership when the bus has lost the word of it
 DRAIN_S = 0.5  # a turn that runs longer holds no hand-over up: it is dropped, and runs again at the new owner
+_DRAINED_S = 0.005  # between two looks at what still runs: of many agents, none signals
 QUIET_S = 0.25
 _RETRY_S = 0.5
 
@@ -47,7 +48,6 @@ class Holdings:
         self._taken: tuple[int, ...] = ()  # how often each was taken from this host, as it has seen
         self._together = HeldBytes()
         self._changed = asyncio.Event()
-        self._step = asyncio.Lock()
         self._look = asyncio.Lock()  # what was read of the row is acted on before it is read or changed again
         self._tasks: set[asyncio.Task[None]] = set()
         host.scope.flights.on_landed = self.look_soon
@@ -268,27 +268,37 @@ class Holdings:
                 await asyncio.sleep(_RETRY_S)
 
     async def _give_back(self, leaving: dict[int, _Holding]) -> None:
-        """A willing hand-over: finish what runs, commit it, empty the cache, and only then let go."""
+        """A willing hand-over: finish what runs, commit it, empty the cache, and only then let go. None waits for what runs
+        in another one."""
+        loop, roster = asyncio.get_running_loop(), self._host.mailboxes.roster
+        deadline = loop.time() + DRAIN_S
+        while leaving:
+            at_work = {
+                a.partition for a in roster.in_partitions(leaving.keys()) if a.is_busy or a.uncommitted
+            }
+            is_over = loop.time() >= deadline
+            ready = {p: holding for p, holding in leaving.items() if is_over or p not in at_work}
+            if ready:
+                await self._let_go(ready)
+                leaving = {p: holding for p, holding in leaving.items() if p not in ready}
+            else:
+                await asyncio.sleep(_DRAINED_S)
+
+    async def _let_go(self, leaving: dict[int, _Holding]) -> None:
         host = self._host
-        async with self._step:
-            deadline = asyncio.get_running_loop().time() + DRAIN_S
-            while asyncio.get_running_loop().time() < deadline and any(  # noqa: ASYNC110  # of many agents, none signals
-                a.is_busy or a.uncommitted for a in host.mailboxes.roster.in_partitions(leaving.keys())
-            ):
-                await asyncio.sleep(0.005)
-            async with self._look:
-                # What was taken meanwhile is gone, and may be back as another holding.
-                partitions = [p for p, holding in leaving.items() if self._held.get(p) is holding]
-                for partition in partitions:
-                    self._drop(partition, keep_row=True)
-                faultpoints.reached("handover.middle")
-                try:
-                    await host.store.release(host.fence, partitions)
-                except StorageUnavailable as error:
-                    _logger.warning("partitions %s cannot be given back yet: %s", partitions, error.message)
-                for partition in partitions:
-                    self._held.pop(partition, None)
-            self._transport.publish(subjects.placement(host.fence.domain), b"released")
+        async with self._look:
+            # What was taken meanwhile is gone, and may be back as another holding.
+            partitions = [p for p, holding in leaving.items() if self._held.get(p) is holding]
+            for partition in partitions:
+                self._drop(partition, keep_row=True)
+            faultpoints.reached("handover.middle")
+            try:
+                await host.store.release(host.fence, partitions)
+            except StorageUnavailable as error:
+                _logger.warning("partitions %s cannot be given back yet: %s", partitions, error.message)
+            for partition in partitions:
+                self._held.pop(partition, None)
+        self._transport.publish(subjects.placement(host.fence.domain), b"released")
 
     def _drop(self, partition: int, *, keep_row: bool = False) -> None:
         """Empty the cache of a partition; its turns that have not committed are forgotten."""
