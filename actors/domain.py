@@ -181,11 +181,12 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 
 
 class Domain:
-    """A domain with its code loaded: the kinds as classes."""
+    """A domain with its code loaded: the kinds as classes. `folder` is what its files are read from, if there is one."""
 
-    def __init__(self, spec: DomainSpec, kinds: dict[str, AgentType]) -> None:
+    def __init__(self, spec: DomainSpec, kinds: dict[str, AgentType], folder: Path | None = None) -> None:
         self.spec = spec
         self.kinds = kinds
+        self.folder = folder
         self.events = {(event.name, event.type): event for event in spec.events}
 
     @property
@@ -294,7 +295,7 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
         if loaded.kind in kinds:
             raise InvalidDomainFile(f"The kind {loaded.kind!r} is Callboard's own.", fix="Rename yours.")
         kinds[loaded.kind] = loaded
-    domain = Domain(spec, kinds)
+    domain = Domain(spec, kinds, folder.resolve())
     try:
         _check_targets(domain)
     except InvalidDomainFile as error:

@@ -30,10 +30,14 @@ def frames_of(error: Exception) -> str:
     return "".join(["\n", *traceback.format_list(_frames(error))]).rstrip()
 
 
-def places_of(error: Exception) -> str:
-    """The same for a dead letter, where a line of code may say too much: lines of `file:line in function`."""
+def places_of(error: Exception, folder: Path | None) -> str:
+    """The same for a dead letter, where a line of code may say too much: lines of `file:line in function`, the files of the
+    domain's folder as they are called there. What runs is a copy of that folder, which says nothing to its author."""
+    copy = "" if folder is None else f"{folder}/"
     return _storable(
-        "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in _frames(error))
+        "\n".join(
+            f"{frame.filename.removeprefix(copy)}:{frame.lineno} in {frame.name}" for frame in _frames(error)
+        )
     )
 
 

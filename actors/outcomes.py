@@ -147,7 +147,12 @@ class Outcomes:
             frames_of(error),
         )
         if directive is Directive.DEAD_LETTER:
-            return Ending(reason=reason_of(error), error=text, failures=failures, frames=places_of(error))
+            return Ending(
+                reason=reason_of(error),
+                error=text,
+                failures=failures,
+                frames=places_of(error, self._scope.folder),
+            )
         return self._mark_failed(activation, envelope, text, policy.delay_s(failures, self._scope.rng))
 
     def pause(self, activation: Activation, envelope: Envelope, ctx: Context, error: Exception) -> TurnRecord:

@@ -71,6 +71,7 @@ class Scope:
         self.events = domain.events
         self.schedules = domain.spec.schedules
         self.limits: LimitSpec = domain.spec.limits
+        self.folder = domain.folder
         self.directory = directory
         self.clock = clock
         self.rng = rng or random.Random()

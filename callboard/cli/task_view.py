@@ -39,6 +39,7 @@ def show_task(
     idle: bool,
 ) -> None:
     out = console()
+    failure = None if found.error is None else failure_of(found.error)  # said once, at the end
     title = plain(found.goal, "bold")
     out.print(title)
     line = plain(found.status, COLOURS.get(found.status, "cyan"))
@@ -59,7 +60,7 @@ def show_task(
     if left_out:
         out.print(plain(f"… {left_out:,} earlier", "dim"))
     for event in events:
-        out.print(event_line(found, event))
+        out.print(event_line(found, event, but=failure))
     for child in children[:_CHILDREN]:
         out.print(child_line(child))
     if len(children) > _CHILDREN:
@@ -73,20 +74,22 @@ def show_task(
         out.print()
         for text in trouble_lines(found, letters):
             out.print(plain(text, "yellow" if found.finished_at is None else "dim"))
-    if found.error is not None:
+    if failure is not None:
         out.print()
-        out.print(plain(f"{found.status}: {failure_of(found.error)}", "bold red"))
+        out.print(plain(f"{found.status}: {failure}", "bold red"))
     if found.result is not None:
         out.print()
         show_result(out, json.loads(found.result))
 
 
-def event_line(task: TaskView, event: TaskEventView) -> Any:
-    """One line of a task's log; the task's own domain and id need not be said again."""
+def event_line(task: TaskView, event: TaskEventView, *, but: str | None = None) -> Any:
+    """One line of a task's log, without words that are said elsewhere (`but`); the task's own domain and id need not be said
+    again."""
     line = plain(event.at.strftime("%H:%M:%S "), "dim")
     line.append(clean(event.kind), COLOURS.get(event.kind, "cyan"))
-    gist = _gist(json.loads(event.body)).replace(f"{task.domain}/", "").replace(task.id, "…")
-    line.append(f"  {clean(gist)}")
+    gist = _gist(json.loads(event.body))
+    if gist != but:
+        line.append(f"  {clean(gist.replace(f'{task.domain}/', '').replace(task.id, '…'))}")
     return line
 
 
@@ -169,8 +172,13 @@ def idle_lines(task: TaskView) -> list[str]:
 
 
 def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
-    """The dead letters of a task, and while it is open the commands that mend it."""
-    found = [f"dead letter {x.id}{was(x)} for {x.address}: {x.type}: {x.error}" for x in letters[:_LETTERS]]
+    """The dead letters of a task, and while it is open the commands that mend it. An error that has ended the task is said
+    with its end."""
+    end = "" if task.error is None else failure_of(task.error)
+    found = [
+        f"dead letter {x.id}{was(x)} for {x.address}: {x.type}" + ("" if x.error in end else f": {x.error}")
+        for x in letters[:_LETTERS]
+    ]
     if len(letters) > _LETTERS:
         found.append(f"and {len(letters) - _LETTERS} more: `callboard dead-letters`")
     found += code_lines(letters)

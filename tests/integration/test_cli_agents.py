@@ -194,7 +194,7 @@ async def test_dead_letters_are_listed_shown_retried_and_dropped(cli: Cli, desk:
     assert (await cli.json("dead-letters", "show", str(dead.id)))["payload"]["text"] == "poison"
     text = await cli("dead-letters", "show", str(dead.id))
     assert "poison" in text
-    assert re.search(r"\n  at /.*/desk/agents\.py:\d+ in \w+\n", text)
+    assert re.search(r"\n  at desk/agents\.py:\d+ in \w+\n", text)
     assert [row["frames"] for row in listed] == [dead.frames.splitlines()] != [[]]
     assert (await cli.json("dead-letters", "retry", str(dead.id)))["done"] is True
     (again,) = await until(lambda: list_dead_letters(desk.pool, tenant="default"))

@@ -236,6 +236,16 @@ async def test_what_cannot_be_failed_is_refused(cli: Cli, desk: Deployment) -> N
     assert "--reason" in await cli.error("tasks", "fail", "0190aaaa-0000-7000-8000-000000000001", code=2)
 
 
+async def test_the_error_that_has_ended_a_task_is_said_once(cli: Cli, desk: Deployment) -> None:
+    task = await desk.submit({})
+    await status(desk, task, "failed")
+    text = await cli("task", task, code=1)
+    assert text.count("KeyError: 'lines'") == 1
+    [letter] = (await cli.json("task", task, code=1))["dead_letters"]
+    assert f"dead letter {letter['id']} for desk/clerk/{task}: callboard.task.v1\n" in text
+    assert f"failed: desk/clerk/{task} could not handle callboard.task.v1: KeyError: 'lines'\n" in text
+
+
 async def test_a_dead_letter_of_a_task_that_has_ended_is_retried_only_by_force(
     cli: Cli, desk: Deployment
 ) -> None:
