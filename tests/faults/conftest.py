@@ -13,6 +13,7 @@ import pytest
 from callboard.services import Services, ensure_services
 from callboard.settings import Settings
 from tests.faults.chronicle import Chronicle
+from tests.faults.limit import pytest_pyfunc_call, pytest_runtest_setup  # noqa: F401  (hooks, of these tests only)
 from tests.faults.told import CHRONICLE
 
 
