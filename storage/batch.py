@@ -9,12 +9,10 @@ from typing import Any
 import msgspec
 
 from bus.envelope import Outgoing
-from bus.errors import StaleTurn
 from bus.limits import SEEN_WINDOW
-from storage.journal import Does, Flush, JournalWrite
-from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord
-
-Write = TurnRecord | Flush
+from storage.journal import Does, Flush
+from storage.journal_batch import journal_arguments
+from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord, Write
 
 
 def commit_call(
@@ -72,99 +70,8 @@ def commit_arguments(fence: Fence, writes: Sequence[Write], marks: Sequence[Mark
     ]  # fmt: skip
 
 
-def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
-    """What a batch with journals brings besides; empty when no write has one."""
-    journaled = [w for w in writes if w.journal is not None]
-    journals = [w.journal for w in journaled if w.journal is not None]
-    if not journals:
-        return []
-    changes = fold_journals(journaled)
-    places = list(enumerate(journals, start=1))
-    entries = [(place, e) for place, j in places for e in j.entries]
-    done = [(w.tenant, id_) for w, j in zip(journaled, journals, strict=True) for id_ in j.done]
-    promises = [
-        {
-            "tenant": w.tenant, "id": p.id, "agent": w.agent, "partition": w.partition, "turn": j.turn,
-            "key": p.key, "kind": p.kind, "name": p.name, "target": p.target, "message": p.message,
-            "gates": msgspec.to_builtins(p.gates) if p.gates else None, "due_at": p.due_at,
-            "details": p.details,  # as text: people see it in the order in which it was written
-        }
-        for w, j in zip(journaled, journals, strict=True) for p in j.promises
-    ]  # fmt: skip
-    promises += [
-        {"tenant": w.tenant, "id": id_, "given_up": given_up}
-        for w, j in zip(journaled, journals, strict=True) for id_, given_up in j.given_up
-    ]  # fmt: skip
-    return [
-        code,
-        [w.tenant for w in journaled], [w.partition for w in journaled], [w.agent for w in journaled],
-        [j.seq for j in journals], [j.turn for j in journals], [c.does.value for c in changes],
-        [c.recorded for c in changes], [c.adds for c in changes],
-        [c.parks or None for c in changes] if any(c.parks for c in changes) else [],
-        [place for place, _ in entries], [e.number for _, e in entries], [e.key for _, e in entries],
-        [e.kind for _, e in entries], [e.name for _, e in entries], [e.ok for _, e in entries],
-        [e.value for _, e in entries], [e.blob for _, e in entries], [e.took_ms for _, e in entries],
-        [place for place, j in places for _ in j.consumed], [seq for j in journals for seq in j.consumed],
-        json.dumps(promises) if promises else None,
-        [tenant for tenant, _ in done], [id_ for _, id_ in done], [j.began_at for j in journals],
-        _calls(journaled, journals),
-    ]  # fmt: skip
-
-
-class RowChange(msgspec.Struct, gc=False):
-    """What the flushes of one turn in a batch do to its row together."""
-
-    does: Does
-    recorded: int
-    adds: int
-    parks: bool
-
-
-_NO_CHANGE = RowChange(does=Does.NONE, recorded=0, adds=0, parks=False)
-
-
-def fold_journals(writes: Sequence[Write]) -> list[RowChange]:
-    """The changes of turns' rows, in the order of these writes, which all have a journal: of several flushes of one turn
-    the first has them all. Raises StaleTurn when they do not follow each other: two runs of the turn have written them,
-    or an operator has ended it while it ran.
-    """
-    changes: list[RowChange] = []
-    first: dict[str, RowChange] = {}
-    for write in writes:
-        journal = write.journal
-        assert journal is not None
-        does, adds, parks = journal.does, journal.adds, journal.does is Does.PARK
-        earlier = None if does is Does.NONE else first.get(journal.turn)
-        if earlier is None:
-            change = RowChange(does=does, recorded=journal.recorded, adds=adds, parks=parks)
-            changes.append(change)
-            if does is not Does.NONE:
-                first[journal.turn] = change
-            continue
-        if Does.END in (does, earlier.does):
-            raise StaleTurn(f"A turn of {write.agent} has ended beside what goes on in it.")
-        if does is Does.OPEN or journal.recorded != earlier.recorded + earlier.adds:
-            raise StaleTurn(f"Two runs of a turn of {write.agent} have recorded the same.")
-        earlier.adds += adds
-        earlier.parks = parks
-        if does is Does.RESUME and earlier.does is not Does.OPEN:
-            earlier.does = does
-        changes.append(_NO_CHANGE)
-    return changes
-
-
 def _partitions(writes: Sequence[Write], marks: Sequence[Mark]) -> list[int]:
     return sorted({write.partition for write in writes} | {mark.partition for mark in marks})
-
-
-def _calls(journaled: Sequence[Write], journals: Sequence[JournalWrite]) -> str | None:
-    """The rows of the ledger, as `write_ledger` takes them."""
-    rows = [
-        {"tenant": write.tenant, "agent": write.agent, "turn": journal.turn, **msgspec.structs.asdict(call)}
-        for write, journal in zip(journaled, journals, strict=True)
-        for call in (*journal.calls, *journal.verdicts)
-    ]
-    return json.dumps(rows) if rows else None
 
 
 def _shortest(values: list[Any]) -> list[Any]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bus.envelope import Envelope, header_from_json
 from bus.errors import StaleTurn
-from storage.batch import fold_journals
 from storage.journal import Does, Flush, JournalEntry, JournalWrite, Kind, OpenPromise, StoredJournal
+from storage.journal_batch import fold_journals
 from storage.memory_edges import MemoryEdges
 from storage.memory_ledger import MemoryLedger
 from storage.memory_mail import MemoryMail
@@ -58,11 +58,7 @@ class MemoryTurns:
                 if part.seq not in box or (row is not None and key not in ended):
                     raise StaleTurn("A message whose turn opens is gone.")
                 opened.add(key)
-            elif (
-                part.does is not Does.NONE
-                and key not in opened
-                and (row is None or row.message.seq != part.seq)
-            ):
+            elif part.does is not Does.NONE and key not in opened and (row is None or row.turn != part.turn):
                 raise StaleTurn("An open turn is gone.")
             if any(seq not in box for seq in part.consumed):
                 raise StaleTurn("A wake-up to be consumed is gone.")

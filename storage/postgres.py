@@ -10,14 +10,14 @@ import asyncpg
 
 from bus import faultpoints
 from bus.errors import Fenced, StorageUnavailable
-from storage.batch import Write, commit_call
+from storage.batch import commit_call
 from storage.boundary import translated
 from storage.connect import close_pool, connect, create_pool, host_application
 from storage.postgres_edges import PostgresEdges
 from storage.postgres_mail import PostgresMail
 from storage.postgres_rounds import PostgresRounds
 from storage.queries import query
-from storage.records import Fence, Mark, TurnRecord
+from storage.records import Fence, Mark, TurnRecord, Write
 from storage.spending import charging, read_reached, spent_argument
 from storage.spent import Reached
 

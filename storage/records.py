@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bus.envelope import Outgoing
-from storage.journal import JournalWrite
+from storage.journal import Flush, JournalWrite
 from storage.spent import Spent
 
 PAGE_AGENTS = 500  # of what is read page by page...
@@ -167,6 +167,9 @@ class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     journal: JournalWrite | None = None  # of a turn that has waited, and ends
     task: str | None = None  # of its message
     spent: Spent | None = None
+
+
+Write = TurnRecord | Flush
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -196,7 +196,7 @@ begin
   end loop;
   return over;
 end $$;
-CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, f_tenant text[], f_partition integer[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[], f_recorded integer[], f_adds integer[], f_parks boolean[], e_flush integer[], e_number integer[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[], e_blob text[], e_took_ms real[], c_flush integer[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at double precision[]) RETURNS void
+CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, p_ends integer, p_opens integer, p_goes integer, j_tenant text[], j_partition integer[], j_agent text[], j_seq bigint[], j_turn uuid[], j_does text[], j_recorded integer[], j_adds integer[], j_parks boolean[], j_began_at double precision[], j_number integer[], j_key text[], j_kind text[], j_name text[], j_ok boolean[], j_value text[], j_blob text[], j_took_ms real[], c_tenant text[], c_partition integer[], c_agent text[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[]) RETURNS void
     LANGUAGE plpgsql
     AS $_$
 declare
@@ -205,29 +205,29 @@ declare
 begin
   perform require_fence(p_domain, p_epoch, p_partitions);
   -- An agent's next turn may open in the commit in which the one before it ends: ends come first.
-  if 'end' = any (f_does) then
+  if p_ends > 0 then
     delete from turns where ctid = any (array(
       select (select t.ctid from turns t
-              where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq
-                and t.recorded = f.recorded)
-      from unnest(f_tenant, f_agent, f_seq, f_does, f_recorded) as f(tenant, agent, seq, does, recorded)
-      where f.does = 'end'));
+              where t.domain = p_domain and t.tenant = coalesce(j.tenant, j_tenant[1]) and t.agent = j.agent
+                and t.turn = j.turn and t.recorded = j.recorded)
+      from unnest(j_tenant, j_agent, j_turn, j_does, j_recorded) as j(tenant, agent, turn, does, recorded)
+      where coalesce(j.does, j_does[1]) = 'end'));
     get diagnostics changed = row_count;
-    if changed <> cardinality(array_positions(f_does, 'end')) then
+    if changed <> p_ends then
       raise exception 'an open turn to be ended is gone, or others have recorded something in it'
         using errcode = 'CB002';
     end if;
   end if;
-  if 'open' = any (f_does) then
+  if p_opens > 0 then
     with gone as (
       delete from mailbox m using (
-        select f.turn, f.began_at, f.adds, f.parks,
+        select j.turn, j.began_at, coalesce(j.adds, j_adds[1]) as adds, j.parks,
                (select k.ctid from mailbox k
-                where k.domain = p_domain and k.tenant = f.tenant and k.partition = f.partition
-                  and k.agent = f.agent and k.seq = f.seq) as place
-        from unnest(f_tenant, f_partition, f_agent, f_seq, f_turn, f_does, f_began_at, f_adds, f_parks)
-          as f(tenant, partition, agent, seq, turn, does, began_at, adds, parks)
-        where f.does = 'open' offset 0  -- keeps the look-up apart from the join
+                where k.domain = p_domain and k.tenant = coalesce(j.tenant, j_tenant[1]) and k.partition = j.partition
+                  and k.agent = j.agent and k.seq = j.seq) as place
+        from unnest(j_tenant, j_partition, j_agent, j_seq, j_turn, j_does, j_began_at, j_adds, j_parks)
+          as j(tenant, partition, agent, seq, turn, does, began_at, adds, parks)
+        where coalesce(j.does, j_does[1]) = 'open' offset 0  -- keeps the look-up apart from the join
       ) o
       where m.ctid = o.place
       returning m.*, o.turn, o.began_at, o.adds, o.parks
@@ -238,43 +238,47 @@ begin
              adds, parks is not null
       from gone;
     get diagnostics changed = row_count;
-    if changed <> cardinality(array_positions(f_does, 'open')) then
+    if changed <> p_opens then
       raise exception 'a message whose turn opens is gone' using errcode = 'CB002';
     end if;
   end if;
-  if f_does && '{go,resume,park}' then
+  if p_goes > 0 then
     -- A turn that makes progress is no poison, however many hosts have died in its life.
     update turns t
       set recorded = o.recorded + o.adds, waiting = o.parks is not null or (o.does = 'go' and t.waiting),
           trials = case when o.does = 'resume' then 0 else t.trials end,
           retry_at = case when o.does = 'resume' then null else t.retry_at end
       from (
-        select f.does, f.recorded, f.adds, f.parks,
+        select coalesce(j.does, j_does[1]) as does, j.recorded, coalesce(j.adds, j_adds[1]) as adds, j.parks,
                (select k.ctid from turns k
-                where k.domain = p_domain and k.tenant = f.tenant and k.agent = f.agent and k.seq = f.seq) as place
-        from unnest(f_tenant, f_agent, f_seq, f_does, f_recorded, f_adds, f_parks)
-          as f(tenant, agent, seq, does, recorded, adds, parks)
-        where f.does in ('go', 'resume', 'park') offset 0
+                where k.domain = p_domain and k.tenant = coalesce(j.tenant, j_tenant[1]) and k.agent = j.agent
+                  and k.turn = j.turn) as place
+        from unnest(j_tenant, j_agent, j_turn, j_does, j_recorded, j_adds, j_parks)
+          as j(tenant, agent, turn, does, recorded, adds, parks)
+        where coalesce(j.does, j_does[1]) in ('go', 'resume', 'park') offset 0
       ) o
       where t.ctid = o.place and t.recorded = o.recorded;
     get diagnostics changed = row_count;
-    if changed <> cardinality(f_does) - cardinality(array_positions(f_does, 'open'))
-                  - cardinality(array_positions(f_does, 'end')) - cardinality(array_positions(f_does, 'none')) then
+    if changed <> p_goes then
       raise exception 'an open turn is gone, or others have recorded something in it' using errcode = 'CB002';
     end if;
   end if;
-  -- Read from where the turn began: not before that, however much the clock has been set back meanwhile.
-  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms, at)
-    select p_domain, f_tenant[e.flush], f_agent[e.flush], f_turn[e.flush], e.number, e.key, e.kind, e.name, e.ok,
-           e.value::json, e.blob, e.took_ms, greatest(now(), to_timestamp(f_began_at[e.flush]))
-    from unnest(e_flush, e_number, e_key, e_kind, e_name, e_ok, e_value, e_blob, e_took_ms)
-      as e(flush, number, key, kind, name, ok, value, blob, took_ms);
-  if cardinality(c_seq) > 0 then
+  if j_key is not null then
+    -- Read from where the turn began: not before that, however much the clock has been set back meanwhile.
+    insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms, at)
+      select p_domain, coalesce(j.tenant, j_tenant[1]), j.agent, j.turn, j.number, j.key, coalesce(j.kind, j_kind[1]),
+             coalesce(j.name, j_name[1]), coalesce(j.ok, j_ok[1]), j.value::json, j.blob, j.took_ms,
+             greatest(now(), to_timestamp(j.began_at))
+      from unnest(j_tenant, j_agent, j_turn, j_began_at, j_number, j_key, j_kind, j_name, j_ok, j_value, j_blob, j_took_ms)
+        as j(tenant, agent, turn, began_at, number, key, kind, name, ok, value, blob, took_ms)
+      where j.key is not null;
+  end if;
+  if c_seq is not null then
     delete from mailbox where ctid = any (array(
       select (select m.ctid from mailbox m
-              where m.domain = p_domain and m.tenant = f_tenant[c.flush] and m.partition = f_partition[c.flush]
-                and m.agent = f_agent[c.flush] and m.seq = c.seq)
-      from unnest(c_flush, c_seq) as c(flush, seq)));
+              where m.domain = p_domain and m.tenant = c.tenant and m.partition = c.partition
+                and m.agent = c.agent and m.seq = c.seq)
+      from unnest(c_tenant, c_partition, c_agent, c_seq) as c(tenant, partition, agent, seq)));
     get diagnostics changed = row_count;
     if changed <> cardinality(c_seq) then
       raise exception '% of % wake-ups were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
@@ -295,7 +299,7 @@ begin
         where g.given_up is not null and p.domain = p_domain and p.tenant = g.tenant and p.id = g.id;
     end if;
   end if;
-  if cardinality(p_done) > 0 then
+  if p_done is not null then
     places := array(  -- locked, so that nobody settles one meanwhile and moves it
       select (select p.ctid from promises p where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id for update)
       from unnest(p_done_tenant, p_done) as d(tenant, id) order by d.tenant, d.id);
@@ -1713,12 +1717,12 @@ CREATE INDEX cancellations_open ON callboard.cancellations USING btree (number) 
 CREATE INDEX dead_letters_task ON callboard.dead_letters USING btree (((header ->> 'task'::text))) WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX hosts_live ON callboard.hosts USING btree (domain) WHERE (ended_at IS NULL);
 CREATE INDEX hosts_not_known_gone ON callboard.hosts USING btree (domain, epoch) WHERE ((ended_at IS NOT NULL) AND (gone_at IS NULL));
-CREATE INDEX journal_turn ON ONLY callboard.journal USING btree (domain, tenant, turn, number);
-CREATE INDEX journal_202611_domain_tenant_turn_number_idx ON callboard.journal_202611 USING btree (domain, tenant, turn, number);
-CREATE INDEX journal_202612_domain_tenant_turn_number_idx ON callboard.journal_202612 USING btree (domain, tenant, turn, number);
-CREATE INDEX journal_202701_domain_tenant_turn_number_idx ON callboard.journal_202701 USING btree (domain, tenant, turn, number);
-CREATE INDEX journal_202702_domain_tenant_turn_number_idx ON callboard.journal_202702 USING btree (domain, tenant, turn, number);
-CREATE INDEX journal_default_domain_tenant_turn_number_idx ON callboard.journal_default USING btree (domain, tenant, turn, number);
+CREATE INDEX journal_turn ON ONLY callboard.journal USING btree (turn, number);
+CREATE INDEX journal_202611_turn_number_idx ON callboard.journal_202611 USING btree (turn, number);
+CREATE INDEX journal_202612_turn_number_idx ON callboard.journal_202612 USING btree (turn, number);
+CREATE INDEX journal_202701_turn_number_idx ON callboard.journal_202701 USING btree (turn, number);
+CREATE INDEX journal_202702_turn_number_idx ON callboard.journal_202702 USING btree (turn, number);
+CREATE INDEX journal_default_turn_number_idx ON callboard.journal_default USING btree (turn, number);
 CREATE INDEX ledger_agent ON callboard.ledger USING btree (domain, tenant, agent, message);
 CREATE INDEX ledger_unknown ON callboard.ledger USING btree (domain, tenant, started_at) WHERE (status = ANY (ARRAY['started'::text, 'unknown'::text]));
 CREATE INDEX model_answers_kept ON callboard.model_answers USING btree (kept_until);
@@ -1742,11 +1746,11 @@ CREATE INDEX transitions_task ON ONLY callboard.transitions USING btree (tenant,
 CREATE INDEX transitions_default_tenant_task_at_idx ON callboard.transitions_default USING btree (tenant, task, at) WHERE (task IS NOT NULL);
 CREATE INDEX turns_task ON callboard.turns USING btree (tenant, ((header ->> 'task'::text)) COLLATE "C") WHERE ((header ->> 'task'::text) IS NOT NULL);
 CREATE INDEX turns_to_run ON callboard.turns USING btree (domain, partition, tenant, agent) WHERE (NOT waiting);
-ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202611_domain_tenant_turn_number_idx;
-ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202612_domain_tenant_turn_number_idx;
-ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202701_domain_tenant_turn_number_idx;
-ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202702_domain_tenant_turn_number_idx;
-ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_default_domain_tenant_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202611_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202612_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202701_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_202702_turn_number_idx;
+ALTER INDEX callboard.journal_turn ATTACH PARTITION callboard.journal_default_turn_number_idx;
 ALTER INDEX callboard.transitions_agent ATTACH PARTITION callboard.transitions_default_domain_tenant_agent_version_idx;
 ALTER INDEX callboard.transitions_task ATTACH PARTITION callboard.transitions_default_tenant_task_at_idx;
 CREATE TRIGGER model_answers_added AFTER INSERT ON callboard.model_answers REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION callboard.count_answers();

@@ -44,7 +44,7 @@ create table journal (
   took_ms real not null,
   at      timestamptz not null default now()
 ) partition by range (at);
-create index journal_turn on journal (domain, tenant, turn, number);
+create index journal_turn on journal (turn, number);  -- a turn's id is unique: its tenant need not be compared
 create table journal_default partition of journal default;
 
 -- What a turn waits for, or may. Whoever settles it (a reply, the clock, a person) does so once, and leaves a
@@ -100,20 +100,23 @@ begin
 end $$;
 select ensure_transition_months(3);
 
--- The journal's part of a group commit. Arrays of one prefix belong together: f_ the flushes, each of one turn
--- (f_does: `open` its first, `go` a later one, `resume` the first after it had been put away, `park` puts it away,
--- `end` its last, `none` belongs to no turn, or to one whose row an earlier flush changes for both; f_recorded what the
--- row must count and f_adds what is added to it, f_parks true where it is put away in the end); e_ the entries and c_ the
--- wake-ups consumed, each with the place of its flush. Promises come as JSON; p_done are those that nobody waits for any
--- more. Rows are looked up one by one, as in commit_turns: as a join, each flush would be compared with all the others'.
+-- The journal's part of a group commit. Arrays of one prefix belong together: j_ the flushes, each of one turn and with
+-- one entry or none (j_does: `open` its first, of which there are p_opens, `go` a later one, `resume` the first after it
+-- had been put away, `park` puts it away, p_goes of these three, `end` its last, p_ends, and `none` belongs to no turn, or
+-- to one whose row an earlier flush changes for both; j_recorded what the row must count and j_adds what is added to it,
+-- j_parks true where it is put away in the end); c_ the wake-ups consumed. Where all flushes have the same, tenant, does,
+-- adds, kind, name and ok may have one element: unnest pads the rest with null. What none has may be null as a whole, and
+-- what only `open` needs (partition, seq) where nothing opens. Promises come as JSON; p_done are those that nobody waits
+-- for any more. Rows are looked up one by one, as in commit_turns: as a join, each flush would be compared with all the
+-- others'. No array is read by its places: one of text is walked from its beginning each time.
 create function commit_journal(
-  p_domain text, p_epoch bigint, p_partitions int[], p_code text,
-  f_tenant text[], f_partition int[], f_agent text[], f_seq bigint[], f_turn uuid[], f_does text[],
-  f_recorded int[], f_adds int[], f_parks boolean[],
-  e_flush int[], e_number int[], e_key text[], e_kind text[], e_name text[], e_ok boolean[], e_value text[],
-  e_blob text[], e_took_ms real[],
-  c_flush int[], c_seq bigint[],
-  p_promises jsonb, p_done_tenant text[], p_done uuid[], f_began_at float8[]
+  p_domain text, p_epoch bigint, p_partitions int[], p_code text, p_ends int, p_opens int, p_goes int,
+  j_tenant text[], j_partition int[], j_agent text[], j_seq bigint[], j_turn uuid[], j_does text[],
+  j_recorded int[], j_adds int[], j_parks boolean[], j_began_at float8[],
+  j_number int[], j_key text[], j_kind text[], j_name text[], j_ok boolean[], j_value text[], j_blob text[],
+  j_took_ms real[],
+  c_tenant text[], c_partition int[], c_agent text[], c_seq bigint[],
+  p_promises jsonb, p_done_tenant text[], p_done uuid[]
 ) returns void language plpgsql as $$
 declare
   changed bigint;
@@ -122,30 +125,30 @@ begin
   perform require_fence(p_domain, p_epoch, p_partitions);
 
   -- An agent's next turn may open in the commit in which the one before it ends: ends come first.
-  if 'end' = any (f_does) then
+  if p_ends > 0 then
     delete from turns where ctid = any (array(
       select (select t.ctid from turns t
-              where t.domain = p_domain and t.tenant = f.tenant and t.agent = f.agent and t.seq = f.seq
-                and t.recorded = f.recorded)
-      from unnest(f_tenant, f_agent, f_seq, f_does, f_recorded) as f(tenant, agent, seq, does, recorded)
-      where f.does = 'end'));
+              where t.domain = p_domain and t.tenant = coalesce(j.tenant, j_tenant[1]) and t.agent = j.agent
+                and t.turn = j.turn and t.recorded = j.recorded)
+      from unnest(j_tenant, j_agent, j_turn, j_does, j_recorded) as j(tenant, agent, turn, does, recorded)
+      where coalesce(j.does, j_does[1]) = 'end'));
     get diagnostics changed = row_count;
-    if changed <> cardinality(array_positions(f_does, 'end')) then
+    if changed <> p_ends then
       raise exception 'an open turn to be ended is gone, or others have recorded something in it'
         using errcode = 'CB002';
     end if;
   end if;
 
-  if 'open' = any (f_does) then
+  if p_opens > 0 then
     with gone as (
       delete from mailbox m using (
-        select f.turn, f.began_at, f.adds, f.parks,
+        select j.turn, j.began_at, coalesce(j.adds, j_adds[1]) as adds, j.parks,
                (select k.ctid from mailbox k
-                where k.domain = p_domain and k.tenant = f.tenant and k.partition = f.partition
-                  and k.agent = f.agent and k.seq = f.seq) as place
-        from unnest(f_tenant, f_partition, f_agent, f_seq, f_turn, f_does, f_began_at, f_adds, f_parks)
-          as f(tenant, partition, agent, seq, turn, does, began_at, adds, parks)
-        where f.does = 'open' offset 0  -- keeps the look-up apart from the join
+                where k.domain = p_domain and k.tenant = coalesce(j.tenant, j_tenant[1]) and k.partition = j.partition
+                  and k.agent = j.agent and k.seq = j.seq) as place
+        from unnest(j_tenant, j_partition, j_agent, j_seq, j_turn, j_does, j_began_at, j_adds, j_parks)
+          as j(tenant, partition, agent, seq, turn, does, began_at, adds, parks)
+        where coalesce(j.does, j_does[1]) = 'open' offset 0  -- keeps the look-up apart from the join
       ) o
       where m.ctid = o.place
       returning m.*, o.turn, o.began_at, o.adds, o.parks
@@ -156,46 +159,50 @@ begin
              adds, parks is not null
       from gone;
     get diagnostics changed = row_count;
-    if changed <> cardinality(array_positions(f_does, 'open')) then
+    if changed <> p_opens then
       raise exception 'a message whose turn opens is gone' using errcode = 'CB002';
     end if;
   end if;
 
-  if f_does && '{go,resume,park}' then
+  if p_goes > 0 then
     -- A turn that makes progress is no poison, however many hosts have died in its life.
     update turns t
       set recorded = o.recorded + o.adds, waiting = o.parks is not null or (o.does = 'go' and t.waiting),
           trials = case when o.does = 'resume' then 0 else t.trials end,
           retry_at = case when o.does = 'resume' then null else t.retry_at end
       from (
-        select f.does, f.recorded, f.adds, f.parks,
+        select coalesce(j.does, j_does[1]) as does, j.recorded, coalesce(j.adds, j_adds[1]) as adds, j.parks,
                (select k.ctid from turns k
-                where k.domain = p_domain and k.tenant = f.tenant and k.agent = f.agent and k.seq = f.seq) as place
-        from unnest(f_tenant, f_agent, f_seq, f_does, f_recorded, f_adds, f_parks)
-          as f(tenant, agent, seq, does, recorded, adds, parks)
-        where f.does in ('go', 'resume', 'park') offset 0
+                where k.domain = p_domain and k.tenant = coalesce(j.tenant, j_tenant[1]) and k.agent = j.agent
+                  and k.turn = j.turn) as place
+        from unnest(j_tenant, j_agent, j_turn, j_does, j_recorded, j_adds, j_parks)
+          as j(tenant, agent, turn, does, recorded, adds, parks)
+        where coalesce(j.does, j_does[1]) in ('go', 'resume', 'park') offset 0
       ) o
       where t.ctid = o.place and t.recorded = o.recorded;
     get diagnostics changed = row_count;
-    if changed <> cardinality(f_does) - cardinality(array_positions(f_does, 'open'))
-                  - cardinality(array_positions(f_does, 'end')) - cardinality(array_positions(f_does, 'none')) then
+    if changed <> p_goes then
       raise exception 'an open turn is gone, or others have recorded something in it' using errcode = 'CB002';
     end if;
   end if;
 
-  -- Read from where the turn began: not before that, however much the clock has been set back meanwhile.
-  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms, at)
-    select p_domain, f_tenant[e.flush], f_agent[e.flush], f_turn[e.flush], e.number, e.key, e.kind, e.name, e.ok,
-           e.value::json, e.blob, e.took_ms, greatest(now(), to_timestamp(f_began_at[e.flush]))
-    from unnest(e_flush, e_number, e_key, e_kind, e_name, e_ok, e_value, e_blob, e_took_ms)
-      as e(flush, number, key, kind, name, ok, value, blob, took_ms);
+  if j_key is not null then
+    -- Read from where the turn began: not before that, however much the clock has been set back meanwhile.
+    insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms, at)
+      select p_domain, coalesce(j.tenant, j_tenant[1]), j.agent, j.turn, j.number, j.key, coalesce(j.kind, j_kind[1]),
+             coalesce(j.name, j_name[1]), coalesce(j.ok, j_ok[1]), j.value::json, j.blob, j.took_ms,
+             greatest(now(), to_timestamp(j.began_at))
+      from unnest(j_tenant, j_agent, j_turn, j_began_at, j_number, j_key, j_kind, j_name, j_ok, j_value, j_blob, j_took_ms)
+        as j(tenant, agent, turn, began_at, number, key, kind, name, ok, value, blob, took_ms)
+      where j.key is not null;
+  end if;
 
-  if cardinality(c_seq) > 0 then
+  if c_seq is not null then
     delete from mailbox where ctid = any (array(
       select (select m.ctid from mailbox m
-              where m.domain = p_domain and m.tenant = f_tenant[c.flush] and m.partition = f_partition[c.flush]
-                and m.agent = f_agent[c.flush] and m.seq = c.seq)
-      from unnest(c_flush, c_seq) as c(flush, seq)));
+              where m.domain = p_domain and m.tenant = c.tenant and m.partition = c.partition
+                and m.agent = c.agent and m.seq = c.seq)
+      from unnest(c_tenant, c_partition, c_agent, c_seq) as c(tenant, partition, agent, seq)));
     get diagnostics changed = row_count;
     if changed <> cardinality(c_seq) then
       raise exception '% of % wake-ups were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
@@ -218,7 +225,7 @@ begin
     end if;
   end if;
 
-  if cardinality(p_done) > 0 then
+  if p_done is not null then
     places := array(  -- locked, so that nobody settles one meanwhile and moves it
       select (select p.ctid from promises p where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id for update)
       from unnest(p_done_tenant, p_done) as d(tenant, id) order by d.tenant, d.id);
