@@ -210,7 +210,8 @@ begin
       select (select t.ctid from turns t
               where t.domain = p_domain and t.tenant = coalesce(j.tenant, j_tenant[1]) and t.agent = j.agent
                 and t.turn = j.turn and t.recorded = j.recorded)
-      from unnest(j_tenant, j_agent, j_turn, j_does, j_recorded) as j(tenant, agent, turn, does, recorded)
+      from (select unnest(j_tenant) as tenant, unnest(j_agent) as agent, unnest(j_turn) as turn, unnest(j_does) as does,
+                   unnest(j_recorded) as recorded) j
       where coalesce(j.does, j_does[1]) = 'end'));
     get diagnostics changed = row_count;
     if changed <> p_ends then
@@ -225,8 +226,9 @@ begin
                (select k.ctid from mailbox k
                 where k.domain = p_domain and k.tenant = coalesce(j.tenant, j_tenant[1]) and k.partition = j.partition
                   and k.agent = j.agent and k.seq = j.seq) as place
-        from unnest(j_tenant, j_partition, j_agent, j_seq, j_turn, j_does, j_began_at, j_adds, j_parks)
-          as j(tenant, partition, agent, seq, turn, does, began_at, adds, parks)
+        from (select unnest(j_tenant) as tenant, unnest(j_partition) as partition, unnest(j_agent) as agent,
+                     unnest(j_seq) as seq, unnest(j_turn) as turn, unnest(j_does) as does, unnest(j_began_at) as began_at,
+                     unnest(j_adds) as adds, unnest(j_parks) as parks) j
         where coalesce(j.does, j_does[1]) = 'open' offset 0  -- keeps the look-up apart from the join
       ) o
       where m.ctid = o.place
@@ -253,8 +255,9 @@ begin
                (select k.ctid from turns k
                 where k.domain = p_domain and k.tenant = coalesce(j.tenant, j_tenant[1]) and k.agent = j.agent
                   and k.turn = j.turn) as place
-        from unnest(j_tenant, j_agent, j_turn, j_does, j_recorded, j_adds, j_parks)
-          as j(tenant, agent, turn, does, recorded, adds, parks)
+        from (select unnest(j_tenant) as tenant, unnest(j_agent) as agent, unnest(j_turn) as turn,
+                     unnest(j_does) as does, unnest(j_recorded) as recorded, unnest(j_adds) as adds,
+                     unnest(j_parks) as parks) j
         where coalesce(j.does, j_does[1]) in ('go', 'resume', 'park') offset 0
       ) o
       where t.ctid = o.place and t.recorded = o.recorded;
@@ -269,8 +272,10 @@ begin
       select p_domain, coalesce(j.tenant, j_tenant[1]), j.agent, j.turn, j.number, j.key, coalesce(j.kind, j_kind[1]),
              coalesce(j.name, j_name[1]), coalesce(j.ok, j_ok[1]), j.value::json, j.blob, j.took_ms,
              greatest(now(), to_timestamp(j.began_at))
-      from unnest(j_tenant, j_agent, j_turn, j_began_at, j_number, j_key, j_kind, j_name, j_ok, j_value, j_blob, j_took_ms)
-        as j(tenant, agent, turn, began_at, number, key, kind, name, ok, value, blob, took_ms)
+      from (select unnest(j_tenant) as tenant, unnest(j_agent) as agent, unnest(j_turn) as turn,
+                   unnest(j_began_at) as began_at, unnest(j_number) as number, unnest(j_key) as key,
+                   unnest(j_kind) as kind, unnest(j_name) as name, unnest(j_ok) as ok, unnest(j_value) as value,
+                   unnest(j_blob) as blob, unnest(j_took_ms) as took_ms) j
       where j.key is not null;
   end if;
   if c_seq is not null then
@@ -278,7 +283,8 @@ begin
       select (select m.ctid from mailbox m
               where m.domain = p_domain and m.tenant = c.tenant and m.partition = c.partition
                 and m.agent = c.agent and m.seq = c.seq)
-      from unnest(c_tenant, c_partition, c_agent, c_seq) as c(tenant, partition, agent, seq)));
+      from (select unnest(c_tenant) as tenant, unnest(c_partition) as partition, unnest(c_agent) as agent,
+                   unnest(c_seq) as seq) c));
     get diagnostics changed = row_count;
     if changed <> cardinality(c_seq) then
       raise exception '% of % wake-ups were there to consume', changed, cardinality(c_seq) using errcode = 'CB002';
