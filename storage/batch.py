@@ -105,15 +105,13 @@ def event_arguments(fence: Fence, cursor: EventCursor, batch: EventBatch) -> lis
 def fold_marks(writes: Sequence[Write], marks: Sequence[Mark]) -> list[Mark]:
     """One mark a message, counting all of its own, and none for a message that a turn of the batch consumes.
 
-    A message can fail, be tried again and succeed while one commit is on its way.
+    A message can fail, be tried again and succeed while one commit is on its way. Or an operator does something to its
+    turn, which stays open: the failure counts, and only one who has it go on at once takes its delay away.
     """
     turns = [write for write in writes if isinstance(write, TurnRecord)]
-    opened = {
-        (write.tenant, write.agent, write.journal.seq)
-        for write in writes
-        if write.journal is not None and write.journal.does is Does.OPEN
-    }
-    consumed = {(turn.tenant, turn.agent, _seq_of(turn)) for turn in turns if turn.mark is None}
+    opened = _turns_that(Does.OPEN, writes)
+    consumed = {(turn.tenant, turn.agent, turn.seq) for turn in turns} | _turns_that(Does.END, turns)
+    at_once = _turns_that(Does.RESUME, turns)
     folded: dict[tuple[str, str, int | None], Mark] = {}
     for mark in (*marks, *(turn.mark for turn in turns if turn.mark is not None)):
         key = (mark.tenant, mark.agent, mark.seq)
@@ -121,6 +119,8 @@ def fold_marks(writes: Sequence[Write], marks: Sequence[Mark]) -> list[Mark]:
             continue
         if key in opened:  # it is marked where it has moved to
             mark = msgspec.structs.replace(mark, open=True)
+        if key in at_once:
+            mark = msgspec.structs.replace(mark, delay_s=None)
         earlier = folded.get(key)
         if earlier is not None:
             mark = msgspec.structs.replace(
@@ -133,8 +133,13 @@ def fold_marks(writes: Sequence[Write], marks: Sequence[Mark]) -> list[Mark]:
     return list(folded.values())
 
 
-def _seq_of(turn: TurnRecord) -> int | None:
-    return turn.seq if turn.journal is None else turn.journal.seq
+def _turns_that(does: Does, writes: Sequence[Write]) -> set[tuple[str, str, int | None]]:
+    """The messages of the open turns to which one of the writes does that."""
+    return {
+        (write.tenant, write.agent, write.journal.seq)
+        for write in writes
+        if write.journal is not None and write.journal.does is does
+    }
 
 
 def _rare(turns: Sequence[TurnRecord], marks: Sequence[Mark], timers: Sequence[Outgoing]) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from bus.envelope import new_id
 from bus.errors import InvalidData, StaleTurn
+from storage.journal import Does, Flush, JournalWrite
 from storage.records import GENESIS, BuriedMessage, DeadLetter, TaskWrite
 from tests.contract.mail import given, mail_of, mark
 from tests.contract.rig import DOMAIN, Rig, letter, turn
@@ -39,6 +40,26 @@ async def test_a_message_may_fail_and_then_be_handled_in_one_batch(rig: Rig) -> 
     fence = await rig.host(0)
     [seq] = await given(rig)
     await rig.store.commit(fence, [turn(seq)], [mark(seq, failed=1)])
+    assert await rig.mail("order/1") == []
+
+
+@pytest.mark.parametrize(("does", "retry_in"), [(Does.GO, 60.0), (Does.RESUME, None)])
+async def test_a_failure_counts_beside_what_an_operator_does_to_its_turn_in_one_batch(
+    rig: Rig, does: Does, retry_in: float | None
+) -> None:
+    """It was changed (`go`) or skipped (`resume`, which has it go on at once)."""
+    fence = await rig.host(0)
+    [seq] = await given(rig)
+    asked = await rig.accept(letter(control=True))
+    opens = JournalWrite(seq=seq, turn=new_id(), does=Does.OPEN)
+    await rig.store.commit(fence, [Flush(tenant="default", partition=0, agent="order/1", journal=opens)], [])
+    by_hand = turn(asked, journal=msgspec.structs.replace(opens, does=does))
+    await rig.store.commit(fence, [by_hand], [mark(seq, failed=1, delay_s=60.0, error="no", open=True)])
+    found = await rig.store.load_journal(DOMAIN, "default", "order/1")
+    assert found is not None
+    assert found.failures == 1
+    due = None if found.retry_at is None else found.retry_at - await rig.now()
+    assert due == (retry_in and pytest.approx(retry_in, abs=10))
     assert await rig.mail("order/1") == []
 
 
