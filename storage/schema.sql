@@ -1737,7 +1737,7 @@ CREATE UNIQUE INDEX pauses_open ON callboard.pauses USING btree (domain, tenant,
 CREATE INDEX promises_decided ON callboard.promises USING btree (tenant, kind, settled_at DESC, id) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status <> 'pending'::text));
 CREATE INDEX promises_due ON callboard.promises USING btree (domain, partition, due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL));
 CREATE INDEX promises_for_people ON callboard.promises USING btree (tenant, kind, created_at, id) WHERE ((kind = ANY (ARRAY['approval'::text, 'outcome'::text, 'promise'::text])) AND (status = 'pending'::text));
-CREATE INDEX promises_owner ON callboard.promises USING btree (domain, tenant, agent, turn);
+CREATE INDEX promises_owner ON callboard.promises USING btree (agent, tenant, domain, turn);
 CREATE INDEX seen_expiry ON callboard.seen USING btree (expires_at);
 CREATE INDEX tasks_children ON callboard.tasks USING btree (tenant, parent, id) WHERE (parent IS NOT NULL);
 CREATE INDEX tasks_open ON callboard.tasks USING btree (domain, tenant, assignee) WHERE (finished_at IS NULL);

@@ -77,7 +77,9 @@ create table promises (
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
   vacuum_truncate = off
 );
-create index promises_owner on promises (domain, tenant, agent, turn);
+-- The agent first: before the table's first statistics, one that begins with domain and tenant is taken for what looks a
+-- promise up by its id, and read whole.
+create index promises_owner on promises (agent, tenant, domain, turn);
 create index promises_due on promises (domain, partition, due_at) where status = 'pending' and due_at is not null;
 
 create or replace function ensure_transition_months(p_ahead int) returns void language plpgsql as $$

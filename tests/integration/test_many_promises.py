@@ -43,6 +43,18 @@ def _rows(plan: dict[str, Any]) -> int:
     return int(own) + sum(map(_rows, plan.get("Plans", ())))
 
 
+async def test_a_promise_is_found_by_its_id_before_there_are_statistics(database: str) -> None:
+    """A new deployment has none before many thousands of promises: all of its tenant's were read for each."""
+    db = await connect(database, application="callboard-test", by_key=True)
+    try:
+        await db.execute(FILL, 0, OPEN)
+        some = await db.fetchval("select id::text from promises where domain = $1 offset 1 limit 1", DOMAIN)
+        arguments = f"'{DOMAIN}'", f"'{TENANT}'", f"'{some}'", "'external/test'"
+        assert await rows_read(db, query("promise_standing"), *arguments) < FEW
+    finally:
+        await db.close()
+
+
 @pytest.mark.parametrize("kinds", ["{outcome}", "{approval}", "{approval,outcome,promise}"])
 @pytest.mark.parametrize("name", ["promises_to_settle", "promises_settled"])
 async def test_a_list_reads_what_it_shows(db: asyncpg.Connection[Any], name: str, kinds: str) -> None:
