@@ -128,7 +128,7 @@ async def test_turns_open_go_on_are_put_away_and_end_in_one_group(
     assert [f and (f.entries, f.recorded, f.waiting) for f in found] == [
         (first, len(first), False),
         (to_go, len(to_go) + 1, False),
-        (to_park, len(to_park), True),
+        (to_park, len(to_park) + 1, True),
         None,
     ]
     assert await rig.mail(goes.agent, goes.partition, goes.tenant) == []
