@@ -72,4 +72,11 @@ async def test_a_mailbox_that_cannot_be_read_makes_nobody_remember_more_and_more
                 await asyncio.sleep(0.01)
         assert tries
         [running] = kit._running
-        assert len(running.host.mailboxes.books.seen) <= MOST + 1
+        number = 10 * MOST
+        async with asyncio.timeout(20):
+            # A read that was under way for long when the last of them was handled lets them go with the next one.
+            while len(running.host.mailboxes.books.seen) > MOST + 1:
+                await kit.send("test/keeper/k", Note(text=f"{number}"))
+                number += 1
+                while len(kit.state("test/keeper/k").notes) < number:  # noqa: ASYNC110  # of a turn, none signals
+                    await asyncio.sleep(0.01)
