@@ -11,13 +11,15 @@ import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from actors.activation import Activation
 from actors.ask_cycle import AskDeadlock, find_deadlock, may_come
 from actors.journal import Journal
 from actors.scope import Scope
 from bus.errors import StorageError
 from bus.transport import Transport
-from storage.edges import FIRST_PLACE, Agent, WaitEdge
+from storage.edges import FIRST_PLACE, Agent, Gate, WaitEdge
 from storage.intake import nudge
 from storage.journal import JournalWrite, Kind
 from storage.records import TurnRecord
@@ -32,6 +34,12 @@ MOST_HALVINGS = 50  # in one look, of those that lead to more
 PROMISES_A_PAGE = 10_000  # read at once when partitions are taken over
 LOOK_AGAIN_S = 2.0  # at cycles through a task of which more is under way
 _RETRY_S = 0.5
+
+
+class _Led(msgspec.Struct):
+    """What the state of a task's agent says: the promise of who waits for the task's end."""
+
+    waiter: str | None = None
 
 
 class CycleWatch:
@@ -61,10 +69,15 @@ class CycleWatch:
                 self._wanted.set()
 
     def assigned(self, turn: TurnRecord) -> None:
-        """This turn of a task's agent is durable; it may have given the task to one that waits for who waits for it."""
+        """This turn of a task's agent is durable; it may have given the task to one that waits for who waits for it, or have
+        come to wait for its children, which wait for who waits for it."""
         for task in turn.tasks:
-            if task.status == "assigned" and task.assignee is not None:
-                domain, _, agent = task.assignee.partition("/")
+            begins = task.assignee if task.status == "assigned" else None
+            if task.status == "ending" and turn.state is not None:
+                ref = msgspec.json.decode(turn.state, type=_Led).waiter
+                begins = None if ref is None else ref.rpartition("#")[0]
+            if begins is not None:
+                domain, _, agent = begins.partition("/")
                 self._assigned.add((domain, turn.tenant, agent))
                 self._wanted.set()
 
@@ -158,7 +171,7 @@ class CycleWatch:
     async def _walk(self, askers: Sequence[Agent]) -> tuple[list[WaitEdge], bool]:
         """The asks that these lead to, and whether that is all. Few lead further than to an agent whose turn asks
         nobody."""
-        edges: dict[tuple[str, Agent], WaitEdge] = {}
+        edges: dict[tuple[str, Agent, tuple[Gate, ...]], WaitEdge] = {}
         seen: set[Agent] = set()
         ahead = set(askers)
         while ahead:
@@ -167,7 +180,7 @@ class CycleWatch:
             found = await self._store.wait_edges(sorted(ahead), room)
             if len(found) >= room:
                 return list(edges.values()), False
-            edges.update(((edge.id, edge.asked), edge) for edge in found)
+            edges.update(((edge.id, edge.asked, edge.gates), edge) for edge in found)
             ahead = {edge.asked for edge in found} - seen
         return list(edges.values()), True
 

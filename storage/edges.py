@@ -16,13 +16,13 @@ class Gate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     branch: int
 
 
-def holder_gate(promise: str, holders: int, holder: int) -> Gate:
+def holder_gate(promise: str, task: str, holders: int, holder: int) -> Gate:
     """Around a wait for a task: any one of those by whose turns the task goes on may end it."""
-    return Gate(_of_task(promise), 1, holders, holder)
+    return Gate(f"{_of_task(promise)}{task}", 1, holders, holder)
 
 
 def _of_task(promise: str) -> str:
-    return f"task {promise}"
+    return f"task {promise} "
 
 
 class WaitEdge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -40,13 +40,13 @@ class WaitEdge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def age(self) -> tuple[int, str, Agent]:
-        """The order in which asks are made; no two are the same."""
+        """The order in which asks are made; those of one promise to one agent are equal."""
         return self.made_at, self.id, self.asked
 
     @property
     def of_one_holder(self) -> WaitEdge:
         """The same if only this one were left of those by whose turns a task goes on."""
-        gates = tuple(gate for gate in self.gates if gate.place != _of_task(self.id))
+        gates = tuple(gate for gate in self.gates if not gate.place.startswith(_of_task(self.id)))
         return self if len(gates) == len(self.gates) else msgspec.structs.replace(self, gates=gates)
 
 

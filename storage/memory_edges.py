@@ -18,6 +18,7 @@ from storage.memory_tasks import MemoryTasks
 # As in the SQL: this room knows no agents.
 WITHDRAW = "callboard.withdraw.v1"
 CANCEL_CHILD = "callboard.cancel_child.v1"
+CANCEL_TASK = "callboard.cancel_task.v1"
 WORK = "callboard.task.v1"
 CALL = "callboard.call_for_bids.v1"
 ENDS = {f"callboard.{end}.v1" for end in ("task_completed", "task_failed", "task_part", "cancel_task")}
@@ -53,15 +54,15 @@ class MemoryEdges:
 
     def _edges(self, domain: str, row: PromiseRow) -> list[WaitEdge]:
         edge = _edge(domain, row)
-        child = self._child(row)
-        holders = sorted(self._holders(row.tenant, child)) if child is not None else []
-        if not holders:
-            return [edge]
-        gates = (holder_gate(edge.id, len(holders), n) for n in range(len(holders)))
-        return [
-            msgspec.structs.replace(edge, asked=asked, gates=(*edge.gates, gate))
-            for asked, gate in zip(holders, gates, strict=True)
-        ]
+        found = []
+        for path in self._paths(row):
+            holders = sorted(self._holders(row.tenant, path[-1]))
+            gates = (holder_gate(edge.id, path[-1], len(holders), n) for n in range(len(holders)))
+            found += [
+                msgspec.structs.replace(edge, asked=asked, gates=(*edge.gates, gate))
+                for asked, gate in zip(holders, gates, strict=True)
+            ]
+        return found or [edge]
 
     # -- tasks that are waited for -------------------------------------------------------------------
 
@@ -74,8 +75,33 @@ class MemoryEdges:
                 return None if self._tasks.rows[(of, tenant, id_)].finished else f"{of}/{id_}"
         return None
 
-    def _holders(self, tenant: str, task: str) -> set[Agent]:
+    def _paths(self, row: PromiseRow) -> list[tuple[str, ...]]:
         """See task_holders in the SQL."""
+        child = self._child(row)
+        return [] if child is None else self._open_below(row.tenant, (child,))
+
+    def _open_below(self, tenant: str, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+        domain, _, id_ = path[-1].partition("/")
+        if self._tasks.rows[(domain, tenant, id_)].status != "ending":
+            return [] if path[1:] and self._is_told_to_end(tenant, path) else [path]
+        found = []
+        for (of, owner, child), task in self._tasks.children.items():
+            row = self._tasks.rows[(of, owner, child)]
+            is_open = not row.finished and row.status != "cancelling"
+            if (owner, task.parent) == (tenant, path[-1]) and is_open:
+                found += self._open_below(tenant, (*path, f"{of}/{child}"))
+        return found
+
+    def _is_told_to_end(self, tenant: str, path: tuple[str, ...]) -> bool:
+        leaders = [tuple(ref.replace("/", "/task/", 1).split("/", 1)) for ref in path]
+        return any(
+            header_from_json(row.header_json).type in (CANCEL_CHILD, CANCEL_TASK)
+            for (domain, of, _, agent), box in self._mail.boxes.items()
+            if of == tenant and (domain, agent) in leaders
+            for row in box.values()
+        )
+
+    def _holders(self, tenant: str, task: str) -> set[Agent]:
         domain, _, id_ = task.partition("/")
         to, _, agent = (self._tasks.rows[(domain, tenant, id_)].assignee or "").partition("/")
         found = {
@@ -154,9 +180,11 @@ class MemoryEdges:
         other = self._turns.get(edge.asked)
         if row is None or other is None or not self._holds(domain, row):
             return False
-        child = self._child(row)
-        if child is not None:
-            return self._is_held(tenant, child, askers)
+        if self._child(row) is not None:
+            return any(
+                self._holders(tenant, path[-1]) and all(self._is_held(tenant, task, askers) for task in path)
+                for path in self._paths(row)
+            )
         box = self._mail.boxes.get((edge.asked[0], tenant, other.partition, edge.asked[2]), {})
         return any(mail.id == row.made.message for mail in (other.message, *box.values()))
 

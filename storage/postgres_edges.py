@@ -50,7 +50,7 @@ def _edge(row: Any) -> WaitEdge:
     domain, _, agent = row["target"].partition("/")
     gates = msgspec.json.decode(row["gates"], type=tuple[Gate, ...]) if row["gates"] else ()
     if row["branches"] is not None:
-        gates = (*gates, holder_gate(row["id"], row["branches"], row["branch"]))
+        gates = (*gates, holder_gate(row["id"], row["task"], row["branches"], row["branch"]))
     return WaitEdge(
         id=row["id"], asker=(row["domain"], row["tenant"], row["agent"]), asked=(domain, row["tenant"], agent),
         made_at=row["made_at"], gates=gates,

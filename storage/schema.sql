@@ -111,7 +111,7 @@ WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_
 CREATE FUNCTION callboard.ask_is_held(p callboard.promises, p_agents text[]) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
-  select case when child.ref is not null then task_is_held(p.tenant, child.ref, p_agents) else exists (
+  select case when child.held is not null then child.held else exists (
       select from turns o
       where o.domain = split_part(p.target, '/', 1) and o.tenant = p.tenant
         and o.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
@@ -119,7 +119,8 @@ CREATE FUNCTION callboard.ask_is_held(p callboard.promises, p_agents text[]) RET
              or exists (select from mailbox m
                         where m.domain = o.domain and m.tenant = o.tenant and m.partition = o.partition
                           and m.agent = o.agent and m.seq > 0 and m.id = p.message))) end
-  from (select (select h.task from task_holders(p.tenant, p.target, p.message) h limit 1) as ref) child
+  from (select bool_or((select bool_and(task_is_held(p.tenant, ref, p_agents)) from unnest(h.path) ref)) as held
+        from (select distinct path from task_holders(p.tenant, p.target, p.message)) h) child
 $$;
 CREATE FUNCTION callboard.chained_asks(p_domain text, p_partitions integer[], p_tenant text, p_id uuid, p_limit integer) RETURNS TABLE(tenant text, agent text, id uuid)
     LANGUAGE sql STABLE
@@ -614,6 +615,19 @@ begin
                    and lifecycle = 'paused')
     or exists (select from turns where domain = p_domain and tenant = p_tenant and agent = p_agent);
 end $$;
+CREATE FUNCTION callboard.is_told_to_end(p_tenant text, p_tasks text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+  select exists (
+    select from unnest(p_tasks) ref cross join lateral (
+      select a.domain, a.partition, a.agent from agents a
+      where a.domain = split_part(ref, '/', 1) and a.tenant = p_tenant and a.agent = 'task/' || split_part(ref, '/', 2) offset 0
+    ) l cross join lateral (
+      select m.header ->> 'type' as type from mailbox m
+      where m.domain = l.domain and m.tenant = p_tenant and m.partition = l.partition and m.agent = l.agent offset 0
+    ) m
+    where m.type in ('callboard.cancel_child.v1', 'callboard.cancel_task.v1'))
+$$;
 CREATE FUNCTION callboard.keep_answers(p_tenant text[], p_key bytea[], p_revision bytea[], p_target integer[], p_made_for bytea[], p_body bytea[], p_size bigint[], p_holds interval, p_stays interval, p_answers bigint, p_bytes bigint, p_limit integer) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -1055,17 +1069,24 @@ begin
       and t.header ->> 'undoes' is null
     where c.ended_at is null and t.domain = p_domain and t.partition = any (p_partitions) and not t.waiting;
 end $$;
-CREATE FUNCTION callboard.task_holders(p_tenant text, p_leader text, p_child uuid) RETURNS TABLE(task text, agent text)
+CREATE FUNCTION callboard.task_holders(p_tenant text, p_leader text, p_child uuid) RETURNS TABLE(path text[], agent text)
     LANGUAGE sql STABLE
     AS $$
-  with child as (
-    select c.domain || '/' || c.id as ref, c.domain || '/task/' || c.id as leader, c.assignee,
-           split_part(c.assignee, '/', 1) as domain, substr(c.assignee, strpos(c.assignee, '/') + 1) as agent
+  with recursive tree as (
+    select array[c.domain || '/' || c.id] as path, c.domain || '/' || c.id as ref, c.status, c.domain, c.id, c.assignee
     from tasks c
     where c.tenant = p_tenant and c.parent = split_part(p_leader, '/', 1) || '/' || split_part(p_leader, '/', 3)
       and c.id = p_child and c.finished_at is null
+    union all
+    select t.path || (c.domain || '/' || c.id), c.domain || '/' || c.id, c.status, c.domain, c.id, c.assignee
+    from tree t join tasks c on c.tenant = p_tenant and c.parent = t.ref
+    where t.status = 'ending' and c.finished_at is null and c.status <> 'cancelling'
+  ), child as (
+    select path, ref, domain || '/task/' || id as leader, assignee,
+           split_part(assignee, '/', 1) as domain, substr(assignee, strpos(assignee, '/') + 1) as agent
+    from tree where status <> 'ending' and (cardinality(path) = 1 or not is_told_to_end(p_tenant, path))
   )
-  select c.ref, t.address
+  select c.path, t.address
   from child c cross join lateral (
     select o.domain || '/' || o.agent as address from turns o
     where o.tenant = p_tenant and o.header ->> 'task' = c.ref
@@ -1073,8 +1094,10 @@ CREATE FUNCTION callboard.task_holders(p_tenant text, p_leader text, p_child uui
   ) t
   where t.address <> c.leader
   union
-  select c.ref, c.assignee
-  from child c join turns t on t.domain = c.domain and t.tenant = p_tenant and t.agent = c.agent
+  select c.path, c.assignee
+  from child c cross join lateral (
+    select o.header from turns o where o.domain = c.domain and o.tenant = p_tenant and o.agent = c.agent offset 0
+  ) t
   where t.header ->> 'task' is distinct from c.ref and not exists (
     select from transitions x
     where x.tenant = p_tenant and x.task = c.ref and x.domain || '/' || x.agent = c.assignee
@@ -1119,11 +1142,11 @@ CREATE FUNCTION callboard.used_by(p_domain text, p_tenant text, p_task uuid) RET
          coalesce(sum(s.tokens), 0)::bigint, coalesce(sum(s.cost), 0)
   from spending s where s.domain = p_domain and s.tenant = p_tenant and s.task = p_task
 $$;
-CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit integer) RETURNS TABLE(domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json, branch integer, branches integer)
+CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit integer) RETURNS TABLE(domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json, task text, branch integer, branches integer)
     LANGUAGE sql STABLE
     AS $$
   select o.domain, o.tenant, o.agent, e.id, coalesce(h.agent, e.target), (extract(epoch from e.created_at) * 1000000)::bigint,
-         e.gates, h.branch, h.branches
+         e.gates, h.task, h.branch, h.branches
   from unnest(p_domain, p_tenant, p_agent) as o(domain, tenant, agent)
   cross join lateral (
     select p.id, p.target, p.message, p.created_at, p.gates
@@ -1134,7 +1157,9 @@ CREATE FUNCTION callboard.wait_edges(p_domain text[], p_tenant text[], p_agent t
     offset 0
   ) e
   left join lateral (
-    select h.agent, (row_number() over (order by h.agent))::int - 1 as branch, (count(*) over ())::int as branches
+    select h.agent, h.path[cardinality(h.path)] as task,
+           (row_number() over (partition by h.path order by h.agent))::int - 1 as branch,
+           (count(*) over (partition by h.path))::int as branches
     from task_holders(o.tenant, e.target, e.message) h where split_part(e.target, '/', 2) = 'task'
   ) h on true
   limit p_limit

@@ -5,20 +5,42 @@ create function waits_for_task(p promises) returns boolean language sql immutabl
   select p.kind = 'ask' and split_part(p.target, '/', 2) = 'task' and not p.given_up
 $$;
 
+-- Whether one of these tasks is to be cancelled by a message that its leader has not handled. Who leads a task has few.
+create function is_told_to_end(p_tenant text, p_tasks text[]) returns boolean language sql stable as $$
+  select exists (
+    select from unnest(p_tasks) ref cross join lateral (
+      select a.domain, a.partition, a.agent from agents a
+      where a.domain = split_part(ref, '/', 1) and a.tenant = p_tenant and a.agent = 'task/' || split_part(ref, '/', 2) offset 0
+    ) l cross join lateral (
+      select m.header ->> 'type' as type from mailbox m
+      where m.domain = l.domain and m.tenant = p_tenant and m.partition = l.partition and m.agent = l.agent offset 0
+    ) m
+    where m.type in ('callboard.cancel_child.v1', 'callboard.cancel_task.v1'))
+$$;
+
 -- The agents (domain/kind/key) by whose turns alone a task goes on that is waited for: those with an open turn of it, and
 -- its assignee when its work lies in the mailbox behind an open turn. That it lies there is seen by its not having been
 -- handled: a mailbox may be long, what a task has done before its work was handled is short. By the task's index, never by
--- the agent's: that one may have a long history. `p_leader` leads the task that has started it.
+-- the agent's: that one may have a long history. `p_leader` leads the task that has started it. One that has its result
+-- waits for each of its children: for these in its place, but for those that are being cancelled. `path` leads from the task
+-- that is waited for to the one that is held.
 create function task_holders(p_tenant text, p_leader text, p_child uuid)
-returns table (task text, agent text) language sql stable as $$
-  with child as (
-    select c.domain || '/' || c.id as ref, c.domain || '/task/' || c.id as leader, c.assignee,
-           split_part(c.assignee, '/', 1) as domain, substr(c.assignee, strpos(c.assignee, '/') + 1) as agent
+returns table (path text[], agent text) language sql stable as $$
+  with recursive tree as (
+    select array[c.domain || '/' || c.id] as path, c.domain || '/' || c.id as ref, c.status, c.domain, c.id, c.assignee
     from tasks c
     where c.tenant = p_tenant and c.parent = split_part(p_leader, '/', 1) || '/' || split_part(p_leader, '/', 3)
       and c.id = p_child and c.finished_at is null
+    union all
+    select t.path || (c.domain || '/' || c.id), c.domain || '/' || c.id, c.status, c.domain, c.id, c.assignee
+    from tree t join tasks c on c.tenant = p_tenant and c.parent = t.ref
+    where t.status = 'ending' and c.finished_at is null and c.status <> 'cancelling'
+  ), child as (
+    select path, ref, domain || '/task/' || id as leader, assignee,
+           split_part(assignee, '/', 1) as domain, substr(assignee, strpos(assignee, '/') + 1) as agent
+    from tree where status <> 'ending' and (cardinality(path) = 1 or not is_told_to_end(p_tenant, path))
   )
-  select c.ref, t.address
+  select c.path, t.address
   from child c cross join lateral (
     select o.domain || '/' || o.agent as address from turns o
     where o.tenant = p_tenant and o.header ->> 'task' = c.ref
@@ -26,8 +48,10 @@ returns table (task text, agent text) language sql stable as $$
   ) t
   where t.address <> c.leader
   union
-  select c.ref, c.assignee
-  from child c join turns t on t.domain = c.domain and t.tenant = p_tenant and t.agent = c.agent
+  select c.path, c.assignee
+  from child c cross join lateral (
+    select o.header from turns o where o.domain = c.domain and o.tenant = p_tenant and o.agent = c.agent offset 0
+  ) t
   where t.header ->> 'task' is distinct from c.ref and not exists (
     select from transitions x
     where x.tenant = p_tenant and x.task = c.ref and x.domain || '/' || x.agent = c.assignee
@@ -69,13 +93,14 @@ create function task_is_held(p_tenant text, p_task text, p_agents text[]) return
 $$;
 
 -- The asks that the open turns of these agents wait for. By key, one by one: statistics lag behind such tables. A wait for
--- a task leads to each of its holders, which are `branches` alternatives.
+-- a task leads to each of its holders, which are `branches` alternatives of those of `task`.
 create function wait_edges(p_domain text[], p_tenant text[], p_agent text[], p_limit int)
 returns table (
-  domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json, branch int, branches int
+  domain text, tenant text, agent text, id uuid, target text, made_at bigint, gates json, task text, branch int,
+  branches int
 ) language sql stable as $$
   select o.domain, o.tenant, o.agent, e.id, coalesce(h.agent, e.target), (extract(epoch from e.created_at) * 1000000)::bigint,
-         e.gates, h.branch, h.branches
+         e.gates, h.task, h.branch, h.branches
   from unnest(p_domain, p_tenant, p_agent) as o(domain, tenant, agent)
   cross join lateral (
     select p.id, p.target, p.message, p.created_at, p.gates
@@ -86,7 +111,9 @@ returns table (
     offset 0
   ) e
   left join lateral (
-    select h.agent, (row_number() over (order by h.agent))::int - 1 as branch, (count(*) over ())::int as branches
+    select h.agent, h.path[cardinality(h.path)] as task,
+           (row_number() over (partition by h.path order by h.agent))::int - 1 as branch,
+           (count(*) over (partition by h.path))::int as branches
     from task_holders(o.tenant, e.target, e.message) h where split_part(e.target, '/', 2) = 'task'
   ) h on true
   limit p_limit
@@ -94,9 +121,9 @@ $$;
 
 -- Whether an ask waits for a turn: its message lies in the mailbox of the one asked, or is that of its open turn. (One
 -- that was handled is answered later, by whoever has its ref, so it waits for no turn.) A wait for a task: for turns of
--- these agents, and nobody else.
+-- these agents, and nobody else; nor may anybody else cancel what a task with its result waits for.
 create function ask_is_held(p promises, p_agents text[]) returns boolean language sql stable as $$
-  select case when child.ref is not null then task_is_held(p.tenant, child.ref, p_agents) else exists (
+  select case when child.held is not null then child.held else exists (
       select from turns o
       where o.domain = split_part(p.target, '/', 1) and o.tenant = p.tenant
         and o.agent = substr(p.target, length(split_part(p.target, '/', 1)) + 2)
@@ -104,7 +131,8 @@ create function ask_is_held(p promises, p_agents text[]) returns boolean languag
              or exists (select from mailbox m
                         where m.domain = o.domain and m.tenant = o.tenant and m.partition = o.partition
                           and m.agent = o.agent and m.seq > 0 and m.id = p.message))) end
-  from (select (select h.task from task_holders(p.tenant, p.target, p.message) h limit 1) as ref) child
+  from (select bool_or((select bool_and(task_is_held(p.tenant, ref, p_agents)) from unnest(h.path) ref)) as held
+        from (select distinct path from task_holders(p.tenant, p.target, p.message)) h) child
 $$;
 
 -- Refuses the newest (p_newest is its place) of asks that wait for each other, if all of them still do. Its asker is

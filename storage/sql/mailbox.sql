@@ -64,7 +64,7 @@ select distinct tenant, partition, agent from settle_due($1, $2, $3::int[], $4)
 select agent, partition from settle_promise($1, $2, $3, $4, $5, $6, $7)
 
 -- name: wait_edges
-select domain, tenant, agent, id::text as id, target, made_at, gates::text as gates, branch, branches
+select domain, tenant, agent, id::text as id, target, made_at, gates::text as gates, task, branch, branches
 from wait_edges($1::text[], $2::text[], $3::text[], $4)
 
 -- name: refuse_ask

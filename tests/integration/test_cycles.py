@@ -183,3 +183,37 @@ async def test_a_circle_is_found_when_all_else_of_the_task_has_ended(circles: De
     task = await circles.submit([["run", "right", [["tell", helper, []], ["ask", "me"]]]])
     assert await circles.client.result(task, timeout_s=SOON_S) == [DESK, f"left/peer/{task}", DESK]
     await until_nothing_waits(circles)
+
+
+@pytest.mark.parametrize("asks_after_s", [0.0, 1.0])
+async def test_a_circle_through_what_a_task_with_its_result_still_waits_for(
+    circles: Deployment, asks_after_s: float
+) -> None:
+    below: list[list[object]] = [["sleep", asks_after_s], ["ask", "me"]]
+    task = await circles.submit(
+        [["run", "right", [["leave", "left", below], ["sleep", 0.5], ["complete", "done"]]]]
+    )
+    parent = f"left/peer/{task}"
+    assert await circles.client.result(task, timeout_s=SOON_S) == "done"
+    await until_nothing_waits(circles)
+    [(child, result)] = await circles.fetch(
+        "select 'left/peer/' || id, result::text from tasks where goal = 'left behind'"
+    )
+    assert json.loads(result) == [child, parent, child]
+    assert (await states(circles))[parent]["greeted"] == 0
+
+
+async def test_who_may_still_cancel_what_a_task_with_its_result_waits_for_is_waited_for(
+    circles: Deployment,
+) -> None:
+    below: list[list[object]] = [["ask", "me"]]
+    orders = [["leave", "left", below], ["tell", "left/peer/helper", [["sleep", 1.5]]], ["complete", "done"]]
+    task = await circles.submit([["run", "right", orders]])
+    assert await circles.client.result(task, timeout_s=SOON_S) == "done"
+    await until_nothing_waits(circles)
+    ended = await circles.fetch(
+        "select agent = 'peer/helper' from transitions where domain = 'left' and agent in ("
+        " select 'peer/helper' union select 'peer/' || id from tasks where goal = 'left behind')"
+        " order by at"
+    )
+    assert ended == [(True,), (False,)]

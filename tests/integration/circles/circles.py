@@ -72,6 +72,8 @@ class Peer(Agent):
                     case ["run", domain, others]:
                         given = json.loads(json.dumps(others).replace('"me"', f'"{ctx.address}"'))
                         ctx.complete(await ctx.run_task(domain, goal="a part", input=given))
+                    case ["leave", domain, others]:
+                        ctx.submit_task(domain, goal="left behind", input=others)
                     case ["complete", result]:
                         ctx.complete(result)
         except AskCycle as error:

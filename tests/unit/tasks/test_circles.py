@@ -203,24 +203,58 @@ async def test_a_further_look_that_storage_could_not_answer_is_made_once_it_can(
     assert kit.task(task).result == [DESK, PARENT, DESK]
 
 
-async def test_a_circle_through_a_task_that_has_its_result_lasts_until_the_deadline(kit: TestKit) -> None:
-    """It is not found: decision 49."""
-
+@pytest.mark.parametrize("asks_first", [False, True])
+async def test_a_circle_through_what_a_task_with_its_result_still_waits_for(asks_first: bool) -> None:
     async def asks_from_below(self: Worker, ctx: Context) -> None:
-        await ctx.ask(PARENT, Errand(program="answers"))
+        await ctx.sleep(1 if asks_first else 20)
+        await asks_back(self, ctx)
 
     async def leaves(self: Worker, ctx: Context) -> None:
         ctx.submit_task("test", goal=program(asks_from_below))
+        await ctx.sleep(10)
         ctx.complete("done")
 
     async def begins(self: Worker, ctx: Context) -> None:
         ctx.complete(await ctx.run_task("test", goal=program(leaves)))
 
-    task = await kit.give_task(PARENT, goal=program(begins), deadline=kit.clock.now() + 100)
-    await kit.advance(seconds=90)
-    assert kit.task(task).status == "running"
-    await kit.advance(seconds=10)
-    for _ in range(30):  # what is left ends as cancelled tasks do: by looks, now and then
-        await kit.advance(seconds=0.1)
-    assert kit.task(task).status == "failed"
-    assert leftovers(kit) == (0, 0)
+    fresh(answers, asks_back)
+    async with TestKit([Worker], hosts=2, tasks=TaskSpec(to="worker/{task}")) as kit:
+        task = await kit.give_task(PARENT, goal=program(begins))
+        await kit.advance(seconds=5)
+        first, second = (id_ for _, _, id_ in kit.store.tasks.children)
+        assert kit.task(first).status == kit.task(second).status == "running"
+        await kit.advance(seconds=25)
+        assert kit.task(task).result == "done"
+        below = f"test/worker/{second}"
+        assert kit.task(second).result == [below, PARENT, below]
+        assert Worker.log == []
+        assert leftovers(kit) == (0, 0)
+
+
+async def test_who_may_still_cancel_what_a_task_with_its_result_waits_for_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def asks_from_below(self: Worker, ctx: Context) -> None:
+        await asks_back(self, ctx)
+
+    async def naps(self: Worker, ctx: Context) -> None:
+        await ctx.sleep(60)
+
+    async def leaves(self: Worker, ctx: Context) -> None:
+        ctx.submit_task("test", goal=program(asks_from_below))
+        ctx.send(HELPER, Errand(program=program(naps)))
+        ctx.complete("done")
+
+    async def begins(self: Worker, ctx: Context) -> None:
+        ctx.complete(await ctx.run_task("test", goal=program(leaves)))
+
+    fresh(answers, asks_back)
+    monkeypatch.setattr(cycles, "LOOK_AGAIN_S", 0.05)
+    async with TestKit([Worker], hosts=2, tasks=TaskSpec(to="worker/{task}")) as kit:
+        task = await kit.give_task(PARENT, goal=program(begins))
+        await kit.advance(seconds=30)
+        first, second = (id_ for _, _, id_ in kit.store.tasks.children)
+        assert (kit.task(first).status, kit.task(second).status) == ("ending", "running")
+        await kit.advance(seconds=60)
+        await until(lambda: kit.task(task).result)
+        assert (kit.task(task).result, Worker.log) == ("done", [])
