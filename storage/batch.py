@@ -19,7 +19,7 @@ def commit_call(
     fence: Fence, writes: Sequence[Write], marks: Sequence[Mark], code: str
 ) -> tuple[str, list[Any]]:
     """The query that commits the batch, and its arguments; one column of its one row is `numbers`."""
-    journal = journal_arguments(writes, code)
+    journal = journal_arguments(writes, fence.domain, code)
     if not journal:
         return "commit_turns", commit_arguments(fence, writes, marks)
     if not marks and all(isinstance(write, Flush) and not write.sends for write in writes):

@@ -15,7 +15,7 @@ from storage.records import Write
 _NO_ENTRY = (None,) * 8
 
 
-def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
+def journal_arguments(writes: Sequence[Write], domain: str, code: str) -> list[Any]:
     """What a batch with journals brings besides, in the order of `commit_journal`; empty when no write has one.
 
     A row is a flush with its entry, for most have one and nothing else; each further entry is a row of its own, which
@@ -54,7 +54,7 @@ def journal_arguments(writes: Sequence[Write], code: str) -> list[Any]:
         _shortest(do), recordeds, _shortest(addeds), _if_any(parked), began,
         _if_any(numbers), _if_any(keys), _shortest(kinds), _shortest(names), _shortest(oks), _if_any(values),
         _if_any(blobs), _if_any(tooks),
-        *_consumed(journaled), _promises(journaled), *_done(journaled), _calls(journaled),
+        *_consumed(journaled), _promises(journaled), *_locked(writes, journaled, domain), _calls(journaled),
     ]  # fmt: skip
 
 
@@ -143,10 +143,24 @@ def _promises(journaled: Sequence[Write]) -> str | None:
     return json.dumps(rows) if rows else None
 
 
-def _done(journaled: Sequence[Write]) -> Sequence[Sequence[Any] | None]:
-    """The tenants and ids of the promises that nobody waits for any more."""
-    rows = [(w.tenant, id_) for w in journaled if w.journal is not None for id_ in w.journal.done]
-    return list(zip(*rows, strict=True)) or [None] * 2
+def _locked(
+    writes: Sequence[Write], journaled: Sequence[Write], domain: str
+) -> Sequence[Sequence[Any] | None]:
+    """The domains, tenants and ids of the promises that nobody waits for any more (the last column says so), and beside
+    them of the others that this commit writes."""
+    rows = [
+        (domain, w.tenant, id_, True) for w in journaled if w.journal is not None for id_ in w.journal.done
+    ]
+    rows += [
+        (domain, w.tenant, id_, False)
+        for w in journaled
+        if w.journal is not None
+        for id_, _ in w.journal.given_up
+    ]
+    if not rows:
+        return [None] * 4
+    rows += [(s.domain, s.tenant, s.settles, False) for w in writes for s in w.sends if s.settles is not None]
+    return list(zip(*rows, strict=True))
 
 
 def _calls(journaled: Sequence[Write]) -> str | None:

@@ -197,7 +197,7 @@ begin
   end loop;
   return over;
 end $$;
-CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, p_ends integer, p_opens integer, p_goes integer, j_tenant text[], j_partition integer[], j_agent text[], j_seq bigint[], j_turn uuid[], j_does text[], j_recorded integer[], j_adds integer[], j_parks boolean[], j_began_at double precision[], j_number integer[], j_key text[], j_kind text[], j_name text[], j_ok boolean[], j_value text[], j_blob text[], j_took_ms real[], c_tenant text[], c_partition integer[], c_agent text[], c_seq bigint[], p_promises jsonb, p_done_tenant text[], p_done uuid[]) RETURNS void
+CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, p_ends integer, p_opens integer, p_goes integer, j_tenant text[], j_partition integer[], j_agent text[], j_seq bigint[], j_turn uuid[], j_does text[], j_recorded integer[], j_adds integer[], j_parks boolean[], j_began_at double precision[], j_number integer[], j_key text[], j_kind text[], j_name text[], j_ok boolean[], j_value text[], j_blob text[], j_took_ms real[], c_tenant text[], c_partition integer[], c_agent text[], c_seq bigint[], p_promises jsonb, l_domain text[], l_tenant text[], l_id uuid[], l_done boolean[]) RETURNS void
     LANGUAGE plpgsql
     AS $_$
 declare
@@ -300,19 +300,24 @@ begin
         as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
              target text, message uuid, gates json, due_at float8, details text, given_up boolean)
       where p.given_up is null;
+  end if;
+  if l_id is not null then
+    -- Locked, so that nobody settles one meanwhile and moves it.
+    select array_agg(k.place) filter (where k.done) into places
+    from (
+      select l.done, (select p.ctid from promises p
+                      where p.domain = l.domain and p.tenant = l.tenant and p.id = l.id for update) as place
+      from (select * from unnest(l_domain, l_tenant, l_id, l_done) as l(domain, tenant, id, done)
+            order by domain, tenant, id) l offset 0
+    ) k;
+    delete from promises where ctid = any (places) and kind in ('ask', 'sleep');
+    update promises set status = 'abandoned', settled_at = now()
+      where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
     if jsonb_path_exists(p_promises, '$[*].given_up') then
       update promises p set given_up = g.given_up
         from jsonb_to_recordset(p_promises) as g(tenant text, id uuid, given_up boolean)
         where g.given_up is not null and p.domain = p_domain and p.tenant = g.tenant and p.id = g.id;
     end if;
-  end if;
-  if p_done is not null then
-    places := array(  -- locked, so that nobody settles one meanwhile and moves it
-      select (select p.ctid from promises p where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id for update)
-      from unnest(p_done_tenant, p_done) as d(tenant, id) order by d.tenant, d.id);
-    delete from promises where ctid = any (places) and kind in ('ask', 'sleep');
-    update promises set status = 'abandoned', settled_at = now()
-      where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
   end if;
 end $_$;
 CREATE FUNCTION callboard.commit_rare(p_domain text, p_rare jsonb) RETURNS void

@@ -108,8 +108,9 @@ select ensure_transition_months(3);
 -- to one whose row an earlier flush changes for both; j_recorded what the row must count and j_adds what is added to it,
 -- j_parks true where it is put away in the end); c_ the wake-ups consumed. Where all flushes have the same, tenant, does,
 -- adds, kind, name and ok may have one element: unnest pads the rest with null. What none has may be null as a whole, and
--- what only `open` needs (partition, seq) where nothing opens. Promises come as JSON; p_done are those that nobody waits
--- for any more. Rows are looked up one by one, as in commit_turns: as a join, each flush would be compared with all the
+-- what only `open` needs (partition, seq) where nothing opens. Promises come as JSON. l_ are those that are there
+-- already: l_done where nobody waits for it any more, and beside these all that this commit writes, so that they are locked
+-- in one order, that of settle_replies: or two hosts would wait for each other. Rows are looked up one by one, as in commit_turns: as a join, each flush would be compared with all the
 -- others'. Arrays are unnested in a select list, where their rows go nowhere else first, and none is read by its places: one
 -- of text is walked from its beginning each time.
 create function commit_journal(
@@ -119,7 +120,7 @@ create function commit_journal(
   j_number int[], j_key text[], j_kind text[], j_name text[], j_ok boolean[], j_value text[], j_blob text[],
   j_took_ms real[],
   c_tenant text[], c_partition int[], c_agent text[], c_seq bigint[],
-  p_promises jsonb, p_done_tenant text[], p_done uuid[]
+  p_promises jsonb, l_domain text[], l_tenant text[], l_id uuid[], l_done boolean[]
 ) returns void language plpgsql as $$
 declare
   changed bigint;
@@ -227,20 +228,25 @@ begin
         as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
              target text, message uuid, gates json, due_at float8, details text, given_up boolean)
       where p.given_up is null;
+  end if;
+
+  if l_id is not null then
+    -- Locked, so that nobody settles one meanwhile and moves it.
+    select array_agg(k.place) filter (where k.done) into places
+    from (
+      select l.done, (select p.ctid from promises p
+                      where p.domain = l.domain and p.tenant = l.tenant and p.id = l.id for update) as place
+      from (select * from unnest(l_domain, l_tenant, l_id, l_done) as l(domain, tenant, id, done)
+            order by domain, tenant, id) l offset 0
+    ) k;
+    delete from promises where ctid = any (places) and kind in ('ask', 'sleep');
+    update promises set status = 'abandoned', settled_at = now()
+      where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
     if jsonb_path_exists(p_promises, '$[*].given_up') then
       update promises p set given_up = g.given_up
         from jsonb_to_recordset(p_promises) as g(tenant text, id uuid, given_up boolean)
         where g.given_up is not null and p.domain = p_domain and p.tenant = g.tenant and p.id = g.id;
     end if;
-  end if;
-
-  if p_done is not null then
-    places := array(  -- locked, so that nobody settles one meanwhile and moves it
-      select (select p.ctid from promises p where p.domain = p_domain and p.tenant = d.tenant and p.id = d.id for update)
-      from unnest(p_done_tenant, p_done) as d(tenant, id) order by d.tenant, d.id);
-    delete from promises where ctid = any (places) and kind in ('ask', 'sleep');
-    update promises set status = 'abandoned', settled_at = now()
-      where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
   end if;
 end $$;
 
