@@ -282,7 +282,7 @@ class Journal:
             does, self._does = self._does, Does.GO
         if not await self._commit(does, tuple([outgoing for _, outgoing in sends])).known():
             self.close()
-            raise TurnGone
+        self.must_go_on()  # perhaps the agent was dropped meanwhile, and another run has found what has committed
 
     async def write_down(self) -> None:
         """Make durable what is new of an open turn that is to run again: a wake-up that came during a flush as well,

@@ -297,3 +297,44 @@ async def test_a_person_is_asked_also_where_the_error_has_words_that_postgres_re
         (asked,) = kit.approvals()
         assert asked.details["why"] == why
         assert statuses(kit) == [("block_address", "unknown", 1)]
+
+
+@pytest.mark.parametrize("is_verified", [True, False])
+async def test_a_call_is_not_made_by_a_run_that_was_dropped_while_its_intent_was_being_committed(
+    world: World, is_verified: bool
+) -> None:
+    """The next run finds the intent, and that nothing of the call is under way."""
+    looked = asyncio.Event()
+
+    async def look(address: str, minutes: int) -> NotHappened:
+        looked.set()
+        return NotHappened()
+
+    block = blocking(world, on_unknown=look) if is_verified else blocking(world)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        self.state.log.append(f"{(await ctx.call(block, '192.0.2.1')).id}")
+
+    async with TestKit(KINDS) as kit:
+        host, commit = kit._running[0].host, kit.store.commit
+        has_committed, may_say_so = asyncio.Event(), asyncio.Event()
+
+        async def slow(fence: Any, writes: Any, marks: Any) -> Any:
+            numbers = await commit(fence, writes, marks)
+            if not has_committed.is_set():
+                has_committed.set()
+                await may_say_so.wait()
+            return numbers
+
+        kit.store.commit = slow  # type: ignore[method-assign]
+        await kit.send(AT, program(run))
+        await has_committed.wait()
+        [activation] = host.mailboxes.roster.in_partitions(host.holdings.all_partitions())
+        host.mailboxes.drop(activation)  # as where its partition leaves, and comes back
+        host.settling.restart(activation)
+        if is_verified:
+            await looked.wait()
+        may_say_so.set()
+        await kit.quiet()
+        assert (kit.state(AT).log, world.calls) == ((["1"], ["192.0.2.1"]) if is_verified else ([], []))
+        assert len(kit.approvals()) == (not is_verified)
