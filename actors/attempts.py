@@ -36,9 +36,10 @@ async def attempt(
     name: str | None = None,
     *,
     again: Callable[[Exception], Awaitable[None]] | None = None,
+    nested: bool = False,
 ) -> Any:
     """Call it until it succeeds; raises its error once it may not be tried again. `again` is awaited with the error before
-    each further attempt.
+    each further attempt. A `nested` one is called by the function of a step, which may be cut short.
 
     A turn that is given up waits for a thread, and cuts an `async` function short, which then leaves no record. Raises
     TurnGone where this run of the turn was dropped during a pause: the next run makes the further attempts.
@@ -46,6 +47,7 @@ async def attempt(
     failures = 0
     journal = turn._journal()
     branches = journal.branches
+    must_end = (lambda: branches.must_stop) if nested else None
     try:
         while True:
             try:
@@ -53,7 +55,7 @@ async def attempt(
                     if is_async(function):
                         with branches.cuttable():
                             return await function(*arguments, **named)
-                    return await in_thread(_with(function, named), *arguments)
+                    return await in_thread(_with(function, named), *arguments, must_end=must_end)
             except Exception as error:
                 failures += 1
                 if not retry.allows(error, failures):

@@ -19,7 +19,7 @@ class Branches:
     """
 
     __slots__ = (
-        "_children", "_children_first", "_cuttable", "_doubts", "_held", "_stalled", "_stopped", "_told", "_undoing",
+        "_children", "_children_first", "_cut", "_cuttable", "_doubts", "_held", "_stalled", "_stopped", "_told", "_undoing",
         "_waiters", "_why_ending", "on_new", "on_running", "on_waiting", "root", "running",
     )  # fmt: skip
 
@@ -43,6 +43,7 @@ class Branches:
         )
         self._children_first = False
         self._cuttable: set[asyncio.Task[Any]] = set()
+        self._cut: set[asyncio.Task[Any]] = set()  # of those, the ones that were cancelled
 
     async def proceed(self) -> None:
         """To be passed before anything new happens; raises in a turn that is given up."""
@@ -173,7 +174,8 @@ class Branches:
         if self.is_ending:
             return
         self._why_ending, self._children_first = why, children_first
-        for task in self._cuttable:
+        self._cut = {*self._cuttable}
+        for task in self._cut:
             task.cancel()
         if self.running == 0 and not self._must_hear:
             self._tell()
@@ -203,12 +205,13 @@ class Branches:
         return _Cuttable(self._cuttable)
 
     def was_cut(self) -> bool:
-        """Whether the cancellation that has just come was `end_early`'s; it is then taken back."""
+        """Whether the cancellation that has just come was `end_early`'s alone; it is then taken back. A branch that its
+        gather gives up as well is not to wait for the others: the gather waits for it."""
         task = asyncio.current_task()
-        if self._why_ending is None or self._undoing or task is None or not task.cancelling():
+        if task is None or task not in self._cut or self._undoing or not task.cancelling():
             return False
-        task.uncancel()
-        return True
+        self._cut.discard(task)
+        return task.uncancel() == 0
 
     def undo(self) -> None:
         """The handler has ended: from here on nothing but its compensations runs."""
@@ -223,9 +226,9 @@ class Branches:
 
 
 class _Cuttable:
-    """The task within it is among these. (A generator would take four times as long.)"""
+    """The task within it is among these, and after it as before. (A generator would take four times as long.)"""
 
-    __slots__ = ("_among", "_task")
+    __slots__ = ("_among", "_task", "_was_among")
 
     def __init__(self, among: set[asyncio.Task[Any]]) -> None:
         self._among = among
@@ -234,7 +237,9 @@ class _Cuttable:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
+        self._was_among = task in self._among  # within the function of a step, which may itself be cut
         self._among.add(task)
 
     def __exit__(self, *raised: object) -> None:
-        self._among.discard(self._task)
+        if not self._was_among:
+            self._among.discard(self._task)

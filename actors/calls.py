@@ -85,8 +85,8 @@ class DurableCalls(Approvals):
             nonlocal cause
             with branch.inside(place, branch_.gates, branch_.task) as inner:
                 try:
-                    again = partial(self._begin_again, inner)
-                    return await attempt(self, function, arguments, named, retry, again=again)
+                    again, nested = partial(self._begin_again, inner), branch_.is_in_step
+                    return await attempt(self, function, arguments, named, retry, again=again, nested=nested)
                 except Exception as error:
                     cause = error
                     raise

@@ -17,14 +17,24 @@ _threads = ThreadPoolExecutor(_MOST, "callboard")  # made as they are needed
 _places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
-async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+async def in_thread(
+    function: Callable[..., Any], *arguments: Any, must_end: Callable[[], bool] | None = None
+) -> Any:
     """What the function returns; its errors are raised here. When this is cancelled, the function goes on in its thread,
-    and takes no other's place."""
+    and takes no other's place; where it `must_end`, it is waited for first."""
     loop = asyncio.get_running_loop()
     places = _places.setdefault(loop, asyncio.Semaphore(AT_ONCE))
     call = partial(contextvars.copy_context().run, _called, function, arguments)
     async with places:
-        return await loop.run_in_executor(_threads, call)
+        running = loop.run_in_executor(_threads, call)
+        if must_end is None:
+            return await running
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if must_end():
+                await asyncio.wait([running])
+            raise
 
 
 def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

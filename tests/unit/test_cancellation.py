@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors.cancelling import _end
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.errors import InvalidMessage, TaskCancelled
@@ -71,6 +72,16 @@ async def cancelled(kit: TestKit, task: str) -> None:
     assert kit.task(task).status == "cancelled"
     assert kit.task(task).error == {"code": "cancelled", "message": "not needed", "by": "external/test"}
     assert kinds(kit, task)[-2:] == ["cancelling", "cancelled"]
+
+
+async def cancelling(kit: TestKit, task: str) -> None:
+    """Cancel it, and let every host look for that while what is under way goes on."""
+    await kit.cancel_task(task, "not needed")
+    await until(lambda: kit.task(task).status == "cancelling")
+    for _ in range(3):
+        kit.clock.move_to(kit.clock.now() + 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
 
 
 async def sleeps(self: Worker, ctx: Context) -> None:
@@ -210,12 +221,7 @@ async def test_an_async_step_is_cut_short_and_a_thread_is_waited_for() -> None:
     async with TestKit(KINDS) as kit:
         task = await kit.give_task(AT, goal=program(runs))
         await until(started.is_set)
-        await kit.cancel_task(task, "not needed")
-        await until(lambda: kit.task(task).status == "cancelling")
-        for _ in range(3):
-            kit.clock.move_to(kit.clock.now() + 1)
-            for _ in range(20):
-                await asyncio.sleep(0)
+        await cancelling(kit, task)
         assert cut == [True]
         assert kit.task(task).status == "cancelling"  # as long as the thread runs
         go_on.set()
@@ -223,6 +229,90 @@ async def test_an_async_step_is_cut_short_and_a_thread_is_waited_for() -> None:
         await look(kit)
         assert kit.task(task).status == "cancelled"
         assert Worker.log == ["release thread"]
+        assert leftovers(kit) == (0, 0, 0, 0)
+
+
+async def test_the_function_of_a_step_is_cut_short_also_after_a_step_within_it() -> None:
+    begun = asyncio.Event()
+
+    async def short() -> None:
+        Worker.log.append("short")
+
+    async def endless(ctx: Context) -> None:
+        await ctx.step(short)
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def runs(self: Worker, ctx: Context) -> None:
+        await ctx.step(endless, ctx)
+
+    async with TestKit(KINDS) as kit:
+        task = await kit.give_task(AT, goal=program(runs))
+        await begun.wait()
+        await cancelling(kit, task)
+        await look(kit)
+        assert kit.task(task).status == "cancelled"
+        assert Worker.log == ["short"]
+        assert leftovers(kit) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("beside", ["nothing", "another", "one before it"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_thread_within_the_function_of_a_step_is_waited_for(beside: str, fails: bool) -> None:
+    started = threading.Event()
+    go_on = threading.Event()
+
+    def in_a_thread() -> None:
+        started.set()
+        go_on.wait(10)
+        Worker.log.append("thread")
+        if fails:
+            raise SystemExit(1)
+
+    async def outer(ctx: Context) -> None:
+        calls = [ctx.step(in_a_thread)]
+        if beside != "nothing":
+            calls.insert(beside == "another", ctx.step(asyncio.sleep, 60))
+        await ctx.gather(*calls)
+
+    async def runs(self: Worker, ctx: Context) -> None:
+        ctx.compensate(release, "all")
+        await ctx.step(outer, ctx)
+
+    async with TestKit(KINDS) as kit:
+        task = await kit.give_task(AT, goal=program(runs))
+        await until(started.is_set)
+        await cancelling(kit, task)
+        assert kit.task(task).status == "cancelling"
+        go_on.set()
+        await kit.quiet()
+        await look(kit)
+        assert kit.task(task).status == "cancelled"
+        assert Worker.log == ["thread", "release all"]
+        assert leftovers(kit) == (0, 0, 0, 0)
+
+
+async def test_a_branch_that_is_cut_short_and_given_up_at_once_does_not_wait_for_the_others() -> None:
+    """One beside it had failed: what runs them waits for it, and it would wait for that."""
+
+    async def runs(self: Worker, ctx: Context) -> None:
+        await ctx.gather(ctx.step(fails), ctx.step(endless))
+
+    async def fails() -> None:
+        [activation] = kit._running[0].host.workers.running
+        branch = asyncio.current_task()
+        assert branch is not None
+        # Called after what has the gather end the other branch, and before that has heard of it.
+        branch.add_done_callback(lambda _: _end(activation, "not needed"))
+        raise ValueError("no")
+
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, Errand(program=program(runs)))
+        await kit.quiet(timeout_s=5)
+        assert [step.decision for step in kit.history(AT)] == ["cancelled"]
         assert leftovers(kit) == (0, 0, 0, 0)
 
 
