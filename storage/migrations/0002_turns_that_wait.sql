@@ -108,11 +108,11 @@ select ensure_transition_months(3);
 -- to one whose row an earlier flush changes for both; j_recorded what the row must count and j_adds what is added to it,
 -- j_parks true where it is put away in the end); c_ the wake-ups consumed. Where all flushes have the same, tenant, does,
 -- adds, kind, name and ok may have one element: unnest pads the rest with null. What none has may be null as a whole, and
--- what only `open` needs (partition, seq) where nothing opens. Promises come as JSON. l_ are those that are there
--- already: l_done where nobody waits for it any more, and beside these all that this commit writes, so that they are locked
--- in one order, that of settle_replies: or two hosts would wait for each other. Rows are looked up one by one, as in commit_turns: as a join, each flush would be compared with all the
--- others'. Arrays are unnested in a select list, where their rows go nowhere else first, and none is read by its places: one
--- of text is walked from its beginning each time.
+-- what only `open` needs (partition, seq) where nothing opens. Promises come as JSON. l_ are those that are there already:
+-- l_done where nobody waits for it any more, and beside these all that this commit writes, so that they are locked in one
+-- order, that of settle_replies: or two hosts would wait for each other. Rows are looked up one by one, as in
+-- commit_turns: as a join, each flush would be compared with all the others'. Arrays are unnested in a select list, where
+-- their rows go nowhere else first, and none is read by its places: one of text is walked from its beginning each time.
 create function commit_journal(
   p_domain text, p_epoch bigint, p_partitions int[], p_code text, p_ends int, p_opens int, p_goes int,
   j_tenant text[], j_partition int[], j_agent text[], j_seq bigint[], j_turn uuid[], j_does text[],
