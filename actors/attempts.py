@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.exits import as_failures
+from actors.functions import is_async, name_of
 from actors.retry import RetryPolicy
 from actors.threads import in_thread
 from bus.registry import first_line
@@ -74,18 +74,6 @@ async def attempt(
             raise
         await branches.proceed()
         raise
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """As inspect.iscoroutinefunction, which takes longer than all else that is asked of a plain function."""
-    code = getattr(function, "__code__", None)
-    return (
-        inspect.iscoroutinefunction(function) if code is None else bool(code.co_flags & inspect.CO_COROUTINE)
-    )
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _with(function: Callable[..., Any], named: Mapping[str, Any]) -> Callable[..., Any]:

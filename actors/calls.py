@@ -15,12 +15,13 @@ from pydantic import BaseModel
 
 from actors import branch, values
 from actors.approvals import Approvals
-from actors.attempts import attempt, name_of
+from actors.attempts import attempt
 from actors.awaited import to_be_awaited
 from actors.branch import Branch
 from actors.effects import Call
 from actors.entries import STEP
 from actors.failure import EXPIRED
+from actors.functions import name_of
 from actors.gathering import Gathering
 from actors.journal import Journal
 from actors.ledger import Ledger

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from actors import values
+from actors.functions import hints_of
 from actors.retry import RetryPolicy
 from bus.errors import InvalidPayload
 from bus.registry import describe_validation
@@ -150,10 +150,12 @@ def encode_arguments(arguments: tuple[Any, ...], named: dict[str, Any]) -> str:
 
 def _typed(function: Callable[..., Any], recorded: Arguments) -> tuple[list[Any], dict[str, Any]]:
     """Functions without a signature that can be read get plain JSON values."""
+    hints = hints_of(function)
+    if hints is None:
+        return recorded.args, recorded.named
     try:
-        hints = typing.get_type_hints(function)
         bound = inspect.signature(function).bind(*recorded.args, **recorded.named)
-    except (NameError, TypeError, ValueError):
+    except (TypeError, ValueError):
         return recorded.args, recorded.named
     for name, value in bound.arguments.items():
         hint = hints.get(name, Any)

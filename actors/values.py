@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import typing
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from actors.functions import hints_of, name_of
 from bus.errors import InvalidPayload
 from bus.registry import (
     decode_payload,
@@ -65,7 +65,7 @@ def decode(text: str, function: Callable[..., Any]) -> Any:
         return adapter.validate_json(text)
     except ValidationError as error:
         raise InvalidPayload(
-            f"The recorded result does not fit what {function.__qualname__} returns: {describe_validation(error)}.",
+            f"The recorded result does not fit what {name_of(function)} returns: {describe_validation(error)}.",
             fix="Return what the annotation says.",
         ) from None
 
@@ -110,12 +110,16 @@ def _adapter(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
 
 
 def _make_adapter(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
-    called = function.func if isinstance(function, functools.partial) else function
-    try:
-        annotation = typing.get_type_hints(called).get("return", Any)
-    except (NameError, TypeError):  # annotations that cannot be read, or a callable object without any
+    annotation = (hints_of(function) or {}).get("return", Any)
+    if annotation is Any:
         return None
-    return None if annotation is Any else TypeAdapter(annotation)
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError as error:
+        raise InvalidPayload(
+            f"What {name_of(function)} returns cannot be read as its annotation says: {first_line(error)}",
+            fix="Annotate it with JSON values or pydantic models.",
+        ) from None
 
 
 _adapter_of = functools.lru_cache(maxsize=1_024)(_make_adapter)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -207,6 +208,23 @@ async def test_arguments_are_those_of_the_registration_and_of_the_annotated_type
         await kit.send(AT, program(run))
         await kit.quiet()
         assert given == [(Room(number=7), (1, 2), "late", {"at": moment})]
+
+
+async def test_a_partial_is_given_its_arguments_as_its_functions_annotations_say() -> None:
+    given: list[Any] = []
+
+    def free(client: str, room: Room) -> None:
+        given.append((client, room))
+
+    async def run(self: Clerk, ctx: Context) -> None:
+        ctx.compensate(partial(free, "client"), Room(number=7))
+        await ctx.step(book, "x")
+        raise InvalidMessage("never")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, program(run))
+        await kit.quiet()
+        assert given == [("client", Room(number=7))]
 
 
 async def test_arguments_that_cannot_be_recorded_are_refused() -> None:

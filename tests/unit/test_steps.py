@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
+from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
@@ -450,3 +453,80 @@ async def test_a_step_within_a_step_that_has_failed_is_made_anew_with_it() -> No
         await kit.send(AT, Run(program=program(run)))
         await kit.advance(minutes=1)
         assert (kit.state(AT).log, Waiter.calls) == (["there"], ["flaky", "flaky"])
+
+
+class Remote:
+    """As a method of a remote server: it has whatever attribute it is asked for."""
+
+    def __getattr__(self, name: str) -> Remote:
+        return Remote()
+
+    def __call__(self, name: str) -> str:
+        return name.upper()
+
+
+class Fetcher:
+    async def fetch(self, name: str) -> str:
+        return name.upper()
+
+    def __call__(self, name: str) -> str:
+        return name.upper()
+
+
+def through(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def called(*arguments: Any) -> Any:
+        return await function(*arguments)
+
+    return called
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Remote(), Fetcher(), Fetcher().fetch, functools.partial(Fetcher().fetch, "a"),
+        functools.partial(Fetcher(), "a"), through(Fetcher().fetch), str.upper,
+    ],
+    ids=["remote", "object", "async_method", "async_partial", "partial", "decorated", "builtin"],
+)  # fmt: skip
+async def test_whatever_can_be_called_can_be_a_steps_function(function: Callable[..., Any]) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        again = copy.copy(function)  # in another process it is another object
+        given = () if isinstance(function, functools.partial) else ("a",)
+        result = await ctx.step(again, *given)
+        await ctx.sleep(60)
+        self.state.log.append(result)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        await kit.advance(seconds=61)
+        assert kit.state(AT).log == ["A"]
+
+
+class Counts(dict[str, int]):
+    pass
+
+
+def counts() -> Counts:
+    return Counts(a=1)
+
+
+def count(wrong: Any) -> int:
+    return wrong  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("function", [functools.partial(count, "x"), counts], ids=["partial", "no_schema"])
+async def test_a_result_that_is_not_what_the_annotation_says_is_told_of_any_function(
+    function: Callable[..., Any],
+) -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        try:
+            await ctx.step(function)
+        except InvalidPayload:
+            self.state.log.append("unfit")
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert kit.state(AT).log == ["unfit"]
