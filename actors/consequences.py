@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ from storage.records import CancelWrite, NewTask, PauseWrite, TaskEvent, TaskWri
 if TYPE_CHECKING:
     from actors.journal import Journal
     from actors.scope import Scope
+
+# Held while a send and its place come or go: the plain function of a step sends from its thread, another branch flushes.
+_paired = threading.Lock()
 
 
 class Consequences:
@@ -140,23 +144,28 @@ class Consequences:
         header_json = header_to_json(header)
         self.count_bytes(len(header_json) + len(payload))
         agent = f"{to.kind}/{to.key}"
-        self.sends.append(
-            Outgoing(
-                domain=to.domain,
-                tenant=self._envelope.tenant,
-                agent=agent,
-                partition=partition_of(self._envelope.tenant, agent, partitions),
-                header=header,
-                header_json=header_json,
-                payload=payload,
-                visible_at=due,
-                control=settles is not None,
-                settles=settles,
-            )
+        send = Outgoing(
+            domain=to.domain,
+            tenant=self._envelope.tenant,
+            agent=agent,
+            partition=partition_of(self._envelope.tenant, agent, partitions),
+            header=header,
+            header_json=header_json,
+            payload=payload,
+            visible_at=due,
+            control=settles is not None,
+            settles=settles,
         )
-        if self.journal is not None:
-            self._places.append(place)
+        if self.journal is None:
+            self.sends.append(send)
+        else:
+            self._put(place, send)
         return header.id
+
+    def _put(self, place: str, send: Outgoing) -> None:
+        with _paired:
+            self._places.append(place)
+            self.sends.append(send)
 
     # -- of tasks: for their own agents only ---------------------------------------------------------
 
@@ -187,7 +196,9 @@ class Consequences:
     def sent_at(self, place: str) -> tuple[str, str, str] | None:
         """The type, id and recipient of the message that went out at a place, or is about to, in a turn with a journal."""
         assert self.journal is not None
-        for at, send in zip(self._places, self.sends, strict=True):
+        with _paired:
+            about = [*zip(self._places, self.sends, strict=True)]
+        for at, send in about:
             if at == place:
                 return send.header.type, send.header.id, f"{send.domain}/{send.agent}"
         gone = (sent for sent in self.journal.entries.sent if sent.place == place)
@@ -197,16 +208,16 @@ class Consequences:
         """What has been sent and not committed, each with its place."""
         if not self.sends:
             return []
-        sends, self.sends = self.sends, []
-        places, self._places = self._places, []
+        with _paired:
+            sends, self.sends = self.sends, []
+            places, self._places = self._places, []
         return list(zip(places, sends, strict=True))
 
     def drop_sends(self, prefix: str) -> None:
         """What was sent at the places that begin so, and is not committed, goes nowhere."""
         for place, send in self.take_sends():
             if not place.startswith(prefix):
-                self._places.append(place)
-                self.sends.append(send)
+                self._put(place, send)
 
     def is_large(self, text: str) -> bool:
         """Whether it goes into a blob."""

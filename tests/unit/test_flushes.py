@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
+from actors import consequences
 from actors.domain import LimitSpec
 from actors.journal import Journal
 from actors.next_tries import STORAGE_RETRY_S
@@ -282,3 +284,37 @@ async def test_a_turn_whose_blob_cannot_be_stored_goes_on_from_its_journal() -> 
                 await asyncio.sleep(0.05)
         assert Waiter.calls == ["a"]
         assert kit.dead_letters() == []
+
+
+async def test_what_a_thread_is_about_to_send_while_another_branch_flushes_goes_out_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sending, flushed = threading.Event(), threading.Event()
+    real = consequences.partition_of
+
+    def slow(tenant: str, agent: str, partitions: int) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            sending.set()
+            flushed.wait(10)
+        return real(tenant, agent, partitions)
+
+    def sends(ctx: Context) -> None:
+        ctx.send("test/keeper/k", Note(text="from the thread"))
+
+    async def flushes(ctx: Context) -> None:
+        await until(sending.is_set)
+        ctx.send("test/keeper/k", Note(text="beside it"))
+        await ctx.step(call, "a")
+        flushed.set()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.gather(ctx.step(sends, ctx), flushes(ctx))
+        ctx.send("test/keeper/k", Note(text="after it"))
+        await ctx.step(call, "b")
+
+    monkeypatch.setattr(consequences, "partition_of", slow)
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.quiet()
+        assert kit.state("test/keeper/k").notes == ["beside it", "from the thread", "after it"]
+        assert leftovers(kit) == (0, 0, 0)
