@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from actors import consequences
 from actors.domain import LimitSpec
 from actors.journal import Journal
 from actors.next_tries import STORAGE_RETRY_S
+from bus.address import partition_of
 from bus.errors import StaleTurn, StorageUnavailable
 from callboard import Context
 from tests.unit.agents import Forward, Note
@@ -290,13 +290,12 @@ async def test_what_a_thread_is_about_to_send_while_another_branch_flushes_goes_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sending, flushed = threading.Event(), threading.Event()
-    real = consequences.partition_of
 
     def slow(tenant: str, agent: str, partitions: int) -> int:
         if threading.current_thread() is not threading.main_thread():
             sending.set()
             flushed.wait(10)
-        return real(tenant, agent, partitions)
+        return partition_of(tenant, agent, partitions)
 
     def sends(ctx: Context) -> None:
         ctx.send("test/keeper/k", Note(text="from the thread"))
@@ -312,7 +311,7 @@ async def test_what_a_thread_is_about_to_send_while_another_branch_flushes_goes_
         ctx.send("test/keeper/k", Note(text="after it"))
         await ctx.step(call, "b")
 
-    monkeypatch.setattr(consequences, "partition_of", slow)
+    monkeypatch.setattr("actors.consequences.partition_of", slow)
     async with waiters() as kit:
         await kit.send(AT, Run(program=program(run)))
         await kit.quiet()
