@@ -126,7 +126,7 @@ def _consumed(journaled: Sequence[Write]) -> Sequence[Sequence[Any] | None]:
 
 
 def _promises(journaled: Sequence[Write]) -> str | None:
-    """The promises that are made, and those whose branch has been given up or is waited for again."""
+    """The promises that are made."""
     rows = [
         {
             "tenant": w.tenant, "id": p.id, "agent": w.agent, "partition": w.partition, "turn": w.journal.turn,
@@ -136,31 +136,31 @@ def _promises(journaled: Sequence[Write]) -> str | None:
         }
         for w in journaled if w.journal is not None for p in w.journal.promises
     ]  # fmt: skip
-    rows += [
-        {"tenant": w.tenant, "id": id_, "given_up": given_up}
-        for w in journaled if w.journal is not None for id_, given_up in w.journal.given_up
-    ]  # fmt: skip
     return json.dumps(rows) if rows else None
 
 
 def _locked(
     writes: Sequence[Write], journaled: Sequence[Write], domain: str
 ) -> Sequence[Sequence[Any] | None]:
-    """The domains, tenants and ids of the promises that nobody waits for any more (the last column says so), and beside
-    them of the others that this commit writes."""
-    rows = [
-        (domain, w.tenant, id_, True) for w in journaled if w.journal is not None for id_ in w.journal.done
-    ]
-    rows += [
-        (domain, w.tenant, id_, False)
-        for w in journaled
-        if w.journal is not None
-        for id_, _ in w.journal.given_up
-    ]
+    """The domains, tenants, agents and ids of the promises that are done, and of those whose branch has been given up (true)
+    or is waited for again (false): the last two columns say so. And if there are such, of those that are settled."""
+    rows: list[tuple[Any, ...]] = []
+    given_up: dict[tuple[str, str, str], bool] = {}
+    for write in journaled:
+        journal = write.journal
+        assert journal is not None
+        rows += [(domain, write.tenant, write.agent, id_, True, None) for id_ in journal.done]
+        for id_, is_given_up in journal.given_up:
+            given_up[write.tenant, write.agent, id_] = is_given_up
+    rows += [(domain, *promise, False, is_given_up) for promise, is_given_up in given_up.items()]
     if not rows:
-        return [None] * 4
-    rows += [(s.domain, s.tenant, s.settles, False) for w in writes for s in w.sends if s.settles is not None]
-    return list(zip(*rows, strict=True))
+        return [None] * 6
+    rows += [
+        (s.domain, s.tenant, s.agent, s.settles, False, None)
+        for write in writes for s in write.sends if s.settles is not None
+    ]  # fmt: skip
+    *columns, changes = zip(*rows, strict=True)
+    return [*columns, _if_any(changes)]
 
 
 def _calls(journaled: Sequence[Write]) -> str | None:

@@ -197,12 +197,14 @@ begin
   end loop;
   return over;
 end $$;
-CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, p_ends integer, p_opens integer, p_goes integer, j_tenant text[], j_partition integer[], j_agent text[], j_seq bigint[], j_turn uuid[], j_does text[], j_recorded integer[], j_adds integer[], j_parks boolean[], j_began_at double precision[], j_number integer[], j_key text[], j_kind text[], j_name text[], j_ok boolean[], j_value text[], j_blob text[], j_took_ms real[], c_tenant text[], c_partition integer[], c_agent text[], c_seq bigint[], p_promises jsonb, l_domain text[], l_tenant text[], l_id uuid[], l_done boolean[]) RETURNS void
+CREATE FUNCTION callboard.commit_journal(p_domain text, p_epoch bigint, p_partitions integer[], p_code text, p_ends integer, p_opens integer, p_goes integer, j_tenant text[], j_partition integer[], j_agent text[], j_seq bigint[], j_turn uuid[], j_does text[], j_recorded integer[], j_adds integer[], j_parks boolean[], j_began_at double precision[], j_number integer[], j_key text[], j_kind text[], j_name text[], j_ok boolean[], j_value text[], j_blob text[], j_took_ms real[], c_tenant text[], c_partition integer[], c_agent text[], c_seq bigint[], p_promises jsonb, l_domain text[], l_tenant text[], l_agent text[], l_id uuid[], l_done boolean[], l_given_up boolean[]) RETURNS void
     LANGUAGE plpgsql
-    AS $_$
+    AS $$
 declare
   changed bigint;
-  places tid[];
+  places_done tid[];
+  places_given_up tid[];
+  places_taken_up tid[];
 begin
   perform require_fence(p_domain, p_epoch, p_partitions);
   -- An agent's next turn may open in the commit in which the one before it ends: ends come first.
@@ -298,28 +300,31 @@ begin
              p.gates, to_timestamp(p.due_at), p.details::json
       from jsonb_to_recordset(p_promises)
         as p(tenant text, id uuid, agent text, partition int, turn uuid, key text, kind text, name text,
-             target text, message uuid, gates json, due_at float8, details text, given_up boolean)
-      where p.given_up is null;
+             target text, message uuid, gates json, due_at float8, details text);
   end if;
   if l_id is not null then
-    -- Locked, so that nobody settles one meanwhile and moves it.
-    select array_agg(k.place) filter (where k.done) into places
+    -- Locked, so that nobody settles one meanwhile and moves it. By its agent as well: without statistics any index that has
+    -- the domain and the tenant is as good as the one with the id.
+    select array_agg(k.place) filter (where k.done), array_agg(k.place) filter (where k.given_up),
+           array_agg(k.place) filter (where not k.given_up)
+      into places_done, places_given_up, places_taken_up
     from (
-      select l.done, (select p.ctid from promises p
-                      where p.domain = l.domain and p.tenant = l.tenant and p.id = l.id for update) as place
-      from (select * from unnest(l_domain, l_tenant, l_id, l_done) as l(domain, tenant, id, done)
+      select l.done, l.given_up,
+             (select p.ctid from promises p
+              where p.domain = l.domain and p.tenant = l.tenant and p.agent = l.agent and p.id = l.id for update) as place
+      from (select * from unnest(l_domain, l_tenant, l_agent, l_id, l_done, l_given_up)
+                     as l(domain, tenant, agent, id, done, given_up)
             order by domain, tenant, id) l offset 0
     ) k;
-    delete from promises where ctid = any (places) and kind in ('ask', 'sleep');
+    delete from promises where ctid = any (places_done) and kind in ('ask', 'sleep');
     update promises set status = 'abandoned', settled_at = now()
-      where ctid = any (places) and status = 'pending' and kind not in ('ask', 'sleep');
-    if jsonb_path_exists(p_promises, '$[*].given_up') then
-      update promises p set given_up = g.given_up
-        from jsonb_to_recordset(p_promises) as g(tenant text, id uuid, given_up boolean)
-        where g.given_up is not null and p.domain = p_domain and p.tenant = g.tenant and p.id = g.id;
+      where ctid = any (places_done) and status = 'pending' and kind not in ('ask', 'sleep');
+    if l_given_up is not null then
+      update promises set given_up = coalesce(ctid = any (places_given_up), false)
+        where ctid = any (places_given_up || places_taken_up);
     end if;
   end if;
-end $_$;
+end $$;
 CREATE FUNCTION callboard.commit_rare(p_domain text, p_rare jsonb) RETURNS void
     LANGUAGE plpgsql
     AS $$

@@ -12,15 +12,17 @@ select commit_turns($1, $2, $3::int[],
 select commit_journal($1, $2, $3::int[], $4, $5, $6, $7, $8::text[], $9::int[], $10::text[], $11::bigint[],
   $12::uuid[], $13::text[], $14::int[], $15::int[], $16::boolean[], $17::float8[], $18::int[], $19::text[],
   $20::text[], $21::text[], $22::boolean[], $23::text[], $24::text[], $25::real[], $26::text[], $27::int[],
-  $28::text[], $29::bigint[], $30::jsonb, $31::text[], $32::text[], $33::uuid[], $34::boolean[]),
-  case when $35::jsonb is not null then write_ledger($1, $2, $35) end, null as numbers
+  $28::text[], $29::bigint[], $30::jsonb, $31::text[], $32::text[], $33::text[], $34::uuid[], $35::boolean[],
+  $36::boolean[]),
+  case when $37::jsonb is not null then write_ledger($1, $2, $37) end, null as numbers
 
 -- name: commit_turns_and_journal
 select commit_journal($1, $2, $3::int[], $28, $29, $30, $31, $32::text[], $33::int[], $34::text[],
   $35::bigint[], $36::uuid[], $37::text[], $38::int[], $39::int[], $40::boolean[], $41::float8[], $42::int[],
   $43::text[], $44::text[], $45::text[], $46::boolean[], $47::text[], $48::text[], $49::real[], $50::text[],
-  $51::int[], $52::text[], $53::bigint[], $54::jsonb, $55::text[], $56::text[], $57::uuid[], $58::boolean[]),
-  case when $59::jsonb is not null then write_ledger($1, $2, $59) end,
+  $51::int[], $52::text[], $53::bigint[], $54::jsonb, $55::text[], $56::text[], $57::text[], $58::uuid[],
+  $59::boolean[], $60::boolean[]),
+  case when $61::jsonb is not null then write_ledger($1, $2, $61) end,
   commit_turns($1, $2, $3::int[],
   $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::bytea[], $11::bytea[],
   $12::int[], $13::bigint[], $14::int[], $15::text[], $16::text[],
