@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from json.encoder import JSONEncoder
@@ -21,6 +22,10 @@ UNFIT = "unfit"  # an entry: a result was not what its function's annotation say
 
 _KINDS = tuple(Kind)  # those of promises
 _quote = JSONEncoder(ensure_ascii=False).encode
+
+# Held while an entry is put down, or all are taken: the plain function of a step charges from its thread, another branch
+# records and flushes.
+recording = threading.Lock()
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True):
@@ -107,12 +112,13 @@ class Entries:
     def add(
         self, place: str, kind: str, name: str, value: str, *, ok: bool, took_ms: float, blob: str | None
     ) -> JournalEntry:
-        entry = JournalEntry(
-            number=self.next, key=place, kind=kind, name=name, ok=ok, value=value, took_ms=took_ms, blob=blob,
-        )  # fmt: skip
-        self.next += 1
-        self._keep(entry)
-        self._draft.entries.append(entry)
+        with recording:
+            entry = JournalEntry(
+                number=self.next, key=place, kind=kind, name=name, ok=ok, value=value, took_ms=took_ms, blob=blob,
+            )  # fmt: skip
+            self.next += 1
+            self._keep(entry)
+            self._draft.entries.append(entry)
         return entry
 
     def _keep(self, entry: JournalEntry) -> None:

@@ -12,7 +12,7 @@ from actors import values
 from actors.branch import Branch
 from actors.branches import Branches
 from actors.draft import Draft
-from actors.entries import SENT, UNFIT, VOID, Entries, Sent
+from actors.entries import SENT, UNFIT, VOID, Entries, Sent, recording
 from actors.flights import Flight
 from actors.promises import Promises
 from actors.saga import UNWIND, UNWIND_AT, Ending, Saga
@@ -314,7 +314,7 @@ class Journal:
         self._landing.append(flight)
 
     def _commit(self, does: Does, sends: tuple[Outgoing, ...]) -> Written:
-        written = self._flusher(self._draft.take(does), sends)
+        written = self._flusher(self._take(does), sends)
         self._flushing = [*(earlier for earlier in self._flushing if not earlier.committed), written]
         for flight in self._landing:
             written.then(flight.land)
@@ -344,8 +344,12 @@ class Journal:
         self.promises.let_go()
         self._land()  # no partition leaves before the last write of an agent in it has ended
         if self.is_open:
-            return self._draft.take(Does.END)
-        return self._draft.take(Does.NONE) if self.is_dirty else None
+            return self._take(Does.END)
+        return self._take(Does.NONE) if self.is_dirty else None
+
+    def _take(self, does: Does) -> JournalWrite:
+        with recording:
+            return self._draft.take(does)
 
     # -- its end in this process ---------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from actors.next_tries import STORAGE_RETRY_S
 from bus.address import partition_of
 from bus.errors import StaleTurn, StorageUnavailable
 from callboard import Context
+from storage.journal import JournalEntry
 from tests.unit.agents import Forward, Note
 from tests.unit.waiter import (
     AT,
@@ -316,4 +317,39 @@ async def test_what_a_thread_is_about_to_send_while_another_branch_flushes_goes_
         await kit.send(AT, Run(program=program(run)))
         await kit.quiet()
         assert kit.state("test/keeper/k").notes == ["beside it", "from the thread", "after it"]
+        assert leftovers(kit) == (0, 0, 0)
+
+
+async def test_what_a_thread_charges_while_another_branch_records_has_a_number_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording, recorded = threading.Event(), threading.Event()
+
+    def slow(**given: Any) -> JournalEntry:
+        entry = JournalEntry(**given)
+        if threading.current_thread() is not threading.main_thread():
+            recording.set()
+            recorded.wait(0.2)  # nobody else records before this one has
+        return entry
+
+    def charges(ctx: Context) -> None:
+        ctx.charge(tokens=7)
+
+    async def records(ctx: Context) -> None:
+        await until(recording.is_set)
+        await ctx.step(call, "a")
+        recorded.set()
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.gather(ctx.step(charges, ctx), records(ctx))
+        await ctx.sleep(60)
+
+    monkeypatch.setattr("actors.entries.JournalEntry", slow)
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await put_away(kit)
+        (journal,) = kit.store.waits.journal.values()
+        assert [entry.number for entry in journal] == list(range(1, len(journal) + 1))
+        assert sorted(entry.kind for entry in journal) == ["charge", "step", "step"]
+        await kit.advance(seconds=61)
         assert leftovers(kit) == (0, 0, 0)
