@@ -34,7 +34,7 @@ CREATE TABLE journal (
     took_ms real NOT NULL,
     at      timestamptz NOT NULL DEFAULT now()
 ) PARTITION BY RANGE (at);
-CREATE INDEX journal_turn ON journal (domain, tenant, turn, number);
+CREATE INDEX journal_turn ON journal (turn, number);
 CREATE TABLE journal_default PARTITION OF journal DEFAULT;
 
 CREATE FUNCTION commit_steps(
