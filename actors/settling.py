@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from actors.activation import Activation
 from actors.committer import Entry
+from actors.saga import UNDO, UNWIND
 from bus.envelope import Outgoing
 from bus.errors import InvalidData, StorageUnavailable
-from storage.journal import Does, JournalWrite
+from storage.journal import Does, Flush, JournalWrite
 from storage.records import Mark, TurnRecord
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class Settling:
                 host.end(f"Postgres refuses a dead letter: {error.message}")
                 return
             host.turns.unspeakable.add(entry.envelope.seq)
+        if isinstance(entry.outcome, Flush) and _undoes(entry.outcome):
+            host.turns.stuck[entry.envelope.seq] = error.message
         host.turns.condemned[entry.envelope.seq] = error.message
         host.mailboxes.forget(entry.envelope.seq)
         host.mailboxes.drop(activation)
@@ -142,3 +145,7 @@ class Settling:
         host = self._host
         if not host.has_ended and host.holdings.owns(activation.partition):
             host.mailboxes.restart(activation.tenant, activation.agent, activation.partition)
+
+
+def _undoes(flush: Flush) -> bool:
+    return any(entry.kind in (UNWIND, UNDO) for entry in flush.journal.entries)

@@ -60,6 +60,7 @@ class TurnRunner:
         self._control = ControlTurns(scope, storage, self._outcomes, self.open_turns)
         self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words
         self.unspeakable: set[int] = set()  # those whose dead letters it has refused as well
+        self.stuck: dict[int, str] = {}  # those whose undoing it has refused: once more would be no better
 
     async def run(self, activation: Activation, envelope: Envelope) -> Outcome | None:
         """Handle the message; return the turn to commit, or the mark of a failure that is tried again.
@@ -204,6 +205,9 @@ class TurnRunner:
     def _why_doomed(self, activation: Activation, envelope: Envelope, ctx: Context) -> Ending | None:
         """Why the message is not to be handled at all, or what its handler has begun not to be ended."""
         journal = activation.journal
+        if envelope.seq in self.stuck:
+            ending = _ending(envelope, "refused", self.stuck[envelope.seq])
+            return msgspec.structs.replace(ending, leaves=True)
         if journal is not None and journal.saga.ending is not None:
             return journal.saga.ending
         if (
@@ -334,9 +338,8 @@ def _left(ending: Ending, journal: Journal) -> Ending:
     names = outstanding([*journal.entries])
     if not names:
         return ending
-    return msgspec.structs.replace(
-        ending, error=f"{ending.error}; not undone, as was asked: {', '.join(names)}"
-    )
+    words = "not undone, as was asked" if ending.is_by_hand else "not undone"
+    return msgspec.structs.replace(ending, error=f"{ending.error}; {words}: {', '.join(names)}")
 
 
 def _cut_short(activation: Activation, envelope: Envelope) -> Ending | None:

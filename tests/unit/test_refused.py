@@ -11,7 +11,7 @@ from bus.errors import InvalidData
 from callboard.testing import TestKit
 from storage.records import Mark, TurnRecord
 from tests.unit.agents import Note
-from tests.unit.waiter import AT, KINDS, Run, Waiter, program
+from tests.unit.waiter import AT, KINDS, Run, Waiter, leftovers, program, waiters
 
 
 def refuse(kit: TestKit, refuses: Callable[[Any], bool]) -> list[Any]:
@@ -73,3 +73,35 @@ async def test_a_message_of_which_something_is_refused_is_a_dead_letter_and_its_
 
 def _mark() -> Mark:
     return Mark(tenant="default", partition=0, agent="waiter/w", seq=1, failed=1)
+
+
+def release(name: str) -> None:
+    Waiter.calls.append(name)
+
+
+@pytest.mark.parametrize(("kind", "undone"), [("unwind", 0), ("undo", 2)])
+async def test_a_turn_whose_undoing_is_refused_is_a_dead_letter_that_says_what_is_not_undone(
+    kind: str, undone: int
+) -> None:
+    async def run(self: Waiter, ctx: Any) -> None:
+        ctx.compensate(release, "a")
+        ctx.compensate(release, "b")
+        await ctx.step(str, "x")
+        raise ValueError("nothing to be done")
+
+    def is_refused(write: Any) -> bool:
+        entries = () if isinstance(write, Mark) or write.journal is None else write.journal.entries
+        return any(entry.kind == kind and entry.key != "#undo:#2" for entry in entries)
+
+    async with waiters() as kit:
+        refused = refuse(kit, is_refused)
+        await kit.send(AT, Run(program=program(run)))
+        await kit.send(AT, Note(text="next"))
+        await kit.advance(seconds=60)
+        (letter,) = kit.dead_letters()
+        assert letter.reason == "refused"
+        left = ["release"] * (1 if undone else 2)
+        assert letter.error == f"no such row can be; not undone: {', '.join(left)}"
+        assert (len(refused), len(Waiter.calls)) == (1, undone)
+        assert kit.state(AT).log == ["note next"]
+        assert leftovers(kit) == (0, 0, 0)
