@@ -73,7 +73,7 @@ class Host:
         self.committer = Committer(fence, store, self.settling, group_limit=scope.limits.turns_per_commit)
         self.outbound = Outbound(fence.epoch, transport, self._deliver_local)
         self.trials = Trials(
-            self.mailboxes, self.ready, self.committer, self.run_turn,
+            self.mailboxes, self.ready, self.committer, self.run_turn, self.waiting.put_away,
             most_beside=scope.limits.concurrent_turns,
         )  # fmt: skip
         self.cycles = CycleWatch(scope, store, transport)

@@ -43,6 +43,7 @@ class Trials:
         ready: ReadyQueue,
         committer: Committer,
         run_turn: RunTurn,
+        put_away: Callable[[Activation], Awaitable[None]],
         *,
         most_beside: int,
     ) -> None:
@@ -50,6 +51,7 @@ class Trials:
         self._ready = ready
         self._committer = committer
         self._run_turn = run_turn
+        self._put_away = put_away
         self._most_beside = most_beside
         self._one = asyncio.Lock()  # two takeovers at once try their messages in turns
         self._under_way = 0
@@ -92,14 +94,17 @@ class Trials:
 
     async def _try_again(self, activation: Activation, turns: asyncio.TaskGroup, quiet: Quiet) -> None:
         """A message that was under way when its host died again; returns when nothing of it runs. The next one, which may be
-        what killed the host, would have it blamed once more."""
+        what killed the host, would have it blamed once more. One that waits is put away at once: that it has come so far
+        is on record then, and it is not tried when the host dies of the next one."""
         async with self._alone(quiet):
             for head in await self._attempt([activation]):
                 _logger.warning("trying a message of %s alone: its host has died again", activation.agent)
                 await self._begin(head, turns, SOLO_S)
+                await self._put_away(activation)
         at_rest = self._begun.get(activation)
         if at_rest is not None:
             await at_rest.wait()
+            await self._put_away(activation)
 
     async def _try_once_read(self, activation: Activation, turns: asyncio.TaskGroup, quiet: Quiet) -> None:
         """What could not be read may be what killed the host: without an attempt on record, it would do so for ever. Nobody

@@ -88,7 +88,7 @@ class WaitingTurns:
             if journal is not None and is_taken:
                 journal.settle(wake.seq, payload, wake.header.blob)
         except InvalidPayload:
-            await self._park(activation)  # to be woken by it: there its agent is paused
+            await self.put_away(activation)  # to be woken by it: there its agent is paused
             is_taken = False
         except CallboardError as error:
             _logger.warning("an answer to %s cannot be read yet: %s", activation.agent, error)
@@ -144,9 +144,10 @@ class WaitingTurns:
             ]
             due += self._urgent
             self._urgent.clear()
-            await asyncio.gather(*(self._park(activation) for activation in dict.fromkeys(due)))
+            await asyncio.gather(*(self.put_away(activation) for activation in dict.fromkeys(due)))
 
-    async def _park(self, activation: Activation) -> None:
+    async def put_away(self, activation: Activation) -> None:
+        """Put its turn away now, if all of it waits; returns once that has committed."""
         journal = activation.journal
         if journal is None or journal.is_closed or activation not in self._since:
             return

@@ -102,8 +102,9 @@ class MemoryTurns:
             row.recorded += part.adds
             if part.does is not Does.GO:
                 row.waiting = part.does is Does.PARK
-            if part.does is Does.RESUME:
+            if part.does is not Does.GO:
                 row.message.trials = 0
+            if part.does is Does.RESUME:
                 row.message.retry_at = None
         if part.entries:
             self.journal.setdefault((domain, write.tenant, part.turn), []).extend(part.entries)

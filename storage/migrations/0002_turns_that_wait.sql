@@ -165,8 +165,8 @@ begin
     )
     insert into turns (domain, tenant, agent, partition, seq, turn, code, failures, trials, last_error, header, payload,
                        began_at, recorded, waiting)
-      select domain, tenant, agent, partition, seq, turn, p_code, failures, trials, last_error, header, payload, began_at,
-             adds, parks is not null
+      select domain, tenant, agent, partition, seq, turn, p_code, failures, case when parks is null then trials else 0 end,
+             last_error, header, payload, began_at, adds, parks is not null
       from gone;
     get diagnostics changed = row_count;
     if changed <> p_opens then
@@ -175,10 +175,10 @@ begin
   end if;
 
   if p_goes > 0 then
-    -- A turn that makes progress is no poison, however many hosts have died in its life.
+    -- A turn that makes progress, or has come to where it waits, is no poison, however many hosts have died in its life.
     update turns t
       set recorded = o.recorded + o.adds, waiting = o.parks is not null or (o.does = 'go' and t.waiting),
-          trials = case when o.does = 'resume' then 0 else t.trials end,
+          trials = case when o.does = 'go' and o.parks is null then t.trials else 0 end,
           retry_at = case when o.does = 'resume' then null else t.retry_at end
       from (
         select coalesce(j.does, j_does[1]) as does, j.recorded, coalesce(j.adds, j_adds[1]) as adds, j.parks,

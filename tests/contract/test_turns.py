@@ -461,3 +461,16 @@ async def test_a_turn_that_makes_progress_has_its_trials_and_its_next_try_forgot
     await rig.store.commit(fence, [flush(message, Does.RESUME, entries=(entry(1),))], [])
     after = await stored(rig)
     assert (after.trials, after.retry_at) == (0, None)
+
+
+@pytest.mark.parametrize("in_one_commit", [False, True])
+async def test_a_turn_that_is_put_away_has_its_trials_forgotten(rig: Rig, in_one_commit: bool) -> None:
+    fence = await rig.host(0)
+    message = await accepted(rig)
+    tried = Mark(tenant="default", partition=0, agent=AGENT, seq=message[0], tried=3)
+    await rig.store.commit(fence, [], [tried])
+    writes = [flush(message, Does.OPEN, entries=(entry(1),)), flush(message, Does.PARK, recorded=1)]
+    for group in [writes] if in_one_commit else [[write] for write in writes]:
+        await rig.store.commit(fence, group, [])
+    found = await stored(rig)
+    assert (found.waiting, found.trials) == (True, 0)

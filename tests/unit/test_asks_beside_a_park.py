@@ -37,7 +37,7 @@ async def test_an_ask_and_its_message_are_in_one_write_when_two_branches_wait_fo
         kit.store.commit = slow  # type: ignore[method-assign]
         activation = host.mailboxes.roster.find(("default", AT.removeprefix("test/")))
         assert activation is not None
-        parking = asyncio.create_task(host.waiting._park(activation))
+        parking = asyncio.create_task(host.waiting.put_away(activation))
         async with asyncio.timeout(5):
             await begun.wait()
         for ref in Waiter.calls:

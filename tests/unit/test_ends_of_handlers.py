@@ -52,7 +52,7 @@ async def test_a_handler_that_swallows_that_it_is_put_away_loses_no_wake_up() ->
         host = kit._running[0].host
         activation = host.mailboxes.roster.find(("default", AT.removeprefix("test/")))
         assert activation is not None
-        await host.waiting._park(activation)
+        await host.waiting.put_away(activation)
         async with asyncio.timeout(5):
             await swallowed.wait()
         assert await kit.resolve(Waiter.calls[0], "paid")

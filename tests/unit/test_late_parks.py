@@ -49,7 +49,7 @@ async def test_a_turn_that_is_put_away_after_its_next_run_has_read_it_is_woken_a
             await fetches.wait()
             first = host.mailboxes.roster.find(("default", AT.removeprefix("test/")))
             assert first is not None
-            parking = asyncio.create_task(host.waiting._park(first))
+            parking = asyncio.create_task(host.waiting.put_away(first))
             await parks.wait()
             may_fail.set()
             await works.wait()  # the next run has the answer, and the first one's write has not landed

@@ -180,7 +180,7 @@ async def test_a_wake_up_that_comes_when_its_turn_is_being_put_away_is_not_lost_
         def mail_and_park(activation: Activation) -> None:
             """The time to put the turn away has come just before its wake-up, which comes before that, or when it has
             begun and is not on its way to the commit."""
-            parking.append(asyncio.create_task(host.waiting._park(activation)))
+            parking.append(asyncio.create_task(host.waiting.put_away(activation)))
             if begun:
                 asyncio.get_running_loop().call_soon(host.waiting.mail, activation)
             else:
@@ -222,7 +222,7 @@ async def test_a_turn_is_not_put_away_between_the_end_of_a_branch_and_what_comes
         def waits_and_is_put_away(activation: Activation) -> None:
             """There is no room for turns that wait."""
             waits(activation)
-            parking.append(asyncio.create_task(host.waiting._park(activation)))
+            parking.append(asyncio.create_task(host.waiting.put_away(activation)))
 
         def passing(reached: str) -> None:
             if reached == "commit.after":

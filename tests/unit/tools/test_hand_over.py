@@ -274,7 +274,7 @@ async def test_a_call_that_was_given_up_is_on_record_though_its_turn_waits_for_t
         await until(lambda: branches.is_stopped)
         gate.set()
         await until(lambda: len(move.giver.waiting) == 1)
-        await move.giver.waiting._park(turn)  # as its loop does now and then
+        await move.giver.waiting.put_away(turn)  # as its loop does now and then
         await move.grant()
         await until(lambda: longer.calls == ["192.0.2.2"])
         assert world.calls == ["192.0.2.1"]
