@@ -289,11 +289,12 @@ class Holdings:
         async with self._look:
             # What was taken meanwhile is gone, and may be back as another holding.
             partitions = [p for p, holding in leaving.items() if self._held.get(p) is holding]
+            attempts = host.trials.attempts(partitions)
             for partition in partitions:
                 self._drop(partition, keep_row=True)
             faultpoints.reached("handover.middle")
             try:
-                await host.store.release(host.fence, partitions)
+                await host.store.release(host.fence, partitions, attempts)
             except StorageUnavailable as error:
                 _logger.warning("partitions %s cannot be given back yet: %s", partitions, error.message)
             for partition in partitions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 
 import msgspec
@@ -22,7 +22,7 @@ from actors.ready import ReadyQueue
 from actors.written import Written
 from bus import faultpoints
 from bus.envelope import Envelope
-from storage.records import Mark
+from storage.records import Attempt, Mark
 
 _logger = logging.getLogger("callboard.trials")
 
@@ -58,6 +58,7 @@ class Trials:
         self._untried = 0  # heads that are still to be begun
         self._begun: dict[Activation, asyncio.Event] = {}  # heads whose turns have not ended
         self._unread: set[Activation] = set()  # set apart until their mailboxes can be read
+        self._attempts: dict[Activation, Attempt] = {}  # on record, and not over
 
     def is_at_rest(self, waits: Callable[[Activation], bool]) -> bool:
         """Whether nothing is under way but turns that wait."""
@@ -152,7 +153,17 @@ class Trials:
         if activation in self._begun:
             self._begun[activation].set()
 
+    def attempts(self, partitions: Collection[int]) -> list[Attempt]:
+        """Those that are on record and not over. They end without a death when their partitions leave."""
+        return [attempt for attempt in self._attempts.values() if attempt.partition in partitions]
+
     async def _handle(self, activation: Activation, envelope: Envelope, at_rest: asyncio.Event) -> None:
+        try:
+            await self._try(activation, envelope, at_rest)
+        finally:
+            self._attempts.pop(activation, None)
+
+    async def _try(self, activation: Activation, envelope: Envelope, at_rest: asyncio.Event) -> None:
         activation.task = asyncio.current_task()
         try:
             entry = await self._run_turn(activation, envelope)
@@ -208,7 +219,10 @@ class Trials:
         for _, _, written in tried:
             await written.known()
         # One that was dropped meanwhile comes back from committed state, and untried.
-        return [(a, head) for a, head, written in tried if written.committed and a.alive]
+        heads = [(a, head) for a, head, written in tried if written.committed and a.alive]
+        for a, head in heads:
+            self._attempts[a] = Attempt(tenant=a.tenant, partition=a.partition, agent=a.agent, seq=head.seq)
+        return heads
 
     def _can_run(self, activation: Activation) -> bool:
         return bool(

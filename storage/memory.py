@@ -56,7 +56,7 @@ class MemoryStore(MemoryHosts):
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.now = now
         self.passing: Callable[[str], None] = lambda point: None
-        super().__init__()
+        super().__init__(lambda domain, attempts: self.waits.end_attempts(domain, attempts))
         self.mail = MemoryMail(self._is_closed, lambda: self.now())
         self.tasks = MemoryTasks()
         self.timers: list[TimerRow] = []

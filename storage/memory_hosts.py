@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bus.errors import Fenced
 from storage.memory_rows import HostRow
-from storage.records import Fence, Ownership
+from storage.records import Attempt, Fence, Ownership
 
 
 class MemoryHosts:
     """Implements OwnershipStore, and what the coordinator does in production."""
 
-    def __init__(self) -> None:
+    def __init__(self, end_attempts: Callable[[str, Sequence[Attempt]], None]) -> None:
+        self._end_attempts = end_attempts
         self.hosts: dict[tuple[str, int], HostRow] = {}
         self.suspect: dict[str, frozenset[int]] = {}  # by domain, of partitions that nobody owns
 
@@ -26,9 +27,12 @@ class MemoryHosts:
             draining=row.draining, ended=not row.is_live, ended_why=row.ended_why,
         )  # fmt: skip
 
-    async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
+    async def release(
+        self, fence: Fence, partitions: Sequence[int], attempts: Sequence[Attempt] = ()
+    ) -> None:
         row = self.hosts[(fence.domain, fence.epoch)]
         if row.is_live:
+            self._end_attempts(fence.domain, attempts)
             untried = self.suspect.get(fence.domain, frozenset()) | (row.suspect & frozenset(partitions))
             self.suspect[fence.domain] = untried
             row.owned -= frozenset(partitions)

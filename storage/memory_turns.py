@@ -14,7 +14,7 @@ from storage.memory_mail import MemoryMail
 from storage.memory_promises import MemoryPromises
 from storage.memory_rows import TimerRow, TurnRow, check_json, check_text, note
 from storage.memory_tasks import MemoryTasks
-from storage.records import Mark, TurnRecord
+from storage.records import Attempt, Mark, TurnRecord
 
 Key = tuple[str, str, str]  # domain, tenant, and the agent or the turn
 
@@ -115,6 +115,15 @@ class MemoryTurns:
         self.ledger.judge(domain, write.tenant, write.agent, part.turn, part.verdicts)
         if not box:
             self._mail.boxes.pop((domain, write.tenant, write.partition, write.agent), None)
+
+    def end_attempts(self, domain: str, attempts: Iterable[Attempt]) -> None:
+        """These have ended, and nothing has died of them."""
+        for attempt in attempts:
+            box = self._mail.boxes.get((domain, attempt.tenant, attempt.partition, attempt.agent), {})
+            open_ = self.turns.get((domain, attempt.tenant, attempt.agent))
+            for row in (*box.values(), *([] if open_ is None else [open_.message])):
+                if row.seq == attempt.seq:
+                    row.trials = max(row.trials - 1, 0)
 
     # -- loading -------------------------------------------------------------------------------------
 

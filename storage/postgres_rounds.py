@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from bus.errors import Fenced
 from bus.limits import SEEN_WINDOW
 from storage.batch import event_arguments
 from storage.pooled import Pooled
 from storage.queries import query
-from storage.records import Cancellation, EventBatch, EventCursor, Fence, MailPlace, Ownership
+from storage.records import Attempt, Cancellation, EventBatch, EventCursor, Fence, MailPlace, Ownership
 from storage.room import Bounds, Lack, Recipient, lack_of_room
 from storage.schedules import Firing, ScheduleRow
 
@@ -127,8 +129,11 @@ class PostgresRounds(Pooled):
             ended_why=row["ended_why"],
         )
 
-    async def release(self, fence: Fence, partitions: Sequence[int]) -> None:
-        await self.execute("release_partitions", fence.domain, fence.epoch, list(partitions))
+    async def release(
+        self, fence: Fence, partitions: Sequence[int], attempts: Sequence[Attempt] = ()
+    ) -> None:
+        ended = msgspec.json.encode(attempts).decode()
+        await self.execute("release_partitions", fence.domain, fence.epoch, list(partitions), ended)
 
     async def keep(self, fence: Fence, partitions: Sequence[int]) -> None:
         await self.execute("keep_partitions", fence.domain, fence.epoch, list(partitions))

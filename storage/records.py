@@ -132,6 +132,15 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     open: bool = False  # its turn has a journal
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A trial that is on record: that of a message in its mailbox, or of its open turn."""
+
+    tenant: str
+    partition: int
+    agent: str
+    seq: int
+
+
 class TurnRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One turn as it will be committed: what it consumed, the new state, its transition, what it sends.
 

@@ -913,7 +913,7 @@ begin
       where m.leads = asked.leads
       returning domain, partition, tenant, agent, null::uuid, false;
 end $$;
-CREATE FUNCTION callboard.release_partitions(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
+CREATE FUNCTION callboard.release_partitions(p_domain text, p_epoch bigint, p_partitions integer[], p_attempts jsonb) RETURNS void
     LANGUAGE plpgsql
     AS $$
 declare
@@ -932,6 +932,15 @@ begin
   update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p),
                    suspect = array(select p from unnest(suspect) p where p <> all (p_partitions) order by p)
     where domain = p_domain and epoch = p_epoch and ended_at is null;
+  if found then
+    update mailbox m set trials = greatest(m.trials - 1, 0)
+      from jsonb_to_recordset(p_attempts) as a(tenant text, partition int, agent text, seq bigint)
+      where m.domain = p_domain and m.tenant = a.tenant and m.partition = a.partition and m.agent = a.agent
+        and m.seq = a.seq;
+    update turns t set trials = greatest(t.trials - 1, 0)
+      from jsonb_to_recordset(p_attempts) as a(tenant text, agent text, seq bigint)
+      where t.domain = p_domain and t.tenant = a.tenant and t.agent = a.agent and t.seq = a.seq;
+  end if;
 end $$;
 CREATE FUNCTION callboard.require_fence(p_domain text, p_epoch bigint, p_partitions integer[]) RETURNS void
     LANGUAGE plpgsql

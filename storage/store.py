@@ -12,6 +12,7 @@ from storage.ledger import EarlierCall
 from storage.records import (
     PAGE_AGENTS,
     PAGE_BYTES,
+    Attempt,
     BuriedMessage,
     Cancellation,
     EventBatch,
@@ -181,7 +182,11 @@ class OwnershipStore(Protocol):
 
     async def read_ownership(self, fence: Fence) -> Ownership: ...
 
-    async def release(self, fence: Fence, partitions: Sequence[int]) -> None: ...
+    async def release(
+        self, fence: Fence, partitions: Sequence[int], attempts: Sequence[Attempt] = ()
+    ) -> None:
+        """Give them back. These attempts there end with it: nothing has died of them, so they do not count."""
+        ...
 
     async def keep(self, fence: Fence, partitions: Sequence[int]) -> None:
         """These are given back later than asked, when the calls that are being made there are on record."""

@@ -303,8 +303,9 @@ end $$;
 
 -- A partition that leaves its host before its first messages were tried alone stays suspect: whoever gets it next
 -- tries them. The domain's row is locked before the host's, as the coordinator locks them, and only where there are such:
--- the host's row tells when it is written, for it may have been given one again meanwhile.
-create function release_partitions(p_domain text, p_epoch bigint, p_partitions int[]) returns void
+-- the host's row tells when it is written, for it may have been given one again meanwhile. p_attempts are those that end
+-- with it there: nothing has died of them, so they do not count.
+create function release_partitions(p_domain text, p_epoch bigint, p_partitions int[], p_attempts jsonb) returns void
 language plpgsql as $$
 declare
   untried int[];
@@ -322,6 +323,15 @@ begin
   update hosts set owned = array(select p from unnest(owned) p where p <> all (p_partitions) order by p),
                    suspect = array(select p from unnest(suspect) p where p <> all (p_partitions) order by p)
     where domain = p_domain and epoch = p_epoch and ended_at is null;
+  if found then
+    update mailbox m set trials = greatest(m.trials - 1, 0)
+      from jsonb_to_recordset(p_attempts) as a(tenant text, partition int, agent text, seq bigint)
+      where m.domain = p_domain and m.tenant = a.tenant and m.partition = a.partition and m.agent = a.agent
+        and m.seq = a.seq;
+    update turns t set trials = greatest(t.trials - 1, 0)
+      from jsonb_to_recordset(p_attempts) as a(tenant text, agent text, seq bigint)
+      where t.domain = p_domain and t.tenant = a.tenant and t.agent = a.agent and t.seq = a.seq;
+  end if;
 end $$;
 
 -- The group commit: one call, one round trip, all or nothing. Arrays of one prefix belong together: t_ the turns

@@ -13,7 +13,7 @@ select owned, wanted, kept, suspect, taken, draining, ended_at is not null as en
 from hosts where domain = $1 and epoch = $2
 
 -- name: release_partitions
-select release_partitions($1, $2, $3::int[])
+select release_partitions($1, $2, $3::int[], $4::jsonb)
 
 -- name: keep_partitions
 update hosts set kept = $3::int[] where domain = $1 and epoch = $2 and ended_at is null

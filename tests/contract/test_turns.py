@@ -6,12 +6,13 @@ import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from bus.envelope import Envelope, Outgoing, new_id
 from bus.errors import Fenced, StaleTurn, StorageUnavailable
 from storage.journal import Does, Flush, JournalEntry, JournalWrite, Kind, PromiseWrite, StoredJournal
-from storage.records import Fence, Mark, Share
+from storage.records import Attempt, Fence, Mark, Share
 from tests.contract.rig import DOMAIN, Rig, letter, turn
 
 Message = tuple[int, str]  # its number and id
@@ -474,3 +475,35 @@ async def test_a_turn_that_is_put_away_has_its_trials_forgotten(rig: Rig, in_one
         await rig.store.commit(fence, group, [])
     found = await stored(rig)
     assert (found.waiting, found.trials) == (True, 0)
+
+
+@pytest.mark.parametrize("tried", [1, 3])
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_an_attempt_that_ends_with_a_hand_over_does_not_count(
+    rig: Rig, tried: int, is_open: bool
+) -> None:
+    giver = await rig.host(0, suspect=(0,))
+    message = await accepted(rig)
+    if is_open:
+        await rig.store.commit(giver, [flush(message, Does.OPEN)], [])
+    attempt = Attempt(tenant="default", partition=0, agent=AGENT, seq=message[0])
+    mark = Mark(tenant="default", partition=0, agent=AGENT, seq=message[0], tried=1, open=is_open)
+    for _ in range(tried):
+        await rig.store.commit(giver, [], [mark])
+    await rig.store.release(giver, [0], [attempt])
+    assert await trials_of(rig, is_open=is_open) == tried - 1
+    other = msgspec.structs.replace(attempt, seq=message[0] + 1)
+    await rig.store.release(giver, [0], [other])
+    assert await trials_of(rig, is_open=is_open) == tried - 1
+    await rig.end(giver)
+    await rig.store.release(giver, [0], [attempt])
+    assert await trials_of(rig, is_open=is_open) == tried - 1
+
+
+async def trials_of(rig: Rig, *, is_open: bool) -> int:
+    if is_open:
+        found = await rig.store.load_journal(DOMAIN, "default", AGENT)
+        assert found is not None
+        return found.trials
+    [mail] = await rig.mail(AGENT, 0)
+    return mail.trials

@@ -17,7 +17,7 @@ from bus.errors import CallboardError, StorageUnavailable
 from bus.wire import Parcel
 from callboard import Agent, Context, handler, message
 from callboard.testing import TestKit
-from storage.records import Fence
+from storage.records import Attempt, Fence
 from tests.unit.agents import Forward, Keeper, Note
 
 
@@ -305,8 +305,8 @@ async def test_what_is_committed_for_a_partition_on_its_way_out_travels_on() -> 
         leaving = min(kit._running[0].partitions)
         asked, answer, release = asyncio.Event(), asyncio.Event(), kit.store.release
 
-        async def slowly(fence: Fence, partitions: Sequence[int]) -> None:
-            await release(fence, partitions)
+        async def slowly(fence: Fence, partitions: Sequence[int], attempts: Sequence[Attempt] = ()) -> None:
+            await release(fence, partitions, attempts)
             asked.set()
             await answer.wait()
 

@@ -329,3 +329,37 @@ async def test_no_more_slow_turns_run_beside_each_other_than_the_host_allows_and
         await kit.quiet()
         assert Tried.most_at_work == 8
         assert len(Tried.begun) == 40
+
+
+async def test_a_trial_that_ends_because_its_partition_leaves_is_no_death(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module, name in ((trials, "SOLO_S"), (holdings, "DRAIN_S")):  # what runs is not waited for
+        monkeypatch.setattr(module, name, 0.0)
+    async with TestKit([Tried, Keeper], hosts=2) as kit:
+        first, second = (running.partitions for running in kit._running)
+        partition = partition_of("default", "tried/000", len(first | second))
+        await dead_with(kit, 1, holds=True)
+        for running, partitions in zip(kit._running, (first, second), strict=True):
+            kit.store.end_host(running.host.fence, "it crashed")
+            kit._running[kit._running.index(running)] = kit._start(partitions, suspect=partitions)
+        for moves in range(1, 12):
+            await until(partial(begun_so_often, moves))
+            assert max(trials_of(kit.store).values()) == 1
+            owner, taker = sorted(
+                (running.host for running in kit._running), key=lambda host: not host.holdings.owns(partition)
+            )
+            await moved(kit, owner, taker)
+        Tried.release.set()
+        await kit.quiet()
+        assert kit.dead_letters() == []
+
+
+async def moved(kit: TestKit, owner: Any, taker: Any) -> None:
+    """All of the owner's partitions."""
+    leaving = owner.holdings.all_partitions()
+    kit.store.set_wanted(owner.fence, frozenset())
+    await owner.holdings.refresh()
+    await until(lambda: not kit.store.hosts[("test", owner.fence.epoch)].owned)
+    kit.store.grant(taker.fence, leaving)
+    await taker.holdings.refresh()
