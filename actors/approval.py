@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import category
 
 import msgspec
 from pydantic import BaseModel
@@ -129,13 +130,12 @@ class Comment(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def question(action: str, details: Any, approvers: Sequence[str]) -> Question:
-    """Raises InvalidPayload for details or names that JSON cannot carry, InvalidMessage for no action, InvalidAddress for an
-    approver that would be an agent."""
+    """Raises InvalidPayload for details that JSON cannot carry, InvalidMessage for no action or an approver without a name,
+    InvalidAddress for one that would be an agent."""
     if not action.strip():
         raise InvalidMessage("An approval says of what it is one.", fix="Give `action` some words.")
-    if isinstance(approvers, str) or not all(isinstance(name, str) and name for name in approvers):
-        raise InvalidMessage(f"{approvers!r} are no approvers.", fix="Give a list of names.")
-    values.encode(list(approvers))
+    if (why := not_approvers(approvers)) is not None:
+        raise InvalidMessage(f"Nobody can be asked so: {why}.", fix="Give a list of names.")
     for name in filter(is_address, approvers):
         parse_address(name)
     text = bytes(details).decode() if isinstance(details, msgspec.Raw) else values.encode(details)
@@ -143,6 +143,31 @@ def question(action: str, details: Any, approvers: Sequence[str]) -> Question:
     return Question(
         action=action, details=msgspec.Raw(text.encode()), digest=digest, approvers=tuple(approvers)
     )
+
+
+def not_approvers(approvers: Any) -> str | None:
+    """What keeps this from being a list of the names of people and agents."""
+    if isinstance(approvers, str):
+        return f"`approvers` is the text {approvers!r}"
+    if not isinstance(
+        approvers, Collection
+    ):  # an iterator would be empty once it was looked through, and then anybody may
+        return f"`approvers` is of the type {type(approvers).__name__}"
+    for name in approvers:
+        if (why := _not_a_name(name)) is not None:
+            return f"the approver {name!r} {why}"
+    return None
+
+
+def _not_a_name(name: Any) -> str | None:
+    if not isinstance(name, str):
+        return "is no text"
+    if not name.strip():
+        return "is empty"
+    kinds = {category(character) for character in name}
+    if "Cc" in kinds:
+        return "has control characters"
+    return "is not valid Unicode" if "Cs" in kinds else None
 
 
 def decision(

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, 
 from pydantic.errors import PydanticSchemaGenerationError
 
 from actors import values
+from actors.approval import not_approvers
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.secret import Secret
 from bus.errors import InvalidPayload, InvalidTool
@@ -198,8 +199,8 @@ def _make(
             raise InvalidTool(
                 f"The tool {called} has a {what} of {seconds} s.", fix="Give a positive number."
             )
-    if isinstance(approvers, str) or not all(isinstance(who, str) and who for who in approvers):
-        raise InvalidTool(f"The tool {called} has the approvers {approvers!r}.", fix="Give a list of names.")
+    if (why := not_approvers(approvers)) is not None:
+        raise InvalidTool(f"The tool {called} can ask nobody so: {why}.", fix="Give a list of names.")
     if inspect.iscoroutinefunction(requires_approval):
         raise InvalidTool(
             f"The function that says whether {called} needs approval is async.",

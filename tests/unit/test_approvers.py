@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from actors.approval import question
 from actors.domain import LimitSpec
 from actors.retry import RetryPolicy
 from bus.envelope import new_id
-from bus.errors import AlreadySettled, DecisionError, InvalidAddress, InvalidMessage, UnknownKind
+from bus.errors import AlreadySettled, DecisionError, InvalidAddress, InvalidMessage, InvalidTool, UnknownKind
 from callboard import Agent, ApprovalRequested, Context, handler, message, tool
 from callboard.testing import TestKit
 
@@ -237,6 +238,33 @@ async def test_approvers_that_cannot_decide_are_refused(
         await kit.send(AT, program(asks_in_vain))
         await kit.quiet()
         assert (len(raised), kit.dead_letters(), kit.store.waits.promises.rows) == (1, [], {})
+
+
+@pytest.mark.parametrize(
+    ("approvers", "said"),
+    [
+        ("alice", "`approvers` is the text 'alice'"),
+        (7, "`approvers` is of the type int"),
+        (iter(["alice"]), "`approvers` is of the type list_iterator"),
+        (["alice", ""], "the approver '' is empty"),
+        (["alice", "  "], "the approver '  ' is empty"),
+        (["alice", None], "the approver None is no text"),
+        (["bob\x1b[2J"], "the approver 'bob\\x1b[2J' has control characters"),
+        (["bob\n"], "the approver 'bob\\n' has control characters"),
+        (["b\0b"], "the approver 'b\\x00b' has control characters"),
+        (["caf\udce9"], "the approver 'caf\\udce9' is not valid Unicode"),
+    ],
+)
+def test_a_bad_approver_is_named_with_what_is_wrong_with_it(approvers: Any, said: str) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        question("delete", None, approvers)
+    assert str(caught.value) == f"Nobody can be asked so: {said}. Give a list of names."
+
+    def delete(what: str) -> None: ...
+
+    with pytest.raises(InvalidTool) as refused:
+        tool(requires_approval=True, approvers=approvers)(delete)
+    assert str(refused.value) == f"The tool delete can ask nobody so: {said}. Give a list of names."
 
 
 async def test_what_follows_when_the_time_is_up_is_one_of_three() -> None:
