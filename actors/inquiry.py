@@ -60,6 +60,7 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     happened: bool
     result: Any = None
     again: bool = True
+    comment: str = ""
 
 
 class Inquiry:

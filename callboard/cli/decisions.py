@@ -9,7 +9,7 @@ import typer
 
 from callboard.cli.asked import command_lines, login_name
 from callboard.cli.connection import Opened, opened
-from callboard.cli.options import PART, Json
+from callboard.cli.options import PART, Json, not_empty
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.terminal import ago, console, emit, note, plain
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 Id = Annotated[str, typer.Argument(metavar="ID", help=f"As the list shows it. {PART}")]
 As = Annotated[
-    str | None, typer.Option("--as", metavar="NAME", help="Who decides; your login name unless given.")
+    str | None,
+    typer.Option(
+        "--as", metavar="NAME", help="Who decides; your login name unless given.", callback=not_empty
+    ),
 ]
 Digest = Annotated[
     str | None, typer.Option(help="Decide only if this is (the beginning of) the digest of what is asked.")
@@ -72,7 +75,7 @@ async def approve(
 @asynchronous
 async def deny(
     id_: Id,
-    reason: Annotated[str, typer.Option(help="Stands beside the decision.")],
+    reason: Annotated[str, typer.Option(help="Stands beside the decision.", callback=not_empty)],
     by: As = None,
     digest: Digest = None,
     as_json: Json = False,

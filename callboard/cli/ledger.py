@@ -10,7 +10,7 @@ import typer
 from callboard.cli.asked import login_name
 from callboard.cli.connection import opened
 from callboard.cli.decisions import As, Id, address_of, settled_by_person
-from callboard.cli.options import PART, Json
+from callboard.cli.options import PART, Json, not_empty
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.terminal import ago, console, emit, note, plain
@@ -85,21 +85,29 @@ async def _list(
 @asynchronous
 async def settle(
     id_: Id,
-    happened: Annotated[bool, typer.Option("--happened/--not-happened", help="Whether the call has acted.")],
+    happened: Annotated[bool, typer.Option("--happened", help="The call has acted.")] = False,
+    not_happened: Annotated[bool, typer.Option("--not-happened", help="The call has not acted.")] = False,
     result: Annotated[
         str, typer.Option(metavar="JSON", help="With --happened: what the call has returned.")
     ] = "null",
     again: Annotated[
         bool, typer.Option("--again/--no-again", help="With --not-happened: whether it is to be made again.")
     ] = True,
+    reason: Annotated[
+        str | None, typer.Option(help="How one knows; stands beside the answer.", callback=not_empty)
+    ] = None,
     by: As = None,
     as_json: Json = False,
 ) -> None:
     """Say what a call has done of which nobody knows; `callboard approvals` lists such questions."""
-    from bus.registry import read_json
+    from bus.registry import encode_json, read_json
 
+    if happened is not_happened:
+        raise typer.BadParameter(
+            f"Give one of --happened and --not-happened{', not both' if happened else ''}."
+        )
     given = read_json(result, "The result")
-    value = json.dumps({"happened": happened, "result": given, "again": again})
+    value = encode_json({"happened": happened, "again": again, "comment": reason or "", "result": given})
     async with opened(bus=True) as at:
         found = await settled_by_person(
             at, id_, "resolved", value, by, kind="outcome", called="question about a call"

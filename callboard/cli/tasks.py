@@ -14,7 +14,7 @@ from callboard.cli.connection import opened
 from callboard.cli.decisions import promise_json
 from callboard.cli.follow_task import follow_task
 from callboard.cli.idle import is_seen_idle
-from callboard.cli.options import PART, Json
+from callboard.cli.options import PART, Json, not_empty
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.task_timeline import show_task_timeline
@@ -87,7 +87,10 @@ async def _list(domain: str | None, only_open: bool, only_stuck: bool, limit: in
 @asynchronous
 async def fail(
     identity: Identity,
-    reason: Annotated[str, typer.Option(help="Stands in the task's log, and is the error its client gets.")],
+    reason: Annotated[
+        str,
+        typer.Option(help="Stands in the task's log, and is the error its client gets.", callback=not_empty),
+    ],
     as_json: Json = False,
 ) -> None:
     """End a task as failed; what still works on it is not stopped, but no longer counts."""

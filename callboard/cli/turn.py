@@ -12,7 +12,7 @@ from callboard.cli.agents import Address, carried_out, still_waits
 from callboard.cli.asked import operator
 from callboard.cli.bars import kind_and_name, outcome
 from callboard.cli.connection import Opened, opened
-from callboard.cli.options import Json
+from callboard.cli.options import Json, not_empty
 from callboard.cli.pausing import resume_agent
 from callboard.cli.running import asynchronous, needs_command
 from callboard.cli.table import table
@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Reason = Annotated[str, typer.Option(help="Stands in the agent's history.")]
+Reason = Annotated[str, typer.Option(help="Stands in the agent's history.", callback=not_empty)]
 
 
 @app.callback()

@@ -76,6 +76,23 @@ def test_the_version_can_be_asked_for_as_an_option(capsys: pytest.CaptureFixture
             "'maybe' is not one of 'ask', 'deny', 'policy'. Try `callboard run --help`.",
         ),
         (["run"], "Try `callboard run --help`."),
+        (["ledger", "settle", "01a1fcb6"], "Invalid value: Give one of --happened and --not-happened. Try"),
+        (
+            ["ledger", "settle", "01a1fcb6", "--happened", "--not-happened"],
+            "Invalid value: Give one of --happened and --not-happened, not both. Try",
+        ),
+        (["approve", "01a1fcb6", "--as", ""], "Invalid value for '--as': It is empty. Try"),
+        (["deny", "01a1fcb6", "--as", "", "--reason", "x"], "Invalid value for '--as': It is empty. Try"),
+        (["deny", "01a1fcb6", "--reason", " "], "Invalid value for '--reason': It is empty. Try"),
+        (["promise", "resolve", "01a1fcb6", "--as", " "], "Invalid value for '--as': It is empty. Try"),
+        (
+            ["ledger", "settle", "01a1fcb6", "--happened", "--as", ""],
+            "Invalid value for '--as': It is empty.",
+        ),
+        (["ledger", "settle", "01a1fcb6", "--happened", "--reason", ""], "for '--reason': It is empty. Try"),
+        (["turn", "skip", "x/y/z", "--reason", ""], "Invalid value for '--reason': It is empty. Try"),
+        (["turn", "edit", "x/y/z", "key", "--forget", "--reason", ""], "for '--reason': It is empty. Try"),
+        (["tasks", "fail", "01a1fcb6", "--reason", ""], "Invalid value for '--reason': It is empty. Try"),
     ],
 )
 def test_wrong_usage_is_one_line_that_names_the_right_help_and_exit_code_2(
