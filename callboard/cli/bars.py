@@ -79,10 +79,25 @@ def outcome(call: Call) -> str:
         return f"✗ {call.status}{f': {text}' if text else ''}"
     if not call.ok:
         return f"✗ {_error(call.value) or 'failed'}"
+    if call.kind == "outcome" and (said := _said_of_call(call.value)) is not None:
+        return f"→ {said}, says {clean(call.by or 'somebody')}{_comment(call.value)}"
     text = _value(call.value)
     if call.by is not None and call.kind != "sleep":
         return f"→ {text}  by {clean(call.by)}" if text else f"→ by {clean(call.by)}"
     return f"→ {text}" if text else ""
+
+
+def _said_of_call(text: str | None) -> str | None:
+    """What a person has said of a call of which nobody knew; None where that is not whole."""
+    try:
+        said = json.loads(text or "null")
+    except ValueError:  # it was cut
+        return None
+    if not isinstance(said, dict) or "happened" not in said:
+        return None
+    if said["happened"]:
+        return "has acted"
+    return "has not acted, and is made again" if said.get("again", True) else "has not acted, and is not to"
 
 
 def _value(text: str | None) -> str:
