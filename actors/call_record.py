@@ -39,6 +39,7 @@ class CallRecord:
         self.name = f"{tool.name} {bound.digest[:16]}"  # replay compares it: other arguments are another call
         self.id = new_id()
         self.approval: str | None = None  # the promise
+        self.again_by: str | None = None
         self._turn = turn
         self._journal = journal
         self._secrets: list[tuple[str, str]] = []  # names and values of those that a function was given
@@ -109,6 +110,7 @@ class CallRecord:
                 id=self.id, key=self.place, tool=self.tool.name, effect=self.tool.effect, message=header.id,
                 task=header.task, digest=self.bound.digest, arguments=self.arguments,
                 status=status, attempts=attempts, error=error, approval=self.approval, said_by=self._said_by(attempts),
+                again_by=self.again_by,
             )
         )  # fmt: skip
 

@@ -163,6 +163,7 @@ class Inquiry:
             elif said.happened:
                 return await record.committed(await record.succeed(said.result, attempt))
             elif said.again:
+                record.again_by = by
                 await record.committed(record.rule_out(attempt, "null"))
                 return None
             else:

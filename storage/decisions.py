@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import asyncpg
 import msgspec
 
 from bus.errors import InvalidMessage, UnknownPromise
@@ -19,7 +21,11 @@ from storage.standing import OUTSIDE, Standing, of_another_kind
 PROMISE = "promise"
 ASKED = Kind.APPROVAL, Kind.OUTCOME  # of people
 OPEN = (*ASKED, Kind.PROMISE)  # to whoever knows the id
-_SHOWN = "`callboard agent ADDRESS` shows the ids of what its turn waits for."  # approvals are listed
+QUESTION = "question about a call"
+_SHOWN = {  # approvals are listed
+    PROMISE: "`callboard agent ADDRESS` shows the ids of what its turn waits for.",
+    QUESTION: "`callboard ledger --unknown` shows which calls somebody is asked about.",
+}
 
 
 class Owner(NamedTuple):
@@ -72,7 +78,7 @@ async def find_promise(db: Connection, id_: str, *, tenant: str, called: str = P
 
     Raises UnknownPromise.
     """
-    unknown = UnknownPromise(f"There is no {called} {id_!r}.", fix=_SHOWN if called == PROMISE else None)
+    unknown = UnknownPromise(f"There is no {called} {id_!r}.", fix=_SHOWN.get(called))
     part = id_part(id_)
     if part is None:
         raise unknown
@@ -82,9 +88,21 @@ async def find_promise(db: Connection, id_: str, *, tenant: str, called: str = P
         )
     if not rows:
         raise unknown
-    if len(rows) > 1:
-        raise UnknownPromise(several(id_, [row["id"] for row in rows]), fix="Give more of it.")
-    return Waiting(**dict(rows[0]))
+    return _only(id_, rows)
+
+
+async def find_question(db: Connection, id_: str, *, tenant: str) -> Waiting:
+    """The question about a call, by as much of its own id or of the call's as tells calls apart; of several about one call
+    the newest. What it finds may be another promise, which is not for `ledger settle`. Raises UnknownPromise.
+    """
+    part = id_part(id_)
+    rows = []
+    if part is not None:
+        with translated():
+            rows = await db.fetch(query("find_question"), tenant, part.digits, part.is_end, CANDIDATES + 1)
+    if not rows:
+        return await find_promise(db, id_, tenant=tenant, called=QUESTION)
+    return _only(id_, rows)
 
 
 async def settle(
@@ -122,6 +140,12 @@ async def settle(
     raise why_not or InvalidMessage(
         f"The promise {promise.id} could not be settled.", fix="Look at it again: `callboard approvals`."
     )
+
+
+def _only(id_: str, rows: Sequence[asyncpg.Record]) -> Waiting:
+    if len(rows) > 1:
+        raise UnknownPromise(several(id_, [row["id"] for row in rows]), fix="Give more of it.")
+    return Waiting(**dict(rows[0]))
 
 
 def _is_text(name: str) -> bool:

@@ -41,6 +41,9 @@ class LedgerWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     error: str | None = None
     approval: str | None = None  # the promise that allowed it
     said_by: str | None = None  # the person who has said what it did, where it has not
+    again_by: str | None = (
+        None  # the person who has last said that it had not acted, and is to be made again; stays
+    )
 
 
 class CallVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -28,6 +28,8 @@ class MemoryLedger:
         for call in calls:
             earlier = self.rows.get((domain, tenant, call.id))
             made_by = epoch if earlier is None or call.status is CallStatus.STARTED else earlier.epoch
+            if earlier is not None and call.again_by is None:
+                call = msgspec.structs.replace(call, again_by=earlier.call.again_by)
             self.rows[(domain, tenant, call.id)] = LedgerRow(agent=agent, turn=turn, epoch=made_by, call=call)
 
     def judge(self, domain: str, tenant: str, agent: str, turn: str, verdicts: Iterable[CallVerdict]) -> None:

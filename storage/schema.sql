@@ -1213,21 +1213,23 @@ CREATE FUNCTION callboard.write_ledger(p_domain text, p_epoch bigint, p_calls js
     LANGUAGE sql
     AS $$
   insert into ledger (domain, tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status,
-                      attempts, error, approval, said_by, epoch, ended_at)
+                      attempts, error, approval, said_by, again_by, epoch, ended_at)
     select distinct on (c.tenant, c.id)
            p_domain, c.tenant, c.id, c.agent, c.message, c.task, c.turn, c.key, c.tool, c.effect, c.digest,
-           c.arguments::json, c.status, c.attempts, c.error, c.approval, c.said_by, p_epoch,
+           c.arguments::json, c.status, c.attempts, c.error, c.approval, c.said_by, c.again_by, p_epoch,
            case when c.status not in ('started', 'unknown') then now() end
     from rows from (jsonb_to_recordset(p_calls)
       as (tenant text, id uuid, agent text, message uuid, task text, turn uuid, key text, tool text, effect text,
-          digest text, arguments text, status text, attempts smallint, error text, approval uuid, said_by text)) with ordinality
+          digest text, arguments text, status text, attempts smallint, error text, approval uuid, said_by text,
+          again_by text)) with ordinality
       as c(tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status, attempts, error,
-           approval, said_by, n)
+           approval, said_by, again_by, n)
     where c.tool is not null
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
         error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, ended_at = excluded.ended_at,
+        again_by = coalesce(excluded.again_by, ledger.again_by),
         epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end;
   update ledger l
     set status = v.status, error = v.error, said_by = v.said_by,
@@ -1531,6 +1533,7 @@ CREATE TABLE callboard.ledger (
     attempts smallint NOT NULL,
     error text,
     said_by text,
+    again_by text,
     approval uuid,
     epoch bigint NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,

@@ -43,7 +43,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         """Why `by` cannot settle it so: AlreadySettled when somebody was first or the time is up, NotEntitled, or
         InvalidMessage for another kind of promise or another digest than that of what is to be approved."""
         asked = msgspec.json.decode(self.details or "{}", type=_Asked)
-        what = f"{called(self.name, asked.digest)} of {self.address}"
+        what = f"{called(self.kind, self.name, asked.digest)} of {self.address}"
         if self.status != "pending":
             who = (self.settled_by or "nobody").removeprefix(OUTSIDE)
             return AlreadySettled(
@@ -71,8 +71,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def called(name: str, digest: str) -> str:
-    """What people call an approval: the journal knows it by the digest of what is asked as well."""
+def called(kind: str, name: str, digest: str) -> str:
+    """What people call it: the journal knows an approval by the digest of what is asked as well, and a call by that of its
+    arguments."""
+    if kind == Kind.OUTCOME:
+        return name.rpartition(" ")[0]
     return name.removesuffix(f" {digest[:16]}")
 
 

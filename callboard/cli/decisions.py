@@ -113,12 +113,16 @@ async def settled_by_person(
 ) -> Waiting:
     """Settle a promise and wake its owner; raises what `storage.decisions` raises."""
     from bus.registry import refuse_nul
-    from storage.decisions import find_promise, settle
+    from storage.decisions import find_promise, find_question, settle
     from storage.intake import nudge
     from storage.journal import Kind
 
     refuse_nul(value)
-    promise = await find_promise(at.db, id_, tenant=at.tenant, called=called)
+    promise = (
+        await find_question(at.db, id_, tenant=at.tenant)
+        if kind == Kind.OUTCOME
+        else await find_promise(at.db, id_, tenant=at.tenant, called=called)
+    )
     owner = await settle(
         at.db, promise, tenant=at.tenant, status=status, value=value, by=by or login_name(),
         kind=Kind(kind), digest=digest,

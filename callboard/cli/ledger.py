@@ -13,9 +13,11 @@ from callboard.cli.decisions import As, Id, address_of, settled_by_person
 from callboard.cli.options import PART, Json, not_empty
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
-from callboard.cli.terminal import ago, console, emit, note, plain
+from callboard.cli.terminal import ago, console, count, emit, note, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from callboard.cli.connection import Opened
     from storage.inspect.ledger import CallView
 
@@ -77,6 +79,8 @@ async def _list(
             whole=("call", "agent", "tool"),
         )
     )  # fmt: skip
+    if unknown:
+        _show_what_to_do(page)
     if more:
         note(f"There are more: --limit {2 * limit}")
 
@@ -99,7 +103,8 @@ async def settle(
     by: As = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a call has done of which nobody knows; `callboard approvals` lists such questions."""
+    """Say what a call has done of which nobody knows: ID is that of the call, as `callboard ledger --unknown` lists it, or of
+    the question, as `callboard approvals` does."""
     from bus.registry import encode_json, read_json
 
     if happened is not_happened:
@@ -109,9 +114,7 @@ async def settle(
     given = read_json(result, "The result")
     value = encode_json({"happened": happened, "again": again, "comment": reason or "", "result": given})
     async with opened(bus=True) as at:
-        found = await settled_by_person(
-            at, id_, "resolved", value, by, kind="outcome", called="question about a call"
-        )
+        found = await settled_by_person(at, id_, "resolved", value, by, kind="outcome")
     if as_json:
         emit({"id": found.id, "address": address_of(found), "happened": happened, "by": by or login_name()})
         return
@@ -133,10 +136,29 @@ async def _ref(at: Opened, task: str) -> str:
     )
 
 
+def _show_what_to_do(rows: Sequence[CallView]) -> None:
+    """About calls of which nobody knows what they did: how somebody says it, and which stay so."""
+    for row in rows:
+        if row.question is not None:
+            console().print(
+                plain(f"callboard ledger settle {row.id} --happened or --not-happened"), soft_wrap=True
+            )
+    if left := sum(row.status == "unknown" and row.error is not None for row in rows):
+        note(
+            f"Nobody is asked about {count(left, 'call')} with an error: what had called went on without knowing, or ended. "
+            "Look at the world outside."
+        )
+
+
 def _status(row: CallView) -> str:
     tries = f" ({row.attempts} tries)" if row.attempts > 1 else ""
+    again = f", {row.again_by} had it made again" if row.again_by is not None else ""
     said = f", says {row.said_by}" if row.said_by is not None else ""
-    return f"{row.status}{tries}{said}" if row.error is None else f"{row.status}{tries}: {row.error}"
+    return (
+        f"{row.status}{tries}{again}{said}"
+        if row.error is None
+        else f"{row.status}{tries}{again}: {row.error}"
+    )
 
 
 def _shortened(arguments: str | None) -> str:
@@ -150,7 +172,8 @@ def _shortened(arguments: str | None) -> str:
 def _as_json(row: CallView) -> dict[str, Any]:
     return {
         "id": row.id, "address": f"{row.domain}/{row.agent}", "tool": row.tool, "effect": row.effect,
-        "status": row.status, "attempts": row.attempts, "error": row.error, "said_by": row.said_by, "digest": row.digest,
+        "status": row.status, "attempts": row.attempts, "error": row.error, "said_by": row.said_by,
+        "again_by": row.again_by, "question": row.question, "digest": row.digest,
         "arguments": None if row.arguments is None else json.loads(row.arguments), "task": row.task,
         "message": row.message, "approval": row.approval, "started_at": row.started_at, "ended_at": row.ended_at,
     }  # fmt: skip

@@ -12,7 +12,8 @@ from storage.inspect.rows import fetch_all
 
 class CallView(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the ledger; `arguments` is JSON text, None when they are too large to be kept there. `said_by` is the person
-    who has said what the call did, where the call itself has not."""
+    who has said what the call did, where the call itself has not, `again_by` who has last said that it had not acted and
+    is to be made again. `question` is the open one to a person about it."""
 
     domain: str
     agent: str
@@ -23,11 +24,13 @@ class CallView(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     error: str | None
     said_by: str | None
+    again_by: str | None
     digest: str
     arguments: str | None
     task: str | None
     message: str
     approval: str | None
+    question: str | None
     started_at: datetime
     ended_at: datetime | None
 

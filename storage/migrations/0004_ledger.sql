@@ -17,6 +17,7 @@ create table ledger (
   attempts   smallint not null,
   error      text,
   said_by    text,                           -- the person who has said what it did, where it has not
+  again_by   text,                           -- the person who has last said that it had not acted, and is to be made again
   approval   uuid,                           -- the promise that a person has kept or broken
   epoch      bigint not null,                -- the host that was to make it last: as long as that is not gone, it may
   started_at timestamptz not null default now(),
@@ -34,21 +35,23 @@ create index ledger_unknown on ledger (domain, tenant, started_at) where status 
 -- verdict on a call of which nobody knows what it did; one without an id is on that at its place in its turn.
 create function write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) returns void language sql as $$
   insert into ledger (domain, tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status,
-                      attempts, error, approval, said_by, epoch, ended_at)
+                      attempts, error, approval, said_by, again_by, epoch, ended_at)
     select distinct on (c.tenant, c.id)
            p_domain, c.tenant, c.id, c.agent, c.message, c.task, c.turn, c.key, c.tool, c.effect, c.digest,
-           c.arguments::json, c.status, c.attempts, c.error, c.approval, c.said_by, p_epoch,
+           c.arguments::json, c.status, c.attempts, c.error, c.approval, c.said_by, c.again_by, p_epoch,
            case when c.status not in ('started', 'unknown') then now() end
     from rows from (jsonb_to_recordset(p_calls)
       as (tenant text, id uuid, agent text, message uuid, task text, turn uuid, key text, tool text, effect text,
-          digest text, arguments text, status text, attempts smallint, error text, approval uuid, said_by text)) with ordinality
+          digest text, arguments text, status text, attempts smallint, error text, approval uuid, said_by text,
+          again_by text)) with ordinality
       as c(tenant, id, agent, message, task, turn, key, tool, effect, digest, arguments, status, attempts, error,
-           approval, said_by, n)
+           approval, said_by, again_by, n)
     where c.tool is not null
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
         error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, ended_at = excluded.ended_at,
+        again_by = coalesce(excluded.again_by, ledger.again_by),
         epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end;
   update ledger l
     set status = v.status, error = v.error, said_by = v.said_by,

@@ -88,6 +88,22 @@ cross join lateral (
 join promises p on p.domain = d.domain and p.tenant = $1 and p.id = m.id
 order by p.created_at, p.id limit $6
 
+-- name: find_question
+-- About a call, by one end of its own id or of the call's: a look at all, which are as few as people have been asked. Of
+-- several about one call the newest.
+select distinct on (q.details ->> 'call') q.id::text as id, q.domain, q.agent, q.kind, q.name, q.details::text as details,
+       q.created_at, q.due_at, q.status,
+       q.settled_by, q.settled_at, q.value::text as value
+from (
+  select * from promises where tenant = $1 and kind = 'outcome' and status = 'pending'
+  union all  -- along an index each
+  select * from promises where tenant = $1 and kind = 'outcome' and status <> 'pending'
+) q
+where exists (
+  select from (values (q.id::text), (q.details ->> 'call')) as one(id), replace(one.id, '-', '') as digits
+  where (not $3 and starts_with(digits, $2)) or right(digits, length($2)) = $2)
+order by q.details ->> 'call', q.created_at desc, q.id limit $4
+
 -- name: promise_standing
 select p.domain || '/' || p.agent as address, p.kind, p.name, p.status, p.settled_by,
        extract(epoch from p.settled_at)::float8 as settled_at,
@@ -97,10 +113,14 @@ select p.domain || '/' || p.agent as address, p.kind, p.name, p.status, p.settle
 from promises p where p.domain = $1 and p.tenant = $2 and p.id = $3
 
 -- name: list_ledger
-select domain, agent, id::text as id, tool, effect, status, attempts, error, said_by, digest, arguments::text as arguments,
-       task, message::text as message, approval::text as approval,
+select domain, agent, id::text as id, tool, effect, status, attempts, error, said_by, again_by, digest,
+       arguments::text as arguments, task, message::text as message, approval::text as approval,
+       case when status = 'unknown' then (
+         select p.id::text from promises p
+         where p.domain = l.domain and p.tenant = l.tenant and p.agent = l.agent and p.turn = l.turn and p.kind = 'outcome'
+           and p.status = 'pending' and p.details ->> 'call' = l.id::text limit 1) end as question,
        started_at, ended_at
-from ledger
+from ledger l
 where tenant = $1 and ($2::text is null or domain = $2) and ($3::text is null or agent = $3)
   and ($4::text is null or task = $4) and (not $5 or status in ('started', 'unknown'))
 order by started_at desc, id limit $6

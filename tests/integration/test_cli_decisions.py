@@ -184,6 +184,39 @@ async def test_a_person_says_what_a_call_has_done(cli: Cli, vigil: Deployment) -
     assert "succeeded, says maria" in await cli("ledger")
 
 
+async def test_a_call_is_settled_by_the_id_that_the_ledger_shows_and_once(
+    cli: Cli, vigil: Deployment
+) -> None:
+    await cli("approve", await ask_to_open(vigil, "broken"), "--as", "alice")
+    first = await waits_for(vigil, "outcome", agent="guard/a")
+    (call,) = (await cli.json("ledger", "--unknown"))["calls"]
+    assert (call["question"], call["again_by"]) == (first, None)
+    assert f"callboard ledger settle {call['id']} --happened or --not-happened" in await cli(
+        "ledger", "--unknown"
+    )
+    settle = "ledger", "settle", call["id"]
+    assert "Give one of" in await cli.error(*settle, "--happened", "--not-happened", code=2)
+    again = await cli(*settle, "--not-happened", "--as", "maria", "--reason", "its log is empty")
+    assert "open_gate has not acted, and is made again" in again
+    second = await waits_for(vigil, "outcome", agent="guard/a")
+    assert second != first
+    assert "unknown (2 tries), maria had it made again" in await cli("ledger", "--unknown")
+    end = f"…{call['id'][-6:]}"
+    await cli("ledger", "settle", end, "--happened", "--result", '"it stands open"', "--as", "bob")
+    await has_turn(vigil, GUARD, 1)
+
+    by_now = f"{GUARD} was resolved by bob at "
+    for id_ in (call["id"], second, end):
+        assert f"Error: open_gate of {by_now}" in await cli.error("ledger", "settle", id_, "--not-happened")
+    assert f"{GUARD} was resolved by maria at " in await cli.error("ledger", "settle", first, "--happened")
+    (call,) = (await cli.json("ledger"))["calls"]
+    assert (call["status"], call["said_by"], call["again_by"]) == ("succeeded", "bob", "maria")
+    assert call["question"] is None
+    shown = await cli("agent", GUARD, "--timeline")
+    assert "has not acted, and is made again, says external/maria: its log is empty" in shown
+    assert "its log is empty" in await cli("approvals", "--settled")
+
+
 async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Deployment) -> None:
     from vigil.agents import Errand, Speak
 
@@ -209,7 +242,9 @@ async def test_an_unknown_promise_is_one_line(cli: Cli, vigil: Deployment, id_: 
     assert f"There is no promise '{id_}'. `callboard agent ADDRESS`" in await cli.error(
         "promise", "resolve", id_
     )
-    assert "There is no question about a call" in await cli.error("ledger", "settle", id_, "--happened")
+    assert f"There is no question about a call {id_!r}. `callboard ledger --unknown`" in await cli.error(
+        "ledger", "settle", id_, "--happened"
+    )
 
 
 async def test_a_promise_is_found_by_the_beginning_of_its_id(cli: Cli, vigil: Deployment) -> None:

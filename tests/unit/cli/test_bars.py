@@ -31,16 +31,16 @@ def test_who_decided_what_is_said_and_an_approval_is_no_failure(status: str, val
     ("value", "line"),
     [
         ('{"happened": true, "again": true, "comment": "on the statement", "result": {"id": 7}}',
-         '→ has acted, says maria: on the statement'),
-        ('{"happened": true, "again": true, "comment": "", "result": null}', "→ has acted, says maria"),
+         '→ has acted, says external/maria: on the statement'),
+        ('{"happened": true, "again": true, "comment": "", "result": null}', "→ has acted, says external/maria"),
         ('{"happened": false, "again": true, "comment": "no charge"}',
-         "→ has not acted, and is made again, says maria: no charge"),
-        ('{"happened": false, "again": false}', "→ has not acted, and is not to, says maria"),
-        ('{"happened": true, "comment": "cut o', '→ {"happened": true, "comment": "cut o  by maria'),
+         "→ has not acted, and is made again, says external/maria: no charge"),
+        ('{"happened": false, "again": false}', "→ has not acted, and is not to, says external/maria"),
+        ('{"happened": true, "comment": "cut o', '→ {"happened": true, "comment": "cut o  by external/maria'),
     ],
 )  # fmt: skip
 def test_what_a_person_has_said_of_a_call_is_told_in_words_with_the_reason(value: str, line: str) -> None:
     call = Call(
-        number=1, key="#1?1", kind="outcome", name="pay 0a1b", ok=True, status="resolved", by="maria", value=value
+        number=1, key="#1?1", kind="outcome", name="pay 0a1b", ok=True, status="resolved", by="external/maria", value=value
     )  # fmt: skip
     assert outcome(call) == line

@@ -33,12 +33,14 @@ async def test_an_unknown_call_is_not_made_again_and_fails_if_it_is_told_to(worl
         try:
             await ctx.call(block, "192.0.2.1")
         except EffectUnknown as error:
-            self.state.log.append(error.tool)
+            self.state.log += [error.tool, error.fix]
 
     async with TestKit(KINDS) as kit:
         await crashed_in_call(kit, world, run)
-        assert kit.state(AT).log == ["block_address"]
-        assert world.calls == []
+        tool, fix = kit.state(AT).log
+        assert tool == "block_address"
+        assert "nobody is asked" in fix  # not sent to a list where there is nothing to be done
+        assert (kit.approvals(), world.calls) == ([], [])
         assert statuses(kit) == [("block_address", "unknown", 1)]
 
 
@@ -92,6 +94,31 @@ async def test_a_person_is_asked_what_an_unknown_call_has_done(
         assert await kit.say(asked.id, **said)
         assert not await kit.say(asked.id, happened=True)
         assert (kit.state(AT).log, world.calls) == (log, calls)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_the_ledger_keeps_who_has_had_a_call_made_again(world: World, crashes: bool) -> None:
+    block = blocking(world)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    def said(kit: TestKit) -> list[tuple[str, int, str | None, str | None]]:
+        return [(call.status, call.attempts, call.said_by, call.again_by) for call in kit.ledger()]
+
+    async with TestKit(KINDS) as kit:
+        await crashed_in_call(kit, world, run)
+        (asked,) = kit.approvals()
+        if crashes:  # whoever runs the turn after that does not ask again
+            world.fails = [ConnectionError("it broke")]
+        await kit.say(asked.id, happened=False)
+        if crashes:
+            assert said(kit) == [("unknown", 2, None, "tester")]
+            await kit.crash()
+            await kit.recover()
+            (asked,) = kit.approvals()
+            await kit.say(asked.id, happened=True, result={"id": 7, "address": "192.0.2.1"})
+        assert said(kit) == [("succeeded", 2, "tester" if crashes else None, "tester")]
 
 
 @pytest.mark.parametrize("crashes", [False, True])
