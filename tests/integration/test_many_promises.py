@@ -63,6 +63,14 @@ async def test_a_list_reads_what_it_shows(db: asyncpg.Connection[Any], name: str
     assert await rows_read(db, query(name), f"'{TENANT}'", f"'{kinds}'", str(FEW)) < 20 * FEW
 
 
+@pytest.mark.parametrize("status", ["pending", "resolved"])
+async def test_a_question_about_a_call_is_looked_for_among_questions_only(
+    db: asyncpg.Connection[Any], status: str
+) -> None:
+    await db.execute("update promises set status = $1, settled_at = now()", status)
+    assert await rows_read(db, query("find_question"), f"'{TENANT}'", "'0123abcd'", "false", "6") < 20 * FEW
+
+
 async def test_who_takes_partitions_over_looks_each_ask_up_once(db: asyncpg.Connection[Any]) -> None:
     """It is done before the asks of a host that has died are looked at; comparing them with each other took minutes."""
     partitions = f"'{{{','.join(map(str, range(PARTITIONS)))}}}'"
