@@ -92,8 +92,11 @@ async def find_promise(db: Connection, id_: str, *, tenant: str, called: str = P
 
 
 async def find_question(db: Connection, id_: str, *, tenant: str) -> Waiting:
-    """The question about a call, by as much of its own id or of the call's as tells calls apart; of several about one call
-    the newest. What it finds may be another promise, which is not for `ledger settle`. Raises UnknownPromise.
+    """The question about a call, by as much of its own id or of the call's as tells calls apart; of several that were
+    answered the last one. What it finds may be another promise, which is not for `ledger settle`.
+
+    Raises UnknownPromise, also where a call that was asked about before is asked about again, and both are meant: what was
+    said of the one, and is said once more since its answer was lost, would be taken for the other.
     """
     part = id_part(id_)
     rows = []
@@ -102,7 +105,12 @@ async def find_question(db: Connection, id_: str, *, tenant: str) -> Waiting:
             rows = await db.fetch(query("find_question"), tenant, part.digits, part.is_end, CANDIDATES + 1)
     if not rows:
         return await find_promise(db, id_, tenant=tenant, called=QUESTION)
-    return _only(id_, rows)
+    asked = _only(id_, rows)
+    if asked.status == "pending" and rows[0]["fits"] > 1:
+        raise UnknownPromise(
+            f"It was asked about that call before; what is asked now is {asked.id}.", fix="Give that id."
+        )
+    return asked
 
 
 async def settle(
@@ -145,7 +153,7 @@ async def settle(
 def _only(id_: str, rows: Sequence[asyncpg.Record]) -> Waiting:
     if len(rows) > 1:
         raise UnknownPromise(several(id_, [row["id"] for row in rows]), fix="Give more of it.")
-    return Waiting(**dict(rows[0]))
+    return Waiting(**{name: rows[0][name] for name in Waiting.__struct_fields__})
 
 
 def _is_text(name: str) -> bool:

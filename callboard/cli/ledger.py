@@ -141,7 +141,8 @@ def _show_what_to_do(rows: Sequence[CallView]) -> None:
     for row in rows:
         if row.question is not None:
             console().print(
-                plain(f"callboard ledger settle {row.id} --happened or --not-happened"), soft_wrap=True
+                plain(f"call {row.id}: callboard ledger settle {row.question} --happened or --not-happened"),
+                soft_wrap=True,
             )
     if left := sum(row.status == "unknown" and row.error is not None for row in rows):
         note(

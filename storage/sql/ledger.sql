@@ -90,10 +90,10 @@ order by p.created_at, p.id limit $6
 
 -- name: find_question
 -- About a call, by one end of its own id or of the call's: a look at all, which are as few as people have been asked. Of
--- several about one call the newest.
+-- several about one call the newest, and how many of them fit.
 select distinct on (q.details ->> 'call') q.id::text as id, q.domain, q.agent, q.kind, q.name, q.details::text as details,
        q.created_at, q.due_at, q.status,
-       q.settled_by, q.settled_at, q.value::text as value
+       q.settled_by, q.settled_at, q.value::text as value, count(*) over (partition by q.details ->> 'call') as fits
 from (
   select * from promises where tenant = $1 and kind = 'outcome' and status = 'pending'
   union all  -- along an index each

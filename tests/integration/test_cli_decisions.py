@@ -191,9 +191,8 @@ async def test_a_call_is_settled_by_the_id_that_the_ledger_shows_and_once(
     first = await waits_for(vigil, "outcome", agent="guard/a")
     (call,) = (await cli.json("ledger", "--unknown"))["calls"]
     assert (call["question"], call["again_by"]) == (first, None)
-    assert f"callboard ledger settle {call['id']} --happened or --not-happened" in await cli(
-        "ledger", "--unknown"
-    )
+    shown = await cli("ledger", "--unknown")
+    assert f"call {call['id']}: callboard ledger settle {first} --happened or --not-happened\n" in shown
     settle = "ledger", "settle", call["id"]
     assert "Give one of" in await cli.error(*settle, "--happened", "--not-happened", code=2)
     again = await cli(*settle, "--not-happened", "--as", "maria", "--reason", "its log is empty")
@@ -202,13 +201,16 @@ async def test_a_call_is_settled_by_the_id_that_the_ledger_shows_and_once(
     assert second != first
     assert "unknown (2 tries), maria had it made again" in await cli("ledger", "--unknown")
     end = f"…{call['id'][-6:]}"
-    await cli("ledger", "settle", end, "--happened", "--result", '"it stands open"', "--as", "bob")
+    for id_ in (call["id"], end):  # the same command once more, as after an answer that was lost
+        refused = await cli.error("ledger", "settle", id_, "--not-happened", "--as", "maria")
+        assert f"It was asked about that call before; what is asked now is {second}." in refused
+    assert f"{GUARD} was resolved by maria at " in await cli.error("ledger", "settle", first, "--happened")
+    await cli("ledger", "settle", second, "--happened", "--result", '"it stands open"', "--as", "bob")
     await has_turn(vigil, GUARD, 1)
 
     by_now = f"{GUARD} was resolved by bob at "
     for id_ in (call["id"], second, end):
         assert f"Error: open_gate of {by_now}" in await cli.error("ledger", "settle", id_, "--not-happened")
-    assert f"{GUARD} was resolved by maria at " in await cli.error("ledger", "settle", first, "--happened")
     (call,) = (await cli.json("ledger"))["calls"]
     assert (call["status"], call["said_by"], call["again_by"]) == ("succeeded", "bob", "maria")
     assert call["question"] is None

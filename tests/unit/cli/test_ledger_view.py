@@ -48,8 +48,8 @@ FOR_GOOD = view(error="EffectUnknown: Whether pay has acted is unknown.")
         ([view(status="started"), view()], "", ""),  # under way, or somebody will be asked yet
         (
             [view(question="q1"), view(id="c2", question="q2")],
-            "callboard ledger settle c1 --happened or --not-happened\n"
-            "callboard ledger settle c2 --happened or --not-happened\n",
+            "call c1: callboard ledger settle q1 --happened or --not-happened\n"
+            "call c2: callboard ledger settle q2 --happened or --not-happened\n",
             "",
         ),
         ([FOR_GOOD], "", "Nobody is asked about 1 call with an error: "),
