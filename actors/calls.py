@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 
 from actors import branch, values
 from actors.approvals import Approvals
+from actors.arguments import require_calls, require_compensation, require_sleep, require_step
 from actors.attempts import attempt
 from actors.awaited import to_be_awaited
 from actors.branch import Branch
@@ -74,8 +74,10 @@ class DurableCalls(Approvals):
 
         A plain function runs in a thread. A result is given as the function's return annotation says, or as plain
         JSON values without one. Raises StepFailed with the function's error once `retry` allows no further try, or with
-        why its result cannot be recorded, and InvalidPayload for a result that is not what the annotation says.
+        why its result cannot be recorded, InvalidPayload for a result that is not what the annotation says, and
+        InvalidMessage for a tool. What is on record counts, whatever the arguments are when the handler runs again.
         """
+        require_step(function, retry)
         name = name_of(function)
         journal, branch_ = self._journal(), self._branch()
         place = branch_.place(key)
@@ -157,9 +159,10 @@ class DurableCalls(Approvals):
         after a crash, and also for an action whose outcome was never known, so undoing twice must be the same as
         once. It may send messages, and waits for nothing. A turn that succeeds drops it.
 
-        Raises InvalidPayload or PayloadTooLarge for arguments that cannot be recorded, and InvalidMessage in a branch
-        of `gather(first=...)`: one that is given up is not there to say it again.
+        Raises InvalidPayload or PayloadTooLarge for arguments that cannot be recorded, InvalidMessage for a tool, and in a
+        branch of `gather(first=...)`: one that is given up is not there to say it again.
         """
+        require_compensation(function, retry)
         journal = self._journal()
         if self._branch().is_in_step:
             raise InvalidMessage(
@@ -194,8 +197,9 @@ class DurableCalls(Approvals):
     ) -> Any:
         """Send a message and wait for the answer: what the recipient's handler returns or replies with.
 
-        `timeout` is in seconds. Raises AskFailed when the recipient has given the message up or does not answer in time,
-        AskCycle when it waits for this agent, directly or through others, and what `send` raises.
+        `timeout` is in seconds. Raises AskFailed (`failed` or `timeout` is its `reason`) when the recipient has given the
+        message up or does not answer in time; a turn that fails of it asks anew when it is tried again. Raises AskCycle when it
+        waits for this agent, directly or through others, and what `send` raises.
         """
         name = f"{type(message).__name__} {address}"
         due_at = self._due_at(timeout)
@@ -223,10 +227,7 @@ class DurableCalls(Approvals):
     @to_be_awaited
     async def sleep(self, seconds: float, *, key: str | None = None) -> None:
         """Wait so many seconds of database time; holds nothing while it waits."""
-        if not (seconds >= 0 and math.isfinite(seconds)):
-            raise InvalidMessage(
-                f"Nobody can sleep for {seconds} s.", fix="Give a number of seconds from 0 up."
-            )
+        require_sleep(seconds)
         journal = self._journal()
         place = self._branch().place(key)
         if journal.recorded(place, Kind.SLEEP, "sleep") is None and journal.promises.at(place) is None:
@@ -293,8 +294,7 @@ class DurableCalls(Approvals):
         the others are given up, and the tasks that they wait for cancelled. The first error ends all in the same way, and
         is raised.
         """
-        if first is not None and not 1 <= first <= len(calls):
-            raise InvalidMessage(f"The first {first} of {len(calls)} calls cannot be waited for.")
+        require_calls(calls, first)
         if not calls:
             return []
         journal, branch_ = self._journal(), self._branch()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import BaseModel
 
+from actors.arguments import is_time
 from actors.awaited import Begun
 from actors.calls import DurableCalls
 from actors.charges import Charges
@@ -351,9 +352,9 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         return promise_ref(self.address, promise)
 
     def _due_at(self, timeout: float | None) -> float | None:
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not (is_time(timeout) and timeout > 0):
             raise InvalidMessage(
-                f"A timeout of {timeout} s is over before it begins.", fix="Give a positive one."
+                f"Nobody can wait for {timeout!r} s.", fix="Give a positive number of seconds, or no timeout."
             )
         due_at = None if timeout is None else require_moment(self._scope.clock.now() + timeout)
         return min((at for at in (due_at, self.deadline) if at is not None), default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from numbers import Real
 
 from bus.errors import AskCycle, CallboardError, InvalidMessage, NotAwaited, WasCancelled
 
@@ -31,8 +32,16 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Raises CallboardError."""
-        numbers = self.first_delay_s, self.factor, self.max_delay_s
-        if not (all(0 <= number <= MOST_S for number in numbers) and 0 <= self.jitter <= 1):
+        if not (isinstance(self.attempts, int) and self.attempts >= 1):
+            raise CallboardError(
+                f"A policy of attempts={self.attempts!r} tries nothing.", fix="Give a whole number from 1 up."
+            )
+        for errors in (self.retry_on, self.give_up_on):
+            if not (isinstance(errors, tuple) and all(map(_is_error, errors))):
+                raise CallboardError(f"{self!r} goes by no errors.", fix="Give a tuple of exception classes.")
+        numbers = self.first_delay_s, self.factor, self.max_delay_s, self.jitter
+        bounded = all(isinstance(number, Real) and 0 <= number <= MOST_S for number in numbers)
+        if not (bounded and self.jitter <= 1):
             raise CallboardError(
                 f"{self!r} has no delays.", fix="Give times from 0 s to a year, and a jitter from 0 to 1."
             )
@@ -52,6 +61,10 @@ class RetryPolicy:
         except OverflowError:  # after some hundred failures
             delay = self.max_delay_s
         return delay * (1 - self.jitter * rng.random())
+
+
+def _is_error(given: object) -> bool:
+    return isinstance(given, type) and issubclass(given, BaseException)
 
 
 NO_RETRY = RetryPolicy(attempts=1)

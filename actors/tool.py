@@ -199,6 +199,10 @@ def _make(
             raise InvalidTool(
                 f"The tool {called} has a {what} of {seconds} s.", fix="Give a positive number."
             )
+    if not isinstance(retry, RetryPolicy):
+        raise InvalidTool(
+            f"The tool {called} has retry={retry!r}.", fix="Write retry=RetryPolicy(attempts=3)."
+        )
     if (why := not_approvers(approvers)) is not None:
         raise InvalidTool(f"The tool {called} can ask nobody so: {why}.", fix="Give a list of names.")
     if inspect.iscoroutinefunction(requires_approval):

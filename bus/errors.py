@@ -295,7 +295,7 @@ class TurnTimeout(TurnError):
 
 
 class AskFailed(TurnError):
-    """The agent asked has given the message up, or not answered in time; `reason` says which."""
+    """The agent asked has given the message up, or not answered in time; `reason` says which: `failed` or `timeout`."""
 
 
 class AskCycle(AskFailed):
