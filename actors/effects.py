@@ -83,7 +83,8 @@ class Call:
         error = msgspec.json.decode(text, type=values.Error)
         final = _FINAL.get(error.type)
         if final is not None:
-            raise final(error.message, place=place, tool=self._tool.name, decision=self._decision)
+            words = error.message.removesuffix(final.fix).rstrip()  # the error says that itself
+            raise final(words, place=place, tool=self._tool.name, decision=self._decision)
         raise ToolFailed(f"{self._tool.name} failed: {error.type}: {error.message.rstrip('.')}.", place=place)
 
     # -- approval ------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def encode(value: Any) -> str:
     """The value as JSON text that Postgres can hold; raises InvalidPayload."""
     try:
         text = to_json(value, inf_nan_mode="constants").decode()
-        msgspec.json.decode(text)  # NaN and infinity are no JSON
+        msgspec.json.decode(text)  # what has become no JSON was NaN or infinity
     except (
         PydanticSerializationError,
         msgspec.DecodeError,
@@ -48,8 +48,10 @@ def encode(value: Any) -> str:
         ValueError,
         RecursionError,
     ) as error:
+        is_malformed = type(error) is msgspec.DecodeError
+        words = "NaN and infinity are no JSON" if is_malformed else first_line(error)
         raise InvalidPayload(
-            f"A result cannot be written as JSON: {first_line(error)}.",
+            f"A result cannot be written as JSON: {words}.",
             fix="Return JSON values or pydantic models.",
         ) from None
     refuse_nul(text)

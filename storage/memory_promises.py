@@ -46,6 +46,7 @@ class MemoryPromises:
                 del self.rows[(domain, tenant, id_)]
             elif promise is not None and promise.status == "pending":
                 promise.status = "abandoned"
+                promise.settled_at = self._now()
 
     def settles(self, reply: Outgoing) -> bool:
         """Settle the promise that the reply is for; False when it came too late."""

@@ -11,6 +11,7 @@ from storage.journal import Kind
 
 OUTSIDE = "external/"  # before a person's name
 _DECISIONS = ("approved", "denied")
+_LET_GO = "abandoned"  # by the turn that has made it: nobody has settled it
 _WAYS = {
     Kind.APPROVAL: "`callboard approve` or `callboard deny` decides it.",
     Kind.OUTCOME: "`callboard ledger settle` says what has happened.",
@@ -45,6 +46,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         asked = msgspec.json.decode(self.details or "{}", type=_Asked)
         what = f"{called(self.kind, self.name, asked.digest)} of {self.address}"
         if self.status != "pending":
+            if self.status == _LET_GO:
+                return AlreadySettled(
+                    f"{what} was withdrawn at {_moment(self.settled_at)}: its turn has ended, or has gone on without it.",
+                    fix="Nothing was changed.", status=self.status, by=None, at=self.settled_at,
+                )  # fmt: skip
             who = (self.settled_by or "nobody").removeprefix(OUTSIDE)
             return AlreadySettled(
                 f"{what} was {self.status} by {who} at {_moment(self.settled_at)}.",

@@ -97,8 +97,10 @@ def _question(promise: Waiting) -> str:
     asked: dict[str, Any] = json.loads(promise.details or "{}")
     if promise.kind == "outcome":
         why = f" ({asked['why']})" if asked.get("why") else ""
-        return f"has the call of {asked['tool']} acted? Nobody knows{why}: {_words(asked['arguments'])}"
-    return f"{asked['action']}: {_words(asked['details'])}"
+        question, details = f"has the call of {asked['tool']} acted? Nobody knows{why}", asked["arguments"]
+    else:
+        question, details = asked["action"], asked["details"]
+    return f"{question}: {_words(details)}" if details not in ({}, None) else question
 
 
 def _words(details: Any) -> str:

@@ -121,12 +121,8 @@ def _show_domains(standing: Standing) -> None:
         if domain.paused_by is not None:
             what = f"paused by {clean(domain.paused_by)}; `callboard resume {domain.domain}`"
             out.print(plain(f"{domain.domain}: {what}.", "yellow"))
-        if domain.paused_tasks:
-            what = f"{domain.paused_tasks} of its tasks are paused"
-            out.print(plain(f"{domain.domain}: {what}: `callboard tasks --open`.", "yellow"))
-        if domain.stuck_tasks:
-            what = f"{domain.stuck_tasks} of its tasks wait for dead letters to be mended"
-            out.print(plain(f"{domain.domain}: {what}: `callboard tasks --stuck`.", "yellow"))
+        for text in task_lines(domain):
+            out.print(plain(text, "yellow"))
         for each in standing.paused or []:
             if each.address.startswith(f"{domain.domain}/"):
                 out.print(plain(f"{domain.domain}: a task waits: {paused_line(each)}.", "yellow"))
@@ -140,6 +136,18 @@ def _show_domains(standing: Standing) -> None:
         if c.rival is not None:
             what = f"another Ray, on its node {c.rival}, would lead it too, and waits: `callboard doctor`"
             out.print(plain(f"{c.name}: {what}.", "yellow"))
+
+
+def task_lines(domain: DomainView) -> list[str]:
+    """How many of its tasks do not go on, and the commands that list them."""
+    lines = []
+    if paused := domain.paused_tasks:
+        what = f"{paused:,} of its tasks {'is' if paused == 1 else 'are'} paused"
+        lines.append(f"{domain.domain}: {what}: `callboard tasks --open`.")
+    if stuck := domain.stuck_tasks:
+        what = f"{stuck:,} of its tasks {'waits' if stuck == 1 else 'wait'} for dead letters to be mended"
+        lines.append(f"{domain.domain}: {what}: `callboard tasks --stuck`.")
+    return lines
 
 
 def domain_table(domains: Sequence[DomainStanding], hosts: list[HostView]) -> Any:

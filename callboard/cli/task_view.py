@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ COLOURS = {
     "cancelled": "red",
 }
 
+_ADDRESS = re.compile(
+    r"(?<!\S)[a-z][a-z0-9_-]*/[^\s'\"]+"
+)  # that stands alone; what others have said stays as it is
 _CHILDREN = 20
 _LETTERS = 5  # dead letters that are named; the list has all
 
@@ -89,8 +93,12 @@ def event_line(task: TaskView, event: TaskEventView, *, but: str | None = None) 
     line.append(clean(event.kind), COLOURS.get(event.kind, "cyan"))
     gist = _gist(json.loads(event.body))
     if gist != but:
-        line.append(f"  {clean(gist.replace(f'{task.domain}/', '').replace(task.id, '…'))}")
+        line.append(f"  {clean(_ADDRESS.sub(lambda found: _shorter(task, found[0]), gist))}")
     return line
+
+
+def _shorter(task: TaskView, address: str) -> str:
+    return address.removeprefix(f"{task.domain}/").replace(task.id, "…")
 
 
 def _usage(usage: Usage) -> str:

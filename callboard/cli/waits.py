@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from storage.inspect import AgentRow, OpenTurn, PromiseView
 
 _DIGEST = 12  # of its characters, as `callboard domains` shows it
+_END = "the end"  # called where a handler should have called something
 _PROMISES = 10  # that are named; JSON has all
 
 
@@ -110,7 +111,9 @@ def show_pause(out: Any, address: str, paused: dict[str, Any]) -> None:
     out.print(line)
     if "called" in paused:
         out.print(plain(f"  NonDeterministicHandler at {paused['place']}", "red"))
-        out.print(plain(f"    the handler calls   {paused['called']}"))
+        is_call = paused["called"] != _END
+        does = f"calls   {paused['called']}" if is_call else "ends    without that"
+        out.print(plain(f"    the handler {does}"))
         out.print(plain(f"    the journal has     {paused['recorded']}"))
         out.print(plain("  Nothing is lost. Once the handler does again what it did:", "dim"))
     elif paused.get("reason"):

@@ -68,3 +68,18 @@ def test_of_many_the_first_are_named() -> None:
     lines = [line.plain for line in asked_lines([promise("promise")] * 7)]
     assert len(lines) == 2 * asked.MOST + 1
     assert lines[-1] == "and 2 more questions: `callboard approvals`"
+
+
+@pytest.mark.parametrize(
+    ("asks", "words"),
+    [
+        (promise("approval", action="open", details={}, approvers=["Ann Lee"]), "waits for Ann Lee: open"),
+        (promise("approval", action="open", details=None, approvers=[]), "waits for a person: open"),
+        (
+            promise("outcome", tool="page", arguments={}, call="c"),
+            "waits for a person: has the call of page acted? Nobody knows",
+        ),
+    ],
+)
+def test_a_question_without_details_ends_without_a_colon(asks: Waiting, words: str) -> None:
+    assert asked.waits_text(asks) == words

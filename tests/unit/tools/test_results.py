@@ -38,8 +38,9 @@ async def test_what_a_tool_returned_that_cannot_be_kept_does_not_make_it_act_aga
 
     async def run(self: Caller, ctx: Context) -> None:
         for size in (20_000, 0):
-            with pytest.raises(ResultLost, match="fetch has acted, and its result is lost"):
+            with pytest.raises(ResultLost, match="fetch has acted, and its result is lost") as caught:
                 await ctx.call(fetch, size)
+            assert str(caught.value).count("Let the tool return less") == 1
         if ctx.failures < 2:
             raise ValueError("once more")
         self.state.log.append("done")

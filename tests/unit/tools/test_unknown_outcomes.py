@@ -56,6 +56,7 @@ async def test_an_effect_that_stays_unknown_stays_so_through_every_try_of_the_tu
         (letter,) = kit.dead_letters()
         assert letter.failures == 3
         assert "Whether block_address has acted is unknown" in letter.error
+        assert letter.error.count("Look at the world outside") == 1
         await kit.retry_dead_letter(letter.id)
         await kit.advance(minutes=5)
         assert world.calls == []
