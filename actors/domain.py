@@ -21,6 +21,7 @@ from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
 from bus.limits import BACKLOG_MESSAGES, CLAIM_CHECK_BYTES, MAILBOX_MESSAGES, PAYLOAD_BYTES
 from bus.meant import closest, did_you_mean
 from bus.registry import describe_validation, first_line, place_in
+from bus.repeated_keys import repeated_keys
 from bus.task_limits import TaskLimits
 from bus.wire import MAX_PARCEL_BYTES
 from storage.release import release
@@ -227,6 +228,8 @@ def read_domain(folder: Path) -> DomainSpec:
         if (line := _line_with_a_tab(text, error)) is not None:
             raise InvalidDomainFile(f"{path}: line {line} begins with a tab.", fix="Use spaces.") from None
         raise InvalidDomainFile(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    for line, key in repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader)):
+        raise InvalidDomainFile(f"{path}: line {line}: {key} stands there twice.", fix="Remove one of them.")
     if not isinstance(data, dict):
         raise InvalidDomainFile(f"{path} holds no mapping.", fix="Start it with `domain: NAME` and `kinds:`.")
     try:

@@ -11,7 +11,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from actors.agent import AgentType
-from actors.targets import require_handler
+from actors.targets import require_fields, require_handler
 from bus.address import DEFAULT_TENANT, parse_address, require_word
 from bus.envelope import Priority
 from bus.errors import CallboardError, InvalidAddress, InvalidDomainFile
@@ -135,6 +135,7 @@ def check_schedules(
                 fix="Write it as KIND/KEY.",
             )
         require_handler(f"{what} sends", schedule.message, kinds[kind])
+        require_fields(f"{what} has a payload", schedule.message, kinds[kind], schedule.payload)
         try:
             parse_address(f"any/{schedule.to}")
             encode_json(schedule.payload)

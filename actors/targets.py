@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
@@ -52,17 +52,18 @@ def check_events(events: tuple[EventSpec, ...], kinds: Mapping[str, AgentType]) 
         seen.add((event.name, event.type))
         kind = kinds[require_kind(f"{what} goes", event.to, kinds)]
         require_handler(f"{what} has the type", event.type, kind)
-        _require_fields(what, event, kind.handlers[event.type].message)
+        require_fields(f"{what} goes to {event.to}", event.type, kind, event.fields)
 
 
-def _require_fields(what: str, event: EventSpec, message: type[BaseModel]) -> None:
-    known = _fields(message)
+def require_fields(what: str, wire_name: str, kind: AgentType, fields: Iterable[str]) -> None:
+    """Raise InvalidDomainFile for a field that the kind's message of that name does not have."""
+    known = _fields(kind.handlers[wire_name].message)
     if known is None:
         return
-    for field in event.fields:
+    for field in fields:
         if field not in known:
             raise InvalidDomainFile(
-                f"{what} goes to {event.to}, and {event.type} has no field {field!r}.",
+                f"{what}, and {wire_name} has no field {field!r}.",
                 fix=did_you_mean(field, known) or f"It has {', '.join(sorted(known)) or 'none'}.",
             )
 

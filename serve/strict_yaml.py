@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bus.complaints import in_plain_words
 from bus.errors import InvalidModelsFile
+from bus.repeated_keys import repeated_keys
 
 Place = tuple[str | int, ...]
 Known = Mapping[Place, type[BaseModel]]
@@ -61,7 +62,7 @@ def parse_strictly(text: str, name: str, spec: type[F], known: Known) -> F:
         raise InvalidModelsFile(f"{name}, line {line}: {error.problem or 'is not YAML'}.", fix=_FIX) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidModelsFile(f"{name} is not YAML: {' '.join(str(error).split())}.", fix=_FIX) from None
-    for line, key in _twice(root):
+    for line, key in repeated_keys(root):
         raise InvalidModelsFile(f"{name}, line {line}: {key} stands there twice.", fix="Remove one of them.")
     try:
         found = spec.model_validate({} if data is None else data)
@@ -111,22 +112,3 @@ def _line(node: yaml.Node | None, place: Place) -> int:
         else:
             break
     return line + 1
-
-
-def _twice(root: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Keys that YAML would let win over an earlier one of the same name."""
-    waiting, seen = [root], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:  # an alias, perhaps of a node that it is in
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            keys = set()
-            for key, value in node.value:
-                if key.value in keys:
-                    yield key.start_mark.line + 1, str(key.value)
-                keys.add(key.value)
-                waiting.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            waiting += node.value

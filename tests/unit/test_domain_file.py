@@ -206,6 +206,11 @@ def test_tasks_for_what_is_no_kind_are_told_with_the_file_and_the_kind_that_was_
         ("domain: x\nkinds:\n  - class: a:B\n  \tmembers: [a]\n", "line 4 begins with a tab. Use spaces."),
         ("domain: x\nkinds: [\n", "domain.yaml is not YAML: while parsing"),
         (
+            "domain: x\nkinds: []\nschedules:\n  - catch_up: one\n    name: a\n    catch_up: all\n",
+            "domain.yaml: line 6: catch_up stands there twice. Remove one of them.",
+        ),
+        ("domain: x\nkinds: []\n'domain': y\n", "domain.yaml: line 3: domain stands there twice."),
+        (
             "domain: x\nkinds: []\nschedules: [{name: morning, cron: x, to: a/b, message: m.v1}]",
             "schedules.morning.cron: 'x' is not a cron line",
         ),

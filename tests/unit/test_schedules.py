@@ -270,9 +270,13 @@ def test_what_cannot_be_a_schedule_is_refused(fields: dict[str, Any], words: str
         ({"to": "clockwork"}, "no agent"),
         ({"message": "schedules.unknown.v1"}, "for which clockwork has no handler"),
         ({"payload": {"count": "many"}}, "count"),
-        ({"payload": {"count": 1, "more": math.inf}}, "JSON"),
-        ({"payload": {"count": 1, "more": "a\0b"}}, "NUL"),
-        ({"payload": {"count": 1, "more": datetime(2026, 1, 1, tzinfo=UTC)}}, "JSON"),
+        (
+            {"payload": {"cuont": 2}},
+            r"schedules\.tick\.v1 has no field 'cuont'\. Did you mean count\?",
+        ),
+        ({"payload": {"count": math.inf}}, "JSON"),
+        ({"payload": {"count": 1, "text": "a\0b"}}, "NUL"),
+        ({"payload": {"count": 1, "text": datetime(2026, 1, 1, tzinfo=UTC)}}, "JSON"),
         (
             {"to": "clockwork/a\0b"},
             "NUL",
