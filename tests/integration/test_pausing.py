@@ -49,7 +49,7 @@ async def test_a_pause_outlives_the_hosts_and_holds_what_has_come_due(cli: Cli, 
     assert await cli("pause", task, "--reason", "too dear") == f"task {task} is paused.\n"
     assert f"depot/{task} is paused; `callboard resume depot/{task}`" in await cli("task", task)
     assert "paused" in await cli("tasks")
-    assert "1 of its tasks are paused" in await cli("status")
+    assert "1 of its tasks is paused" in await cli("status")
     await depot.kill_hosts()
     await depot.fetch("update promises set due_at = now() returning 1")
     await until(lambda: depot.fetch("select from mailbox where seq < 0"))  # it has woken, by a new host
