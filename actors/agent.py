@@ -152,6 +152,12 @@ class AgentType:
 
     def _add(self, name: str, function: Callable[..., Any], marked: _Marked) -> None:
         table = self.queries if marked.query else self.handlers
+        retry = self.cls.retry if marked.retry is None else marked.retry
+        if not isinstance(retry, RetryPolicy):
+            raise CallboardError(
+                f"{self.cls.__qualname__}.{name} has retry={retry!r}.",
+                fix="Write retry = RetryPolicy(attempts=3).",
+            )
         for message in _message_classes(self.cls, name, function):
             wire_name = wire_name_of(message)
             if wire_name in table:
@@ -162,7 +168,7 @@ class AgentType:
             table[wire_name] = Handler(
                 method=name,
                 message=message,
-                retry=marked.retry or self.cls.retry,
+                retry=retry,
                 overtake=marked.overtake,
                 is_async=inspect.iscoroutinefunction(function),
             )

@@ -21,7 +21,7 @@ def require_step(function: object, retry: object) -> None:
         return
     _refuse_tool(function, "step", "Use ctx.call.")
     _require_function(function, "step")
-    _require_policy(retry)
+    require_policy(retry)
 
 
 def require_compensation(function: object, retry: object) -> None:
@@ -30,7 +30,7 @@ def require_compensation(function: object, retry: object) -> None:
         function, "compensation", "Compensate with a function that sends a message to an agent which uses ctx.call."
     )  # fmt: skip
     _require_function(function, "compensate")
-    _require_policy(retry)
+    require_policy(retry)
 
 
 def require_calls(calls: Sequence[Any], first: object) -> None:
@@ -58,6 +58,12 @@ def require_sleep(seconds: object) -> None:
         )
 
 
+def require_policy(retry: object) -> None:
+    """Raise InvalidMessage for what is no policy."""
+    if not isinstance(retry, RetryPolicy):
+        raise InvalidMessage(f"{retry!r} is no RetryPolicy.", fix="Write retry=RetryPolicy(attempts=3).")
+
+
 def is_time(seconds: object) -> bool:
     """Whether it is a finite number of seconds from 0 up."""
     return isinstance(seconds, Real) and float(seconds) >= 0 and math.isfinite(seconds)
@@ -80,11 +86,6 @@ def _require_function(function: object, call: str) -> None:
             f"ctx.{call} takes a function, and not {_what(function)}.",
             fix=f"Give it uncalled, and its arguments behind it: ctx.{call}(function, argument).",
         )
-
-
-def _require_policy(retry: object) -> None:
-    if not isinstance(retry, RetryPolicy):
-        raise InvalidMessage(f"{retry!r} is no RetryPolicy.", fix="Write retry=RetryPolicy(attempts=3).")
 
 
 def _what(given: object) -> str:

@@ -15,6 +15,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from actors import values
+from actors.arguments import require_policy
 from actors.attempts import attempt
 from actors.awaited import Begun, to_be_awaited
 from actors.branch import Branch
@@ -191,6 +192,8 @@ class ModelCalls(ABC):
 
         A gateway that is away or full is asked again for some 20 s, or as `retry` says: NO_RETRY for what can be done without.
         """
+        if retry is not None:
+            require_policy(retry)
         return Model(self, name, retry, options)
 
     async def _ask_model(

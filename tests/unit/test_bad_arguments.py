@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from actors.agent import agent_type
 from actors.retry import RetryPolicy
 from bus.errors import CallboardError, InvalidMessage, InvalidTool
-from callboard import Context, tool
+from callboard import Agent, Context, handler, tool
 from tests.unit.waiter import AT, Run, Waiter, call, leftovers, program, waiters
 
 
@@ -70,6 +71,7 @@ async def coroutine() -> None: ...
         (lambda ctx: ctx.step(call, "a", retry=3), "3 is no RetryPolicy."),
         (lambda ctx: ctx.step(call, "a", retry=None), "None is no RetryPolicy."),
         (lambda ctx: ctx.compensate(call, "a", retry=3), "3 is no RetryPolicy."),
+        (lambda ctx: ctx.model("small", retry=3), "3 is no RetryPolicy."),
         (lambda ctx: ctx.gather(5), "ctx.gather takes calls, and not int."),
         (lambda ctx: ctx.gather([]), "ctx.gather takes calls, and not list."),
         (lambda ctx: ctx.gather(ctx.sleep(1), 5), "ctx.gather takes calls, and not int."),
@@ -97,6 +99,27 @@ def test_a_policy_without_a_whole_number_of_tries_is_refused(attempts: Any) -> N
 def test_a_policy_of_no_numbers_or_errors_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(CallboardError):
         RetryPolicy(**fields)
+
+
+def test_an_agent_or_a_handler_whose_retry_is_no_policy_is_refused_when_its_class_is_read() -> None:
+    no_policy: Any = 0
+
+    class Careless(Agent):
+        kind = "careless"
+        retry = 3  # type: ignore[assignment]
+
+        @handler
+        async def on_run(self, run: Run, ctx: Context) -> None: ...
+
+    class Hasty(Agent):
+        kind = "hasty"
+
+        @handler(retry=no_policy)
+        async def on_run(self, run: Run, ctx: Context) -> None: ...
+
+    for cls, words in ((Careless, r"Careless\.on_run has retry=3"), (Hasty, r"Hasty\.on_run has retry=0")):
+        with pytest.raises(CallboardError, match=words):
+            agent_type(cls)
 
 
 def test_a_tool_whose_retry_is_no_policy_is_refused() -> None:
