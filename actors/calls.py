@@ -98,9 +98,7 @@ class DurableCalls(Approvals):
         ok, text = await self._once(place, STEP, name, made)
         if not ok:
             try:  # with its cause: what has failed within it is made anew with it
-                raise StepFailed(
-                    f"{name} failed: {values.error_line(text).rstrip('.')}.", place=place
-                ) from cause
+                raise StepFailed(f"{name} failed: {values.error_clause(text)}.", place=place) from cause
             finally:
                 cause = None  # whose traceback has this frame
         what = f"{STEP} {name}"
@@ -400,6 +398,4 @@ def _answer(address: str | Address, place: str, outcome: Wake) -> Any:
         )
     text = bytes(outcome.value).decode()
     reason = "timeout" if msgspec.json.decode(text, type=values.Error).type == EXPIRED else outcome.status
-    raise AskFailed(
-        f"{address} has not answered: {values.error_line(text).rstrip('.')}.", place=place, reason=reason
-    )
+    raise AskFailed(f"{address} has not answered: {values.error_clause(text)}.", place=place, reason=reason)

@@ -104,6 +104,11 @@ def error_line(text: str) -> str:
     return f"{error.type}: {error.message}"
 
 
+def error_clause(text: str) -> str:
+    """The same within a sentence, which has a full stop of its own."""
+    return error_line(text).rstrip(".")
+
+
 def _adapter(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
     try:
         return _adapter_of(function)
