@@ -133,7 +133,9 @@ class Placement:
 
     async def take_back(self, epoch: int, partitions: frozenset[int]) -> None:
         """Remove partitions from a host that does not give them back by itself."""
-        await self._connection.execute(query("release_partitions"), self._domain, epoch, sorted(partitions))
+        await self._connection.execute(
+            query("release_partitions"), self._domain, epoch, sorted(partitions), "[]"
+        )
         await self._connection.execute(query("note_taken"), self._domain, epoch, sorted(partitions))
 
     async def want(self, epoch: int, partitions: frozenset[int], *, draining: bool) -> None:

@@ -115,6 +115,7 @@ class Puppets:
                         self._domain,
                         puppet.epoch,
                         sorted(row.owned - row.wanted),
+                        "[]",
                     )
             await asyncio.sleep(BEAT_EVERY_S)
 

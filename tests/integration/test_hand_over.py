@@ -21,7 +21,7 @@ async def test_a_partition_that_comes_back_to_be_tried_carefully_stays_suspect_w
     async with coordinator.transaction():
         await coordinator.fetch(query("lock_domain"), "shop")
         await coordinator.execute(query("grant_partitions"), "shop", epoch, [1], [1])
-        gives = asyncio.create_task(host.execute(query("release_partitions"), "shop", epoch, [1]))
+        gives = asyncio.create_task(host.execute(query("release_partitions"), "shop", epoch, [1], "[]"))
         async with asyncio.timeout(10):
             while not await coordinator.fetchval(  # noqa: ASYNC110  # of what Postgres knows, no event tells
                 "select exists (select from pg_locks where pid = $1 and not granted)", host.get_server_pid()
