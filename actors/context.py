@@ -220,12 +220,14 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         if self._asked is not None and not self._replied:
             self.resolve(self._asked, value)
 
-    def answer_failed(self, reason: str, error: str) -> None:
-        """For the turn loop: the message was given up. Never raises."""
+    def answer_failed(self, reason: str, error: str) -> bool:
+        """For the turn loop: the message was given up. Whether anybody is told so, who has asked; never raises."""
         if self._asked is not None:
             with contextlib.suppress(CallboardError):
                 value = msgspec.json.encode(Error(type=reason, message=error)).decode()
                 self._settle(self._asked, "failed", value)
+                return True
+        return False
 
     def _settle(self, ref: str, status: str, value: str, digest: str | None = None) -> str:
         self._must_be_open()

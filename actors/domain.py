@@ -29,7 +29,8 @@ from storage.release import release
 PolicyName = Literal["direct", "least_loaded", "contract_net"]
 OnDeadLetter = Literal["keep", "fail"]
 """`keep`: the task is `stuck` until the dead letter is retried or dropped; nothing that was done is lost. `fail`:
-the task fails at once. The assignee's own message, which it answers for, fails the task either way."""
+the task fails at once. The assignee's own message, which it answers for, fails the task either way, and an ask of which
+the asker was told does neither."""
 _RESERVED = ("master", "external")
 _IMPORT = re.compile(r"[\w.]+:\w+")
 

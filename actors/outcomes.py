@@ -19,6 +19,7 @@ from actors.spending import spent
 from actors.supervision import Directive
 from actors.task_messages import TROUBLE
 from actors.transition import transition_body
+from actors.wake import WAKE
 from bus.envelope import Envelope, new_id
 from bus.errors import NonDeterministicHandler, PayloadTooLarge
 from storage.journal import Does, Flush
@@ -71,9 +72,9 @@ class Outcomes:
         dead = DeadLetter(reason=reason, error=error, failures=envelope.failures, frames=ending.frames)
         empty = Context(self._scope, envelope, ctx.now)
         empty.explain("dead_letter", reason=reason, error=error, failures=envelope.failures)
-        empty.answer_failed(reason, error)
+        told = empty.answer_failed(reason, error) and not _has_answered(activation, envelope)
         if reason != EXPIRED and envelope.header.type != TROUBLE:
-            empty.report_trouble(envelope.header.type, envelope.header.id, reason, error)
+            empty.report_trouble(envelope.header.type, envelope.header.id, reason, error, told=told)
         return self._given_up(activation, envelope, empty, "dead_letter", ending, dead)
 
     def give_up_plainly(
@@ -250,6 +251,12 @@ class Outcomes:
         activation.schema_version = schema_version
         activation.lifecycle = lifecycle
         return record
+
+
+def _has_answered(activation: Activation, envelope: Envelope) -> bool:
+    """Whether an answer to whoever asked went out while the turn waited: the first one counts."""
+    sent = () if activation.journal is None else activation.journal.entries.sent
+    return any((each.type, each.to) == (WAKE, envelope.header.sender) for each in sent)
 
 
 def _id_as_stored(message: str) -> str:

@@ -220,6 +220,8 @@ class TaskTrouble(BaseModel):
     id: str
     reason: str
     error: str
+    told: bool = False
+    """It was an ask, and who asked was told: the task goes on with what that one makes of it."""
 
 
 @message("callboard.task_mended.v1")

@@ -104,11 +104,12 @@ class TaskReports(ABC):
             with contextlib.suppress(CallboardError):
                 self._report(TaskStarted())
 
-    def report_trouble(self, wire_name: str, message_id: str, reason: str, error: str) -> None:
+    def report_trouble(self, wire_name: str, message_id: str, reason: str, error: str, *, told: bool) -> None:
         """A message of the task became a dead letter. Never raises: the dead letter stands on its own."""
         if self.task is not None:
+            trouble = TaskTrouble(type=wire_name, id=message_id, reason=reason, error=_cut(error), told=told)
             with contextlib.suppress(CallboardError):
-                self._report(TaskTrouble(type=wire_name, id=message_id, reason=reason, error=_cut(error)))
+                self._report(trouble)
 
     def report_mended(
         self, header: Header, letter: int, how: Literal["retried", "dropped"], reason: str = ""

@@ -28,7 +28,7 @@ GIVEN_UP_S = (
     10.0  # a restart of the database, with its recovery, is followed through while an instance is there
 )
 PROMISED_S = 5.0
-STUCK_S = 15.0  # a stuck task may still have work elsewhere; without a line for so long it has none
+STUCK_S = 15.0  # whoever follows a stuck task may be about to mend it
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Snapshot:
     promises: list[Waiting] = field(default_factory=list)  # of its turns, open for whoever knows the id
     events_waiting: int | None = None  # in the stream, published and not read; None is not known
     lack: Lack | None = None  # what hosts of the domain wait for
-    idle: bool = False  # it runs, and nothing of it is under way
+    stands_still: bool = False  # nothing of it is under way
 
     @property
     def has_ended(self) -> bool:
@@ -59,9 +59,14 @@ class Snapshot:
         return self.asked + (self.promises if self.quiet_s >= PROMISED_S else [])
 
     @property
+    def idle(self) -> bool:
+        """It runs, and nothing of it is under way: nobody has ended it."""
+        return self.task.status == "running" and self.stands_still
+
+    @property
     def is_stuck(self) -> bool:
-        """The task waits for a person, and nothing else of it seems to go on."""
-        return self.task.status == "stuck" and self.quiet_s >= STUCK_S
+        """The task waits for a person, and nothing of it goes on without one."""
+        return self.task.status == "stuck" and self.stands_still and self.quiet_s >= STUCK_S
 
 
 @dataclass
@@ -126,7 +131,7 @@ async def snapshots(
                 events_waiting = await waiting(domain, now=task.finished_at is not None)
                 lack = await find_lack(db, domain)
                 quiet_s = 0.0 if fresh else time.monotonic() - grew
-                idle = await look_idle(task, quiet_s=quiet_s, events_waiting=events_waiting)
+                stands_still = await look_idle(task, quiet_s=quiet_s, events_waiting=events_waiting)
                 paused = [] if task.finished_at else await paused_of(db, task.workers, tenant=tenant)
                 asked = (
                     [] if task.finished_at else await waiting_of_task(db, task.ref, tenant=tenant, kinds=OPEN)
@@ -156,7 +161,7 @@ async def snapshots(
                 promises=[each for each in asked if each.kind not in ASKED],
                 events_waiting=events_waiting,
                 lack=lack,
-                idle=idle,
+                stands_still=stands_still,
             )
             yield snapshot
             if len(fresh) == _PAGE:

@@ -1,4 +1,4 @@
-"""Whether a task that runs has come to a standstill: everything of it is handled, and nobody has ended it."""
+"""Whether a task has come to a standstill: everything of it is handled, or is stuck, and nobody has ended it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IdleLook:
         """Raises StorageUnavailable."""
         from storage.inspect import is_idle
 
-        if task.status != "running" or quiet_s < _LOOK_EVERY_S or events_waiting != 0:
+        if task.status not in ("running", "stuck") or quiet_s < _LOOK_EVERY_S or events_waiting != 0:
             self._looked, self._found = 0.0, False
         elif time.monotonic() - self._looked >= _LOOK_EVERY_S:
             self._found = await is_idle(self._db, task)
@@ -40,7 +40,7 @@ async def is_seen_idle(at: Opened, task: TaskView) -> bool:
     from bus.errors import ServiceUnavailable
     from storage.inspect import is_idle
 
-    if not await is_idle(at.db, task):
+    if task.status != "running" or not await is_idle(at.db, task):
         return False
     from bus.nats import NatsTransport
     from callboard.cli.waiting_events import WaitingEvents

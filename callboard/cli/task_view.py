@@ -180,7 +180,7 @@ def idle_lines(task: TaskView) -> list[str]:
 
 
 def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
-    """The dead letters of a task, and while it is open the commands that mend it. An error that has ended the task is said
+    """The dead letters of a task, and while it waits for one the commands that mend it. An error that has ended the task is said
     with its end."""
     end = "" if task.error is None else failure_of(task.error)
     found = [
@@ -190,8 +190,8 @@ def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
     if len(letters) > _LETTERS:
         found.append(f"and {len(letters) - _LETTERS} more: `callboard dead-letters`")
     found += code_lines(letters)
-    if task.finished_at is not None or not letters:
-        return found
+    if task.finished_at is not None or not letters or task.status in ("assigned", "running"):
+        return found  # a task that goes on has nothing to be mended: who asked was told
     first = letters[0]
     mends = [
         (f"callboard dead-letters retry {first.id}", "once what it failed of is mended"),

@@ -227,6 +227,8 @@ class TaskAgent(Leader):
         """A message of the task is a dead letter."""
         state = self.state
         words = f"{ctx.sender} could not handle {trouble.type}: {trouble.error}"
+        if trouble.told:
+            words += " (who asked was told)"
         facts = {"message": words, "by": ctx.sender, **trouble.model_dump()}
         if self._has_ended or state.end is not None:
             self._log_aside(ctx, "trouble", **facts)
@@ -237,6 +239,8 @@ class TaskAgent(Leader):
                 self._log_aside(ctx, "trouble", **facts)
         elif self._is_the_end(trouble, ctx):
             self._fail(ctx, "dead_letter", words)
+        elif trouble.told:
+            self._log_aside(ctx, "trouble", **facts)
         else:
             state.dead.add(trouble.id)
             if state.status in ("new", "stuck"):
@@ -250,17 +254,18 @@ class TaskAgent(Leader):
         """Whether nobody could mend it, or the domain does not wait for anybody to."""
         if ctx.sender == str(ctx.address) or (trouble.type == WORK and ctx.sender == self.state.assignee):
             return True
-        return self.state.on_dead_letter == "fail" and self.state.status != "new"
+        return self.state.on_dead_letter == "fail" and self.state.status != "new" and not trouble.told
 
     @handler
     async def on_mended(self, mended: TaskMended, ctx: Context) -> None:
         state = self.state
         words = f"dead letter {mended.letter} of {ctx.sender} is {mended.how}: {mended.type}"
         facts = {"message": words, "by": ctx.sender, **mended.model_dump()}
-        if self._has_ended or not state.dead.remove(mended.id):
+        if self._has_ended:
             self._log_aside(ctx, "late", **facts)
             return
         self._log_aside(ctx, "mended", **facts)
+        state.dead.remove(mended.id)
         if state.status == "stuck" and not state.dead:
             state.status = "running"
             self._log(ctx, "running", by=ctx.sender)

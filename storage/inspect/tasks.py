@@ -18,6 +18,7 @@ from storage.queries import query
 
 IDLE_S = 3.0  # a task that has just done something may be about to go on
 _MOST_AT_WORK = 1_000  # messages, open turns and timers that are looked through
+_MOST_BESIDE_STUCK = 20_000  # the same for a stuck task, whose `run` ends by it; few are looked at
 COUNTED = ("hops", "asks", "steps", "tokens", "cost")
 
 
@@ -127,12 +128,17 @@ async def children_of(db: Connection, ref: str, *, tenant: str, limit: int = 100
 
 
 async def is_idle(db: Connection, task: TaskView) -> bool:
-    """Whether a task is running and nothing of it is under way: no message, turn, wait, timer or child, nor anything
-    shared that it may wait for. That somebody will send it something later is not known here.
+    """Whether a task is running, or stuck, as it was seen, and nothing of it is under way: no message, turn, wait, timer or
+    child, nor anything shared that it may wait for. That somebody will send it something later is not known here. Of a
+    stuck one, what can only go on with a person does not count: what is paused, or waits for an approval or an outcome.
 
-    A look at an index for each, and at what waits in the whole deployment: above 1,000 of a sort it is not said.
+    A look at an index for each, and at what waits in the whole deployment: above 1,000 of a sort (for a stuck one 20,000)
+    it is not said.
     """
-    arguments = task.domain, task.tenant, task.ref, IDLE_S, _MOST_AT_WORK
+    if task.status not in ("running", "stuck"):
+        return False
+    most = _MOST_AT_WORK if task.status == "running" else _MOST_BESIDE_STUCK
+    arguments = task.domain, task.tenant, task.ref, IDLE_S, most, task.status
     with translated():
         async with in_index_order(db) as snapshot:
             return await snapshot.fetchval(query("inspect_task_is_idle"), *arguments) is True

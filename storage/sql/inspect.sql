@@ -218,28 +218,37 @@ select domain, tenant, id::text as id, status, goal, priority, policy, assignee,
 from tasks where tenant = $1 and parent = $2 order by created_at, id limit $3
 
 -- name: inspect_task_is_idle
--- Whether a task is running, no child of it is open, no turn of it was in the last $4 seconds, and none of the messages,
--- open turns and timers of the whole deployment is part of it, or is shared work that it may wait for; its leader's own
--- timers aside. Of each at most $5 are looked at, in the order of the primary key; with more of one than that: false.
-select t.status = 'running'
+-- Whether a task has the status $6, no child of it is open, no turn of it was in the last $4 seconds, and none of the
+-- messages, open turns and timers of the whole deployment is part of it, or is shared work that it may wait for; its
+-- leader's own timers aside. Of a stuck one what is paused or waits for people alone is left out, and so is shared work:
+-- a turn of its own would wait for that. Of each at most $5 are looked at, in the order of the primary key; with more of
+-- one than that: false.
+select t.status = $6
    and not exists (select from tasks c where c.tenant = t.tenant and c.parent = $3 and c.finished_at is null)
    and not exists (select from transitions h where h.tenant = t.tenant and h.task = $3
                      and h.at > now() - make_interval(secs => $4))
    and not exists (
      select from (
-       (select 'mail' as what, domain, tenant, agent, header from mailbox
+       (select 'mail' as what, domain, tenant, agent, null::uuid as parked, header from mailbox
         order by domain, tenant, partition, agent, seq limit $5 + 1)
        union all
-       (select 'turn', domain, tenant, agent, header from turns order by domain, tenant, agent limit $5 + 1)
+       (select 'turn', domain, tenant, agent, case when waiting then turn end, header from turns
+        order by domain, tenant, agent limit $5 + 1)
        union all
-       (select 'timer', domain, tenant, agent, header from timers order by domain, tenant, seq limit $5 + 1)
+       (select 'timer', domain, tenant, agent, null, header from timers order by domain, tenant, seq limit $5 + 1)
      ) o
      group by o.what
      having count(*) > $5
          or bool_or(o.tenant = t.tenant and (
-              (o.header ->> 'shared')::boolean is true
+              (t.status <> 'stuck' and (o.header ->> 'shared')::boolean is true)
               or case when o.domain = t.domain and o.agent = 'task/' || t.id then o.what <> 'timer'
-                      else o.header ->> 'task' = $3 end)))
+                      when o.header ->> 'task' is distinct from $3 then false
+                      when t.status <> 'stuck' then true
+                      else not exists (select from agents a where a.domain = o.domain and a.tenant = o.tenant
+                                         and a.agent = o.agent and a.lifecycle = 'paused')
+                       and (select bool_and(p.kind in ('approval', 'outcome') and p.due_at is null) from promises p
+                            where p.agent = o.agent and p.tenant = o.tenant and p.domain = o.domain
+                              and p.turn = o.parked and p.status = 'pending') is not true end)))
 from tasks t where t.domain = $1 and t.tenant = $2 and t.id = split_part($3, '/', 2)::uuid
 
 -- name: inspect_usage

@@ -12,17 +12,25 @@ from typing import Any
 
 import pytest
 
-from actors.control import DropDeadLetter, RetryDeadLetter
+from actors.control import DropDeadLetter, Pause, RetryDeadLetter
 from actors.domain import load_domain, read_domain
 from bus.address import parse_address
 from bus.errors import InvalidTask, TaskError, TaskFailed
 from bus.event import TASK_HEADER
 from bus.events import EventStream
-from callboard.cli import follow
+from callboard.cli import follow, idle
 from callboard.cli.approving import by_people
 from callboard.cli.following import _follow
 from callboard.services import Endpoints
-from storage.inspect import DeadLetterView, find_task, list_dead_letters_of_task, list_tasks
+from storage.inspect import (
+    DeadLetterView,
+    TaskView,
+    find_task,
+    is_idle,
+    list_dead_letters_of_task,
+    list_tasks,
+    tasks,
+)
 from storage.intake import Incoming, accept
 from tests.integration.cli import until
 from tests.integration.deployment import Deployment
@@ -213,19 +221,73 @@ async def test_an_end_by_hand_needs_a_reason(office: Deployment) -> None:
 # -- `callboard run` ---------------------------------------------------------------------------------
 
 
-async def test_a_run_ends_when_its_task_is_stuck_and_nothing_else_of_it_goes_on(
-    office: Deployment, broken: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(follow, "STUCK_S", 1.0)
-    broken.add("lamp")
-    task = await office.submit(["lamp"])
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "STUCK_S", 0.5)
+    monkeypatch.setattr(tasks, "IDLE_S", 0.1)
+    monkeypatch.setattr(idle, "_LOOK_EVERY_S", 0.2)
+
+
+async def followed(office: Deployment, task: str) -> TaskView:
+    """The task as it is when its `run` ends."""
     cluster: Any = SimpleNamespace(
         postgres=office.pool, transport=office.transport, settings=SimpleNamespace(tenant="default")
     )
     async with asyncio.timeout(SOON_S):
-        found = await _follow(cluster, "office", task, by_people, live=False)
+        return await _follow(cluster, "office", task, by_people, live=False)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_run_ends_when_its_task_is_stuck_and_nothing_else_of_it_goes_on(
+    office: Deployment, broken: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken.add("lamp")
+    found = await followed(office, await office.submit(["lamp"]))
     assert (found.status, found.finished_at) == ("stuck", None)
     assert "could not handle errands.fetch.v1: ValueError: the lamp is locked away" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_run_goes_on_while_anything_of_its_stuck_task_goes_on(
+    office: Deployment, broken: set[str]
+) -> None:
+    broken.add("lamp")
+    found = await followed(office, await office.submit({"lose": "lamp", "sleep_s": 3}))
+    assert (found.status, found.result) == ("completed", '"without it"')
+    assert (await kinds(office, found.id))[-2:] == ["stuck", "completed"]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_run_ends_when_the_rest_of_its_stuck_task_waits_for_a_person(
+    office: Deployment, broken: set[str]
+) -> None:
+    broken.add("lamp")
+    found = await followed(office, await office.submit({"lose": "lamp", "approve": True}))
+    assert (found.status, found.finished_at) == ("stuck", None)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_run_ends_when_the_rest_of_its_stuck_task_is_paused(
+    office: Deployment, broken: set[str]
+) -> None:
+    broken.add("lamp")
+    task = await office.submit({"lose": "lamp", "sleep_s": 3_600})
+    await status(office, task, "stuck")
+    assert not await is_idle(office.pool, await find_task(office.pool, task, tenant="default"))
+    clerk = parse_address(f"office/clerk/{task}")
+    await accept(office.pool, office.transport, [Incoming(to=clerk, message=Pause(), control=True)])
+    assert (await followed(office, task)).status == "stuck"
+
+
+async def test_an_ask_that_was_given_up_leaves_the_task_to_whoever_was_told(
+    office: Deployment, broken: set[str]
+) -> None:
+    broken.add("lamp")
+    task = await office.submit({"ask": "lamp"})
+    with pytest.raises(TaskFailed, match="the lamp is locked away") as caught:
+        await office.client.result(task, timeout_s=SOON_S)
+    assert caught.value.code == "dead_letter"
+    assert set(await kinds(office, task)) == {"submitted", "assigned", "running", "trouble", "failed"}
 
 
 def test_the_policy_is_read_from_domain_yaml(tmp_path: Path) -> None:

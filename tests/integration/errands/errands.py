@@ -64,6 +64,13 @@ class Clerk(Agent):
         if isinstance(work.input, dict) and "book" in work.input:
             ctx.compensate(undo, await ctx.step(do, "booked"))
             await ctx.run_task("depot", goal="carry it", input={"carry": work.input["book"]})
+        if isinstance(work.input, dict) and "lose" in work.input:
+            ctx.send("depot/porter/main", Fetch(item=work.input["lose"]))
+            if "approve" in work.input:
+                await ctx.approval("go on without it")
+            await ctx.sleep(work.input["sleep_s"])
+            ctx.complete("without it")
+            return
         if isinstance(work.input, dict) and "ask" in work.input:
             ctx.complete(await ctx.ask("depot/porter/asked", Fetch(item=work.input["ask"])))
             return

@@ -107,7 +107,7 @@ def test_a_task_that_nobody_has_ended_is_told_of_once(
         f"`callboard cancel {TASK.id}` ends it.",
     )
     assert not any("under way" in line for line in lines(shown, 80, 24))
-    shown.idle = True
+    shown.stands_still = True
     frame = [line.rstrip() for line in lines(shown, 80, 24)]
     assert len(frame) <= 24
     assert set(words) <= set(frame)
@@ -116,9 +116,9 @@ def test_a_task_that_nobody_has_ended_is_told_of_once(
     say(shown)
     say(shown)
     assert capsys.readouterr().err == " ".join(words) + "\n"  # and no line on how the domain is doing
-    shown.idle = False
+    shown.stands_still = False
     say(shown)
-    shown.idle = True
+    shown.stands_still = True
     say(shown)
     assert capsys.readouterr().err.count("ctx.complete") == 1
 
