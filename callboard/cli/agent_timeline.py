@@ -1,4 +1,4 @@
-"""An agent's turns on the terminal, in the order in which they began: each with its calls as bars of time."""
+"""An agent's turns on the terminal, in the order of their versions: each with its calls as bars of time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ def show_timeline(timeline: Timeline) -> None:
     elif not timeline.turns:
         out.print(plain(f"{timeline.address} has had no turn yet.", "yellow"))
         return
+    latest = 0.0
     for turn in timeline.turns:
-        for line in _lines(turn, out.width):
+        for line in _lines(turn, out.width, latest):
             out.print(line, no_wrap=True, overflow="ellipsis", crop=False)
+        latest = max(latest, turn.began)
     if timeline.older is not None:
         note(f"There are older turns: --before {timeline.older}, or more of them: --last N")
 
@@ -47,9 +49,9 @@ def dropped_text(version: int, at: datetime) -> str:
     return f"{versions} dropped by retention on {at:%Y-%m-%d}"
 
 
-def _lines(turn: Turn, width: int) -> list[Text]:
+def _lines(turn: Turn, width: int, latest: float) -> list[Text]:
     now = time.time()
-    lines = [_head(turn, now)]
+    lines = [_head(turn, now, latest)]
     lines += [_says("from", text) for text in _causes(turn)]
     lines += _calls(turn, width, now)
     lines += [_says("why", facts(decision), "cyan") for decision in turn.notes]
@@ -66,13 +68,18 @@ def _lines(turn: Turn, width: int) -> list[Text]:
     return lines
 
 
-def _head(turn: Turn, now: float) -> Text:
+def _head(turn: Turn, now: float, latest: float) -> Text:
+    """With the time at which it began, or of its end where one that began later (`latest`) stands above it."""
+    ended = turn.ended or now
+    is_late = turn.began < latest
     line = plain(f"{f'{turn.version:,}' if turn.version is not None else 'open':>6}  ", "bold")
-    line.append(f"{clock(turn.began)}  ", "dim")
+    line.append(f"{clock(ended if is_late else turn.began)}  ", "dim")
     style = _STYLES.get(turn.decision, "cyan")
     line.append(f"{_MARKS.get(turn.decision, '✓')} {clean(turn.decision)}", style)
     line.append(f"  {clean(named(turn.header))}", "bold")
-    line.append(f"  {took((turn.ended or now) - turn.began)}")
+    line.append(f"  {took(ended - turn.began)}")
+    if is_late:
+        line.append(f" since {clock(turn.began)}")
     queued = turn.began - turn.header.sent_at
     if queued >= _QUEUED_S:
         line.append(f" after {took(queued)} in the mailbox", "dim")

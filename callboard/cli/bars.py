@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from storage.inspect import Call
 
 WORK, WAIT, QUEUE = "█", "━", "·"  # told apart without colour: it works, it waits, its message waits
-_WAITS = ("ask", "sleep", "promise", "approval")
+_WAITS = ("ask", "sleep", "promise", "approval", "outcome")
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """Turns in the order in which they began. `older` is the version below which there are more, or None; `dropped` the
+    """Turns in the order of their versions; what one of them sent stands once. `older` is the version below which there are more, or None; `dropped` the
     newest version that retention has dropped, at `dropped_at`."""
 
     address: str
@@ -113,7 +113,8 @@ async def agent_timeline(
     open_turn = await find_open_turn(db, address, tenant=tenant) if below == LAST_VERSION else None
     if open_turn is not None:
         turns.append(still_open(str(address), open_turn))
-    turns = await with_causes(db, await with_calls(db, turns, tenant=tenant), tenant=tenant)
+    turns = _each_sent_once(await with_calls(db, turns, tenant=tenant))
+    turns = await with_causes(db, turns, tenant=tenant)
     with translated():
         anchor = await db.fetchrow(query("verify_anchor"), address.domain, tenant, address.agent)
     dropped, dropped_at = (anchor["version"], anchor["dropped_at"]) if anchor else (None, None)
@@ -122,6 +123,17 @@ async def agent_timeline(
         address=str(address), turns=turns, older=rows[-1].version if more else None, dropped=dropped,
         dropped_at=dropped_at,
     )  # fmt: skip
+
+
+def _each_sent_once(turns: Sequence[Turn]) -> list[Turn]:
+    """A turn that was paused has what went out before in each of its versions: it is told in the first one shown."""
+    told: set[str] = set()
+    found = []
+    for turn in turns:
+        fresh = {sent.id: sent for sent in turn.sends if sent.id not in told}
+        told |= fresh.keys()
+        found.append(msgspec.structs.replace(turn, sends=list(fresh.values())))
+    return found
 
 
 def turn_of(address: str, row: Transition) -> Turn:

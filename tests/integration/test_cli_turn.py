@@ -49,6 +49,26 @@ async def test_a_step_that_the_new_code_does_not_make_is_forgotten(cli: Cli, par
     await cli("verify")  # the edit is part of the history: no digest is wrong
 
 
+async def test_what_a_paused_turn_had_sent_is_told_once_and_times_go_on(
+    cli: Cli, parked: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vigil import agents
+
+    [paused, still_open] = (await cli.json("agent", RUNNER, "--timeline"))["turns"]
+    assert [[s["to"] for s in turn["sends"]] for turn in (paused, still_open)] == [[ORACLE], []]
+    monkeypatch.setattr(agents, "changed_code", False)
+    await cli("turn", "retry", RUNNER)
+    await has_turn(parked, RUNNER, 3)
+    turns = (await cli.json("agent", RUNNER, "--timeline"))["turns"]
+    assert [turn["decision"] for turn in turns] == ["paused", "resumed", "handled"]
+    assert [[s["to"] for s in turn["sends"]] for turn in turns] == [[ORACLE], [], ["vigil/ledger/main"]]
+    text = await cli("agent", RUNNER, "--timeline")
+    heads = [line for line in text.splitlines() if "  vigil.errand.v1  " in line or "  ✓ resumed  " in line]
+    shown = [head.split()[1] for head in heads]
+    assert (len(shown), shown) == (3, sorted(shown))
+    assert f" since {shown[0]} " in heads[2]
+
+
 async def test_an_open_turn_is_shown_with_its_calls_by_their_keys(cli: Cli, parked: Deployment) -> None:
     """`look_up` has failed, and is no longer counted once it is to be made again."""
     shown = await cli.json("turn", "show", RUNNER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from callboard.cli.bars import outcome
+from callboard.cli.bars import WAIT, WORK, made_of, outcome
 from storage.inspect.timeline import Call
 
 
@@ -44,3 +44,10 @@ def test_what_a_person_has_said_of_a_call_is_told_in_words_with_the_reason(value
         number=1, key="#1?1", kind="outcome", name="pay 0a1b", ok=True, status="resolved", by="external/maria", value=value
     )  # fmt: skip
     assert outcome(call) == line
+
+
+@pytest.mark.parametrize(
+    ("kind", "drawn"), [("approval", WAIT), ("outcome", WAIT), ("call", WORK), ("intent", WORK)]
+)
+def test_what_a_person_is_asked_is_drawn_as_waiting(kind: str, drawn: str) -> None:
+    assert made_of(kind) == drawn
