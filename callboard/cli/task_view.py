@@ -192,7 +192,7 @@ def trouble_lines(task: TaskView, letters: list[DeadLetterView]) -> list[str]:
     found += code_lines(letters)
     if task.finished_at is not None or not letters or task.status in ("assigned", "running"):
         return found  # a task that goes on has nothing to be mended: who asked was told
-    first = letters[0]
+    first = next((letter for letter in letters if not letter.asked), letters[0])
     mends = [
         (f"callboard dead-letters retry {first.id}", "once what it failed of is mended"),
         (f"callboard dead-letters drop {first.id}", "to go on without it"),

@@ -12,7 +12,7 @@ from storage.inspect.rows import domain_names, fetch_all
 
 
 class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was given up. `was` is its number as a dead letter before it was tried again; `frames` are
+    """A message that was given up. One that was `asked` has somebody who was told. `was` is its number as a dead letter before it was tried again; `frames` are
     lines of `file:line in function`, down to where its handler failed; `header` and `payload` are set when one is looked
     at alone."""
 
@@ -30,6 +30,7 @@ class DeadLetterView(msgspec.Struct, frozen=True, kw_only=True):
     sender: str
     task: str | None
     was: int | None
+    asked: bool = False
     header: str | None = None
     payload: str | None = None
 

@@ -106,14 +106,14 @@ order by version desc limit $5
 -- name: inspect_dead_letters
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
-       (header ->> 'letter')::bigint as was
+       (header ->> 'letter')::bigint as was, header ->> 'reply_to' is not null as asked
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id > $3
 order by id limit $4
 
 -- name: inspect_dead_letters_of_task
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
-       (header ->> 'letter')::bigint as was
+       (header ->> 'letter')::bigint as was, header ->> 'reply_to' is not null as asked
 from dead_letters
 where header ->> 'task' = $2 and tenant = $1
   and reason <> 'expired' and header ->> 'type' <> 'callboard.call_for_bids.v1'  -- nobody waits for these
@@ -122,14 +122,14 @@ order by id limit $3
 -- name: inspect_dead_letter
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
-       (header ->> 'letter')::bigint as was, header::text as header, payload::text as payload
+       (header ->> 'letter')::bigint as was, header ->> 'reply_to' is not null as asked, header::text as header, payload::text as payload
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id = $3
 
 -- The dead letter that another has become since, with the same message.
 -- name: inspect_dead_letter_again
 select domain, tenant, id, agent, message::text as message, at, reason, error, failures, frames,
        header ->> 'type' as type, header ->> 'sender' as sender, header ->> 'task' as task,
-       (header ->> 'letter')::bigint as was
+       (header ->> 'letter')::bigint as was, header ->> 'reply_to' is not null as asked
 from dead_letters where domain = any ($1::text[]) and tenant = $2 and id > $3 and message = $4::uuid
 order by id limit 1
 

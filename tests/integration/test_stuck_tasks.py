@@ -288,6 +288,8 @@ async def test_an_ask_that_was_given_up_leaves_the_task_to_whoever_was_told(
         await office.client.result(task, timeout_s=SOON_S)
     assert caught.value.code == "dead_letter"
     assert set(await kinds(office, task)) == {"submitted", "assigned", "running", "trouble", "failed"}
+    asked = {letter.address: letter.asked for letter in await letters(office, task)}
+    assert asked == {"depot/porter/asked": True, f"office/clerk/{task}": False}
 
 
 def test_the_policy_is_read_from_domain_yaml(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from callboard.cli.task_view import trouble_lines
@@ -30,3 +31,11 @@ def test_a_dead_letter_is_to_be_mended_unless_its_task_goes_on(status: str, is_t
     lines = trouble_lines(task(status), [LETTER])
     assert lines[0] == "dead letter 7 for d/a/k: t.v1: no"
     assert any("callboard dead-letters retry 7" in line for line in lines) is is_to_be_mended
+
+
+def test_what_mends_a_stuck_task_is_the_letter_that_no_asker_was_told_of() -> None:
+    asked = msgspec.structs.replace(LETTER, id=3, asked=True)
+    lines = trouble_lines(task("stuck"), [asked, LETTER])
+    assert [line.split(" for ")[0] for line in lines[:2]] == ["dead letter 3", "dead letter 7"]
+    assert any("callboard dead-letters retry 7" in line for line in lines)
+    assert not any("callboard dead-letters retry 3" in line for line in lines)
