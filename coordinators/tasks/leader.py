@@ -2,7 +2,7 @@
 
 new -> assigned -> running -> [ending ->] completed | failed      `ending` while its children go on
              |        ^
-             +-> stuck +     a message of the task is a dead letter of which no asker was told, until an operator has mended it
+             +-> stuck +     a message of the task is a dead letter (no ask whose asker was told), until it is mended
 
 any of these -> cancelling -> cancelled     once nothing runs that is part of the task or of its children
 """

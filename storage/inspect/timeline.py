@@ -94,8 +94,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """Turns in the order of their versions; what one of them sent stands once. `older` is the version below which there are more, or None; `dropped` the
-    newest version that retention has dropped, at `dropped_at`."""
+    """Turns in the order of their versions; what one of them sent stands once. `older` is the version below which there are
+    more, or None; `dropped` the newest version that retention has dropped, at `dropped_at`."""
 
     address: str
     turns: list[Turn]
