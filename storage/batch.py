@@ -11,7 +11,7 @@ import msgspec
 from bus.envelope import Outgoing
 from bus.limits import SEEN_WINDOW
 from storage.journal import Does, Flush
-from storage.journal_batch import journal_arguments
+from storage.journal_batch import journal_arguments, step_arguments
 from storage.records import EventBatch, EventCursor, Fence, Mark, TurnRecord, Write
 
 
@@ -19,6 +19,8 @@ def commit_call(
     fence: Fence, writes: Sequence[Write], marks: Sequence[Mark], code: str
 ) -> tuple[str, list[Any]]:
     """The query that commits the batch, and its arguments; one column of its one row is `numbers`."""
+    if len(writes) == 1 and not marks and (step := step_arguments(writes[0], fence)):
+        return "commit_step", step
     journal = journal_arguments(writes, fence.domain, code)
     if not journal:
         return "commit_turns", commit_arguments(fence, writes, marks)

@@ -10,7 +10,7 @@ import msgspec
 
 from bus.errors import StaleTurn
 from storage.journal import Does
-from storage.records import Write
+from storage.records import Fence, TurnRecord, Write
 
 _NO_ENTRY = (None,) * 8
 
@@ -55,6 +55,24 @@ def journal_arguments(writes: Sequence[Write], domain: str, code: str) -> list[A
         _if_any(numbers), _if_any(keys), _shortest(kinds), _shortest(names), _shortest(oks), _if_any(values),
         _if_any(blobs), _if_any(tooks),
         *_consumed(journaled), _promises(journaled), *_locked(writes, journaled, domain), _calls(journaled),
+    ]  # fmt: skip
+
+
+def step_arguments(write: Write, fence: Fence) -> list[Any]:
+    """The arguments of `commit_step` for a write that is one recorded call of a turn that goes on, and nothing else; empty
+    for any other."""
+    journal = write.journal
+    if journal is None or isinstance(write, TurnRecord) or write.sends or len(journal.entries) != 1:
+        return []
+    if journal.does is not Does.GO or journal.consumed or journal.promises or journal.done or journal.given_up:
+        return []
+    if journal.calls or journal.verdicts:
+        return []
+    entry = journal.entries[0]
+    return [
+        fence.domain, fence.epoch, write.partition, write.tenant, write.agent, journal.turn, journal.recorded,
+        journal.began_at, entry.number, entry.key, entry.kind, entry.name, entry.ok, entry.value, entry.blob,
+        entry.took_ms,
     ]  # fmt: skip
 
 

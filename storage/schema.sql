@@ -415,6 +415,20 @@ begin
     perform write_pauses(p_domain, p_rare -> 'pauses');
   end if;
 end $$;
+CREATE FUNCTION callboard.commit_step(p_domain text, p_epoch bigint, p_partition integer, p_tenant text, p_agent text, p_turn uuid, p_recorded integer, p_began_at double precision, p_number integer, p_key text, p_kind text, p_name text, p_ok boolean, p_value text, p_blob text, p_took_ms real) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+  perform require_fence(p_domain, p_epoch, array[p_partition]);
+  update turns set recorded = p_recorded + 1
+    where domain = p_domain and tenant = p_tenant and agent = p_agent and turn = p_turn and recorded = p_recorded;
+  if not found then
+    raise exception 'an open turn is gone, or others have recorded something in it' using errcode = 'CB002';
+  end if;
+  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms, at)
+    values (p_domain, p_tenant, p_agent, p_turn, p_number, p_key, p_kind, p_name, p_ok, p_value::json, p_blob, p_took_ms,
+            greatest(now(), to_timestamp(p_began_at)));
+end $$;
 CREATE FUNCTION callboard.commit_turns(p_domain text, p_epoch bigint, p_partitions integer[], t_tenant text[], t_partition integer[], t_agent text[], t_seq bigint[], t_version bigint[], t_body text[], t_prev bytea[], t_hash bytea[], s_turn integer[], s_from bigint[], s_schema integer[], s_lifecycle text[], s_state text[], o_tenant text[], o_domain text[], o_partition integer[], o_agent text[], o_control boolean[], o_settles uuid[], o_id uuid[], o_header text[], o_payload text[], p_rare jsonb, t_task text[]) RETURNS bigint[]
     LANGUAGE plpgsql
     AS $$

@@ -257,6 +257,25 @@ begin
   end if;
 end $$;
 
+-- The same for a group that is one `go` with its entry and nothing else, as that of a turn which runs alone: without arrays
+-- it takes half the time.
+create function commit_step(
+  p_domain text, p_epoch bigint, p_partition int, p_tenant text, p_agent text, p_turn uuid, p_recorded int,
+  p_began_at float8, p_number int, p_key text, p_kind text, p_name text, p_ok boolean, p_value text, p_blob text,
+  p_took_ms real
+) returns void language plpgsql as $$
+begin
+  perform require_fence(p_domain, p_epoch, array[p_partition]);
+  update turns set recorded = p_recorded + 1
+    where domain = p_domain and tenant = p_tenant and agent = p_agent and turn = p_turn and recorded = p_recorded;
+  if not found then
+    raise exception 'an open turn is gone, or others have recorded something in it' using errcode = 'CB002';
+  end if;
+  insert into journal (domain, tenant, agent, turn, number, key, kind, name, ok, value, blob, took_ms, at)
+    values (p_domain, p_tenant, p_agent, p_turn, p_number, p_key, p_kind, p_name, p_ok, p_value::json, p_blob, p_took_ms,
+            greatest(now(), to_timestamp(p_began_at)));
+end $$;
+
 -- The open turns of a partition that have something to do, from a place on: p_limit at most, until they have p_bytes.
 -- A row without a number says that the page ends there and the partition may not.
 create function load_turns(

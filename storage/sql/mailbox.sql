@@ -16,6 +16,10 @@ select commit_journal($1, $2, $3::int[], $4, $5, $6, $7, $8::text[], $9::int[], 
   $36::boolean[]),
   case when $37::jsonb is not null then write_ledger($1, $2, $37) end, null as numbers
 
+-- name: commit_step
+-- One recorded call of one turn alone.
+select commit_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16), null as numbers
+
 -- name: commit_turns_and_journal
 select commit_journal($1, $2, $3::int[], $28, $29, $30, $31, $32::text[], $33::int[], $34::text[],
   $35::bigint[], $36::uuid[], $37::text[], $38::int[], $39::int[], $40::boolean[], $41::float8[], $42::int[],

@@ -1,4 +1,5 @@
-"""Flushes of many turns in one commit, in every store: each is written as it is, whatever the others have in common."""
+"""Flushes of many turns in one commit, in every store: each is written as it is, whatever the others have in common, and as
+it would be by itself."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bus.errors import StaleTurn
+from bus.errors import Fenced, StaleTurn
 from storage.journal import Does, Flush, JournalEntry, JournalWrite, Kind, PromiseWrite, StoredJournal
-from storage.records import Fence, Write
+from storage.records import Fence, Mark, Write
 from tests.contract.rig import DOMAIN, Rig, letter, turn
 
 Entries = tuple[JournalEntry, ...]
@@ -157,3 +158,56 @@ async def test_one_flush_that_is_refused_takes_the_group_along(rig: Rig) -> None
     with pytest.raises(StaleTurn):
         await rig.store.commit(fence, goes, [])
     assert [f and len(f.entries) for f in [await stored(rig, at) for at in turns]] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize(
+    "last",
+    [
+        entry(3),
+        entry(3, kind="call", name="charge", ok=False, value='{"a":1}', took_ms=0.5),
+        entry(3, key="ü/~1", value="null", blob="d1"),
+    ],
+    ids=["step", "failed call", "blob"],
+)
+async def test_one_recorded_call_is_written_alone_as_in_a_group(
+    rig: Rig, last: JournalEntry, others: int
+) -> None:
+    fence = await rig.host(0, 1)
+    at, *beside = [await opened(rig, fence, "other", 1, f"order/{n}") for n in range(1 + others)]
+    await rig.store.commit(fence, [at.flush(Does.GO, entries=(entry(1), entry(2)))], [])
+    goes = at.flush(Does.GO, entries=(last,), recorded=2)
+    await rig.store.commit(fence, [goes, *(o.flush(Does.GO, entries=(entry(1),)) for o in beside)], [])
+    found = await stored(rig, at)
+    assert found is not None
+    assert (found.entries, found.recorded, found.waiting) == ((entry(1), entry(2), last), 3, False)
+    assert await rig.store.settle(fence, goes)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_one_recorded_call_leaves_alone_what_else_is_known_of_its_turn(rig: Rig, others: int) -> None:
+    fence = await rig.host(0)
+    at, *beside = [await opened(rig, fence, "default", 0, f"order/{n}") for n in range(1 + others)]
+    failed = Mark(
+        tenant="default", partition=0, agent=at.agent, seq=at.seq, failed=1, tried=1, delay_s=60.0, error="no", open=True,
+    )  # fmt: skip
+    await rig.store.commit(fence, [], [failed])
+    group = [one.flush(Does.GO, entries=(entry(1),)) for one in (at, *beside)]
+    await rig.store.commit(fence, group, [])
+    found = await stored(rig, at)
+    assert found is not None
+    assert (found.failures, found.trials, found.retry_at is None) == (1, 1, False)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("taken", [False, True])
+async def test_one_recorded_call_is_refused_alone_as_in_a_group(rig: Rig, others: int, taken: bool) -> None:
+    """When its host does not own the partition any more, or the turn has gone on without it."""
+    fence = await rig.host(0)
+    at, *beside = [await opened(rig, fence, "default", 0, f"order/{n}") for n in range(1 + others)]
+    if taken:
+        await rig.take_back(fence, 0)
+    late = at.flush(Does.GO, entries=(entry(2),), recorded=0 if taken else 1)
+    with pytest.raises(Fenced if taken else StaleTurn):
+        await rig.store.commit(fence, [late, *(o.flush(Does.GO, entries=(entry(1),)) for o in beside)], [])
+    assert [f and f.entries for f in [await stored(rig, one) for one in (at, *beside)]] == [()] * (1 + others)

@@ -41,9 +41,12 @@ do $$
 declare
   source text := pg_get_functiondef('commit_journal'::regproc);
   without text := replace(source, 't.ctid = o.place and t.recorded = o.recorded', 't.ctid = o.place');
+  alone text := pg_get_functiondef('commit_step'::regproc);
+  alone_without text := replace(alone, ' and recorded = p_recorded', '');
 begin
-  if source = without then raise 'commit_journal has changed: plant this fault anew'; end if;
+  if source = without or alone = alone_without then raise 'the commits have changed: plant this fault anew'; end if;
   execute without;
+  execute alone_without;
 end $$;
 """
 
