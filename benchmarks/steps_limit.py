@@ -1,11 +1,12 @@
 """The limit of steps: how many journaled steps a second this machine gives without a framework.
 
-    python -m benchmarks.steps_limit --agents 1000 --turns 20000 --steps 10 --json
+    python -m benchmarks.steps_limit --agents 1000 --turns 20000 --steps 10 [--handlers] --json
 
 Two processes over asyncpg. A step is: call a function, record its result in the journal, and go on once that is
 committed (under the fence, one statement for what is ready). A turn's first step takes its message from the mailbox;
 after its last the turn ends: its row leaves, the state is written by compare-and-set, and a hash-chained transition
-with the digests of all its steps. All agents of a process go on in step: no handler written as sequential code does. The time runs from before the messages are put into the mailboxes. The figure
+with the digests of all its steps. All agents of a process go on in step, as no handler written as sequential code does;
+with `--handlers` each has one, a coroutine. The time runs from before the messages are put into the mailboxes. The figure
 is what SQL counts in the journal afterwards.
 """
 
@@ -32,8 +33,11 @@ async def limit(args: argparse.Namespace) -> dict[str, Any]:
         try:
             if "postgres" in pids:
                 await warm_up(connection)
-            await run(connection, endpoints.postgres_url, 200, 200, 10, {})
-            return await run(connection, endpoints.postgres_url, args.agents, args.turns, args.steps, pids)
+            url = endpoints.postgres_url
+            await run(connection, url, 200, 200, 10, {}, handlers=args.handlers)
+            return await run(
+                connection, url, args.agents, args.turns, args.steps, pids, handlers=args.handlers
+            )
         finally:
             await connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
             await connection.close()
@@ -46,6 +50,8 @@ async def run(
     turns: int,
     steps: int,
     pids: dict[str, int],
+    *,
+    handlers: bool,
 ) -> dict[str, Any]:
     """Raises RuntimeError if the run was not honest."""
     agents = min(agents, turns)
@@ -66,7 +72,10 @@ async def run(
         )  # fmt: skip
 
     orders = [
-        Orders(process=process, agents=agents, seconds=0, postgres_url=url, nats_url="", sql=str(SQL), steps=steps)
+        Orders(
+            process=process, agents=agents, seconds=0, postgres_url=url, nats_url="", sql=str(SQL), steps=steps,
+            handlers=handlers,
+        )
         for process in range(PROCESSES)
     ]  # fmt: skip
     reports = await run_processes("benchmarks.bare.steps", orders, Report, before=put_messages)
@@ -100,6 +109,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=1_000)
     parser.add_argument("--turns", type=int, default=1_000)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--handlers", action="store_true", help="each agent by a coroutine of its own")
     parser.add_argument("--postgres-url", help="an external Postgres instead of an embedded one")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()

@@ -64,7 +64,13 @@ def step_arguments(write: Write, fence: Fence) -> list[Any]:
     journal = write.journal
     if journal is None or isinstance(write, TurnRecord) or write.sends or len(journal.entries) != 1:
         return []
-    if journal.does is not Does.GO or journal.consumed or journal.promises or journal.done or journal.given_up:
+    if (
+        journal.does is not Does.GO
+        or journal.consumed
+        or journal.promises
+        or journal.done
+        or journal.given_up
+    ):
         return []
     if journal.calls or journal.verdicts:
         return []

@@ -66,6 +66,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str
     sql: str
     steps: int = 0
+    handlers: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,13 +1,14 @@
 """One of the two processes of the bare loop of steps: one commit in flight, and in it whatever is ready.
 
-It reads its orders as a line of JSON on standard input, answers `ready`, begins at the next line by reading its
-mailboxes, and prints its report as a line of JSON.
+All agents go on in step, or each by a handler of its own, as sequential code does. The process reads its orders as a line of JSON on
+standard input, answers `ready`, begins at the next line by reading its mailboxes, and prints its report as a line of JSON.
 """
 
+import asyncio
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import uvloop
 from uuid_utils import UUID, uuid7
 
 from benchmarks.bare.records import DOMAIN, EPOCH, SCHEMA, Orders, owner_of
+
+Ended = tuple[int, int, str, str, bytes, bytes]
+Commit = Callable[..., Awaitable[Any]]
+Waiter = asyncio.Future[None]
 
 _json = msgspec.json.Encoder().encode
 
@@ -62,7 +67,7 @@ class Agent:
         )
         return took_ms
 
-    def end(self) -> tuple[int, int, str, str, bytes, bytes]:
+    def end(self) -> Ended:
         """The turn's message, and the version, state, transition and hashes that it leaves."""
         seq, message = self.messages.popleft()
         self.version += 1
@@ -82,22 +87,78 @@ async def following(number: int) -> int:
     return number + 1
 
 
-async def arguments(process: int, agents: Sequence[Agent], steps: int) -> tuple[list[Any], list[Agent]]:
-    """Let each agent go on by one step, or end its turn after the last; the commit's parameters, and who goes on."""
-    end = [agent for agent in agents if agent.number == steps]
-    ended = [agent.end() for agent in end]
-    on = [agent for agent in agents if agent.messages]
-    begin = [agent for agent in on if agent.number == 0]
-    took = [await agent.step() for agent in on]
+async def in_step(commit: Commit, process: int, agents: Sequence[Agent], steps: int) -> int:
+    """Each commit takes every agent on by one step, or ends its turn after the last; returns how many there were."""
+    commits = 0
+    while agents:
+        end = [agent for agent in agents if agent.number == steps]
+        ended = [agent.end() for agent in end]
+        on = [agent for agent in agents if agent.messages]
+        begin = [agent for agent in on if agent.number == 0]
+        took = [await agent.step() for agent in on]
+        await commit(*arguments(process, begin, on, took, end, ended))
+        commits += 1
+        agents = on
+    return commits
+
+
+class Handlers:
+    """The same with a coroutine for each agent, which goes on once what it has recorded is committed."""
+
+    def __init__(self, commit: Commit, process: int, agents: Sequence[Agent], steps: int) -> None:
+        self._commit = commit
+        self._process = process
+        self._agents = agents
+        self._steps = steps
+        self._went: list[tuple[Agent, float, Waiter]] = []
+        self._ended: list[tuple[Agent, Ended, Waiter]] = []
+
+    async def run(self) -> int:
+        """Returns how many commits there were."""
+        commits = 0
+        handlers = [asyncio.create_task(self._handle(agent)) for agent in self._agents]
+        await asyncio.sleep(0)
+        while self._went or self._ended:
+            went, ended = self._went, self._ended
+            self._went, self._ended = [], []
+            on, end = [agent for agent, _, _ in went], [agent for agent, _, _ in ended]
+            begin = [agent for agent in on if agent.number == 1]
+            took = [took_ms for _, took_ms, _ in went]
+            left = [row for _, row, _ in ended]
+            await self._commit(*arguments(self._process, begin, on, took, end, left))
+            commits += 1
+            for _, _, waiter in (*went, *ended):
+                waiter.set_result(None)
+            await asyncio.sleep(0)
+        await asyncio.gather(*handlers)
+        return commits
+
+    async def _handle(self, agent: Agent) -> None:
+        while agent.messages:
+            for _ in range(self._steps):
+                took_ms = await agent.step()
+                committed = asyncio.get_running_loop().create_future()
+                self._went.append((agent, took_ms, committed))
+                await committed
+            committed = asyncio.get_running_loop().create_future()
+            self._ended.append((agent, agent.end(), committed))
+            await committed
+
+
+def arguments(
+    process: int, begin: list[Agent], on: list[Agent], took: list[float], end: list[Agent], ended: list[Ended]
+) -> list[Any]:
+    """The commit's parameters: the turns that begin, those that go on with what their steps took, those that end with what
+    they leave."""
     seqs, versions, states, bodies, before, hashes = zip(*ended, strict=True) if ended else [()] * 6
     return [
-        DOMAIN, process, EPOCH, list({agent.partition for agent in agents}),
+        DOMAIN, process, EPOCH, list({agent.partition for agent in (*on, *end)}),
         [a.partition for a in begin], [a.name for a in begin], [a.messages[0][0] for a in begin],
         [a.turn for a in begin], [a.began_at for a in begin],
         [a.name for a in on], [a.turn for a in on], [a.number for a in on], [f"#{a.number}" for a in on],
         [str(a.value) for a in on], took,
         [a.name for a in end], seqs, versions, states, bodies, before, hashes,
-    ], on  # fmt: skip
+    ]  # fmt: skip
 
 
 async def work(orders: Orders) -> Report:
@@ -111,11 +172,8 @@ async def work(orders: Orders) -> Report:
         sys.stdin.readline()
         cpu = time.process_time()
         agents = await load(connection, orders.process)
-        commits = 0
-        while agents:
-            group, agents = await arguments(orders.process, agents, orders.steps)
-            await commit.fetchval(*group)
-            commits += 1
+        going = commit.fetchval, orders.process, agents, orders.steps
+        commits = await (Handlers(*going).run() if orders.handlers else in_step(*going))
         return Report(commits=commits, cpu_s=time.process_time() - cpu)
     finally:
         await connection.close()
