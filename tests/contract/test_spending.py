@@ -12,7 +12,7 @@ import pytest
 
 from bus.envelope import new_id
 from bus.errors import StaleTurn, StorageUnavailable
-from storage.journal import Does, Flush, JournalWrite
+from storage.journal import Does, Flush, JournalEntry, JournalWrite
 from storage.records import Fence, Share, TurnRecord
 from storage.spent import Reached, Spent
 from tests.contract.rig import DOMAIN, Rig, letter, turn
@@ -114,10 +114,13 @@ async def test_the_writes_of_one_commit_are_added_up(rig: Rig, spender: Spender)
     ]
     await rig.store.commit(spender.fence, both, [])
     assert (await rig.used(spender.root))[2] == 5
+    step = JournalEntry(number=1, key="#1", kind="step", name="add", ok=True, value="1", took_ms=0.5)
+    await rig.store.commit(spender.fence, [_goes_on(writes[1], step)], [])
+    assert (await rig.used(spender.root))[2] == 6
 
 
-def _goes_on(write: Flush) -> Flush:
-    journal = JournalWrite(seq=write.journal.seq, turn=write.journal.turn, does=Does.GO)
+def _goes_on(write: Flush, *entries: JournalEntry) -> Flush:
+    journal = JournalWrite(seq=write.journal.seq, turn=write.journal.turn, does=Does.GO, entries=entries)
     return Flush(
         tenant="default", partition=0, agent=write.agent, journal=journal,
         spent=Spent(root=write.spent.root, partition=3, steps=1) if write.spent else None,
