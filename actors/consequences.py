@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from actors.blobs import Blob
 from actors.branch import current
+from actors.entries import drafting
 from actors.ready import OWN
 from actors.task_messages import LEADS
 from bus.address import Address, partition_of
@@ -19,9 +19,6 @@ from storage.records import CancelWrite, NewTask, PauseWrite, TaskEvent, TaskWri
 if TYPE_CHECKING:
     from actors.journal import Journal
     from actors.scope import Scope
-
-# Held while a send and its place come or go: the plain function of a step sends from its thread, another branch flushes.
-_paired = threading.Lock()
 
 
 class Consequences:
@@ -163,7 +160,7 @@ class Consequences:
         return header.id
 
     def _put(self, place: str, send: Outgoing) -> None:
-        with _paired:
+        with drafting:
             self._places.append(place)
             self.sends.append(send)
 
@@ -196,7 +193,7 @@ class Consequences:
     def sent_at(self, place: str) -> tuple[str, str, str] | None:
         """The type, id and recipient of the message that went out at a place, or is about to, in a turn with a journal."""
         assert self.journal is not None
-        with _paired:
+        with drafting:
             about = [*zip(self._places, self.sends, strict=True)]
         for at, send in about:
             if at == place:
@@ -208,7 +205,7 @@ class Consequences:
         """What has been sent and not committed, each with its place."""
         if not self.sends:
             return []
-        with _paired:
+        with drafting:
             sends, self.sends = self.sends, []
             places, self._places = self._places, []
         return list(zip(places, sends, strict=True))

@@ -23,9 +23,9 @@ UNFIT = "unfit"  # an entry: a result was not what its function's annotation say
 _KINDS = tuple(Kind)  # those of promises
 _quote = JSONEncoder(ensure_ascii=False).encode
 
-# Held while an entry is put down, or all are taken: the plain function of a step charges from its thread, another branch
-# records and flushes.
-recording = threading.Lock()
+# Held while an entry is put down with its number, a send with its place, or all are taken: the plain function of a step
+# charges and sends from its thread, another branch records and flushes.
+drafting = threading.Lock()
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True):
@@ -112,7 +112,7 @@ class Entries:
     def add(
         self, place: str, kind: str, name: str, value: str, *, ok: bool, took_ms: float, blob: str | None
     ) -> JournalEntry:
-        with recording:
+        with drafting:
             entry = JournalEntry(
                 number=self.next, key=place, kind=kind, name=name, ok=ok, value=value, took_ms=took_ms, blob=blob,
             )  # fmt: skip

@@ -12,7 +12,7 @@ from actors import values
 from actors.branch import Branch
 from actors.branches import Branches
 from actors.draft import Draft
-from actors.entries import SENT, UNFIT, VOID, Entries, Sent, recording
+from actors.entries import SENT, UNFIT, VOID, Entries, Sent, drafting
 from actors.flights import Flight
 from actors.promises import Promises
 from actors.saga import UNWIND, UNWIND_AT, Ending, Saga
@@ -348,7 +348,7 @@ class Journal:
         return self._take(Does.NONE) if self.is_dirty else None
 
     def _take(self, does: Does) -> JournalWrite:
-        with recording:
+        with drafting:
             return self._draft.take(does)
 
     # -- its end in this process ---------------------------------------------------------------------
