@@ -83,27 +83,55 @@ async def waiting(rig: PostgresRig, name: str) -> Waiting:
     return Waiting(name, seq, wake)
 
 
-@pytest.mark.parametrize("known", ["nothing", "that there was nothing", "all"])
+KNOWN = pytest.mark.parametrize("known", ["nothing", "that there was nothing", "all"])
+
+
+async def begin(rig: PostgresRig, known: str) -> Any:
+    """The connection that commits, once Postgres knows that of the tables or nothing."""
+    committer = await rig.store._commit_connection()
+    if known == "that there was nothing":
+        await committer.execute(FILL.replace("$1", f"'{DOMAIN}'").replace("$2", "100"))
+        await committer.execute(EMPTY)
+        await committer.execute(ANALYZE)
+    return committer
+
+
+async def fill(committer: Any, known: str) -> None:
+    await committer.execute(FILL, DOMAIN, OTHERS)
+    if known == "all":
+        await committer.execute(ANALYZE)
+
+
+@KNOWN
 async def test_a_group_reads_what_it_writes(database: str, known: str) -> None:
     async with postgres_rig(database) as rig:
         fence = await rig.host(0)
-        committer = await rig.store._commit_connection()
-        if known == "that there was nothing":
-            await committer.execute(FILL.replace("$1", f"'{DOMAIN}'").replace("$2", "100"))
-            await committer.execute(EMPTY)
-            await committer.execute(ANALYZE)
+        committer = await begin(rig, known)
         going, ending, opening = [
             [await waiting(rig, f"{what}/{n}") for n in range(EACH)]
             for what in ("going", "ending", "opening")
         ]
         await rig.store.commit(fence, [one.opens() for one in (*going, *ending)], [])
-        await committer.execute(FILL, DOMAIN, OTHERS)
-        if known == "all":
-            await committer.execute(ANALYZE)
+        await fill(committer, known)
         group: list[Write] = [
             *(one.goes() for one in going), *(one.ends() for one in ending), *(one.opens() for one in opening)
         ]  # fmt: skip
         async with committer.transaction():
             await rig.store.commit(fence, group, [])
+            read = dict(await committer.fetch(READ))
+        assert {table for table, rows in read.items() if rows > 10 * EACH} == set(), read
+
+
+@KNOWN
+async def test_a_step_alone_reads_its_turn(database: str, known: str) -> None:
+    async with postgres_rig(database) as rig:
+        fence = await rig.host(0)
+        committer = await begin(rig, known)
+        alone = await waiting(rig, "going/1")
+        await rig.store.commit(fence, [alone.opens()], [])
+        await fill(committer, known)
+        entry = JournalEntry(number=1, key="#1", kind="step", name="n", ok=True, value="1", took_ms=0.0)
+        async with committer.transaction():
+            await rig.store.commit(fence, [alone.flush(Does.GO, recorded=1, entries=(entry,))], [])
             read = dict(await committer.fetch(READ))
         assert {table for table, rows in read.items() if rows > 10 * EACH} == set(), read
