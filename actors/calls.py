@@ -9,18 +9,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from pydantic import BaseModel
-
 from actors import branch, values
-from actors.approvals import Approvals
 from actors.arguments import require_calls, require_compensation, require_sleep, require_step
+from actors.asks import Asks
 from actors.attempts import attempt
 from actors.awaited import to_be_awaited
 from actors.branch import Branch
 from actors.effects import Call
 from actors.entries import STEP
-from actors.failure import EXPIRED
 from actors.functions import name_of
 from actors.gathering import Gathering
 from actors.journal import Journal
@@ -30,11 +26,7 @@ from actors.retry import NO_RETRY, RetryPolicy
 from actors.saga import COMPENSATE, COMPENSATION_RETRY, Compensation, encode_arguments
 from actors.tool import Tool
 from actors.wake import CLOCK, Wake
-from bus.address import Address, parse_address
-from bus.envelope import Priority, new_id
 from bus.errors import (
-    AskCycle,
-    AskFailed,
     DeadlineExceeded,
     InvalidMessage,
     PromiseExpired,
@@ -51,7 +43,7 @@ if TYPE_CHECKING:
 TIME_UNIT_S = 1e-6  # Postgres' times are rounded to it
 
 
-class DurableCalls(Approvals):
+class DurableCalls(Asks):
     """Each call is recorded in the turn's journal under its place: its key, or else its number in call order.
 
     When the handler runs again (after a crash, or because it was put away while it waited), it finds what is
@@ -186,45 +178,6 @@ class DurableCalls(Approvals):
         )
 
     @to_be_awaited
-    async def ask(
-        self,
-        address: str | Address,
-        message: BaseModel,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109  (it outlives this process)
-        key: str | None = None,
-        priority: Priority | None = None,
-    ) -> Any:
-        """Send a message and wait for the answer: what the recipient's handler returns or replies with.
-
-        `timeout` is in seconds. Raises AskFailed (`failed` or `timeout` is its `reason`) when the recipient has given the
-        message up or does not answer in time; a turn that fails of it asks anew when it is tried again. Raises AskCycle when it
-        waits for this agent, directly or through others, and what `send` raises.
-        """
-        name = f"{type(message).__name__} {address}"
-        due_at = self._due_at(timeout)
-        return (await self._ask(address, message, name, due_at, due_at, key, priority))[1]
-
-    async def _ask(
-        self, address: str | Address, message: BaseModel, name: str, due_at: float | None, deadline: float | None,
-        key: str | None, priority: Priority | None, *, for_child: bool = False,
-    ) -> tuple[str, Any]:  # fmt: skip
-        """The place of the ask, and its answer. It is waited for until `due_at`; the message has the `deadline`."""
-        journal = self._journal()
-        branch_ = self._branch()
-        place = branch_.place(key)
-        if journal.recorded(place, Kind.ASK, name) is None and journal.promises.at(place) is None:
-            await self._begin_wait(journal)
-            promise = new_id()
-            sent = self._send_ask(address, message, priority, deadline, promise)  # first: it may be refused
-            journal.promises.make(
-                place, Kind.ASK, name, id_=promise, target=str(parse_address(str(address))), message=sent,
-                gates=branch_.gates, due_at=due_at,
-            )  # fmt: skip
-            await self._flush()
-        return place, _answer(address, place, await self._outcome(place, for_child=for_child))
-
-    @to_be_awaited
     async def sleep(self, seconds: float, *, key: str | None = None) -> None:
         """Wait so many seconds of database time; holds nothing while it waits."""
         require_sleep(seconds)
@@ -356,16 +309,6 @@ class DurableCalls(Approvals):
         ...
 
     @abstractmethod
-    def _send_ask(
-        self,
-        address: str | Address,
-        message: BaseModel,
-        priority: Priority | None,
-        deadline: float | None,
-        promise: str,
-    ) -> str: ...
-
-    @abstractmethod
     async def _check_in_value(self, text: str) -> str: ...
 
     @abstractmethod
@@ -380,22 +323,3 @@ class DurableCalls(Approvals):
     @property
     @abstractmethod
     def _ledger(self) -> Ledger: ...
-
-
-def _answer(address: str | Address, place: str, outcome: Wake) -> Any:
-    """What an ask was answered; raises AskFailed, AskCycle."""
-    if outcome.status == "resolved":
-        return values.decode_answer(outcome.value)
-    if outcome.status == "expired":
-        raise AskFailed(f"{address} has not answered in time.", place=place, reason="timeout")
-    if outcome.status == "cycle":
-        cycle = tuple(msgspec.json.decode(outcome.value, type=list[str]))
-        raise AskCycle(
-            f"These agents ask each other, and each waits for the next: {' -> '.join(cycle)}.",
-            place=place,
-            reason=outcome.status,
-            cycle=cycle,
-        )
-    text = bytes(outcome.value).decode()
-    reason = "timeout" if msgspec.json.decode(text, type=values.Error).type == EXPIRED else outcome.status
-    raise AskFailed(f"{address} has not answered: {values.error_clause(text)}.", place=place, reason=reason)
