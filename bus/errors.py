@@ -318,7 +318,7 @@ class ToolFailed(TurnError):
 class EffectUnknown(TurnError):
     """A tool's call may have acted, and nobody can tell: it is not made again."""
 
-    fix = "Look at the world outside: its tool says that nobody is asked (on_unknown='fail'), and the ledger keeps it as unknown."
+    fix = "Look at the world outside: its tool says that nobody is asked (on_unknown='fail'); `callboard ledger settle` takes what you find."
 
 
 class ResultLost(TurnError):

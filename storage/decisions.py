@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ OPEN = (*ASKED, Kind.PROMISE)  # to whoever knows the id
 QUESTION = "question about a call"
 _SHOWN = {  # approvals are listed
     PROMISE: "`callboard agent ADDRESS` shows the ids of what its turn waits for.",
-    QUESTION: "`callboard ledger --unknown` shows which calls somebody is asked about.",
+    QUESTION: "`callboard ledger --unknown` shows of which calls nobody knows what they did.",
 }
 
 
@@ -88,29 +87,14 @@ async def find_promise(db: Connection, id_: str, *, tenant: str, called: str = P
         )
     if not rows:
         raise unknown
-    return _only(id_, rows)
+    if len(rows) > 1:
+        raise UnknownPromise(several(id_, [row["id"] for row in rows]), fix="Give more of it.")
+    return waiting_of(rows[0])
 
 
-async def find_question(db: Connection, id_: str, *, tenant: str) -> Waiting:
-    """The question about a call, by as much of its own id or of the call's as tells calls apart; of several that were
-    answered the last one. What it finds may be another promise, which is not for `ledger settle`.
-
-    Raises UnknownPromise, also where a call that was asked about before is asked about again, and both are meant: what was
-    said of the one, and is said once more since its answer was lost, would be taken for the other.
-    """
-    part = id_part(id_)
-    rows = []
-    if part is not None:
-        with translated():
-            rows = await db.fetch(query("find_question"), tenant, part.digits, part.is_end, CANDIDATES + 1)
-    if not rows:
-        return await find_promise(db, id_, tenant=tenant, called=QUESTION)
-    asked = _only(id_, rows)
-    if asked.status == "pending" and rows[0]["fits"] > 1:
-        raise UnknownPromise(
-            f"It was asked about that call before; what is asked now is {asked.id}.", fix="Give that id."
-        )
-    return asked
+def waiting_of(row: asyncpg.Record) -> Waiting:
+    """A promise from a row that may have more columns."""
+    return Waiting(**{name: row[name] for name in Waiting.__struct_fields__})
 
 
 async def settle(
@@ -131,8 +115,7 @@ async def settle(
     """
     if promise.kind != kind:
         raise of_another_kind(f"The promise {promise.id}", promise.kind, status)
-    if not by.strip() or not _is_text(by):
-        raise InvalidMessage("Whoever decides needs a name.", fix="Give one with --as.")
+    require_name(by)
     if value is not None:
         read_json(value, "The decision")  # Postgres would take half a character, and no host could read it
     with translated():
@@ -150,12 +133,8 @@ async def settle(
     )
 
 
-def _only(id_: str, rows: Sequence[asyncpg.Record]) -> Waiting:
-    if len(rows) > 1:
-        raise UnknownPromise(several(id_, [row["id"] for row in rows]), fix="Give more of it.")
-    return Waiting(**{name: rows[0][name] for name in Waiting.__struct_fields__})
-
-
-def _is_text(name: str) -> bool:
-    """Whether a text column takes it."""
-    return "\0" not in name and name.encode(errors="replace").decode() == name
+def require_name(by: str) -> None:
+    """Raises InvalidMessage for what a text column does not take, or what is no name."""
+    is_text = "\0" not in by and by.encode(errors="replace").decode() == by
+    if not by.strip() or not is_text:
+        raise InvalidMessage("Whoever decides needs a name.", fix="Give one with --as.")

@@ -1242,7 +1242,8 @@ CREATE FUNCTION callboard.write_ledger(p_domain text, p_epoch bigint, p_calls js
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
-        error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, ended_at = excluded.ended_at,
+        error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, reason = null,
+        ended_at = excluded.ended_at,
         again_by = coalesce(excluded.again_by, ledger.again_by),
         epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end;
   update ledger l
@@ -1547,6 +1548,7 @@ CREATE TABLE callboard.ledger (
     attempts smallint NOT NULL,
     error text,
     said_by text,
+    reason text,
     again_by text,
     approval uuid,
     epoch bigint NOT NULL,

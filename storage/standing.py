@@ -48,17 +48,17 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         if self.status != "pending":
             if self.status == _LET_GO:
                 return AlreadySettled(
-                    f"{what} was withdrawn at {_moment(self.settled_at)}: its turn has ended, or has gone on without it.",
+                    f"{what} was withdrawn at {moment_text(self.settled_at)}: its turn has ended, or has gone on without it.",
                     fix="Nothing was changed.", status=self.status, by=None, at=self.settled_at,
                 )  # fmt: skip
             who = (self.settled_by or "nobody").removeprefix(OUTSIDE)
             return AlreadySettled(
-                f"{what} was {self.status} by {who} at {_moment(self.settled_at)}.",
+                f"{what} was {self.status} by {who} at {moment_text(self.settled_at)}.",
                 fix="Nothing was changed.", status=self.status, by=who, at=self.settled_at,
             )  # fmt: skip
         if self.is_due:
             return AlreadySettled(
-                f"The time for {what} was up at {_moment(self.due_at)}.",
+                f"The time for {what} was up at {moment_text(self.due_at)}.",
                 fix="Nothing was changed.", status="expired", by=None, at=self.due_at,
             )  # fmt: skip
         if (self.kind == Kind.APPROVAL) != (status in _DECISIONS) or self.kind in (Kind.ASK, Kind.SLEEP):
@@ -92,5 +92,5 @@ def of_another_kind(what: str, kind: str, status: str) -> InvalidMessage:
     )
 
 
-def _moment(at: float | None) -> str:
+def moment_text(at: float | None) -> str:
     return f"{datetime.fromtimestamp(at or 0.0, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -112,17 +112,30 @@ async def settled_by_person(
     called: str = "promise",
 ) -> Waiting:
     """Settle a promise and wake its owner; raises what `storage.decisions` raises."""
+    from storage.decisions import find_promise
+
+    promise = await find_promise(at.db, id_, tenant=at.tenant, called=called)
+    await settle_promise(at, promise, status, value, by, digest, kind=kind)
+    return promise
+
+
+async def settle_promise(
+    at: Opened,
+    promise: Waiting,
+    status: str,
+    value: str,
+    by: str | None,
+    digest: str | None = None,
+    *,
+    kind: str,
+) -> None:
+    """Settle this one and wake its owner; raises what `storage.decisions.settle` raises."""
     from bus.registry import refuse_nul
-    from storage.decisions import find_promise, find_question, settle
+    from storage.decisions import settle
     from storage.intake import nudge
     from storage.journal import Kind
 
     refuse_nul(value)
-    promise = (
-        await find_question(at.db, id_, tenant=at.tenant)
-        if kind == Kind.OUTCOME
-        else await find_promise(at.db, id_, tenant=at.tenant, called=called)
-    )
     owner = await settle(
         at.db, promise, tenant=at.tenant, status=status, value=value, by=by or login_name(),
         kind=Kind(kind), digest=digest,
@@ -130,7 +143,6 @@ async def settled_by_person(
     assert at.transport is not None
     nudge(at.transport, [owner])
     await at.transport.flush()
-    return promise
 
 
 def address_of(promise: Waiting) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from callboard.cli.asked import login_name
 from callboard.cli.connection import opened
-from callboard.cli.decisions import As, Id, address_of, settled_by_person
+from callboard.cli.decisions import As, Id, settle_promise
 from callboard.cli.options import PART, Json, not_empty
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from callboard.cli.connection import Opened
     from storage.inspect.ledger import CallView
+    from storage.unknown_calls import LeftCall
 
 app = typer.Typer(
     invoke_without_command=True, help="List the calls of tools; settle an unknown one.", add_completion=False
@@ -104,8 +105,9 @@ async def settle(
     as_json: Json = False,
 ) -> None:
     """Say what a call has done of which nobody knows: ID is that of the call, as `callboard ledger --unknown` lists it, or of
-    the question, as `callboard approvals` does."""
+    the question, as `callboard approvals` does. Where nobody waits for it, the ledger has it, and nothing goes on."""
     from bus.registry import encode_json, read_json
+    from storage.unknown_calls import LeftCall, find_unknown
 
     if happened is not_happened:
         raise typer.BadParameter(
@@ -114,12 +116,34 @@ async def settle(
     given = read_json(result, "The result")
     value = encode_json({"happened": happened, "again": again, "comment": reason or "", "result": given})
     async with opened(bus=True) as at:
-        found = await settled_by_person(at, id_, "resolved", value, by, kind="outcome")
+        found = await find_unknown(at.db, id_, tenant=at.tenant)
+        if isinstance(found, LeftCall):
+            await _say_of_left(at, found, happened, given, by, reason)
+        else:
+            await settle_promise(at, found, "resolved", value, by, kind="outcome")
+    address = f"{found.domain}/{found.agent}"
     if as_json:
-        emit({"id": found.id, "address": address_of(found), "happened": happened, "by": by or login_name()})
+        emit({"id": found.id, "address": address, "happened": happened, "by": by or login_name()})
         return
-    word = "has acted" if happened else "has not acted" + (", and is made again" if again else "")
-    console().print(plain(f"Noted: {found.name.split()[0]} {word}. {address_of(found)} goes on."))
+    word = "has acted" if happened else "has not acted"
+    if isinstance(found, LeftCall):
+        console().print(plain(f"Noted: {found.tool} {word}. Nothing of {address} has waited for it."))
+        return
+    word += "" if happened or not again else ", and is made again"
+    console().print(plain(f"Noted: {found.name.split()[0]} {word}. {address} goes on."))
+
+
+async def _say_of_left(
+    at: Opened, call: LeftCall, happened: bool, result: object, by: str | None, reason: str | None
+) -> None:
+    from bus.errors import InvalidMessage
+    from bus.registry import refuse_nul
+    from storage.unknown_calls import say
+
+    if result is not None:
+        raise InvalidMessage(f"Nothing waits for what {call.tool} has returned.", fix="Leave out --result.")
+    refuse_nul(reason or "")
+    await say(at.db, call, tenant=at.tenant, happened=happened, by=by or login_name(), reason=reason)
 
 
 async def _ref(at: Opened, task: str) -> str:
@@ -137,17 +161,17 @@ async def _ref(at: Opened, task: str) -> str:
 
 
 def _show_what_to_do(rows: Sequence[CallView]) -> None:
-    """About calls of which nobody knows what they did: how somebody says it, and which stay so."""
+    """About calls of which nobody knows what they did: how somebody says it, and which nobody waits for."""
     for row in rows:
-        if row.question is not None:
+        if (meant := row.id if row.is_left else row.question) is not None:
             console().print(
-                plain(f"call {row.id}: callboard ledger settle {row.question} --happened or --not-happened"),
+                plain(f"call {row.id}: callboard ledger settle {meant} --happened or --not-happened"),
                 soft_wrap=True,
             )
-    if left := sum(row.status == "unknown" and row.error is not None for row in rows):
+    if left := sum(row.is_left for row in rows):
         note(
-            f"Nobody is asked about {count(left, 'call')} with an error: what had called went on without knowing, or ended. "
-            "Look at the world outside."
+            f"Nothing waits for the answer about {count(left, 'call')} with an error: what had called went on without "
+            "knowing, or ended. Look at the world outside; the ledger keeps what you say."
         )
 
 
@@ -155,11 +179,8 @@ def _status(row: CallView) -> str:
     tries = f" ({row.attempts} tries)" if row.attempts > 1 else ""
     again = f", {row.again_by} had it made again" if row.again_by is not None else ""
     said = f", says {row.said_by}" if row.said_by is not None else ""
-    return (
-        f"{row.status}{tries}{again}{said}"
-        if row.error is None
-        else f"{row.status}{tries}{again}: {row.error}"
-    )
+    why = row.reason if row.error is None else row.error
+    return f"{row.status}{tries}{again}{said if row.error is None else ''}{'' if why is None else f': {why}'}"
 
 
 def _shortened(arguments: str | None) -> str:
@@ -174,7 +195,7 @@ def _as_json(row: CallView) -> dict[str, Any]:
     return {
         "id": row.id, "address": f"{row.domain}/{row.agent}", "tool": row.tool, "effect": row.effect,
         "status": row.status, "attempts": row.attempts, "error": row.error, "said_by": row.said_by,
-        "again_by": row.again_by, "question": row.question, "digest": row.digest,
+        "reason": row.reason, "again_by": row.again_by, "question": row.question, "digest": row.digest,
         "arguments": None if row.arguments is None else json.loads(row.arguments), "task": row.task,
         "message": row.message, "approval": row.approval, "started_at": row.started_at, "ended_at": row.ended_at,
     }  # fmt: skip

@@ -8,12 +8,14 @@ import msgspec
 
 from storage.domains import Connection, find_domain
 from storage.inspect.rows import fetch_all
+from storage.ledger import CallStatus
 
 
 class CallView(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the ledger; `arguments` is JSON text, None when they are too large to be kept there. `said_by` is the person
-    who has said what the call did, where the call itself has not, `again_by` who has last said that it had not acted and
-    is to be made again. `question` is the open one to a person about it."""
+    who has said what the call did, where the call itself has not, `reason` how they know, where nobody waited for it,
+    `again_by` who has last said that it had not acted and is to be made again. `question` is the open one to a person
+    about it. One that is unknown with an error `is_left`: nobody waits for its outcome."""
 
     domain: str
     agent: str
@@ -24,6 +26,7 @@ class CallView(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     error: str | None
     said_by: str | None
+    reason: str | None
     again_by: str | None
     digest: str
     arguments: str | None
@@ -33,6 +36,10 @@ class CallView(msgspec.Struct, frozen=True, kw_only=True):
     question: str | None
     started_at: datetime
     ended_at: datetime | None
+
+    @property
+    def is_left(self) -> bool:
+        return self.status == CallStatus.UNKNOWN and self.error is not None
 
 
 async def list_ledger(

@@ -17,6 +17,7 @@ create table ledger (
   attempts   smallint not null,
   error      text,
   said_by    text,                           -- the person who has said what it did, where it has not
+  reason     text,                           -- how that person knows, where nobody waited for it: else the answer has it
   again_by   text,                           -- the person who has last said that it had not acted, and is to be made again
   approval   uuid,                           -- the promise that a person has kept or broken
   epoch      bigint not null,                -- the host that was to make it last: as long as that is not gone, it may
@@ -50,7 +51,8 @@ create function write_ledger(p_domain text, p_epoch bigint, p_calls jsonb) retur
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
-        error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, ended_at = excluded.ended_at,
+        error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, reason = null,
+        ended_at = excluded.ended_at,
         again_by = coalesce(excluded.again_by, ledger.again_by),
         epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end;
   update ledger l

@@ -93,7 +93,8 @@ order by p.created_at, p.id limit $6
 -- several about one call the newest, and how many of them fit.
 select distinct on (q.details ->> 'call') q.id::text as id, q.domain, q.agent, q.kind, q.name, q.details::text as details,
        q.created_at, q.due_at, q.status,
-       q.settled_by, q.settled_at, q.value::text as value, count(*) over (partition by q.details ->> 'call') as fits
+       q.settled_by, q.settled_at, q.value::text as value, q.details ->> 'call' as call,
+       count(*) over (partition by q.details ->> 'call') as fits
 from (
   select * from promises where tenant = $1 and kind = 'outcome' and status = 'pending'
   union all  -- along an index each
@@ -104,6 +105,28 @@ where exists (
   where (not $3 and starts_with(digits, $2)) or right(digits, length($2)) = $2)
 order by q.details ->> 'call', q.created_at desc, q.id limit $4
 
+-- name: find_left_call
+-- Of which nobody knows what it did, and which nobody waits for; or of which that was said. By one end of its id as a promise
+-- is found, or as one of those in $6.
+select l.domain, l.agent, l.id::text as id, l.tool, l.said_by, l.again_by, extract(epoch from l.ended_at)::float8 as said_at
+from domains d
+cross join lateral (
+  select id from ledger where domain = d.domain and tenant = $1 and not $5 and id between $2 and $3
+  union
+  select id from ledger where domain = d.domain and tenant = $1 and length($4) < 32
+    and right(replace(id::text, '-', ''), length($4)) = $4
+  union
+  select unnest($6::uuid[])
+) m
+join ledger l on l.domain = d.domain and l.tenant = $1 and l.id = m.id
+where (l.status = 'unknown' and l.error is not null) or (l.said_by is not null and l.ended_at is not null)
+order by l.id limit $7
+
+-- name: settle_left_call
+update ledger set status = $4, error = null, said_by = $5, reason = $6, ended_at = now()
+where domain = $1 and tenant = $2 and id = $3 and status = 'unknown' and error is not null
+returning true
+
 -- name: promise_standing
 select p.domain || '/' || p.agent as address, p.kind, p.name, p.status, p.settled_by,
        extract(epoch from p.settled_at)::float8 as settled_at,
@@ -113,7 +136,7 @@ select p.domain || '/' || p.agent as address, p.kind, p.name, p.status, p.settle
 from promises p where p.domain = $1 and p.tenant = $2 and p.id = $3
 
 -- name: list_ledger
-select domain, agent, id::text as id, tool, effect, status, attempts, error, said_by, again_by, digest,
+select domain, agent, id::text as id, tool, effect, status, attempts, error, said_by, reason, again_by, digest,
        arguments::text as arguments, task, message::text as message, approval::text as approval,
        case when status = 'unknown' then (
          select p.id::text from promises p

@@ -33,8 +33,8 @@ def view(**known: Any) -> CallView:
     return CallView(
         **{
             "domain": "shop", "agent": "till/a", "id": "c1", "tool": "pay", "effect": "at_most_once", "status": "unknown",
-            "attempts": 1, "error": None, "said_by": None, "again_by": None, "digest": "d", "arguments": "{}", "task": None,
-            "message": "m", "approval": None, "question": None, "started_at": datetime.now(UTC), "ended_at": None, **known,
+            "attempts": 1, "error": None, "said_by": None, "reason": None, "again_by": None, "digest": "d", "arguments": "{}",
+            "task": None, "message": "m", "approval": None, "question": None, "started_at": datetime.now(UTC), "ended_at": None, **known,
         }
     )  # fmt: skip
 
@@ -52,8 +52,18 @@ FOR_GOOD = view(error="EffectUnknown: Whether pay has acted is unknown.")
             "call c2: callboard ledger settle q2 --happened or --not-happened\n",
             "",
         ),
-        ([FOR_GOOD], "", "Nobody is asked about 1 call with an error: "),
-        ([FOR_GOOD, FOR_GOOD], "", "Nobody is asked about 2 calls with an error: "),
+        (
+            [FOR_GOOD],
+            "call c1: callboard ledger settle c1 --happened or --not-happened\n",
+            "Nothing waits for the answer about 1 call with an error: ",
+        ),
+        (
+            [FOR_GOOD, view(question="q1"), FOR_GOOD],
+            "call c1: callboard ledger settle c1 --happened or --not-happened\n"
+            "call c1: callboard ledger settle q1 --happened or --not-happened\n"
+            "call c1: callboard ledger settle c1 --happened or --not-happened\n",
+            "Nothing waits for the answer about 2 calls with an error: ",
+        ),
     ],
 )
 def test_calls_of_which_nobody_knows_are_listed_with_what_to_do(
@@ -71,6 +81,7 @@ def test_calls_of_which_nobody_knows_are_listed_with_what_to_do(
     [
         (FOR_GOOD, "unknown: EffectUnknown: Whether pay has acted is unknown."),
         (view(status="succeeded", said_by="bob"), "succeeded, says bob"),
+        (view(status="failed", said_by="bob", reason="no trace"), "failed, says bob: no trace"),
         (
             view(status="succeeded", attempts=2, again_by="maria"),
             "succeeded (2 tries), maria had it made again",

@@ -10,6 +10,7 @@ from callboard import (
     Agent,
     ApprovalDenied,
     Context,
+    EffectUnknown,
     RetryPolicy,
     StepFailed,
     TaskWork,
@@ -119,6 +120,21 @@ async def open_gate(gate: str, minutes: int) -> str:
     return f"{gate} is open"
 
 
+@message("vigil.ringing.v1")
+class Ringing(BaseModel):
+    """Rings a bell, and goes on where nobody knows whether it has rung, unless it `insists`."""
+
+    bell: str
+    insists: bool = False
+
+
+@tool(effect="at_most_once", on_unknown="fail")
+async def ring(bell: str) -> None:
+    """Ring a bell."""
+    if bell == "silent":
+        raise ConnectionError("the bell does not answer")
+
+
 class Guard(Agent):
     kind = "guard"
 
@@ -135,6 +151,17 @@ class Guard(Agent):
             self.state.log.append(error.message)
         else:
             self.state.log.append(f"{opened}, says {ctx.decisions[0].by}")
+
+    @handler
+    async def on_ringing(self, ringing: Ringing, ctx: Context) -> None:
+        try:
+            await ctx.call(ring, ringing.bell)
+        except EffectUnknown as error:
+            if ringing.insists:
+                raise
+            self.state.log.append(error.message)
+        else:
+            self.state.log.append(f"{ringing.bell} has rung")
 
 
 class Oracle(Agent):
