@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from storage.standing import Standing
 
 MAX_COMMENT = 1_000  # characters
+_MOST_SHOWN = 5  # of the details that differ
+_MOST_CHARACTERS = 60  # of a value that is shown
 _REFUSALS: dict[str, type[CallboardError]] = {
     error.__name__: error for error in (AlreadySettled, InvalidMessage, NotEntitled, UnknownPromise)
 }
@@ -37,6 +39,18 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
+
+    def differs_from(self, earlier: Question) -> str:
+        """In which details, by their names and such values as a line can hold; empty when they have no names."""
+        before, now = (msgspec.json.decode(asked.details) for asked in (earlier, self))
+        if not (isinstance(before, dict) and isinstance(now, dict)):
+            return ""
+        texts = {name: (_text(before, name), _text(now, name)) for name in {**before, **now}}
+        changed = [
+            f"{name} ({_shown(was)}, now {_shown(is_)})" for name, (was, is_) in texts.items() if was != is_
+        ]
+        more = [f"{len(changed) - _MOST_SHOWN} more"] if len(changed) > _MOST_SHOWN else []
+        return ", ".join(changed[:_MOST_SHOWN] + more)
 
     def agents(self, excluded: tuple[str, ...]) -> list[Address]:
         """The agents that may decide; raises InvalidMessage when all approvers are excluded."""
@@ -168,6 +182,16 @@ def _not_a_name(name: Any) -> str | None:
     if "Cc" in kinds:
         return "has control characters"
     return "is not valid Unicode" if "Cs" in kinds else None
+
+
+def _text(details: dict[str, Any], name: str) -> str | None:
+    return values.encode(details[name]) if name in details else None
+
+
+def _shown(text: str | None) -> str:
+    if text is None:
+        return "none"
+    return text if len(text) <= _MOST_CHARACTERS else f"{len(text):,} characters"
 
 
 def decision(

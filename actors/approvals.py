@@ -14,6 +14,7 @@ from actors.approval import (
     Comment,
     Decision,
     OnTimeout,
+    Question,
     Refusal,
     Verdict,
     decision,
@@ -22,8 +23,8 @@ from actors.approval import (
 from actors.awaited import to_be_awaited
 from bus.address import Address
 from bus.envelope import Header, new_id
-from bus.errors import ApprovalDenied, CallboardError, InvalidMessage, UnknownPromise
-from storage.journal import Kind
+from bus.errors import ApprovalDenied, CallboardError, InvalidMessage, NonDeterministicHandler, UnknownPromise
+from storage.journal import Kind, OpenPromise
 
 if TYPE_CHECKING:
     from actors.branch import Branch
@@ -59,25 +60,26 @@ class Approvals(ABC):
         may. Every person may deny. After `timeout` seconds `on_timeout` says what follows: `deny`, `approve`, or `raise` ApprovalDenied.
         """
         place = self._branch().place(key)
-        return await self._approval(place, action, details, approvers, timeout, on_timeout)
-
-    async def _approval(
-        self,
-        place: str,
-        action: str,
-        details: Any,
-        approvers: Sequence[str],
-        timeout: float | None,  # noqa: ASYNC109
-        on_timeout: OnTimeout,
-    ) -> Decision:
-        journal = self._journal()
         if on_timeout not in get_args(OnTimeout):
             raise InvalidMessage(
                 f"on_timeout={on_timeout!r} says nothing.", fix=f"One of: {', '.join(get_args(OnTimeout))}."
             )
-        asked = question(action, details, approvers)
+        return await self._approval(place, question(action, details, approvers), timeout, on_timeout)
+
+    async def _approval(
+        self,
+        place: str,
+        asked: Question,
+        timeout: float | None,  # noqa: ASYNC109
+        on_timeout: OnTimeout,
+    ) -> Decision:
+        journal, action = self._journal(), asked.action
         name = f"{action} {asked.digest[:16]}"
-        if journal.recorded(place, Kind.APPROVAL, name) is None and journal.promises.at(place) is None:
+        try:
+            entry = journal.recorded(place, Kind.APPROVAL, name)
+        except NonDeterministicHandler as error:
+            raise await self._told_apart(error, place, asked) from None
+        if entry is None and journal.promises.at(place) is None:
             await self._begin_wait(journal)
             due_at, promise = self._due_at(timeout), new_id()
             self._puts.count_bytes(len(name) + len(asked.details))
@@ -97,6 +99,25 @@ class Approvals(ABC):
             raise ApprovalDenied(f"Nobody has decided in time: {action}.", place=place, decision=decided)
         self._decisions.append(decided)
         return decided
+
+    async def _told_apart(
+        self, error: NonDeterministicHandler, place: str, asked: Question
+    ) -> NonDeterministicHandler:
+        """The error, with the details in which what is asked now `differs` from what was asked at that place."""
+        journal = self._journal()
+        made = journal.promises.at(place) or journal.entries.get(place)
+        if made is None or made.kind != Kind.APPROVAL:
+            return error
+        promise = made.id if isinstance(made, OpenPromise) else (await journal.outcome(place)).promise
+        standing = await self._standing(self._ref(promise))
+        if standing is None or standing.details is None:
+            return error
+        before = msgspec.json.decode(standing.details, type=Question)
+        differs = asked.differs_from(before) if before.action == asked.action else ""
+        if not differs:
+            return error
+        words = f"{error.message.removesuffix('.')}; what differs is {differs}."
+        return NonDeterministicHandler(words, **error.fields, differs=differs)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

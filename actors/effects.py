@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actors import values
+from actors.approval import question
 from actors.branch import inside
 from actors.call_record import CALL, CallRecord
 from actors.inquiry import INTENT, Inquiry, Intent
@@ -29,6 +30,7 @@ from bus.errors import (
     ApprovalDenied,
     CallboardError,
     EffectUnknown,
+    NonDeterministicHandler,
     NotDone,
     ResultLost,
     ToolFailed,
@@ -37,7 +39,7 @@ from storage.journal import JournalEntry
 from storage.ledger import CallStatus, EarlierCall, Effect
 
 if TYPE_CHECKING:
-    from actors.approval import Decision
+    from actors.approval import Decision, Question
     from actors.calls import DurableCalls
     from actors.flights import Flight
     from actors.journal import Journal
@@ -69,7 +71,10 @@ class Call:
         Raises ToolFailed, EffectUnknown, ResultLost, ApprovalDenied, MissingSecret, InvalidPayload.
         """
         journal, place = self._journal, self._place
-        entry = journal.recorded(place, CALL, self._record.name)
+        try:
+            entry = journal.recorded(place, CALL, self._record.name)
+        except NonDeterministicHandler as changed:
+            raise await self._turn._told_apart(changed, f"{place}?", self._question()) from None
         journal.forgive(f"{place}!", f"{place}~", f"{place}?")  # what has led to an outcome on record
         is_replayed = entry is not None
         refused = await self._be_allowed(begun=is_replayed)
@@ -89,6 +94,10 @@ class Call:
 
     # -- approval ------------------------------------------------------------------------------------
 
+    def _question(self) -> Question:
+        arguments = msgspec.Raw(self._bound.text.encode())
+        return question(f"call {self._tool.name}", arguments, self._tool.approvers)
+
     async def _be_allowed(self, *, begun: bool) -> JournalEntry | None:
         """Wait for the approval, if there must be one; return the outcome if it was refused.
 
@@ -102,9 +111,8 @@ class Call:
                 return None
             self._record.given(tool.injected)  # nobody is asked about a call that cannot be made
         self._decision = decision = await self._turn._approval(
-            place, f"call {tool.name}", msgspec.Raw(self._bound.text.encode()), tool.approvers,
-            tool.approval_timeout_s, "deny",
-        )  # fmt: skip
+            place, self._question(), tool.approval_timeout_s, "deny"
+        )
         self._record.approval = journal.promises.outcomes[place].promise
         if decision.approved or self._place in journal.entries:
             return None

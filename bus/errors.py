@@ -258,7 +258,8 @@ class TurnError(CallboardError):
 
 
 class NonDeterministicHandler(TurnError):
-    """A handler that runs again does something else than its journal says; `called` and `recorded` name both."""
+    """A handler that runs again does something else than its journal says; `called` and `recorded` name both. Of an approval
+    `differs` says in which details."""
 
     fix = "Put what depends on time, chance or the outside into a step; once the code is mended, resume the agent."
 

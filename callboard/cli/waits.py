@@ -104,7 +104,7 @@ def _promise_line(promise: PromiseView) -> Text:
 
 
 def show_pause(out: Any, address: str, paused: dict[str, Any]) -> None:
-    """Why an agent is paused; of a NonDeterministicHandler both keys."""
+    """Why an agent is paused; of a NonDeterministicHandler both keys, and of an approval what differs."""
     out.print()
     line = plain("Paused ", "bold yellow")
     line.append(f"{ago(paused['at'])} ago", "dim")
@@ -115,6 +115,8 @@ def show_pause(out: Any, address: str, paused: dict[str, Any]) -> None:
         does = f"calls   {paused['called']}" if is_call else "ends    without that"
         out.print(plain(f"    the handler {does}"))
         out.print(plain(f"    the journal has     {paused['recorded']}"))
+        if "differs" in paused:
+            out.print(plain(f"    what differs        {paused['differs']}"))
         out.print(plain("  Nothing is lost. Once the handler does again what it did:", "dim"))
     elif paused.get("reason"):
         out.print(plain(f"  {paused['reason']}"))

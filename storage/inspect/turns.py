@@ -104,7 +104,7 @@ async def notes_of(db: Connection, address: Address, message: str, *, tenant: st
 
 async def why_paused(db: Connection, address: Address, *, tenant: str) -> dict[str, Any] | None:
     """What the history says of an agent's last pause: `reason`, and for a NonDeterministicHandler what it
-    `called` and what was `recorded` at its `place`."""
+    `called` and what was `recorded` at its `place`, of an approval also what `differs`."""
     for transition in await list_history(
         db, address, tenant=tenant, below=LAST_VERSION, limit=_PAUSES_LOOKED_AT
     ):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
-from tests.integration.vigil_at_work import ORACLE, RUNNER, has_turn, send, waits_for
+from tests.integration.vigil_at_work import GUARD, ORACLE, RUNNER, has_turn, send, waits_for
 
 
 async def test_an_agent_whose_first_turn_waits_is_listed_and_shown(cli: Cli, vigil: Deployment) -> None:
@@ -109,3 +109,22 @@ async def test_a_handler_that_no_longer_does_what_it_did_is_shown_with_both_keys
     await cli("resume", RUNNER)
     await has_turn(vigil, RUNNER, 3)
     assert (await cli.json("agent", RUNNER))["state"] == {"answers": ["yes"]}
+
+
+async def test_an_approval_whose_arguments_have_changed_is_shown_with_what_differs(
+    cli: Cli, vigil: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vigil import agents
+
+    await send(vigil, GUARD, agents.Opening(gate="north"))
+    asked = await waits_for(vigil, "approval", agent="guard/a")
+    monkeypatch.setattr(agents, "changed_code", True)
+    await cli("approve", asked, "--as", "alice")
+    await has_turn(vigil, GUARD, 1)
+    shown = await cli.json("agent", GUARD)
+    assert (shown["lifecycle"], shown["paused"]["differs"]) == ("paused", "minutes (5, now 10)")
+    assert "    what differs        minutes (5, now 10)\n" in await cli("agent", GUARD)
+    monkeypatch.setattr(agents, "changed_code", False)
+    await cli("resume", GUARD)
+    await has_turn(vigil, GUARD, 3)
+    assert (await cli.json("agent", GUARD))["state"] == {"log": ["north is open, says alice"]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 
+from actors.approval import question
 from bus.address import parse_address
 from bus.errors import ApprovalDenied, StepFailed
 from callboard import Context
@@ -227,3 +229,75 @@ async def test_an_approval_says_who_when_and_why() -> None:
         await run_once(kit, run)
         await kit.advance(hours=1)
         assert kit.state(AT).log == ["True alice go", "True None the time was up"]
+
+
+LONG = "x" * 200
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        ({"minutes": 5}, {"minutes": 10}, "minutes (5, now 10)"),
+        ({"minutes": 5, "why": LONG}, {"minutes": 5, "why": LONG + "y"}, "why (202 characters, now 203 characters)"),
+        ({"zone": None}, {}, "zone (null, now none)"),
+        ({"minutes": 1}, {"minutes": True}, "minutes (1, now true)"),
+        (dict.fromkeys("abcdefg", 1), {}, "a (1, now none), b (1, now none), c (1, now none), d (1, now none), "
+         "e (1, now none), 2 more"),
+        ({"minutes": 5}, [5], ""),
+    ],
+)  # fmt: skip
+def test_what_is_to_be_approved_is_told_apart_by_its_details(before: Any, now: Any, differs: str) -> None:
+    assert question("open", now, ()).differs_from(question("open", before, ())) == differs
+
+
+@pytest.mark.parametrize("until_it", ["waits", "is decided", "is made"])
+async def test_an_approval_of_other_arguments_is_refused_with_those_that_differ(
+    world: World, until_it: str
+) -> None:
+    given: dict[str, Any] = {"address": "192.0.2.1", "minutes": 5}
+    block = blocking(world, requires_approval=True)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, **given)
+        await ctx.sleep(60)
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        (asked,) = kit.approvals()
+        if until_it == "is made":
+            assert await kit.approve(asked.id)
+            assert world.calls == ["192.0.2.1"]
+        given["minutes"] = 10  # the code is changed
+        await kit.crash()
+        await kit.recover()
+        if until_it == "is decided":
+            assert await kit.approve(asked.id)
+        await kit.advance(minutes=2)
+        assert kit.lifecycle(AT) == "paused"
+        (note,) = kit.history(AT)[-1].notes
+        assert note["differs"] == "minutes (5, now 10)"
+        assert "what differs is minutes (5, now 10). " in note["reason"]
+        assert len(world.calls) == (until_it == "is made")
+        given["minutes"] = 5
+        await kit.resume(AT)
+        if until_it == "waits":
+            assert await kit.approve(asked.id)
+        await kit.advance(minutes=2)
+        assert world.calls == ["192.0.2.1"]
+
+
+async def test_an_approval_of_another_action_is_refused_by_the_names_alone(world: World) -> None:
+    action = "open the gate"
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.approval(action, {"gate": "north"})
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        action = "close the gate"
+        await kit.crash()
+        await kit.recover()
+        (asked,) = kit.approvals()
+        assert await kit.approve(asked.id)
+        assert kit.lifecycle(AT) == "paused"
+        assert "differs" not in kit.history(AT)[-1].notes[0]

@@ -146,7 +146,8 @@ class Guard(Agent):
     @handler
     async def on_opening(self, opening: Opening, ctx: Context) -> None:
         try:
-            opened = await ctx.call(open_gate, opening.gate, minutes=opening.minutes)
+            minutes = 2 * opening.minutes if changed_code else opening.minutes
+            opened = await ctx.call(open_gate, opening.gate, minutes=minutes)
         except ApprovalDenied as error:
             self.state.log.append(error.message)
         else:
