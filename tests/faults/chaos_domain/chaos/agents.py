@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import time
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -72,6 +73,15 @@ class Hold(BaseModel):
     seconds: float
 
 
+@message("chaos.stay.v1")
+class Stay(BaseModel):
+    """Waits, with nothing of it running: for the time to pass, for the answer of the agent `asked`, or for a person."""
+
+    until: Literal["time", "answer", "leave"]
+    asked: str = ""
+    seconds: float = 0.0
+
+
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
@@ -98,6 +108,16 @@ class Poisoned(Agent):
     @handler
     async def wait(self, wait: Wait, ctx: Context) -> None:
         await asyncio.sleep(wait.seconds)
+        self.state.count += 1
+
+    @handler
+    async def stay(self, stay: Stay, ctx: Context) -> None:
+        if stay.until == "time":
+            await ctx.sleep(stay.seconds)
+        elif stay.until == "answer":
+            await ctx.ask(stay.asked, Count())
+        else:
+            await ctx.approval("go on")
         self.state.count += 1
 
     @handler
