@@ -1,9 +1,10 @@
-"""What the tests of the command line share: commands on a home of their own, and two domains at work."""
+"""What several tests share: commands on a home of their own, two domains at work, and a gateway before played upstreams."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from callboard.services import Endpoints
 from tests.integration.cli import Cli, desk_at_work
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import vigil_at_work
+
+if TYPE_CHECKING:
+    from tests.integration.gateway import Front, Stage
 
 
 @pytest.fixture
@@ -33,3 +37,17 @@ async def vigil(
 ) -> AsyncIterator[Deployment]:
     async with vigil_at_work(services, database, monkeypatch) as vigil:
         yield vigil
+
+
+@pytest.fixture(scope="module")
+async def stage() -> AsyncIterator[Stage]:
+    from tests.integration.gateway import Stage  # with the SDKs, which most tests go without
+
+    async with Stage.set() as stage:
+        yield stage
+
+
+@pytest.fixture
+async def front(stage: Stage) -> AsyncIterator[Front]:
+    async with stage.front() as front:
+        yield front

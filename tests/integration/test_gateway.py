@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -27,18 +26,6 @@ TOOL: Any = {
         "parameters": {"type": "object", "properties": {"ip": {"type": "string"}}},
     },
 }
-
-
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
-@pytest.fixture
-async def front(stage: Stage) -> AsyncIterator[Front]:
-    async with stage.front() as front:
-        yield front
 
 
 async def test_a_chat_passes_as_it_is_but_for_the_models_name_and_the_key(front: Front) -> None:

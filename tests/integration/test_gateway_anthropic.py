@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -20,18 +19,6 @@ ASK: Any = [{"role": "user", "content": "Hello"}]
 SCHEMA = {"type": "object", "properties": {"ip": {"type": "string"}}}
 TEXT = {"type": "text", "text": "Hello"}
 TOOL_USE = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {"ip": "192.0.2.1"}}
-
-
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
-@pytest.fixture
-async def front(stage: Stage) -> AsyncIterator[Front]:
-    async with stage.front() as front:
-        yield front
 
 
 async def ask(front: Front, **fields: Any) -> Any:

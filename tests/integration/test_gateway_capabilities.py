@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -22,12 +21,6 @@ MODELS = """\
   dropping:
     targets: [{upstream: openai, model: plain, lacks: [json_schema], drop: [response_format]}]
 """
-
-
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
 
 
 async def ask(front: Front, content: Any, model: str = "blunt", **more: Any) -> tuple[str, str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from email.utils import formatdate
 from typing import Any
 
@@ -34,18 +33,6 @@ ASK: Any = [{"role": "user", "content": "Hello"}]
 TEXT = {"type": "text", "text": "Hello"}
 GOOD = reply(completion())
 QUICK = "answer_s: 0.2, retries: 1"
-
-
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
-@pytest.fixture
-async def front(stage: Stage) -> AsyncIterator[Front]:
-    async with stage.front() as front:
-        yield front
 
 
 class Clock:

@@ -102,12 +102,6 @@ class Played:
         """Nothing is open."""
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
 @contextlib.asynccontextmanager
 async def served(stage: Stage, engine: Played, **spec: Any) -> AsyncIterator[Front]:
     service = GenerationService("tiny", GenerationSpec(**spec), lambda: engine)

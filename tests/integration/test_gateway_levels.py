@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -30,12 +29,6 @@ RULES = """\
       - {answer: "Ask a person."}
 cache: {ttl_s: 100, stale_s: 1000}
 """
-
-
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
 
 
 class Clock:

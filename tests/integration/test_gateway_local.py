@@ -57,12 +57,6 @@ class Played:
         return [np.array([nan if "nan" in word else len(word), 4, 3], np.float32) for word in words]
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
 @pytest.fixture
 def played() -> Played:
     return Played()

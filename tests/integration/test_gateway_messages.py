@@ -37,18 +37,6 @@ CALL = {
 PNG = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
-@pytest.fixture
-async def front(stage: Stage) -> AsyncIterator[Front]:
-    async with stage.front() as front:
-        yield front
-
-
 def client(front: Front, **how: Any) -> anthropic.AsyncAnthropic:
     given = {"api_key": LOCAL_KEY, "max_retries": 0, "timeout": 20, **how}
     return anthropic.AsyncAnthropic(base_url=front.url, http_client=front.http, **given)

@@ -49,12 +49,6 @@ class Played:
         ]
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
 @contextlib.asynccontextmanager
 async def served(stage: Stage, **spec: Any) -> AsyncIterator[Front]:
     service = RerankingService("tiny", BatchedSpec(**spec), Played)

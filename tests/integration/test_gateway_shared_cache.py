@@ -24,12 +24,6 @@ COST = "0.00045"  # of 1,000 tokens at 0.25 and 100 at 2 dollars a million
 SAID = reply(completion("It is safe."))
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
 @pytest.fixture
 async def db(database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     connection = await connect(database, application="callboard-test")

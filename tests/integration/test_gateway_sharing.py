@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -34,17 +33,10 @@ WORDS = {"type": "text", "text": "y" * 40}
 COST = "0.00045"  # of 1,000 tokens at 0.25 and 100 at 2 dollars a million
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
 @pytest.fixture
-async def front(stage: Stage) -> AsyncIterator[Front]:
-    async with stage.front() as front:
-        front.openai.put_on(reply(completion()))
-        yield front
+async def front(front: Front) -> Front:
+    front.openai.put_on(reply(completion()))
+    return front
 
 
 async def ask(front: Front, **fields: Any) -> tuple[str, str | None]:

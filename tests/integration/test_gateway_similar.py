@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -18,12 +17,6 @@ MORE = """\
     similar: {by: vectors, threshold: 0.9, shadow: SHADOW, categories: {law: null}}
 """
 EAST, NEAR, NORTH = [1.0, 0.0], [0.98, 0.199], [0.0, 1.0]
-
-
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
 
 
 def front_of(stage: Stage, shadow: float = 0.0, times: str = "answer_s: 5, retries: 0") -> Any:

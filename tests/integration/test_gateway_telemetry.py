@@ -69,12 +69,6 @@ class Told:
         return "".join(span.to_json() for span in self._spans.get_finished_spans()) + str(self.metrics())
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
 @contextlib.asynccontextmanager
 async def told(stage: Stage, **how: Any) -> AsyncIterator[tuple[Front, Told]]:
     told = Told(**how)

@@ -13,23 +13,16 @@ import pytest
 from actors.model_gateway import GatewayClient
 from actors.models import ModelRequest
 from bus.errors import ModelFailed, ModelUnavailable
-from tests.integration.gateway import Front, Stage
+from tests.integration.gateway import Front
 from tests.integration.upstreams import completion, reply, silence, status
 
 ASK = {"model": "small", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage.set() as stage:
-        yield stage
-
-
 @pytest.fixture
-async def front(stage: Stage) -> AsyncIterator[Front]:
-    async with stage.front() as front:
-        front.openai.put_on(reply(completion()))
-        yield front
+async def front(front: Front) -> Front:
+    front.openai.put_on(reply(completion()))
+    return front
 
 
 @pytest.fixture
