@@ -44,3 +44,11 @@ def services() -> NoReturn:
 @pytest.fixture
 def database() -> NoReturn:
     pytest.fail("unit tests have no database: move this test to tests/integration")
+
+
+@pytest.fixture
+def no_errands() -> None:
+    """No worker has done anything yet, nor knows what to do."""
+    from tests.unit.tasks.worker import fresh
+
+    fresh()
