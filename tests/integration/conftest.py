@@ -15,6 +15,7 @@ from tests.integration.vigil_at_work import vigil_at_work
 
 if TYPE_CHECKING:
     from tests.integration.gateway import Front, Stage
+    from tests.integration.policies import Open
 
 
 @pytest.fixture
@@ -37,6 +38,14 @@ async def vigil(
 ) -> AsyncIterator[Deployment]:
     async with vigil_at_work(services, database, monkeypatch) as vigil:
         yield vigil
+
+
+@pytest.fixture
+def deployed(services: Endpoints, database: str) -> Open:
+    """Opens the example of a policy as a deployment."""
+    from tests.integration.policies import EXAMPLES
+
+    return lambda policy, **tasks: Deployment.open(EXAMPLES / policy, database, services.nats_url, **tasks)
 
 
 @pytest.fixture(scope="module")
