@@ -52,3 +52,12 @@ def no_errands() -> None:
     from tests.unit.tasks.worker import fresh
 
     fresh()
+
+
+@pytest.fixture
+def no_trips() -> None:
+    """Nobody has booked anything yet, nor knows what to do."""
+    from tests.unit.trips import Clerk
+
+    Clerk.programs.clear()
+    Clerk.done = []
