@@ -11,7 +11,7 @@ from callboard import AskFailed, Context
 from callboard.testing import TestKit
 from tests.unit.agents import Note
 from tests.unit.tasks.desk import Deaf
-from tests.unit.tasks.test_children import given, log
+from tests.unit.tasks.family import given, log
 from tests.unit.tasks.worker import Errand, Worker, fresh
 
 
