@@ -7,8 +7,8 @@ import msgspec
 from bus.envelope import new_id
 from storage.journal import Does
 from storage.ledger import CallStatus, CallVerdict, EarlierCall, Effect, LedgerWrite
+from tests.contract.open_turns import AGENT, Message, entry, flush, opened
 from tests.contract.rig import DOMAIN, Rig
-from tests.contract.test_turns import AGENT, Message, entry, flush, opened
 
 
 def call(message: Message, id_: str, status: CallStatus) -> LedgerWrite:

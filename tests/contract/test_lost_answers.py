@@ -9,8 +9,8 @@ import pytest
 from bus.errors import Fenced, StorageUnavailable
 from storage.journal import Does
 from tests.contract.mail import given
+from tests.contract.open_turns import accepted, entry, flush, promise
 from tests.contract.rig import Rig, turn
-from tests.contract.test_turns import accepted, entry, flush, promise
 
 
 async def test_a_commit_whose_answer_was_lost_is_found_to_be_there(rig: Rig) -> None:

@@ -1,78 +1,19 @@
-"""Turns that wait, in every store: they leave the mailbox when they open, and come back only when they are woken."""
+"""Turns that wait, in every store: they leave the mailbox when they open, and what their hosts and operators write of them."""
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import msgspec
 import pytest
 
-from bus.envelope import Envelope, Outgoing, new_id
+from bus.envelope import new_id
 from bus.errors import Fenced, StaleTurn, StorageUnavailable
-from storage.journal import Does, Flush, JournalEntry, JournalWrite, Kind, PromiseWrite, StoredJournal
-from storage.records import Attempt, Fence, Mark, Share
+from storage.journal import Does, Flush, JournalWrite, Kind
+from storage.records import Attempt, Mark, Share
+from tests.contract.open_turns import AGENT, accepted, entry, flush, opened, page, promise, stored, turn_of
 from tests.contract.rig import DOMAIN, Rig, letter, turn
-
-Message = tuple[int, str]  # its number and id
-
-AGENT = "order/1"
-
-
-def entry(number: int, **more: Any) -> JournalEntry:
-    values: dict[str, Any] = {
-        "key": f"#{number}", "kind": "step", "name": "add", "ok": True, "value": "1", "took_ms": 2.5,
-    }  # fmt: skip
-    return JournalEntry(number=number, **{**values, **more})
-
-
-def promise(kind: Kind = Kind.ASK, **more: Any) -> PromiseWrite:
-    return PromiseWrite(**{"id": new_id(), "key": "#9", "kind": kind, "name": "n", **more})
-
-
-def flush(message: Message, does: Does, *, sends: tuple[Outgoing, ...] = (), **more: Any) -> Flush:
-    seq, id_ = message
-    journal = JournalWrite(**{"seq": seq, "turn": id_, "does": does, "began_at": 12.25, **more})
-    return Flush(tenant="default", partition=0, agent=AGENT, journal=journal, sends=sends)
-
-
-def reply(promise_id: str, value: str = "1") -> Outgoing:
-    payload = json.dumps({"promise": promise_id, "status": "resolved", "value": json.loads(value)})
-    return letter(AGENT, payload, control=True, settles=promise_id)
-
-
-async def accepted(rig: Rig, **more: Any) -> Message:
-    message = letter(AGENT, '{"n":1}', **more)
-    seq = await rig.accept(message)
-    assert seq is not None
-    return seq, message.header.id
-
-
-async def opened(rig: Rig, fence: Fence, **more: Any) -> Message:
-    """A message whose turn is open."""
-    message = await accepted(rig)
-    await rig.store.commit(fence, [flush(message, Does.OPEN, **more)], [])
-    return message
-
-
-async def stored(rig: Rig) -> StoredJournal:
-    found = await rig.store.load_journal(DOMAIN, "default", AGENT)
-    assert found is not None
-    return found
-
-
-async def page(rig: Rig) -> list[Envelope]:
-    share = Share(messages=10, size=10_000)
-    found, _, _ = await rig.store.load_partition(
-        DOMAIN, 0, after=("", ""), agents=10, each=share, page_bytes=10_000
-    )
-    return found
-
-
-async def turn_of(rig: Rig) -> str | None:
-    ([state], _) = await rig.store.load_states(DOMAIN, [("default", AGENT)])
-    return state.turn
 
 
 async def test_a_turn_that_opens_leaves_the_mailbox_with_its_journal(rig: Rig) -> None:
@@ -175,17 +116,6 @@ async def test_what_an_operator_adds_to_a_turn_that_was_put_away_leaves_it_there
     assert (await turn_of(rig), (await stored(rig)).recorded) == ("waiting", 3)
 
 
-async def test_of_two_answers_that_alone_make_up_a_commit_the_first_is_delivered(rig: Rig) -> None:
-    fence = await rig.host(0)
-    waits_for = promise()
-    await opened(rig, fence, promises=(waits_for,))
-    other = await rig.accept(letter("order/2"))
-    answers = (reply(waits_for.id, "1"), reply(waits_for.id, "2"))
-    numbers = await rig.store.commit(fence, [turn(other, agent="order/2", sends=answers)], [])
-    assert [number is None for number in numbers] == [False, True]
-    assert len(await rig.mail(AGENT)) == 1
-
-
 async def test_a_turn_that_waits_is_not_loaded_and_its_agent_gets_only_what_passes_the_queue(
     rig: Rig,
 ) -> None:
@@ -247,23 +177,6 @@ async def test_a_turn_that_ends_leaves_its_journal_as_history_and_lets_its_promi
         await rig.store.commit(fence, [turn(None, 2, journal=ending.journal)], [])
 
 
-async def test_a_promise_that_was_settled_as_its_turn_ended_without_it_stays_settled(rig: Rig) -> None:
-    """Whoever has settled it was told so. The history says what the turn knew."""
-    fence = await rig.host(0)
-    payment = promise(Kind.PROMISE)
-    message = await opened(rig, fence, promises=(payment,))
-    value = json.dumps({"promise": payment.id, "status": "abandoned", "at": 1.0})
-    left = entry(1, key=payment.key, kind="promise", name=payment.name, value=value)
-    ending = turn(
-        None, journal=flush(message, Does.END, recorded=1, entries=(left,), done=(payment.id,)).journal
-    )
-    assert await rig.settle(payment.id, '{"a":1}')
-    await rig.store.commit(fence, [ending], [])
-    assert await rig.promises() == {payment.id: "resolved"}
-    assert not await rig.settle(payment.id, '{"a":2}')
-    assert len(await rig.mail(AGENT)) == 1  # for nobody
-
-
 async def test_an_agents_next_turn_may_open_in_the_commit_in_which_one_ends(rig: Rig) -> None:
     fence = await rig.host(0)
     first = await opened(rig, fence)
@@ -307,84 +220,6 @@ async def test_only_the_owner_writes_to_a_journal(rig: Rig) -> None:
         await rig.store.commit(stranger, [flush(message, Does.OPEN)], [])
 
 
-async def test_a_reply_settles_its_promise_once_and_wakes_its_owner(rig: Rig) -> None:
-    fence = await rig.host(0)
-    ask = promise(target="shop/oracle/1")
-    message = await opened(rig, fence, promises=(ask,))
-    a, b = [await rig.accept(letter("oracle/1")) for _ in range(2)]
-    numbers = await rig.store.commit(
-        fence,
-        [
-            turn(a, agent="oracle/1", sends=(letter("x/1"), reply(ask.id))),
-        ],
-        [],
-    )
-    wake = numbers[1]
-    assert wake is not None
-    assert wake < 0
-    again = await rig.store.commit(fence, [turn(b, 2, agent="oracle/1", sends=(reply(ask.id),))], [])
-    assert again == [None]
-    assert [m.seq for m in await rig.mail(AGENT)] == [wake]
-    await rig.store.commit(
-        fence,
-        [flush(message, Does.GO, recorded=1, entries=(entry(1),), consumed=(wake,), done=(ask.id,))],
-        [],
-    )
-    assert await rig.mail(AGENT) == []
-    assert await rig.promises() == {}
-
-
-async def test_two_replies_in_one_commit_are_one(rig: Rig) -> None:
-    fence = await rig.host(0)
-    ask = promise()
-    await opened(rig, fence, promises=(ask,))
-    a = await rig.accept(letter("oracle/1"))
-    numbers = await rig.store.commit(
-        fence, [turn(a, agent="oracle/1", sends=(reply(ask.id), reply(ask.id), letter("x/1")))], []
-    )
-    assert [number is None for number in numbers] == [False, True, False]
-
-
-async def test_a_wake_up_that_is_gone_cannot_be_consumed(rig: Rig) -> None:
-    fence = await rig.host(0)
-    message = await opened(rig, fence)
-    with pytest.raises(StaleTurn):
-        await rig.store.commit(fence, [flush(message, Does.GO, consumed=(-5,))], [])
-
-
-async def test_the_clock_settles_what_is_due(rig: Rig) -> None:
-    fence = await rig.host(0)
-    now = await rig.now()
-    sleep = promise(Kind.SLEEP, due_at=now - 1, key="#1")
-    ask = promise(Kind.ASK, due_at=now - 1, key="#2")
-    later = promise(Kind.SLEEP, due_at=now + 60, key="#3")
-    await opened(rig, fence, promises=(sleep, ask, later))
-    with pytest.raises(Fenced):
-        await rig.store.settle_due(fence, [0, 5], 10)
-    assert len({at.agent for at in await rig.store.settle_due(fence, [0], 10)}) == 1
-    wakes, _ = await rig.store.load_agent(
-        DOMAIN, 0, "default", AGENT, Share(messages=9, size=9_999), control_only=True
-    )
-    found = {json.loads(w.payload)["promise"]: json.loads(w.payload)["status"] for w in wakes}
-    assert found == {sleep.id: "resolved", ask.id: "expired"}
-    assert all(w.seq < 0 and w.header.type == "callboard.wake.v1" for w in wakes)
-    assert await rig.store.settle_due(fence, [0], 10) == []
-
-
-async def test_a_promise_is_settled_from_outside_once_and_not_when_it_is_over(rig: Rig) -> None:
-    fence = await rig.host(0)
-    payment = promise(Kind.PROMISE, key="#1")
-    over = promise(Kind.PROMISE, key="#2", due_at=await rig.now() - 1)
-    await opened(rig, fence, promises=(payment, over))
-    assert await rig.settle(payment.id, '{"a":1}')
-    assert not await rig.settle(payment.id, '{"a":2}')
-    assert not await rig.settle(over.id, "1")
-    assert not await rig.settle(new_id(), "1")
-    [wake] = await page(rig)
-    assert json.loads(wake.payload)["value"] == {"a": 1}
-    assert wake.header.sender == "external/test"
-
-
 async def test_a_failure_of_an_open_turn_is_marked_on_it(rig: Rig) -> None:
     fence = await rig.host(0)
     message = await opened(rig, fence)
@@ -416,31 +251,6 @@ async def test_whether_a_flush_was_committed_is_found_by_looking(rig: Rig, lost:
     with pytest.raises(StorageUnavailable):
         await rig.store.commit(fence, [write], [])
     assert await rig.store.settle(fence, write) is (lost == "answer")
-
-
-async def test_a_reply_whose_value_is_in_a_blob_settles_its_promise(rig: Rig) -> None:
-    fence = await rig.host(0)
-    ask = promise()
-    await opened(rig, fence, promises=(ask,))
-    a = await rig.accept(letter("oracle/1"))
-    payload = json.dumps({"promise": ask.id, "status": "resolved", "by": "shop/oracle/1", "value": None})
-    numbers = await rig.store.commit(
-        fence, [turn(a, agent="oracle/1", sends=(letter(AGENT, payload, control=True, settles=ask.id),))], []
-    )
-    assert numbers != [None]
-    assert await rig.promises() == {ask.id: "resolved"}
-
-
-async def test_a_reply_to_somebody_else_settles_nothing(rig: Rig) -> None:
-    fence = await rig.host(0)
-    ask = promise()
-    await opened(rig, fence, promises=(ask,))
-    a = await rig.accept(letter("oracle/1"))
-    wrong = letter(
-        "order/2", json.dumps({"promise": ask.id, "status": "resolved"}), control=True, settles=ask.id
-    )
-    assert await rig.store.commit(fence, [turn(a, agent="oracle/1", sends=(wrong,))], []) == [None]
-    assert await rig.promises() == {ask.id: "pending"}
 
 
 async def test_a_failure_marked_in_the_commit_in_which_its_turn_opens_is_marked_on_the_turn(rig: Rig) -> None:

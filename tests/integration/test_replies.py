@@ -10,8 +10,8 @@ import pytest
 
 from storage.journal import Does
 from storage.records import Write
+from tests.contract.open_turns import AGENT, flush, opened, promise, reply
 from tests.contract.rig import letter, postgres_rig, turn
-from tests.contract.test_turns import AGENT, flush, opened, promise, reply
 
 _IS_BLOCKED = """
 select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')
