@@ -58,5 +58,9 @@ async def stage() -> AsyncIterator[Stage]:
 
 @pytest.fixture
 async def front(stage: Stage) -> AsyncIterator[Front]:
+    """A gateway whose `openai` answers, until a test has something else put on."""
+    from tests.integration.upstreams import completion, reply
+
     async with stage.front() as front:
+        front.openai.put_on(reply(completion()))
         yield front

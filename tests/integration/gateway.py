@@ -81,6 +81,16 @@ class Front:
         return answer.json()
 
 
+class Clock:
+    """A gateway's, which a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Stage:
     """The servers, which the gateways of several tests share; it is an application itself, and plays `gateway`."""
 

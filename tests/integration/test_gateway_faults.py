@@ -13,7 +13,7 @@ import pytest
 
 from serve.gateway.last_errors import MOST_LETTERS
 from tests.integration import upstreams
-from tests.integration.gateway import Front, Stage
+from tests.integration.gateway import Clock, Front, Stage
 from tests.integration.upstreams import (
     Part,
     anthropic_stream,
@@ -33,14 +33,6 @@ ASK: Any = [{"role": "user", "content": "Hello"}]
 TEXT = {"type": "text", "text": "Hello"}
 GOOD = reply(completion())
 QUICK = "answer_s: 0.2, retries: 1"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def ask(front: Front, model: str = "small", **fields: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from actors.model_gateway import GatewayAddress
 from callboard.gateway_levels import levels
 from serve.gateway.breaker import FAILURES, REST_S
-from tests.integration.gateway import LOCAL_KEY, Front, Stage
+from tests.integration.gateway import LOCAL_KEY, Clock, Front, Stage
 from tests.integration.upstreams import chunks, completion, message, openai_stream, reply, status
 
 ASK: Any = [{"role": "user", "content": "Is this an ATTACK?"}]
@@ -29,14 +29,6 @@ RULES = """\
       - {answer: "Ask a person."}
 cache: {ttl_s: 100, stale_s: 1000}
 """
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def ask(front: Front, model: str, text: str | None = None, **more: Any) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from storage.answers import ROW_BYTES, AnswerBounds, AnswerKey, PostgresAnswers,
 from storage.connect import connect
 from storage.retention import retain
 from tests.integration.cli import until
-from tests.integration.gateway import Front, Stage
+from tests.integration.gateway import Clock, Front, Stage
 from tests.integration.upstreams import completion, embeddings, held, reply, status
 
 ASK: Any = [{"role": "user", "content": "What is my secret?"}]
@@ -29,13 +29,6 @@ async def db(database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     connection = await connect(database, application="callboard-test")
     yield connection
     await connection.close()
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def ask(front: Front, **fields: Any) -> tuple[str, str | None]:

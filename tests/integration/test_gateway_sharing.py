@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.gateway import LOCAL_KEY, Front, Stage
+from tests.integration.gateway import LOCAL_KEY, Clock, Front, Stage
 from tests.integration.upstreams import (
     KEY,
     anthropic_stream,
@@ -31,12 +31,6 @@ ASK: Any = [{"role": "user", "content": "Hello"}]
 TEXT = {"type": "text", "text": "Hello"}
 WORDS = {"type": "text", "text": "y" * 40}
 COST = "0.00045"  # of 1,000 tokens at 0.25 and 100 at 2 dollars a million
-
-
-@pytest.fixture
-async def front(front: Front) -> Front:
-    front.openai.put_on(reply(completion()))
-    return front
 
 
 async def ask(front: Front, **fields: Any) -> tuple[str, str | None]:
@@ -280,14 +274,6 @@ async def test_what_runs_for_nothing_has_cost_nothing_also_where_it_was_left(sta
 
 
 # -- the limits ----------------------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def too_many(front: Front, **fields: Any) -> tuple[str, str]:

@@ -14,15 +14,9 @@ from actors.model_gateway import GatewayClient
 from actors.models import ModelRequest
 from bus.errors import ModelFailed, ModelUnavailable
 from tests.integration.gateway import Front
-from tests.integration.upstreams import completion, reply, silence, status
+from tests.integration.upstreams import silence, status
 
 ASK = {"model": "small", "messages": [{"role": "user", "content": "Hello"}]}
-
-
-@pytest.fixture
-async def front(front: Front) -> Front:
-    front.openai.put_on(reply(completion()))
-    return front
 
 
 @pytest.fixture
