@@ -61,3 +61,11 @@ def no_trips() -> None:
 
     Clerk.programs.clear()
     Clerk.done = []
+
+
+@pytest.fixture
+def nothing_made() -> None:
+    """No step or call of tests.unit.shopping has done anything yet."""
+    from tests.unit.shopping import made
+
+    made.clear()
