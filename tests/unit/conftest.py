@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Iterator
@@ -69,3 +70,12 @@ def nothing_made() -> None:
     from tests.unit.shopping import made
 
     made.clear()
+
+
+@pytest.fixture
+def no_work() -> None:
+    """No worker of tests.unit.held_work has begun anything yet."""
+    from tests.unit.held_work import Worker
+
+    Worker.begun.clear()
+    Worker.hold = asyncio.Event()
