@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from actors.domain import TaskSpec
-from bus.amount import figure
-from bus.errors import InvalidMessage, InvalidTask, LimitExceeded, TaskFailed
-from bus.task_limits import TaskLimits, read_limits
+from bus.errors import InvalidMessage, LimitExceeded, TaskFailed
+from bus.task_limits import TaskLimits
 from callboard import Context, RetryPolicy, tool
 from callboard.testing import TestKit
 from storage.spent import Spent
@@ -374,30 +373,3 @@ async def test_a_domain_sets_limits_for_tasks_that_bring_none(kit: TestKit) -> N
     async with TestKit([Worker], tasks=TaskSpec(to="worker/{task}", limits=TaskLimits(steps=2))) as strict:
         task = await strict.give_task("test/worker/w", goal=program(steps))
         assert (await failed(strict, task))["allowed"] == 2
-
-
-# -- as people write and read them -------------------------------------------------------------------
-
-
-def test_limits_are_written_as_name_and_number() -> None:
-    assert read_limits(["tokens=10_000", "cost=0.5", "wall_s=90"]) == TaskLimits(
-        tokens=10_000, cost=Decimal("0.5"), wall_s=90
-    )
-    assert read_limits([]).to_json() == "{}"
-
-
-@pytest.mark.parametrize(
-    "wrong", ["tokens", "tokens=", "tokens=0", "tokens=many", "time=5", "steps=1.5", "cost=nan"]
-)
-def test_what_is_no_limit_is_refused(wrong: str) -> None:
-    with pytest.raises(InvalidTask):
-        read_limits([wrong])
-
-
-def test_figures_are_for_people() -> None:
-    assert [figure(n) for n in (1200, 0.25, 3.0, 1234.5)] == ["1,200", "0.25", "3", "1,234.5"]
-    assert [figure(Decimal(n)) for n in ("1E+3", "0.00000045", "1.000000000001")] == [
-        "1,000",
-        "0.00000045",
-        "1.000000000001",
-    ]
