@@ -11,12 +11,11 @@ import pytest
 
 from actors.activation import Activation
 from actors.agent import agent_type
-from actors.committer import _RETRY_S, ROOM_BYTES, Committer, Entry
+from actors.committer import _RETRY_S, Committer, Entry
 from actors.written import Written
 from bus.envelope import Envelope, Header, header_to_json, new_id
 from bus.errors import Fenced, InvalidData, SchemaMismatch, StaleTurn, StorageError, StorageUnavailable
-from storage.journal import Does, Flush, JournalEntry, JournalWrite, PromiseWrite
-from storage.ledger import CallStatus, Effect, LedgerWrite
+from storage.journal import Does, Flush, JournalEntry, JournalWrite
 from storage.records import GENESIS, Fence, MailPlace, Mark, TurnRecord
 from tests.unit.agents import Keeper
 
@@ -363,39 +362,3 @@ def test_a_large_turn_counts_for_what_it_sends() -> None:
     assert Entry(activation, envelope, bench_turn).size >= 1_100
     assert Entry(activation, envelope, msgspec.structs.replace(bench_turn, state=None)).size >= 1_000
     assert bench.committer.is_idle
-
-
-def test_what_people_are_shown_counts_for_the_size_of_a_commit() -> None:
-    """One statement with a thousand large questions, or calls, is more than Postgres takes, however often it is tried."""
-    header = Header(id=new_id(), type="t.v1", sender="a", sent_at=0.0)
-    envelope = Envelope(seq=1, tenant="default", agent="a", header=header, header_json="{}", payload="{}")
-    activation = Activation("default", "a", 0, agent_type(Keeper))
-    journal = JournalWrite(
-        seq=1, turn=new_id(), does=Does.GO,
-        promises=(PromiseWrite(id=new_id(), key="#1", kind="approval", name="n" * 100, details="d" * 1_000),),
-        calls=(
-            LedgerWrite(
-                id=new_id(), key="#1", tool="act", effect=Effect.AT_MOST_ONCE, message=header.id, task=None,
-                digest="0" * 64, arguments="a" * 10_000, status=CallStatus.STARTED, attempts=1,
-            ),
-        ),
-    )  # fmt: skip
-    flush = Flush(tenant="default", partition=0, agent="a", journal=journal)
-    assert Entry(activation, envelope, flush).size >= 11_100
-
-
-async def test_there_is_no_room_for_more_turns_while_many_bytes_are_on_their_way() -> None:
-    bench = Bench()
-    bench.store.gate.clear()
-    large = "x" * (ROOM_BYTES // 4)
-    bench.submit("a", "b", "c", body=large)
-    await asyncio.wait_for(bench.committer.room(), 1)
-    bench.submit("d", body=large)
-    waiting = asyncio.create_task(bench.committer.room())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    bench.store.gate.set()
-    await bench.run()
-    await asyncio.wait_for(waiting, 1)
-    bench.submit("a", "b", "c", body=large)  # the books are even again
-    await asyncio.wait_for(bench.committer.room(), 1)
