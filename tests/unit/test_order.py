@@ -14,7 +14,6 @@ from actors.agent import agent_type
 from actors.domain import LimitSpec
 from actors.mailboxes import Mailboxes
 from actors.ready import ReadyQueue
-from actors.retry import RetryPolicy
 from actors.scope import Scope
 from actors.sweep import EVERY_S, ON_ITS_WAY_S
 from bus.address import parse_address
@@ -26,17 +25,6 @@ from callboard.testing import TestKit
 from storage.memory import MemoryStore
 from storage.records import Share
 from tests.unit.agents import Forward, Keeper, Note
-
-
-class Waiter(Agent):
-    """Its messages wait for their next try for a long time."""
-
-    kind = "waiter"
-    retry = RetryPolicy(first_delay_s=3_600, max_delay_s=3_600)
-
-    @handler
-    async def on_note(self, note: Note, ctx: Context) -> None:
-        raise ValueError("not now")
 
 
 @message("order.gate.v1")
@@ -380,30 +368,6 @@ async def test_a_timer_does_not_overtake_what_its_sender_sent_before_and_the_bus
         await kit.send(first, Forward(to=second, text="timed", delay_s=0.05))
         await kit.advance(seconds=0.1)
         assert kit.state(second).notes == ["known", "lost", "timed"]
-
-
-async def test_a_cache_full_of_messages_that_wait_leaves_room_for_others() -> None:
-    limits = LimitSpec(cached_messages=1_000, cached_messages_per_agent=8)
-    async with TestKit([Waiter, Keeper], partitions=1, limits=limits) as kit:
-        for index in range(8 * 130):
-            await kit.send(f"test/waiter/{index % 130}", Note(text="wait"))
-        for index in range(40):
-            await kit.send(f"test/keeper/{index % 20}", Note(text=str(index // 20)))
-        await kit.quiet()
-        assert all(kit.state(f"test/keeper/{index}").notes == ["0", "1"] for index in range(20))
-        assert len(kit.mailbox("test/waiter/0")) == 8
-
-
-async def test_idle_agents_leave_when_there_are_more_than_the_limit() -> None:
-    async with TestKit([Keeper], limits=LimitSpec(activations=100)) as kit:
-        for index in range(150):
-            await kit.send(f"test/keeper/{index}", Note(text="x"))
-        await kit.advance(seconds=2)
-        [running] = kit._running
-        assert len(running.host.mailboxes) == 100
-        await kit.send("test/keeper/0", Note(text="y"))
-        await kit.quiet()
-        assert kit.state("test/keeper/0").notes == ["x", "y"]
 
 
 def test_a_message_that_comes_back_takes_its_place_by_number() -> None:
