@@ -79,3 +79,12 @@ def no_work() -> None:
 
     Worker.begun.clear()
     Worker.hold = asyncio.Event()
+
+
+@pytest.fixture
+def no_decisions() -> None:
+    """No clerk of tests.unit.deciders has been given anything to do or to decide yet."""
+    from tests.unit.deciders import Clerk
+
+    Clerk.programs.clear()
+    Clerk.done = []
