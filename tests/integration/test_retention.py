@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,63 +16,19 @@ import pytest
 from bus.address import parse_address
 from bus.errors import Overloaded, StorageUnavailable
 from callboard.services import Endpoints
-from coordinators.upkeep import Upkeep
 from storage import retention
-from storage.code import put_code
 from storage.connect import connect
 from storage.inspect import history_months, verify_all, verify_history
 from storage.retention import HOSTS_KEPT, MONTHS_AHEAD, retain
-from tests.integration.cli import DESK, Cli, note, until
+from tests.integration.cli import Cli
 from tests.integration.deployment import Deployment
-
-OLD = "now() - interval '6 months'"
+from tests.integration.old_desk import OLD, age, desk_at_rest
 
 
 @pytest.fixture
 async def desk(services: Endpoints, database: str) -> AsyncIterator[Deployment]:
-    async with Deployment.open(DESK, database, services.nats_url) as desk:
-        await desk.coordinate()
-        await note(desk, "a", "one", "two", "three")
-        await until(lambda: desk.fetch("select from agents where version = 3"))
-        await desk.forsake()
-        await desk.kill_hosts()
+    async with desk_at_rest(services, database) as desk:
         yield desk
-
-
-async def age(desk: Deployment) -> None:
-    """Make the first two turns, a task, a key, a host and three blobs half a year old."""
-    db = desk.pool
-    month = await db.fetchval(f"select to_char({OLD}, 'YYYYMM')")
-    await db.execute(
-        f"create table transitions_{month} partition of transitions for values"
-        f" from ('{month}01') to ('{await db.fetchval(f'''select to_char({OLD} + interval '1 month', 'YYYYMM')''')}01')"
-    )
-    await db.execute(f"update transitions set at = {OLD} where version < 3")
-    await db.execute("insert into seen values ('desk', 'default', 'gone', now() - interval '1 day')")
-    await db.execute(f"update hosts set ended_at = {OLD}")
-    await db.execute(
-        "insert into hosts (domain, host, node, pid, born, code, ended_at) select 'desk', 'h', 'n', 1, '', '', now()"
-        f" from generate_series(1, {HOSTS_KEPT})"
-    )
-    for status, finished in (("completed", OLD), ("running", "null")):
-        await db.execute(
-            "insert into tasks (domain, tenant, id, status, goal, input, priority, created_at, finished_at)"
-            f" values ('desk', 'default', gen_random_uuid(), $1, 'g', 'null', 5, {OLD}, {finished})",
-            status,
-        )
-    await db.execute(
-        "insert into task_events select domain, tenant, id, 1, now(), 'submitted', '{}' from tasks"
-    )
-    header = json.dumps(
-        {"id": "x", "type": "desk.note.v1", "sender": "external/x", "sent_at": 0, "blob": "used"}
-    )
-    await db.execute(
-        "insert into mailbox (domain, tenant, partition, agent, seq, id, header, payload)"
-        " values ('desk', 'default', 0, 'clerk/z', 9, gen_random_uuid(), $1, 'null')",
-        header,
-    )
-    for digest, touched in (("used", OLD), ("unused", OLD), ("fresh", "now()")):
-        await db.execute(f"insert into blobs values ('desk', 'default', $1, '', {touched})", digest)
 
 
 async def test_what_is_old_and_over_goes_and_the_rest_stays(desk: Deployment, database: str) -> None:
@@ -296,65 +251,6 @@ async def test_a_row_that_goes_astray_while_its_month_is_made_moves_over(
         await transaction.commit()
     assert (await making).months_made == [next_month]
     assert await desk.fetch(f"select count(*) from transitions_{next_month}") == [(3,)]
-
-
-async def test_each_day_ended_hosts_go_but_for_the_last_of_each_domain(
-    desk: Deployment, database: str
-) -> None:
-    await desk.pool.execute("delete from hosts")
-    await desk.pool.execute(
-        "insert into hosts (domain, host, node, pid, born, code, ended_at)"
-        f" select d, d || n, 'n', 1, '', '', now() - make_interval(days => n) from unnest(array['busy', 'still']) d,"
-        f" generate_series(60, 1, -1) n where d = 'busy' or n > 60 - {HOSTS_KEPT} - 2"
-    )
-    await desk.pool.execute(
-        "insert into hosts (domain, host, node, pid, born, code) values ('busy', 'lives', 'n', 1, '', '')"
-    )
-    assert (await retain(database, months=None, dry_run=True)).hosts == 31 + 2
-    await retain(database, months=None)
-    left = await desk.fetch(
-        "select domain, count(*), min(ended_at) < now() - interval '31 days' from hosts group by 1"
-    )
-    assert sorted(left) == [("busy", 30, False), ("still", HOSTS_KEPT, True)]
-
-
-async def test_each_day_code_goes_that_neither_a_domain_nor_a_live_host_runs(
-    desk: Deployment, database: str
-) -> None:
-    for digest in ("named", "running", "old", "new"):
-        await put_code(desk.pool, "desk", digest, b"zip")
-    await desk.pool.execute(
-        "update domain_code set added_at = now() - interval '25 hours' where digest <> 'new'"
-    )
-    await desk.pool.execute("update domains set code = 'named'")
-    await desk.pool.execute(
-        "insert into hosts (domain, host, node, pid, born, code) values ('desk', 'lives', 'n', 1, '', 'running')"
-    )
-    assert (await retain(database, months=None, dry_run=True)).code == 1
-    await retain(database, months=None)
-    assert await desk.fetch("select digest from domain_code order by 1") == [
-        ("named",),
-        ("new",),
-        ("running",),
-    ]
-
-
-async def test_code_that_is_registered_again_is_new_again(desk: Deployment, database: str) -> None:
-    await put_code(desk.pool, "desk", "back", b"damaged")
-    await desk.pool.execute("update domain_code set added_at = now() - interval '25 hours'")
-    await put_code(desk.pool, "desk", "back", b"whole")
-    await retain(database, months=None)
-    assert await desk.fetch("select digest, bundle from domain_code") == [("back", b"whole")]
-
-
-async def test_the_daily_upkeep_keeps_all_history(desk: Deployment, database: str) -> None:
-    await age(desk)
-    upkeep = Upkeep(database)
-    await upkeep()
-    await upkeep()  # the next round, a moment later
-    await until(lambda: desk.fetch("select from seen having count(*) = 0"))
-    assert await desk.fetch("select count(*) from transitions") == [(3,)]
-    assert await desk.fetch("select count(*) from tasks") == [(2,)]
 
 
 async def test_two_retentions_do_not_run_at_once(desk: Deployment, database: str) -> None:
