@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tests.integration.cli import Cli, until
@@ -103,3 +104,21 @@ async def test_an_end_that_several_calls_have_is_refused_with_their_ids(cli: Cli
     assert ids[0][:4] == ids[1][:4], "ids begin with the time"
     refused = await cli.error("ledger", "settle", ids[0][:4], "--happened")
     assert f"Several ids begin or end with {ids[0][:4]}: {ids[0]}, {ids[1]}. Give more of it." in refused
+
+
+async def test_what_was_said_of_a_call_goes_when_a_retry_that_has_begun_before_makes_it_anew(
+    cli: Cli, vigil: Deployment
+) -> None:
+    await ring_in_doubt(vigil)
+    await has_turn(vigil, GUARD, 1)
+    id_ = (await the_call(cli))["id"]
+    await cli("ledger", "settle", id_, "--happened", "--as", "maria", "--reason", "the neighbours heard it")
+    anew = {"status": "unknown", "error": None, "said_by": None}
+    await vigil.fetch(
+        "select write_ledger(domain, epoch, jsonb_build_array(to_jsonb(l) || $1::jsonb)) from ledger l",
+        json.dumps(anew),
+    )
+    call = await the_call(cli)
+    assert (call["status"], call["said_by"], call["reason"]) == ("unknown", None, None)
+    late = await cli.error("ledger", "settle", id_, "--happened", "--as", "maria")
+    assert f"There is no question about a call {id_!r}." in late
