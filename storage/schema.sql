@@ -1793,6 +1793,7 @@ CREATE INDEX journal_202701_turn_number_idx ON callboard.journal_202701 USING bt
 CREATE INDEX journal_202702_turn_number_idx ON callboard.journal_202702 USING btree (turn, number);
 CREATE INDEX journal_default_turn_number_idx ON callboard.journal_default USING btree (turn, number);
 CREATE INDEX ledger_agent ON callboard.ledger USING btree (domain, tenant, agent, message);
+CREATE INDEX ledger_said ON callboard.ledger USING btree (tenant, id) WHERE (said_by IS NOT NULL);
 CREATE INDEX ledger_unknown ON callboard.ledger USING btree (domain, tenant, started_at) WHERE (status = ANY (ARRAY['started'::text, 'unknown'::text]));
 CREATE INDEX model_answers_kept ON callboard.model_answers USING btree (kept_until);
 CREATE INDEX model_answers_stored ON callboard.model_answers USING btree (stored_at);

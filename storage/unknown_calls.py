@@ -83,7 +83,8 @@ async def say(
     whole = id_part(call.id)
     assert whole is not None
     for now in (await _meant(db, whole, tenant))[1]:
-        raise _said_before(now)
+        if now.said_by is not None:
+            raise _said_before(now)
     raise AlreadySettled(
         f"What {call.tool} of {call.address} has done is looked into again: its message is handled anew.",
         fix="Look at it again: `callboard ledger --unknown`.", status=CallStatus.UNKNOWN, by=None, at=None,
@@ -98,8 +99,8 @@ async def _meant(
         questions = await db.fetch(query("find_question"), tenant, part.digits, part.is_end, CANDIDATES + 1)
         withdrawn = [row["call"] for row in questions if row["status"] not in (_OPEN, _ANSWERED)]
         left = await db.fetch(
-            query("find_left_call"), tenant, part.first, part.last, part.digits, part.is_end, withdrawn, CANDIDATES + 1
-        )  # fmt: skip
+            query("find_left_call"), tenant, part.digits, part.is_end, withdrawn, CANDIDATES + 1
+        )
     return questions, [LeftCall(**dict(row)) for row in left]
 
 

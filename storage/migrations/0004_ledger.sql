@@ -31,6 +31,7 @@ create table ledger (
 );
 create index ledger_agent on ledger (domain, tenant, agent, message);
 create index ledger_unknown on ledger (domain, tenant, started_at) where status in ('started', 'unknown');
+create index ledger_said on ledger (tenant, id) where said_by is not null;
 
 -- The ledger's part of a group commit. Of one call that is there several times the last row counts. One without a tool is a
 -- verdict on a call of which nobody knows what it did; one without an id is on that at its place in its turn.

@@ -106,21 +106,16 @@ where exists (
 order by q.details ->> 'call', q.created_at desc, q.id limit $4
 
 -- name: find_left_call
--- Of which nobody knows what it did, and which nobody waits for; or of which that was said. By one end of its id as a promise
--- is found, or as one of those in $6.
+-- Of which nobody knows what it did, and which nobody waits for; or of which that was said. By one end of its id, or as one of
+-- those in $4: a look at all, which are few.
 select l.domain, l.agent, l.id::text as id, l.tool, l.said_by, l.again_by, extract(epoch from l.ended_at)::float8 as said_at
-from domains d
-cross join lateral (
-  select id from ledger where domain = d.domain and tenant = $1 and not $5 and id between $2 and $3
-  union
-  select id from ledger where domain = d.domain and tenant = $1 and length($4) < 32
-    and right(replace(id::text, '-', ''), length($4)) = $4
-  union
-  select unnest($6::uuid[])
-) m
-join ledger l on l.domain = d.domain and l.tenant = $1 and l.id = m.id
-where (l.status = 'unknown' and l.error is not null) or (l.said_by is not null and l.ended_at is not null)
-order by l.id limit $7
+from (
+  select * from ledger where tenant = $1 and status = 'unknown' and error is not null
+  union all  -- along an index each
+  select * from ledger where tenant = $1 and said_by is not null and ended_at is not null
+) l, replace(l.id::text, '-', '') as digits
+where (not $3 and starts_with(digits, $2)) or right(digits, length($2)) = $2 or l.id = any ($4::uuid[])
+order by l.id limit $5
 
 -- name: settle_left_call
 update ledger set status = $4, error = null, said_by = $5, reason = $6, ended_at = now()

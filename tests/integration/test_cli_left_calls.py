@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+from bus.errors import AlreadySettled
+from storage.unknown_calls import LeftCall, find_unknown, say
 from tests.integration.cli import Cli, until
 from tests.integration.deployment import Deployment
 from tests.integration.vigil_at_work import GUARD, has_turn, send, waits_for
@@ -94,6 +97,25 @@ async def test_a_question_that_was_withdrawn_leaves_its_call_to_be_settled_by_ei
     assert said == f"Noted: open_gate has not acted. Nothing of {GUARD} has waited for it.\n"
     settled = await the_call(cli)
     assert (settled["status"], settled["said_by"], settled["again_by"]) == ("failed", "bob", "maria")
+
+
+async def test_of_several_who_say_it_at_once_one_counts_and_the_others_are_told_who(
+    cli: Cli, vigil: Deployment
+) -> None:
+    await ring_in_doubt(vigil)
+    await has_turn(vigil, GUARD, 1)
+    left = await find_unknown(vigil.pool, (await the_call(cli))["id"], tenant="default")
+    assert isinstance(left, LeftCall)
+    said = await asyncio.gather(
+        *(
+            say(vigil.pool, left, tenant="default", happened=True, by=by, reason=None)
+            for by in ("ada", "bob")
+        ),
+        return_exceptions=True,
+    )
+    [refused] = [each for each in said if each is not None]
+    assert isinstance(refused, AlreadySettled)
+    assert (await the_call(cli))["said_by"] == refused.by
 
 
 async def test_an_end_that_several_calls_have_is_refused_with_their_ids(cli: Cli, vigil: Deployment) -> None:

@@ -1,4 +1,4 @@
-"""However many promises are open in other agents, what looks for some does not read the others."""
+"""However many promises are open in other agents, or calls are in the ledger, what looks for some does not read the others."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ from storage.queries import query
 
 OPEN = 2_000  # a quarter of each kind
 FEW = 10
+
+# Calls whose outcomes are known, two in doubt and two of which a person has said what they did.
+CALLS = """
+  insert into ledger (domain, tenant, id, agent, message, turn, key, tool, effect, digest, status, attempts, error, said_by,
+                      epoch, ended_at)
+    select 'lingering', 'default', gen_random_uuid(), 'keeper/1', gen_random_uuid(), gen_random_uuid(), '#1', 'act',
+           'at_most_once', '', case when n <= 2 then 'unknown' else 'succeeded' end, 1,
+           case when n <= 2 then 'EffectUnknown' end, case when n in (3, 4) then 'maria' end, 1,
+           case when n > 2 then now() end
+    from generate_series(1, $1::int) n
+"""
 
 
 @pytest.fixture
@@ -69,6 +80,16 @@ async def test_a_question_about_a_call_is_looked_for_among_questions_only(
 ) -> None:
     await db.execute("update promises set status = $1, settled_at = now()", status)
     assert await rows_read(db, query("find_question"), f"'{TENANT}'", "'0123abcd'", "false", "6") < 20 * FEW
+
+
+@pytest.mark.parametrize("digits", ["0123abcd", uuid4().hex])
+async def test_a_call_that_nobody_waits_for_is_looked_for_among_such_calls_only(
+    db: asyncpg.Connection[Any], digits: str
+) -> None:
+    await db.execute(CALLS, OPEN)
+    await db.execute("vacuum analyze ledger")
+    sql, arguments = query("find_left_call"), (f"'{TENANT}'", f"'{digits}'", "false", "'{}'", "6")
+    assert await rows_read(db, sql, *arguments) < 20 * FEW
 
 
 async def test_who_takes_partitions_over_looks_each_ask_up_once(db: asyncpg.Connection[Any]) -> None:
