@@ -201,6 +201,11 @@ class Consequences:
         gone = (sent for sent in self.journal.entries.sent if sent.place == place)
         return next(((sent.type, sent.id, sent.to) for sent in gone), None)
 
+    @property
+    def unsent(self) -> list[str]:
+        """The places of what has been sent and not committed, in a turn with a journal."""
+        return [*self._places]
+
     def take_sends(self) -> list[tuple[str, Outgoing]]:
         """What has been sent and not committed, each with its place."""
         if not self.sends:

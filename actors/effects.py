@@ -217,13 +217,16 @@ class Call:
         when only a person can say."""
         if self._tool.effect is Effect.IDEMPOTENT:
             return None if given is None else await self._until_done(given, attempt)
-        why = "its outcome was not recorded"
-        if given is not None:
-            made = await self._at_most_once(given, attempt)
-            if not isinstance(made, Exception):
-                return made
-            why = self._record.line(made)
-        return await inquiry.look(attempt, intent, why)
+        if given is None:
+            return await inquiry.look(attempt, intent, "its outcome was not recorded")
+        began = time.perf_counter()
+        made = await self._at_most_once(given, attempt, began)
+        if not isinstance(made, Exception):
+            return made
+        entry = await inquiry.look(attempt, intent, self._record.line(made))
+        if entry is None and inquiry.is_ruled_out(attempt):
+            return await self._has_not_acted(made, attempt, began)
+        return entry
 
     async def _to_its_end(self, knowing: Coroutine[Any, Any, JournalEntry | None]) -> JournalEntry | None:
         """It is not cut short when its branch is given up or its turn fails: what the call did is found out first."""
@@ -264,22 +267,18 @@ class Call:
         await self._pause(failures)
         return not self._journal.branches.must_stop
 
-    async def _at_most_once(self, given: dict[str, str], attempt: int) -> JournalEntry | Exception | None:
+    async def _at_most_once(
+        self, given: dict[str, str], attempt: int, began: float
+    ) -> JournalEntry | Exception | None:
         """The error when nobody knows what it did; None when it has not acted, and may be made again."""
-        record, flight, began = self._record, self._flight, time.perf_counter()
+        record, flight = self._record, self._flight
         assert flight is not None
         try:
             returned = await self._attempt(given)
         except NotDone as error:
             record.rule_out(attempt, record.error_text(error))
             self._journal.lands(flight)
-            if not self._tool.retry.allows(error, attempt):
-                return record.fail(error, CallStatus.FAILED, attempt, began)
-            _logger.warning("%s has not acted (%d): %s", self._tool.name, attempt, record.line(error))
-            if not self._is_left:  # else the turn decides what of it goes on record
-                await self._flush_if_dirty()  # a long pause is no time in which that may be lost
-                await self._pause(attempt)
-            return None
+            return await self._has_not_acted(error, attempt, began)
         except Exception as error:
             self._land()
             _logger.warning(
@@ -289,6 +288,17 @@ class Call:
         entry = await record.succeed(returned, attempt, began)
         self._journal.lands(flight)
         return entry
+
+    async def _has_not_acted(self, error: Exception, attempt: int, began: float) -> JournalEntry | None:
+        """It has failed so, and is known not to have acted: None, after a pause, when it may be made again."""
+        record = self._record
+        if not self._tool.retry.allows(error, attempt):
+            return record.fail(error, CallStatus.FAILED, attempt, began)
+        _logger.warning("%s has not acted (%d): %s", self._tool.name, attempt, record.line(error))
+        if not self._is_left:  # else the turn decides what of it goes on record
+            await self._flush_if_dirty()  # a long pause is no time in which that may be lost
+            await self._pause(attempt)
+        return None
 
     async def _attempt(self, given: dict[str, str]) -> Any:
         """Call the function once. Raises what it raises, and TimeoutError."""

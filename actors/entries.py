@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from hashlib import sha256
 from json.encoder import JSONEncoder
 
@@ -144,6 +144,14 @@ class Entries:
             return False
         self.take_back(place)
         return True
+
+    def unmake(self, unsent: Collection[str]) -> None:
+        """Steps and compensations of which no write has taken along what they have sent, from these places, were never
+        made."""
+        for entry in [*self._draft.entries]:
+            within = f"{entry.key}/" if entry.kind == STEP else None
+            if any(place == f">{entry.key}" or (within and place.startswith(within)) for place in unsent):
+                self.drop_draft(entry.key)
 
     def forgive(self, *prefixes: str) -> None:
         """What is recorded at these places need not be called for again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -284,14 +284,16 @@ class Journal:
             self.close()
         self.must_go_on()  # perhaps the agent was dropped meanwhile, and another run has found what has committed
 
-    async def write_down(self) -> None:
+    async def write_down(self, unsent: Collection[str]) -> None:
         """Make durable what is new of an open turn that is to run again: a wake-up that came during a flush as well,
         since nothing brings that a second time. Raises TurnGone.
 
         A promise that no flush has taken along is made again when the turn runs again, together with the message that
-        belongs to it: that has not gone out, and nobody would ever settle the promise.
+        belongs to it: that has not gone out, and nobody would ever settle the promise. So is a step whose function has
+        sent something (`unsent` are the places) that no flush has taken along: on record, it would not send it again.
         """
         self.promises.unmake()
+        self.entries.unmake(unsent)
         while self.is_open and self.is_dirty:
             await self.flush([])
             self.promises.unmake()

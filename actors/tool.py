@@ -158,8 +158,9 @@ def tool(
     effect: `pure` (nothing outside changes), `idempotent` (the callee honours the `idempotency_key` that the function
         takes as a parameter of that name: several calls act once) or `at_most_once`, which is also what is assumed.
     timeout: seconds for one attempt. After it, what an `at_most_once` call did is unknown.
-    retry: which failures are tried again. An `at_most_once` call has failed only if it raises NotDone; any other error
-        leaves its outcome unknown, since the callee may have acted before it broke.
+    retry: which failures are tried again. An `at_most_once` call has failed only if it raises NotDone, or `on_unknown` has
+        found out that it has not acted; any other error leaves its outcome unknown, since the callee may have acted
+        before it broke.
     requires_approval: True, or a function of the same arguments that says so. `approvers` may approve (anybody, if
         there are none), and every person may deny, for `approval_timeout` seconds; after that it counts as refused.
     on_unknown: `ask` a person, `fail` with EffectUnknown, or a function of the same arguments that looks at the world

@@ -92,7 +92,7 @@ class TurnRunner:
                 # It runs again from what is committed: what other branches have on its way there comes first.
                 try:
                     await activation.journal.settled()
-                    await activation.journal.write_down()
+                    await activation.journal.write_down(ctx.consequences.unsent)
                 except TurnGone:
                     return None
             raise
@@ -317,7 +317,7 @@ class TurnRunner:
                 await self.blobs.store(
                     ctx.consequences.blobs
                 )  # of a branch that was ended while it stored one
-            await journal.write_down()
+            await journal.write_down(ctx.consequences.unsent)
         return self._outcomes.fail(activation, envelope, ctx, error, policy)
 
 

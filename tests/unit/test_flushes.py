@@ -187,7 +187,7 @@ async def test_a_second_run_that_flushes_the_same_is_refused_and_the_turn_goes_o
         await flushing.wait()
         return "y" * 5_000
 
-    async def nothing(journal: Journal) -> None:
+    async def nothing(journal: Journal, *unsent: Any) -> None:
         """Planted: a turn that is to run again does not wait for what its other branch has on its way."""
 
     async with waiters(limits=LimitSpec(claim_check_bytes=2_000)) as kit:

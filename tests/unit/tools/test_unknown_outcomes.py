@@ -178,6 +178,39 @@ async def test_a_call_that_has_not_acted_is_made_again_once_its_process_is_known
         assert statuses(kit) == [("block_address", "succeeded", 2)]
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_a_call_that_fails_and_has_not_acted_is_made_as_often_as_its_retry_says(
+    world: World, attempts: int
+) -> None:
+    world.fails = [ConnectionError("refused")] * 20
+    retry = RetryPolicy(attempts=attempts, first_delay_s=0.0)
+    block = blocking(world, retry=retry, on_unknown=lambda address, minutes: NotHappened())
+
+    async def run(self: Caller, ctx: Context) -> None:
+        with pytest.raises(ToolFailed, match="ConnectionError: refused"):
+            await ctx.call(block, "192.0.2.1")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        assert len(world.fails) == 20 - attempts
+        assert statuses(kit) == [("block_address", "failed", attempts)]
+
+
+async def test_a_call_that_fails_and_has_not_acted_is_made_again_when_its_turn_is(world: World) -> None:
+    world.fails = [TimeoutError()]
+    block = blocking(world, on_unknown=lambda address, minutes: NotHappened())
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        assert world.calls == []
+        await kit.advance(seconds=2)
+        assert world.calls == ["192.0.2.1"]
+        assert statuses(kit) == [("block_address", "succeeded", 2)]
+
+
 async def test_while_the_old_process_may_only_be_frozen_a_person_decides(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
