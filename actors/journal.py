@@ -88,6 +88,8 @@ class Journal:
         self._does = (
             Does.OPEN if stored is None else Does.RESUME if stored.waiting or stored.trials else Does.GO
         )
+        # One that opens although hosts have died of it says so with the write after that.
+        self._next_does = Does.RESUME if stored is None and envelope.trials else Does.GO
         self._was_put_away = stored is not None and stored.waiting
         self._closed = False
         self.parking: Written | None = None
@@ -279,7 +281,8 @@ class Journal:
         if begins and self._does is Does.RESUME and not self._was_put_away:
             does = Does.GO
         else:
-            does, self._does = self._does, Does.GO
+            does, self._does = self._does, self._next_does
+            self._next_does = Does.GO
         if not await self._commit(does, tuple([outgoing for _, outgoing in sends])).known():
             self.close()
         self.must_go_on()  # perhaps the agent was dropped meanwhile, and another run has found what has committed

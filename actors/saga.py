@@ -96,11 +96,15 @@ class Saga:
 
     @property
     def is_empty(self) -> bool:
-        return not (self._registered or self.lost())
+        return not (self._registered or any(e.kind == COMPENSATE for e in self._entries))
 
     def lost(self) -> list[JournalEntry]:
-        """Those on record that the handler has not registered when it ran again."""
-        return [e for e in self._entries if e.kind == COMPENSATE and e.key not in self._registered]
+        """Those on record that have not run, and that the handler has not registered when it ran again."""
+        return [
+            e
+            for e in self._entries
+            if e.kind == COMPENSATE and e.key not in self._registered and _undo_at(e.key) not in self._entries
+        ]
 
     def in_order(self) -> list[Compensation]:
         """As they run: the last registered first."""

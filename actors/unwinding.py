@@ -10,12 +10,12 @@ import msgspec
 from actors import values
 from actors.activation import Activation
 from actors.attempts import attempt
+from actors.branch import inside
 from actors.context import Context
 from actors.journal import Journal
 from actors.saga import UNDO, Compensation, Ending
 from bus import faultpoints
 from bus.errors import NonDeterministicHandler, TurnTimeout
-from storage.journal import JournalEntry
 
 
 async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good: bool) -> Ending:
@@ -43,25 +43,24 @@ async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good
             )
         failed.append(f"{lost.name} (it was not reached)")
     for compensation in journal.saga.in_order():
-        entry = journal.entries.get(compensation.undo_at)
-        if entry is None:
-            entry = await _run(activation, ctx, journal, compensation)
-        if not entry.ok:
-            failed.append(f"{compensation.name} ({values.error_line(entry.value)})")
+        if compensation.undo_at not in journal.entries:
+            await _run(activation, ctx, journal, compensation)
+    failed += [
+        f"{e.name} ({values.error_line(e.value)})" for e in journal.entries if e.kind == UNDO and not e.ok
+    ]
     if not failed:
         return ending
     error = f"{ending.error}; not undone: {'; '.join(failed)}"
     return msgspec.structs.replace(ending, reason="not_undone", error=error)
 
 
-async def _run(
-    activation: Activation, ctx: Context, journal: Journal, compensation: Compensation
-) -> JournalEntry:
+async def _run(activation: Activation, ctx: Context, journal: Journal, compensation: Compensation) -> None:
     journal.branches.on_running()  # it has as much time as a turn
     activation.task = asyncio.current_task()
     began = time.perf_counter()
     try:
-        with ctx.apart(compensation.undo_at):
+        # What it charges takes no place of the handler's, which may come further when it runs again.
+        with ctx.apart(compensation.undo_at), inside(compensation.undo_at):
             arguments, named = compensation.arguments()
             await attempt(ctx, compensation.function, arguments, named, compensation.retry)
         ok, value = True, "null"
@@ -82,10 +81,9 @@ async def _run(
         ctx.consequences.take_sends()
         ctx.logger.error("%s could not be undone: %s", compensation.name, values.error_line(value))
     took_ms = (time.perf_counter() - began) * 1000
-    entry = journal.record(compensation.undo_at, UNDO, compensation.name, value, ok=ok, took_ms=took_ms)
+    journal.record(compensation.undo_at, UNDO, compensation.name, value, ok=ok, took_ms=took_ms)
     await ctx._flush()
     faultpoints.reached("undo.after")
-    return entry
 
 
 def is_cancelled() -> bool:

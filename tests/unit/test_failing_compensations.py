@@ -225,3 +225,123 @@ async def _restart(kit: TestKit) -> None:
     crashed = kit._running[0]
     kit.store.end_host(crashed.host.fence, "it crashed")
     kit._hosts.running[0] = kit._hosts.start(crashed.partitions, suspect=crashed.partitions)
+
+
+async def test_what_was_undone_before_a_compensation_killed_its_host_is_not_said_to_be_left() -> None:
+    reached = asyncio.Event()
+
+    async def deadly(name: str) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def run(self: Clerk, ctx: Context) -> None:
+        ctx.compensate(deadly, await ctx.step(book, "flight"))
+        ctx.compensate(release, await ctx.step(book, "hotel"))
+        ctx.compensate(broken, await ctx.step(book, "car"), retry=ONCE)
+        raise InvalidMessage("no money")
+
+    async with TestKit(KINDS, limits=LimitSpec(crash_trials=2)) as kit:
+        await kit.send(AT, program(run))
+        for _ in range(5):
+            await reached.wait()
+            reached.clear()
+            await kit.crash()
+            await _restart(kit)
+        await kit.quiet()
+        assert Clerk.done[3:] == ["broken car", "release hotel"]
+        [letter] = kit.dead_letters()
+        _, _, left = letter.error.partition("not undone: ")
+        assert "deadly (it was not reached)" in left
+        assert "broken (ValueError: the desk is closed)" in left
+        assert "release" not in left
+
+
+async def test_a_turn_that_is_given_up_ends_although_its_handler_no_longer_comes_to_what_was_undone() -> None:
+    changed: list[bool] = []
+    stopped = asyncio.Event()
+
+    async def stops(name: str) -> None:
+        if not changed:
+            stopped.set()
+            await asyncio.Event().wait()
+        release(name)
+
+    async def run(self: Clerk, ctx: Context) -> None:
+        ctx.compensate(stops, await ctx.step(book, "flight"))
+        if not changed:
+            ctx.compensate(release, await ctx.step(book, "hotel"))
+        raise InvalidMessage("no money")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, program(run))
+        await stopped.wait()
+        await kit.crash()
+        changed.append(True)
+        await kit.recover()
+        assert Clerk.done == ["book flight", "book hotel", "release hotel", "release flight"]
+        [letter] = kit.dead_letters()
+        assert letter.error == "InvalidMessage: no money"
+
+
+async def test_what_a_compensation_charges_takes_no_place_of_its_handlers() -> None:
+    good: list[bool] = []
+    stopped = asyncio.Event()
+
+    async def run(self: Clerk, ctx: Context) -> None:
+        async def pays(name: str) -> None:
+            ctx.charge(tokens=5)
+            release(name)
+
+        async def stops(name: str) -> None:
+            if not good:
+                stopped.set()
+                await asyncio.Event().wait()
+            release(name)
+
+        ctx.compensate(stops, await ctx.step(book, "flight"))
+        ctx.compensate(pays, await ctx.step(book, "hotel"))
+        if not good:
+            raise InvalidMessage("no money")
+        await ctx.step(book, "never")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, program(run))
+        await stopped.wait()
+        await kit.crash()
+        good.append(True)
+        await kit.recover()
+        assert Clerk.done == ["book flight", "book hotel", "release hotel", "release flight"]
+        assert [letter.reason for letter in kit.dead_letters()] == ["invalid_message"]
+        assert [kind for kind, _, _ in calls(kit)].count("charge") == 1
+
+
+async def test_a_message_that_has_come_further_is_not_given_up_for_the_deaths_before_that() -> None:
+    reached = asyncio.Event()
+    lives = 0
+
+    async def first() -> None:
+        if lives < 2:
+            reached.set()
+            await asyncio.Event().wait()
+
+    async def run(self: Clerk, ctx: Context) -> None:
+        nonlocal lives
+        await ctx.step(first)
+        await ctx.step(book, "flight")
+        await ctx.step(book, "hotel")
+        if lives < 3:
+            reached.set()
+            await asyncio.Event().wait()
+
+    async with TestKit(KINDS, limits=LimitSpec(crash_trials=2)) as kit:
+        await kit.send(AT, program(run))
+        for _ in range(3):
+            await reached.wait()
+            reached.clear()
+            await kit.crash()
+            lives += 1
+            await _restart(kit)
+        await kit.quiet()
+        assert kit.dead_letters() == []
+        assert Clerk.done == ["book flight", "book hotel"]
+        assert leftovers(kit) == (0, 0, 0)

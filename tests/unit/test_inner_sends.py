@@ -10,7 +10,7 @@ from bus.errors import InvalidMessage, StorageUnavailable
 from callboard import Context
 from callboard.testing import TestKit
 from tests.unit.agents import Note
-from tests.unit.waiter import AT, Run, Waiter, call, leftovers, program, until, waiters
+from tests.unit.waiter import AT, Run, Waiter, call, leftovers, program, waiters
 
 LARGE = "y" * 5_000
 SMALL_BLOBS = LimitSpec(claim_check_bytes=2_000)
