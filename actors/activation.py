@@ -53,7 +53,7 @@ class Activation:
         self.scheduled = False
         self.running = False
         self.overdue = False  # its turn runs too long and is being cancelled
-        self.task: asyncio.Task[Any] | None = None  # in which its handler runs, or ran last
+        self.task: asyncio.Task[Any] | None = None  # in which its handler runs
         self.journal: Journal | None = None  # of the turn that runs or waits in memory
         self.parked = False  # one of its turns waits, and is not in memory
         self.held_turn = (

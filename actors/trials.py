@@ -164,7 +164,6 @@ class Trials:
             self._attempts.pop(activation, None)
 
     async def _try(self, activation: Activation, envelope: Envelope, at_rest: asyncio.Event) -> None:
-        activation.task = asyncio.current_task()
         try:
             entry = await self._run_turn(activation, envelope)
         finally:

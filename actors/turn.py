@@ -117,8 +117,12 @@ class TurnRunner:
         handler = None if envelope.is_control else activation.type.handlers.get(envelope.header.type)
         policy = activation.type.cls.retry if handler is None else handler.retry
         error: Exception
+        activation.task = asyncio.current_task()
         try:
-            return await self._take(activation, envelope, handler, ctx, doomed)
+            try:
+                return await self._take(activation, envelope, handler, ctx, doomed)
+            finally:
+                activation.task = None  # it can be told to end only as long as the handler may run
         except BlobsUnavailable:
             raise
         except TurnGone:

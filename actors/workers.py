@@ -108,7 +108,6 @@ class Workers:
     async def _work(self) -> None:
         host = self._host
         committer, ready, mailboxes, scope = host.committer, host.ready, host.mailboxes, host.scope
-        task = asyncio.current_task()
         while not self._closing and self._is_wanted():
             if not committer.has_room:
                 await committer.room()
@@ -120,7 +119,6 @@ class Workers:
             if (scope.paused and mailboxes.held.takes(activation)) or mailboxes.held.stands_back(activation):
                 continue
             activation.running = True
-            activation.task = task
             entry = await host.run_turn(activation, mailboxes.take_head(activation))
             if entry is not None:
                 committer.submit(entry)
