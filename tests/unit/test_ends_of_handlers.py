@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, NoReturn
 
 import pytest
@@ -50,11 +51,13 @@ async def test_a_failure_before_the_handler_is_written_down_however_long_that_ta
         Waiter.calls.append(promise.ref)
         await promise
 
-    async with TestKit(KINDS, limits=LimitSpec(turn_s=0.05)) as kit:
+    slow = asyncio.Event()
+    monkeypatch.setattr(workers, "monotonic", lambda: time.monotonic() + (3_600 if slow.is_set() else 0))
+    async with waiters() as kit:
         await kit.send(AT, Run(program=program(run)))
         await put_away(kit)
         monkeypatch.setattr(turn, "decode_payload", unreadable)
-        commit, slow = kit.store.commit, asyncio.Event()
+        commit = kit.store.commit
 
         async def takes_long(fence: Any, writes: Any, marks: Any) -> Any:
             if not slow.is_set():
