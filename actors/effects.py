@@ -333,6 +333,8 @@ class Call:
                 self._record.fail(lost, CallStatus.SUCCEEDED, earlier.attempts)
             )
         value = earlier.value if earlier.blob is None else None
+        # Its row goes with this turn, which may be undone.
+        self._record.enter(CallStatus.SUCCEEDED, earlier.attempts)
         return await self._record.committed(
             self._journal.record(self._place, CALL, self._record.name, value or "null", blob=earlier.blob)
         )

@@ -16,6 +16,7 @@ from actors.journal import Journal
 from actors.saga import UNDO, Compensation, Ending
 from bus import faultpoints
 from bus.errors import NonDeterministicHandler, TurnTimeout
+from storage.records import NOT_UNDONE
 
 
 async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good: bool) -> Ending:
@@ -51,7 +52,7 @@ async def undo(activation: Activation, ctx: Context, ending: Ending, *, for_good
     if not failed:
         return ending
     error = f"{ending.error}; not undone: {'; '.join(failed)}"
-    return msgspec.structs.replace(ending, reason="not_undone", error=error)
+    return msgspec.structs.replace(ending, reason=NOT_UNDONE, error=error)
 
 
 async def _run(activation: Activation, ctx: Context, journal: Journal, compensation: Compensation) -> None:

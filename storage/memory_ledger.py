@@ -30,6 +30,11 @@ class MemoryLedger:
             made_by = epoch if earlier is None or call.status is CallStatus.STARTED else earlier.epoch
             if earlier is not None and call.again_by is None:
                 call = msgspec.structs.replace(call, again_by=earlier.call.again_by)
+            if (
+                earlier is not None and earlier.call.status is CallStatus.SUCCEEDED
+            ):  # a later turn takes it over
+                said, approval = earlier.call.said_by, call.approval or earlier.call.approval
+                call = msgspec.structs.replace(call, said_by=said, approval=approval)
             self.rows[(domain, tenant, call.id)] = LedgerRow(agent=agent, turn=turn, epoch=made_by, call=call)
 
     def judge(self, domain: str, tenant: str, agent: str, turn: str, verdicts: Iterable[CallVerdict]) -> None:
@@ -52,9 +57,12 @@ class MemoryLedger:
             failed_under_a_key = call.effect is Effect.IDEMPOTENT and call.status is CallStatus.FAILED
             if call.effect is Effect.PURE or not (call.status in _MAY_HAVE_ACTED or failed_under_a_key):
                 continue
+            entries = self._journal.get((domain, tenant, row.turn), ())
+            if call.status is CallStatus.SUCCEEDED and any(e.kind == "undo" and e.ok for e in entries):
+                continue
             entry = next(
                 (
-                    e for e in reversed(self._journal.get((domain, tenant, row.turn), ()))
+                    e for e in reversed(entries)
                     if e.key == call.key and e.kind == "call" and e.ok
                 ),
                 None,

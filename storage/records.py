@@ -11,6 +11,7 @@ from storage.spent import Spent
 PAGE_AGENTS = 500  # of what is read page by page...
 PAGE_BYTES = 4 * 1024 * 1024  # ...until it has so much; each page has one row at the least
 INVALID_EVENT = "invalid_event"  # the reason of an event that no agent can be given
+NOT_UNDONE = "not_undone"  # one of its compensations has failed
 GENESIS = bytes(32)  # the previous hash of an agent's first transition
 FULL_STATE_EVERY = (
     64  # transitions: each such version has the whole state, changed or not, so that replay is short

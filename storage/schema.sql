@@ -1242,8 +1242,15 @@ CREATE FUNCTION callboard.write_ledger(p_domain text, p_epoch bigint, p_calls js
     order by c.tenant, c.id, c.n desc
   on conflict (domain, tenant, id) do update
     set turn = excluded.turn, key = excluded.key, status = excluded.status, attempts = excluded.attempts,
-        error = excluded.error, approval = excluded.approval, said_by = excluded.said_by, reason = null,
-        ended_at = excluded.ended_at,
+        error = excluded.error,
+        -- One that has acted is taken over by a later turn of its message: it acted when it did, and who said so has.
+        approval = case when ledger.status = 'succeeded' and excluded.status = 'succeeded'
+                        then coalesce(excluded.approval, ledger.approval) else excluded.approval end,
+        said_by = case when ledger.status = 'succeeded' and excluded.status = 'succeeded'
+                       then ledger.said_by else excluded.said_by end,
+        reason = case when ledger.status = 'succeeded' and excluded.status = 'succeeded' then ledger.reason end,
+        ended_at = case when ledger.status = 'succeeded' and excluded.status = 'succeeded'
+                        then ledger.ended_at else excluded.ended_at end,
         again_by = coalesce(excluded.again_by, ledger.again_by),
         epoch = case when excluded.status = 'started' then excluded.epoch else ledger.epoch end;
   update ledger l

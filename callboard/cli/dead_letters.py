@@ -106,7 +106,10 @@ async def retry(
     number: Number,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also one whose task has ended: what it does is done all the same."),
+        typer.Option(
+            "--force",
+            help="Also one whose task has ended, or that was undone in part: what it does is done all the same.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -144,23 +147,28 @@ def _as_published(payload: dict[str, Any]) -> str:
 
 
 async def _check(at: Opened, letter: DeadLetterView, force: bool) -> None:
-    """Raise InvalidMessage for a message that nobody waits for any more, since its task has ended, and for an event that
-    could not be stored whole."""
+    """Raise InvalidMessage for a message that nobody waits for any more, since its task has ended, for one that was undone in
+    part, and for an event that could not be stored whole."""
     import json
 
     from bus.envelope import header_from_json
     from bus.errors import InvalidMessage, UnknownTask
     from storage.inspect import find_task
-    from storage.records import INVALID_EVENT
+    from storage.records import INVALID_EVENT, NOT_UNDONE
 
     if letter.reason == INVALID_EVENT and not json.loads(letter.payload or "")["whole"]:
         raise InvalidMessage(
             f"The event of dead letter {letter.id} is not text in UTF-8, or has a NUL in it: no code reads it.",
             fix=f"Publish it again as JSON; `callboard dead-letters drop {letter.id}` puts this one away.",
         )
+    drop = f"`callboard dead-letters drop {letter.id}` puts it away"
+    if letter.reason == NOT_UNDONE and not force:
+        raise InvalidMessage(
+            f"Of what dead letter {letter.id} has done a part was undone and a part was not: a retry would do all of it.",
+            fix=f"Mend by hand what is left; {drop}, and --force retries it all the same.",
+        )
     if letter.task is None or header_from_json(letter.header or "").undoes:  # which outlives its task
         return
-    drop = f"`callboard dead-letters drop {letter.id}` puts it away"
     try:
         task = await find_task(at.db, letter.task, tenant=at.tenant)
     except UnknownTask:

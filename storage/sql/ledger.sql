@@ -2,7 +2,7 @@
 
 -- name: earlier_calls
 -- Of a message, in the turns before this one: those that may have acted, with their results. An idempotent one that has
--- failed is among them: whoever makes it again does so under the same key.
+-- failed is among them: whoever makes it again does so under the same key. What a turn has done that was undone since is not.
 select l.id::text as id, l.turn::text as turn, l.key, l.tool, l.digest, l.effect, l.status, l.attempts, l.epoch, j.value::text as value, j.blob
 from ledger l
 left join lateral (
@@ -13,6 +13,7 @@ left join lateral (
 ) j on true
 where l.domain = $1 and l.tenant = $2 and l.agent = $3 and l.message = $4 and l.effect <> 'pure'
   and (l.status in ('started', 'succeeded', 'unknown') or (l.effect = 'idempotent' and l.status = 'failed'))
+  and not (l.status = 'succeeded' and exists (select from journal where turn = l.turn and kind = 'undo' and ok))
 order by l.started_at, l.id
 
 -- name: host_is_gone

@@ -92,6 +92,10 @@ class Rig(Protocol):
         """Settle a promise from outside; False when it may not be, or was before."""
         ...
 
+    async def said_of(self, call: str) -> tuple[str | None, str | None]:
+        """Who has said what a call of a tool did, and the approval that it had."""
+        ...
+
     async def promises(self) -> dict[str, str]:
         """The status of each promise, by its id."""
         ...
@@ -175,6 +179,10 @@ class MemoryRig:
             DOMAIN, DEFAULT_TENANT, promise, status=status, value=value, by=by
         )
         return wake is not None
+
+    async def said_of(self, call: str) -> tuple[str | None, str | None]:
+        written = self.store.waits.ledger.rows[(DOMAIN, DEFAULT_TENANT, call)].call
+        return written.said_by, written.approval
 
     async def promises(self) -> dict[str, str]:
         return {id_: row.status for (_, _, id_), row in self.store.waits.promises.rows.items()}
@@ -297,6 +305,10 @@ class PostgresRig:
             query("settle_promise"), DOMAIN, DEFAULT_TENANT, promise, status, value, by, None
         )
         return row is not None
+
+    async def said_of(self, call: str) -> tuple[str | None, str | None]:
+        [row] = await self._pool.fetch("select said_by, approval::text from ledger where id = $1", call)
+        return row[0], row[1]
 
     async def promises(self) -> dict[str, str]:
         return dict(await self._pool.fetch("select id::text, status from promises"))

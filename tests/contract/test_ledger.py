@@ -76,3 +76,31 @@ async def test_a_verdict_on_a_call_whose_id_cannot_be_read_is_on_that_at_its_pla
     await rig.store.commit(fence, [flush(message, Does.GO, calls=calls, verdicts=(verdict,))], [])
     found = await rig.store.earlier_calls(DOMAIN, "default", AGENT, message[1])
     assert {c.id: c.status for c in found} == {meant: CallStatus.UNKNOWN, other: CallStatus.STARTED}
+
+
+async def test_what_a_turn_has_done_and_was_undone_is_no_earlier_call(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message, done, unknown = await opened(rig, fence), new_id(), new_id()
+    calls = (call(message, done, CallStatus.SUCCEEDED), call(message, unknown, CallStatus.UNKNOWN))
+    failed = entry(2, key="#2!undo", kind="undo", ok=False)
+    write = flush(message, Does.GO, entries=(entry(1, kind="call", value="1"), failed), calls=calls)
+    await rig.store.commit(fence, [write], [])
+    found = await rig.store.earlier_calls(DOMAIN, "default", AGENT, message[1])
+    assert {c.id for c in found} == {done, unknown}
+    undone = flush(message, Does.GO, recorded=2, entries=(entry(3, key="#3!undo", kind="undo"),))
+    await rig.store.commit(fence, [undone], [])
+    found = await rig.store.earlier_calls(DOMAIN, "default", AGENT, message[1])
+    assert {c.id for c in found} == {unknown}
+
+
+async def test_who_has_said_that_a_call_has_acted_stays_when_a_later_turn_takes_it_over(rig: Rig) -> None:
+    fence = await rig.host(0)
+    message, id_ = await opened(rig, fence), new_id()
+    said = msgspec.structs.replace(
+        call(message, id_, CallStatus.SUCCEEDED), said_by="maria", approval=new_id()
+    )
+    await rig.store.commit(fence, [flush(message, Does.GO, calls=(said,))], [])
+    await rig.store.commit(
+        fence, [flush(message, Does.GO, calls=(call(message, id_, CallStatus.SUCCEEDED),))], []
+    )
+    assert await rig.said_of(id_) == ("maria", said.approval)

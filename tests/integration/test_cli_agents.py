@@ -249,3 +249,15 @@ async def test_an_agent_answers_queries_from_its_committed_state(cli: Cli, desk:
     assert "desk.nothing.v1" in await cli.error("query", "desk/clerk/a", "desk.nothing.v1")
     assert "no agent kind 'clark'" in await cli.error("query", "desk/clark/a", "desk.how_many.v1")
     assert "There is no domain 'other'" in await cli.error("query", "other/clerk/a", "desk.how_many.v1")
+
+
+async def test_a_dead_letter_that_was_undone_in_part_is_retried_by_force_alone(
+    cli: Cli, desk: Deployment
+) -> None:
+    await note(desk, "a", "poison")
+    (dead,) = await until(lambda: list_dead_letters(desk.pool, tenant="default"))
+    await desk.pool.execute("update dead_letters set reason = 'not_undone'")
+    refused = await cli.error("dead-letters", "retry", str(dead.id))
+    assert "a part was undone and a part was not" in refused
+    assert "--force retries it all the same." in refused
+    assert (await cli.json("dead-letters", "retry", str(dead.id), "--force"))["done"] is True
