@@ -55,6 +55,8 @@ class Asks(Approvals):
         branch_ = self._branch()
         place = branch_.place(key)
         if journal.recorded(place, Kind.ASK, name) is None and journal.promises.at(place) is None:
+            if not branch_.is_in_step:
+                journal.may_act(place, f"{Kind.ASK} {name}")
             await self._begin_wait(journal)
             promise = new_id()
             sent = self._send_ask(address, message, priority, deadline, promise)  # first: it may be refused

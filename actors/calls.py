@@ -237,7 +237,9 @@ class DurableCalls(Asks):
             raise InvalidMessage(f"{tool!r} is no tool.", fix="Declare it with @tool.")
         journal = self._journal()
         bound = tool.bind(arguments, named)
-        return await Call(self, journal, tool, bound, self._branch().place(key)).result()
+        branch_ = self._branch()
+        place = branch_.place(key)
+        return await Call(self, journal, tool, bound, place, is_in_step=branch_.is_in_step).result()
 
     @to_be_awaited
     async def gather(self, *calls: Awaitable[Any], first: int | None = None) -> list[Any]:

@@ -54,7 +54,10 @@ _FINAL: dict[str, type[CallboardError]] = {
 class Call:
     """A call of `tool` with these arguments at one place of a turn."""
 
-    def __init__(self, turn: DurableCalls, journal: Journal, tool: Tool, bound: Bound, place: str) -> None:
+    def __init__(
+        self, turn: DurableCalls, journal: Journal, tool: Tool, bound: Bound, place: str, *, is_in_step: bool
+    ) -> None:
+        self._is_in_step = is_in_step
         self._tool = tool
         self._bound = bound
         self._turn = turn
@@ -139,6 +142,8 @@ class Call:
             if f"{place}!{attempt}" in journal.entries:
                 intent = self._recorded_intent(attempt)
             else:
+                if attempt == 1 and not self._is_in_step:
+                    journal.may_act(place, f"{CALL} {self._record.name}")
                 await journal.branches.proceed()
                 earlier = None
                 if attempt == 1:

@@ -21,6 +21,7 @@ VOID = "void"  # an entry that takes back a failure, so that the call is made an
 UNFIT = "unfit"  # an entry: a result was not what its function's annotation says when it was made
 
 _KINDS = tuple(Kind)  # those of promises
+_ACTS = ("call", "intent", Kind.ASK)  # what is seen outside of its turn
 _quote = JSONEncoder(ensure_ascii=False).encode
 
 # Held while an entry is put down with its number, a send with its place, or all are taken: the plain function of a step
@@ -41,7 +42,8 @@ class Entries:
     """Each place is called for once in a run: a handler that runs again must come to all of them, or say why not."""
 
     __slots__ = (
-        "_all", "_bytes", "_draft", "_forgiven", "_held", "_most", "_most_bytes", "_replayed", "_used", "next", "sent",
+        "_all", "_behind", "_bytes", "_draft", "_forgiven", "_held", "_most", "_most_bytes", "_replayed", "_used",
+        "_voided", "next", "sent",
     )  # fmt: skip
 
     def __init__(self, draft: Draft, most: int, most_bytes: int) -> None:
@@ -53,6 +55,10 @@ class Entries:
         self._replayed: dict[str, Sent] = {}
         self._used: set[str] = set()
         self._forgiven: tuple[str, ...] = ()
+        self._voided: set[str] = set()  # places of what holds no more, and is made anew
+        self._behind: dict[
+            str, dict[str, str]
+        ] = {}  # by their branches, what has acted and was not called for yet
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
@@ -62,6 +68,7 @@ class Entries:
         over: set[str] = set()
         for entry in entries:
             if entry.kind == VOID:
+                self._voided.add(entry.name)
                 voided = self._held.pop(entry.name, None)
                 if voided is not None and voided.kind in _KINDS and voided.blob is None:
                     over.add(decode_wake(voided.value).promise)
@@ -71,7 +78,23 @@ class Entries:
                 gone = msgspec.json.decode(entry.value, type=list[Sent])
                 self.sent.extend(gone)
                 self._replayed.update((sent.place, sent) for sent in gone)
+        for entry in self:
+            if entry.kind in _ACTS:
+                self.expect(entry.key.partition("!")[0], f"{entry.kind} {entry.name}")
         return over
+
+    def expect(self, place: str, what: str) -> None:
+        """The handler has come to this place before, and what it called for there has acted."""
+        self._behind.setdefault(_branch_of(place), {})[place] = what
+
+    def left_behind(self, place: str) -> tuple[str, str] | None:
+        """A place that comes before this one in its branch and was not called for in this run, and what has acted there; None
+        where there is none, and for what is made anew."""
+        if place not in self._voided:
+            for at, what in self._behind.get(_branch_of(place), {}).items():
+                if not at.startswith(self._forgiven):
+                    return at, what
+        return None
 
     def __contains__(self, place: str) -> bool:
         return place in self._held
@@ -90,6 +113,8 @@ class Entries:
                 f"The key {place!r} is used twice in one turn.", fix="Give each call a key of its own."
             )
         self._used.add(place)
+        if self._behind:
+            self._behind.get(_branch_of(place), {}).pop(place, None)
         return self._held.get(place)
 
     def release(self, prefix: str) -> None:
@@ -215,3 +240,7 @@ class Entries:
             for e in self._all
             if e.kind != SENT
         )
+
+
+def _branch_of(place: str) -> str:
+    return place[: place.rfind("/") + 1]

@@ -30,7 +30,7 @@ from bus.errors import (
     TaskFailed,
     ToolFailed,
 )
-from storage.journal import Does, JournalEntry, JournalWrite, StoredJournal
+from storage.journal import Does, JournalEntry, JournalWrite, Kind, StoredJournal
 from storage.ledger import CallVerdict, LedgerWrite
 
 Flusher = Callable[[JournalWrite, tuple[Outgoing, ...]], Written]
@@ -101,6 +101,8 @@ class Journal:
             for promise in stored.promises:
                 if promise.key not in self.entries and promise.id not in over:
                     self.promises.expect(promise)
+                    if promise.kind == Kind.ASK:
+                        self.entries.expect(promise.key, f"{promise.kind} {promise.name}")
 
     @property
     def is_open(self) -> bool:
@@ -135,6 +137,17 @@ class Journal:
                 recorded=f"{found.kind} {found.name}",
             )
         return entry
+
+    def may_act(self, place: str, what: str) -> None:
+        """To be passed before something acts that is not on record: what has acted in this branch comes before it. Raises
+        NonDeterministicHandler: with another key, the handler would do the same twice."""
+        left = self.entries.left_behind(place)
+        if left is not None:
+            at, recorded = left
+            raise NonDeterministicHandler(
+                f"At {place} the handler calls {what}, before it has come to {recorded}, which the journal has at {at}.",
+                place=place, called=what, recorded=f"{recorded} at {at}",
+            )  # fmt: skip
 
     def record(
         self, place: str, kind: str, name: str, value: str, *, ok: bool = True, took_ms: float = 0.0,

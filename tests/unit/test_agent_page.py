@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 import callboard
-from actors import failure, saga, turn, unwinding
+from actors import failure, saga, turn
 from actors.agent import Agent, handler, query
 from actors.retry import NO_RETRY, RetryPolicy
 from actors.supervision import Directive, Supervision
@@ -20,7 +20,7 @@ from actors.tool import tool
 from bus.registry import message
 from callboard import Context
 from callboard.testing import TestKit
-from storage.records import INVALID_EVENT
+from storage.records import INVALID_EVENT, NOT_UNDONE
 from tests.unit.reference import DOCS, defaults, first_cells, members, run, sections, shown
 
 AGENT = (DOCS / "agent.md").read_text()
@@ -84,11 +84,10 @@ def test_the_page_of_the_agent_has_each_directive(agent: dict[str, str]) -> None
 
 
 def test_the_page_of_the_agent_has_each_reason_of_a_dead_letter(agent: dict[str, str]) -> None:
-    reasons = {failure.EXPIRED, saga.SKIPPED, saga.DESTROYED, INVALID_EVENT}
+    reasons = {failure.EXPIRED, saga.SKIPPED, saga.DESTROYED, INVALID_EVENT, NOT_UNDONE}
     for source, how in (
         (failure.reason_of, r'return "(\w+)"'),
         (turn, r'_ending\(envelope, "(\w+)"'),
-        (unwinding, r'reason="(\w+)"'),
     ):
         found = re.findall(how, inspect.getsource(source))
         assert found, source
