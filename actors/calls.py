@@ -97,7 +97,7 @@ class DurableCalls(Asks):
         return journal.result(text, function, place, what, is_replayed=is_replayed)
 
     async def _begin_again(self, inner: Branch, error: Exception) -> None:
-        """The function of a step has failed, and is called once more. What it has sent has gone out, or is not to."""
+        """The function of a step, or a compensation, has failed, and is called once more. What it has sent has gone out, or is not to."""
         await self._journal().begin_again(inner, error)
         self._puts.drop_sends(inner.prefix)
 

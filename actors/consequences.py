@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from actors.journal import Journal
     from actors.scope import Scope
 
+# The place of a message that takes no other's. Not the turn's: a thread may send meanwhile.
+apart: ContextVar[str | None] = ContextVar("callboard_apart", default=None)
+
 
 class Consequences:
     """Collected while the turn runs, within its domain's limits; dropped when it fails.
@@ -29,7 +33,7 @@ class Consequences:
     """
 
     __slots__ = (
-        "_blob_bytes", "_bytes", "_envelope", "_now", "_places", "_scope", "accepts", "apart", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes", "pauses",
+        "_blob_bytes", "_bytes", "_envelope", "_now", "_places", "_scope", "accepts", "blobs", "cancels", "destroys", "journal", "new_tasks", "notes", "pauses",
         "sends", "task_events", "tasks", "undead",
     )  # fmt: skip
 
@@ -41,7 +45,6 @@ class Consequences:
         self._bytes = 0
         self._blob_bytes = 0  # of those of `blobs` that are sent
         self.journal = journal
-        self.apart: str | None = None  # the place of a message that takes no other's
         self.sends: list[Outgoing] = []
         self.blobs: list[Blob] = []  # not stored yet
         self.notes: list[str] = []
@@ -72,7 +75,7 @@ class Consequences:
         """The place of the next message, and its id if it went out when the turn ran before."""
         if self.journal is None:
             return "", None
-        place = self.apart or (current.get() or self.journal.branches.root).send_place()
+        place = apart.get() or (current.get() or self.journal.branches.root).send_place()
         return place, self.journal.entries.replayed_send(place, to, wire_name)
 
     def post(
@@ -211,8 +214,23 @@ class Consequences:
         if not self.sends:
             return []
         with drafting:
-            sends, self.sends = self.sends, []
-            places, self._places = self._places, []
+            return self._take()
+
+    def take_stored(self) -> list[tuple[str, Outgoing]] | None:
+        """The same; None where blobs are to be stored first. A thread may send at any moment, a blob before its message."""
+        if not (self.sends or self.blobs):
+            return []
+        with drafting:
+            return None if self.blobs else self._take()
+
+    def stored_sends(self) -> tuple[Outgoing, ...] | None:
+        """What the end of the turn takes along; None where blobs are to be stored first."""
+        with drafting:
+            return None if self.blobs else tuple(self.sends)
+
+    def _take(self) -> list[tuple[str, Outgoing]]:
+        sends, self.sends = self.sends, []
+        places, self._places = self._places, []
         return list(zip(places, sends, strict=True))
 
     def drop_sends(self, prefix: str) -> None:

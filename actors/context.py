@@ -20,7 +20,7 @@ from actors.awaited import Begun
 from actors.calls import DurableCalls
 from actors.charges import Charges
 from actors.child_tasks import ChildTasks
-from actors.consequences import Consequences
+from actors.consequences import Consequences, apart
 from actors.inquiry import intended
 from actors.journal import Journal
 from actors.ledger import EarlierCalls, Ledger
@@ -313,14 +313,13 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         return self._puts.journal is not None and self._puts.journal.branches.is_ending
 
     @contextlib.contextmanager
-    def apart(self, place: str) -> Iterator[None]:
-        """For the turn loop: what is sent within takes nobody's place, since a handler that runs again does not come
-        by here."""
-        self._puts.apart = f">{place}"
+    def _apart(self, place: str) -> Iterator[None]:
+        """What is sent within takes nobody's place, since a handler that runs again does not come by here."""
+        before = apart.set(f">{place}")
         try:
             yield
         finally:
-            self._puts.apart = None
+            apart.reset(before)
 
     def _journal(self) -> Journal:
         journal = self._puts.journal
@@ -335,16 +334,16 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
     async def _flush(self, *, begins: bool = False) -> None:
         journal = self._journal()
         if not journal.is_open and self.header.type == TASK_WORK:
-            with self.apart("started"):
+            with self._apart("started"):
                 self.report_started()  # never raises
         assert self._keep is not None
         # Before the messages are taken: a branch that waits here with its own would take along the promise of another's
         # ask, whose message would come in a later write, or never.
         if journal.parking is not None:
             await journal.parking.known()
-        if self._puts.blobs:
+        while (sends := self._puts.take_stored()) is None:
             await self._keep.blobs.store(self._puts.blobs)
-        await journal.flush(self._puts.take_sends(), begins=begins)
+        await journal.flush(sends, begins=begins)
 
     async def _flush_sends(self) -> None:
         if self._puts.sends:
@@ -365,11 +364,11 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         return str(self.address), self.sender
 
     def _send_apart(self, to: Address, message: BaseModel, deadline: float | None, place: str) -> None:
-        with self.apart(place):
+        with self._apart(place):
             self._send(to, message, None, deadline, None)
 
     def _send_decision(self, ref: str, status: str, value: str, digest: str, place: str) -> None:
-        with self.apart(place):
+        with self._apart(place):
             self._settle(ref, status, value, digest)
 
     async def _standing(self, ref: str) -> Standing | None:
@@ -385,7 +384,7 @@ class Context(TaskReports, ChildTasks, DurableCalls, ModelCalls, Charges):
         deadline: float | None,
         promise: str,
     ) -> str:
-        with self.apart(promise):
+        with self._apart(promise):
             return self._send(address, message, priority, deadline, None, reply_to=promise)
 
     def _let_child_go(self, promise: str, why: str) -> None:

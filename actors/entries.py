@@ -10,6 +10,7 @@ from json.encoder import JSONEncoder
 import msgspec
 
 from actors.draft import Draft
+from actors.saga import UNDO
 from actors.wake import decode_wake
 from bus.errors import InvalidMessage, JournalFull, NonDeterministicHandler
 from storage.journal import JournalEntry, Kind
@@ -100,8 +101,8 @@ class Entries:
         return place in self._held
 
     def __iter__(self) -> Iterator[JournalEntry]:
-        """Those that hold."""
-        return iter(self._held.values())
+        """Those that hold now: a thread may record something meanwhile."""
+        return iter([*self._held.values()])
 
     def get(self, place: str) -> JournalEntry | None:
         return self._held.get(place)
@@ -119,7 +120,7 @@ class Entries:
 
     def release(self, prefix: str) -> None:
         """The places that begin so are called for once more, and what went out from them is not sent again."""
-        self._used = {place for place in self._used if not place.startswith(prefix)}
+        self._used.difference_update([place for place in [*self._used] if place.startswith(prefix)])
         self._replayed.update((sent.place, sent) for sent in self.sent if sent.place.startswith(prefix))
 
     def must_have_room(self, promises: int) -> None:
@@ -174,8 +175,7 @@ class Entries:
         """Steps and compensations of which no write has taken along what they have sent, from these places, were never
         made."""
         for entry in [*self._draft.entries]:
-            within = f"{entry.key}/" if entry.kind == STEP else None
-            if any(place == f">{entry.key}" or (within and place.startswith(within)) for place in unsent):
+            if entry.kind in (STEP, UNDO) and any(place.startswith(f"{entry.key}/") for place in unsent):
                 self.drop_draft(entry.key)
 
     def forgive(self, *prefixes: str) -> None:

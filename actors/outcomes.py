@@ -9,6 +9,7 @@ import msgspec
 
 from actors.activation import DESTROYED, PAUSED, RUNNING, Activation
 from actors.blobs import Blobs
+from actors.consequences import Consequences
 from actors.context import Context
 from actors.failure import EXPIRED, describe, frames_of, places_of, reason_of
 from actors.given_up import give_up_calls
@@ -20,7 +21,7 @@ from actors.supervision import Directive
 from actors.task_messages import TROUBLE
 from actors.transition import transition_body
 from actors.wake import WAKE
-from bus.envelope import Envelope, new_id
+from bus.envelope import Envelope, Outgoing, new_id
 from bus.errors import NonDeterministicHandler, PayloadTooLarge
 from storage.journal import Does, Flush
 from storage.records import DeadLetter, Mark, TurnRecord
@@ -62,11 +63,18 @@ class Outcomes:
                     f"{self._scope.limits.state_bytes} is the limit.",
                     fix="Keep large things in blobs or in several agents.",
                 )
-        if puts.blobs:
-            await self._blobs.store(puts.blobs)
-        return self._record(activation, envelope, ctx, decision, state, schema_version, lifecycle)
+        sends = await self._sends(puts)
+        return self._record(activation, envelope, ctx, sends, decision, state, schema_version, lifecycle)
 
-    def give_up(self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending) -> TurnRecord:
+    async def _sends(self, puts: Consequences) -> tuple[Outgoing, ...]:
+        """What the turn has sent, once the blobs of that are stored; raises BlobsUnavailable."""
+        while (sends := puts.stored_sends()) is None:
+            await self._blobs.store(puts.blobs)
+        return sends
+
+    async def give_up(
+        self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending
+    ) -> TurnRecord:
         """The message becomes a dead letter; what its handler did is dropped, the state stays."""
         reason, error = ending.reason, ending.error
         dead = DeadLetter(reason=reason, error=error, failures=envelope.failures, frames=ending.frames)
@@ -75,9 +83,9 @@ class Outcomes:
         told = empty.answer_failed(reason, error) and not _has_answered(activation, envelope)
         if reason != EXPIRED and envelope.header.type != TROUBLE:
             empty.report_trouble(envelope.header.type, envelope.header.id, reason, error, told=told)
-        return self._given_up(activation, envelope, empty, "dead_letter", ending, dead)
+        return await self._given_up(activation, envelope, empty, "dead_letter", ending, dead)
 
-    def give_up_plainly(
+    async def give_up_plainly(
         self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending
     ) -> TurnRecord:
         """The same for a message whose dead letter was refused: with nothing in it that Postgres has not had before, and no
@@ -88,17 +96,19 @@ class Outcomes:
         empty = Context(self._scope, alone, ctx.now)
         empty.explain("dead_letter", reason=ending.reason, error=_PLAIN_WORDS, failures=envelope.failures)
         ctx.logger.error("nobody is told that %s is a dead letter: %s", envelope.header.id, _PLAIN_WORDS)
-        record = self._given_up(activation, alone, empty, "dead_letter", ending, dead)
+        record = await self._given_up(activation, alone, empty, "dead_letter", ending, dead)
         return msgspec.structs.replace(record, task=envelope.header.task)  # as its body has it
 
-    def cancel(self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending) -> TurnRecord:
+    async def cancel(
+        self, activation: Activation, envelope: Envelope, ctx: Context, ending: Ending
+    ) -> TurnRecord:
         """The message's task was cancelled: it is handled no further, and nobody need look after it."""
         empty = Context(self._scope, envelope, ctx.now)
         empty.explain("cancelled", reason=ending.error)
         empty.answer_failed(CANCELLED, ending.error)
-        return self._given_up(activation, envelope, empty, CANCELLED, ending)
+        return await self._given_up(activation, envelope, empty, CANCELLED, ending)
 
-    def _given_up(
+    async def _given_up(
         self,
         activation: Activation,
         envelope: Envelope,
@@ -110,8 +120,9 @@ class Outcomes:
         state, lifecycle = activation.state_json, activation.lifecycle
         if ending.destroys:
             state, lifecycle = None, DESTROYED
+        sends = await self._sends(ctx.consequences)
         return self._record(
-            activation, envelope, ctx, decision, state, activation.schema_version, lifecycle, dead
+            activation, envelope, ctx, sends, decision, state, activation.schema_version, lifecycle, dead
         )
 
     def hold_back(self, activation: Activation, envelope: Envelope, error: Exception) -> Mark:
@@ -170,6 +181,7 @@ class Outcomes:
             activation,
             envelope,
             empty,
+            (),
             "paused",
             activation.state_json,
             activation.schema_version,
@@ -190,6 +202,7 @@ class Outcomes:
         activation: Activation,
         envelope: Envelope,
         ctx: Context,
+        sends: tuple[Outgoing, ...],
         decision: str,
         state: str | None,
         schema_version: int,
@@ -210,7 +223,7 @@ class Outcomes:
         version = activation.version + 1
         puts = ctx.consequences
         body = transition_body(
-            version, at, envelope, decision, activation.state_json, state, lifecycle, puts, live,
+            version, at, envelope, decision, activation.state_json, state, lifecycle, puts.notes, sends, live,
         )  # fmt: skip
         record = TurnRecord(
             tenant=activation.tenant,
@@ -224,7 +237,7 @@ class Outcomes:
             body=body,
             prev=activation.hash,
             hash=sha256(activation.hash + body.encode()).digest(),
-            sends=tuple(puts.sends),
+            sends=sends,
             dead=dead,
             mark=mark,
             message_id=envelope.header.id,
@@ -241,7 +254,7 @@ class Outcomes:
             task=envelope.header.task,
             spent=None
             if envelope.header.task is None
-            else spent(self._scope, envelope.tenant, envelope.header, puts.sends, journal),
+            else spent(self._scope, envelope.tenant, envelope.header, sends, journal),
         )
         if puts.undead:
             activation.undead.update(puts.undead)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from json.encoder import encode_basestring as _quote
 
-from actors.consequences import Consequences
 from actors.journal import Journal
-from bus.envelope import Envelope
+from bus.envelope import Envelope, Outgoing
 from storage import state_delta
 from storage.records import FULL_STATE_EVERY
 
@@ -22,12 +22,13 @@ def transition_body(
     old_state: str | None,
     state: str | None,
     lifecycle: str,
-    puts: Consequences,
+    notes: Sequence[str],
+    sent: Sequence[Outgoing],
     journal: Journal | None,
 ) -> str:
     """The canonical text of a transition: one JSON object, its keys in this order, no spaces."""
     sends = ""
-    for send in puts.sends:
+    for send in sent:
         to = _quote(f"{send.domain}/{send.agent}")
         sends += f'{"," if sends else ""}{{"id":"{send.header.id}","to":{to},"type":"{send.header.type}"}}'
     calls = ""
@@ -38,7 +39,7 @@ def transition_body(
     return (
         f'{{"version":{version},"at":{at:.6f},"decision":"{decision}","lifecycle":"{lifecycle}",'
         f'{failures}"message":{{"header":{envelope.header_json},"payload":{envelope.payload}}},'
-        f'"notes":[{",".join(puts.notes)}],{calls}"sends":[{sends}],{_state_part(version, old_state, state)}}}'
+        f'"notes":[{",".join(notes)}],{calls}"sends":[{sends}],{_state_part(version, old_state, state)}}}'
     )
 
 

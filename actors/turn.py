@@ -260,10 +260,10 @@ class TurnRunner:
                     return self._outcomes.pause(activation, envelope, ctx, error)
         envelope = msgspec.structs.replace(envelope, failures=ending.failures)
         if ending.reason == CANCELLED:
-            return self._outcomes.cancel(activation, envelope, ctx, ending)
+            return await self._outcomes.cancel(activation, envelope, ctx, ending)
         if envelope.seq in self.unspeakable:
-            return self._outcomes.give_up_plainly(activation, envelope, ctx, ending)
-        return self._outcomes.give_up(activation, envelope, ctx, ending)
+            return await self._outcomes.give_up_plainly(activation, envelope, ctx, ending)
+        return await self._outcomes.give_up(activation, envelope, ctx, ending)
 
     async def _unhandled(self, activation: Activation, envelope: Envelope) -> Outcome | Ending:
         name = activation.agent.partition("/")[0]

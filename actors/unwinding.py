@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import msgspec
 
@@ -60,10 +61,11 @@ async def _run(activation: Activation, ctx: Context, journal: Journal, compensat
     activation.task = asyncio.current_task()
     began = time.perf_counter()
     try:
-        # What it charges takes no place of the handler's, which may come further when it runs again.
-        with ctx.apart(compensation.undo_at), inside(compensation.undo_at):
+        # What it sends and charges takes no place of the handler's, which may come further when it runs again.
+        with inside(compensation.undo_at) as inner:
             arguments, named = compensation.arguments()
-            await attempt(ctx, compensation.function, arguments, named, compensation.retry)
+            again = partial(ctx._begin_again, inner)
+            await attempt(ctx, compensation.function, arguments, named, compensation.retry, again=again)
         ok, value = True, "null"
     except asyncio.CancelledError:
         error: Exception = RuntimeError("something that it waited for was cancelled")

@@ -315,6 +315,31 @@ async def test_what_a_compensation_charges_takes_no_place_of_its_handlers() -> N
         assert [kind for kind, _, _ in calls(kit)].count("charge") == 1
 
 
+async def test_what_a_failed_attempt_of_a_compensation_has_sent_its_next_one_sends_once() -> None:
+    ctx_: Any = None
+
+    async def undo() -> None:
+        Clerk.done.append("undo")
+        ctx_.send("test/keeper/k", Note(text="undone"))
+        ctx_.charge(tokens=5)
+        if len(Clerk.done) < 3:
+            raise ValueError("the desk is closed")
+
+    async def run(self: Clerk, ctx: Context) -> None:
+        nonlocal ctx_
+        ctx_ = ctx
+        await ctx.step(book, "flight")
+        ctx.compensate(undo, retry=RetryPolicy(attempts=3, first_delay_s=0.0))
+        raise InvalidMessage("no money")
+
+    async with TestKit(KINDS) as kit:
+        await kit.send(AT, program(run))
+        await kit.quiet()
+        assert Clerk.done == ["book flight", "undo", "undo"]
+        assert kit.state("test/keeper/k").notes == ["undone"]
+        assert [kind for kind, _, _ in calls(kit)].count("charge") == 1
+
+
 async def test_a_message_that_has_come_further_is_not_given_up_for_the_deaths_before_that() -> None:
     reached = asyncio.Event()
     lives = 0
