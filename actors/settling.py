@@ -46,7 +46,7 @@ class Settling:
                     self._journaled(activation, outcome.journal)
                 if isinstance(outcome, TurnRecord):
                     if outcome.seq is not None:
-                        host.mailboxes.handled(activation, outcome.seq)
+                        self._handled(activation, outcome.seq)
                         if outcome.journal is not None and outcome.journal.does is Does.RESUME:
                             # One that has come in its place may have read what was committed before.
                             reopened.append(host.mailboxes.roster.find(activation.key) or activation)
@@ -76,10 +76,14 @@ class Settling:
             host.mailboxes.partitions.turn_opened_or_ended(activation)
         for seq in journal.consumed:
             activation.apart.discard(seq)
-            host.mailboxes.handled(activation, seq)
+            self._handled(activation, seq)
         if journal.does is Does.END:
             activation.apart.discard(journal.seq)
-            host.mailboxes.handled(activation, journal.seq)
+            self._handled(activation, journal.seq)
+
+    def _handled(self, activation: Activation, seq: int) -> None:
+        self._host.mailboxes.handled(activation, seq)
+        self._host.turns.refusals.forget(seq)
 
     def discarded(self, entries: Sequence[Entry], *, perhaps_committed: bool = False) -> None:
         host = self._host
@@ -116,16 +120,15 @@ class Settling:
         host, activation = self._host, entry.activation
         activation.uncommitted -= 1
         _logger.error("a turn of %s cannot be stored: %s", activation.agent, error)
-        if isinstance(entry.outcome, TurnRecord) and entry.outcome.dead is not None:
-            if entry.envelope.seq in host.turns.unspeakable:  # not even the plain one can be stored
-                host.mailboxes.drop(activation)
-                host.end(f"Postgres refuses a dead letter: {error.message}")
-                return
-            host.turns.unspeakable.add(entry.envelope.seq)
-        if isinstance(entry.outcome, Flush) and _undoes(entry.outcome):
-            host.turns.stuck[entry.envelope.seq] = error.message
-        host.turns.condemned[entry.envelope.seq] = error.message
-        host.mailboxes.forget(entry.envelope.seq)
+        seq, refusals = entry.envelope.seq, host.turns.refusals
+        of_letter = isinstance(entry.outcome, TurnRecord) and entry.outcome.dead is not None
+        if of_letter and refusals.is_of_letter(seq):  # not even the plain one can be stored
+            host.mailboxes.drop(activation)
+            host.end(f"Postgres refuses a dead letter: {error.message}")
+            return
+        of_undoing = isinstance(entry.outcome, Flush) and _undoes(entry.outcome)
+        refusals.add(seq, error.message, of_undoing=of_undoing, of_letter=of_letter)
+        host.mailboxes.forget(seq)
         host.mailboxes.drop(activation)
         host.committer.drop_dead()
         self.restart(activation)

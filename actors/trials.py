@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,14 @@ CHUNK = 64  # first attempts committed together; so many may be tried alone late
 
 RunTurn = Callable[[Activation, Envelope], Awaitable[Entry | None]]
 Quiet = Callable[[], Awaitable[None]]
+
+
+class _Trial(NamedTuple):
+    """From when its attempt is on record until its turn has ended and that has committed."""
+
+    attempt: Attempt
+    at_rest: asyncio.Event
+    """Nothing of the turn runs."""
 
 
 class Trials:
@@ -56,13 +65,12 @@ class Trials:
         self._one = asyncio.Lock()  # two takeovers at once try their messages in turns
         self._under_way = 0
         self._untried = 0  # heads that are still to be begun
-        self._begun: dict[Activation, asyncio.Event] = {}  # heads whose turns have not ended
         self._unread: set[Activation] = set()  # set apart until their mailboxes can be read
-        self._attempts: dict[Activation, Attempt] = {}  # on record, and not over
+        self._tried: dict[Activation, _Trial] = {}
 
     def is_at_rest(self, waits: Callable[[Activation], bool]) -> bool:
         """Whether nothing is under way but turns that wait."""
-        return not self._under_way or (not self._untried and all(map(waits, self._begun)))
+        return not self._under_way or (not self._untried and all(map(waits, self._tried)))
 
     async def run(self, suspects: list[Activation], open_: Callable[[], None], quiet: Quiet) -> None:
         """Returns when the head of each has succeeded, failed in the ordinary way, or is given up.
@@ -102,9 +110,9 @@ class Trials:
                 _logger.warning("trying a message of %s alone: its host has died again", activation.agent)
                 await self._begin(head, turns, SOLO_S)
                 await self._put_away(activation)
-        at_rest = self._begun.get(activation)
-        if at_rest is not None:
-            await at_rest.wait()
+        trial = self._tried.get(activation)
+        if trial is not None:
+            await trial.at_rest.wait()
             await self._put_away(activation)
 
     async def _try_once_read(self, activation: Activation, turns: asyncio.TaskGroup, quiet: Quiet) -> None:
@@ -141,7 +149,7 @@ class Trials:
     ) -> asyncio.Task[None]:
         """Start the turn, and wait until it has ended or waits, at most so long."""
         faultpoints.reached("trial.before")
-        at_rest = self._begun[head[0]] = asyncio.Event()
+        at_rest = self._tried[head[0]].at_rest
         turn = turns.create_task(self._handle(*head, at_rest))
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -150,24 +158,24 @@ class Trials:
 
     def waits(self, activation: Activation) -> None:
         """Nothing of its turn runs until something else happens."""
-        if activation in self._begun:
-            self._begun[activation].set()
+        if activation in self._tried:
+            self._tried[activation].at_rest.set()
 
     def attempts(self, partitions: Collection[int]) -> list[Attempt]:
         """Those that are on record and not over. They end without a death when their partitions leave."""
-        return [attempt for attempt in self._attempts.values() if attempt.partition in partitions]
+        attempts = (trial.attempt for trial in self._tried.values())
+        return [attempt for attempt in attempts if attempt.partition in partitions]
 
     async def _handle(self, activation: Activation, envelope: Envelope, at_rest: asyncio.Event) -> None:
         try:
             await self._try(activation, envelope, at_rest)
         finally:
-            self._attempts.pop(activation, None)
+            del self._tried[activation]
 
     async def _try(self, activation: Activation, envelope: Envelope, at_rest: asyncio.Event) -> None:
         try:
             entry = await self._run_turn(activation, envelope)
         finally:
-            del self._begun[activation]
             at_rest.set()
         if entry is None:
             return
@@ -220,7 +228,8 @@ class Trials:
         # One that was dropped meanwhile comes back from committed state, and untried.
         heads = [(a, head) for a, head, written in tried if written.committed and a.alive]
         for a, head in heads:
-            self._attempts[a] = Attempt(tenant=a.tenant, partition=a.partition, agent=a.agent, seq=head.seq)
+            attempt = Attempt(tenant=a.tenant, partition=a.partition, agent=a.agent, seq=head.seq)
+            self._tried[a] = _Trial(attempt, asyncio.Event())
         return heads
 
     def _can_run(self, activation: Activation) -> bool:

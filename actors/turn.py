@@ -21,6 +21,7 @@ from actors.journal import Journal, TurnGone
 from actors.ledger import Ledger, LedgerStore
 from actors.open_turns import JournalReader, OpenTurns, TurnHost
 from actors.outcomes import Outcome, Outcomes
+from actors.refusals import Refusals
 from actors.retry import RetryPolicy
 from actors.saga import CANCELLED, Ending, outstanding
 from actors.scope import Scope
@@ -58,9 +59,7 @@ class TurnRunner:
         self.open_turns = OpenTurns(scope, storage, self.blobs, ledger, host)
         self._outcomes = Outcomes(scope, self.blobs)
         self._control = ControlTurns(scope, storage, self._outcomes, self.open_turns)
-        self.condemned: dict[int, str] = {}  # messages whose turns Postgres has refused, with its words
-        self.unspeakable: set[int] = set()  # those whose dead letters it has refused as well
-        self.stuck: dict[int, str] = {}  # those whose undoing it has refused: once more would be no better
+        self.refusals = Refusals()
 
     async def run(self, activation: Activation, envelope: Envelope) -> Outcome | None:
         """Handle the message; return the turn to commit, or the mark of a failure that is tried again.
@@ -209,9 +208,9 @@ class TurnRunner:
     def _why_doomed(self, activation: Activation, envelope: Envelope, ctx: Context) -> Ending | None:
         """Why the message is not to be handled at all, or what its handler has begun not to be ended."""
         journal = activation.journal
-        if envelope.seq in self.stuck:
-            ending = _ending(envelope, "refused", self.stuck[envelope.seq])
-            return msgspec.structs.replace(ending, leaves=True)
+        refusal = self.refusals.of(envelope.seq)
+        if refusal is not None and refusal.of_undoing:
+            return msgspec.structs.replace(_ending(envelope, "refused", refusal.words), leaves=True)
         if journal is not None and journal.saga.ending is not None:
             return journal.saga.ending
         if (
@@ -228,9 +227,7 @@ class TurnRunner:
                 return _ending(envelope, CANCELLED, why)
         if envelope.trials > self._scope.limits.crash_trials:
             return _ending(envelope, "crash_loop", f"its host died {envelope.trials} times while it ran")
-        if envelope.seq in self.condemned:
-            return _ending(envelope, "refused", self.condemned.pop(envelope.seq))
-        return None
+        return None if refusal is None else _ending(envelope, "refused", refusal.words)
 
     def _is_late(self, envelope: Envelope) -> bool:
         deadline = envelope.header.deadline
@@ -261,7 +258,7 @@ class TurnRunner:
         envelope = msgspec.structs.replace(envelope, failures=ending.failures)
         if ending.reason == CANCELLED:
             return await self._outcomes.cancel(activation, envelope, ctx, ending)
-        if envelope.seq in self.unspeakable:
+        if self.refusals.is_of_letter(envelope.seq):
             return await self._outcomes.give_up_plainly(activation, envelope, ctx, ending)
         return await self._outcomes.give_up(activation, envelope, ctx, ending)
 

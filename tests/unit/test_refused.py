@@ -68,6 +68,7 @@ async def test_a_message_of_which_something_is_refused_is_a_dead_letter_and_its_
         assert (letter.reason, letter.error) == ("refused", error)
         assert kit.state(AT).log == ["note next"]
         assert len(refused) == count
+        assert len(kit._running[0].host.turns.refusals) == 0
         assert not kit._running[0].host.has_ended
 
 
@@ -105,3 +106,4 @@ async def test_a_turn_whose_undoing_is_refused_is_a_dead_letter_that_says_what_i
         assert (len(refused), len(Waiter.calls)) == (1, undone)
         assert kit.state(AT).log == ["note next"]
         assert leftovers(kit) == (0, 0, 0)
+        assert len(kit._running[0].host.turns.refusals) == 0
