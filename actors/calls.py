@@ -121,15 +121,16 @@ class DurableCalls(Asks):
             return entry.ok, await journal.text_of(entry)
         await journal.branches.proceed()
         began = time.perf_counter()
-        blob = None
+        blob = made = None
         try:
             made = await make()
-            beside(made)
             text = values.encode(value_of(made))
             blob = await self._check_in_value(text) if self._puts.is_large(text) else None
             ok = True
         except Exception as error:
             ok, text = False, values.encode_error(error)
+        if made is not None:
+            beside(made)  # in one write with the entry, whatever the blob of that has waited for
         took_ms = (time.perf_counter() - began) * 1000
         journal.record(place, kind, name, "null" if blob else text, ok=ok, took_ms=took_ms, blob=blob)
         if ok:  # a failure is on record once the handler has gone on from it

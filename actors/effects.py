@@ -161,7 +161,7 @@ class Call:
                 try:
                     intent = await self._intend(attempt, earlier)
                 except BaseException:
-                    self._land()
+                    self._is_not_begun(attempt, earlier)
                     raise
             entry = await self._to_its_end(self._known(inquiry, attempt, intent, given))
             if entry is not None:
@@ -210,6 +210,13 @@ class Call:
         """The call is not made, or nobody knows what it has done."""
         if self._flight is not None:
             self._flight.land()
+
+    def _is_not_begun(self, attempt: int, earlier: EarlierCall | None) -> None:
+        """Its intent may be on record, or come there, and this run alone can say that nothing has followed."""
+        self._land()
+        is_recorded = f"{self._place}!{attempt}" in self._journal.entries
+        if is_recorded and earlier is None and not self._journal.is_closed:
+            self._record.rule_out(attempt, "null")
 
     async def _flush_if_dirty(self) -> None:
         if self._journal.is_dirty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from array import array
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from pydantic import BaseModel
 
 from actors import model_calls
+from actors.domain import LimitSpec
 from actors.models import Json
 from actors.retry import NO_RETRY, RetryPolicy
-from bus.errors import InvalidMessage, InvalidModelAnswer, ModelFailed, ModelUnavailable
+from bus.errors import InvalidMessage, InvalidModelAnswer, ModelFailed, ModelUnavailable, StorageUnavailable
 from callboard import Context
 from callboard.testing import GivenModels
 from tests.unit.waiter import AT, Run, Waiter, leftovers, program, put_away, waiters
@@ -95,6 +97,31 @@ async def test_a_request_whose_answer_was_lost_is_made_again_with_its_key() -> N
         assert kit.state(AT).log == ["late"]
     first, second = models.requests
     assert (first.key, first.body) == (second.key, second.body)
+
+
+async def test_an_answer_that_waits_for_storage_is_charged_once() -> None:
+    models = GivenModels(lambda path, body: says("x" * 5_000))
+
+    async def run(self: Waiter, ctx: Context) -> None:
+        await ctx.step(str, "before")
+        self.state.log.append((await ctx.model("tiny").chat("a")).text[:1])
+
+    async with waiters(models=models, limits=LimitSpec(claim_check_bytes=2_000)) as kit:
+        put_blob, failures = kit.store.put_blob, [StorageUnavailable("Away.")]
+
+        async def flaky(*arguments: Any) -> None:
+            if failures:
+                raise failures.pop()
+            await put_blob(*arguments)
+
+        kit.store.put_blob = flaky  # type: ignore[method-assign,assignment]
+        await kit.send(AT, Run(program=program(run)))
+        async with asyncio.timeout(10):
+            while not kit.state(AT).log:  # noqa: ASYNC110  (it tries again by real time)
+                await asyncio.sleep(0.01)
+        recorded = json.loads(kit.history(AT)[-1].body)["calls"]
+        assert [call["kind"] for call in recorded].count("charge") == 1
+        assert len(models.requests) == 2
 
 
 async def test_tools_that_the_model_wants_called() -> None:
