@@ -129,6 +129,7 @@ class Call:
         """A call that changes nothing outside is a step with a row in the ledger."""
         await self._journal.branches.proceed()
         entry = await self._until_done(self._record.given(self._tool.injected), 0)
+        assert entry is not None  # it ends with its branch
         return await self._record.committed(entry) if entry.ok else entry
 
     async def _make_once(self) -> JournalEntry:
@@ -258,8 +259,9 @@ class Call:
         if task.cancelled() or task.exception() is not None:  # whoever was to be told may have been given up
             self._land()  # nothing of it comes on record any more
 
-    async def _until_done(self, given: dict[str, str], attempt: int) -> JournalEntry:
-        """As often as the policy allows: of a pure call, or of one whose callee knows it by its key."""
+    async def _until_done(self, given: dict[str, str], attempt: int) -> JournalEntry | None:
+        """As often as the policy allows: of a pure call, or of one whose callee knows it by its key. None when it has failed
+        and its branch was given up meanwhile: should the turn be tried again, so is it."""
         began = time.perf_counter()
         failures = 0
         while True:
@@ -268,12 +270,15 @@ class Call:
                 return await self._record.succeed(returned, max(attempt, 1) + failures, began)
             except Exception as error:
                 failures += 1
-                if not await self._may_go_on(error, failures):
+                may_go_on = await self._may_go_on(error, failures)
+                if self._is_left:
+                    return None
+                if not may_go_on:
                     return self._record.fail(error, CallStatus.FAILED, max(attempt, 1) + failures - 1, began)
 
     async def _may_go_on(self, error: Exception, failures: int) -> bool:
-        """Whether the call is made once more, after a pause. Not in a turn that is given up."""
-        if not self._tool.retry.allows(error, failures):
+        """Whether the call is made once more, after a pause. Not in a turn or for a branch that is given up."""
+        if self._is_left or not self._tool.retry.allows(error, failures):
             return False
         _logger.warning("%s failed (%d): %s", self._tool.name, failures, self._record.line(error))
         await self._pause(failures)
@@ -316,9 +321,8 @@ class Call:
         """Call the function once. Raises what it raises, and TimeoutError."""
         named = {**self._bound.values, **given}
         faultpoints.reached("call.before")
-        async with asyncio.timeout(self._tool.timeout_s):
-            with inside(self._place, may_call=False):
-                returned = await called(self._tool.function, named, self._record.id)
+        with inside(self._place, may_call=False):
+            returned = await called(self._tool.function, named, self._tool.timeout_s, self._record.id)
         faultpoints.reached("call.after")
         return returned
 

@@ -114,8 +114,7 @@ class Inquiry:
             self._journal.must_go_on()
             try:
                 named = {**record.bound.values, **record.given(self._tool.injected_to_verify)}
-                async with asyncio.timeout(self._tool.timeout_s):
-                    verdict = await called(look, named)
+                verdict = await called(look, named, self._tool.timeout_s)
                 break
             except Exception as error:
                 failures += 1

@@ -18,14 +18,18 @@ _places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakK
 
 
 async def in_thread(
-    function: Callable[..., Any], *arguments: Any, must_end: Callable[[], bool] | None = None
+    function: Callable[..., Any],
+    *arguments: Any,
+    must_end: Callable[[], bool] | None = None,
+    timeout_s: float | None = None,
 ) -> Any:
     """What the function returns; its errors are raised here. When this is cancelled, the function goes on in its thread,
-    and takes no other's place; where it `must_end`, it is waited for first."""
+    and takes no other's place; where it `must_end`, it is waited for first. Its time begins once there is a thread for it:
+    raises TimeoutError after that."""
     loop = asyncio.get_running_loop()
     places = _places.setdefault(loop, asyncio.Semaphore(AT_ONCE))
     call = partial(contextvars.copy_context().run, _called, function, arguments)
-    async with places:
+    async with places, asyncio.timeout(timeout_s):
         running = loop.run_in_executor(_threads, call)
         if must_end is None:
             return await running

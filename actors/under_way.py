@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import threading
@@ -61,11 +62,15 @@ class UnderWay:
 UNDER_WAY = UnderWay()
 
 
-async def called(function: Callable[..., Any], named: dict[str, Any], call: str | None = None) -> Any:
-    """Call it, noted as under way for as long as anything of it runs."""
+async def called(
+    function: Callable[..., Any], named: dict[str, Any], timeout_s: float, call: str | None = None
+) -> Any:
+    """Call it, noted as under way for as long as anything of it runs. Raises TimeoutError."""
     with as_failures():
         if inspect.iscoroutinefunction(function):
             with UNDER_WAY.noted(call):
-                return await function(**named)
+                async with asyncio.timeout(timeout_s):
+                    return await function(**named)
         # A thread that nobody waits for any more goes on: it says itself when it is done.
-        return await in_thread(UNDER_WAY.noting(functools.partial(function, **named), call))
+        noted = UNDER_WAY.noting(functools.partial(function, **named), call)
+        return await in_thread(noted, timeout_s=timeout_s)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
+from actors import threads
 from actors.domain import LimitSpec
 from bus.errors import StorageUnavailable
-from callboard import Context
+from callboard import Context, tool
 from callboard.testing import TestKit
 from tests.unit.agents import Keeper, Note
 from tests.unit.tools.caller import AT, KINDS, Caller, World, blocking, program, run_once, statuses
@@ -39,6 +41,35 @@ async def test_a_message_that_no_storage_takes_yet_leaves_no_call_in_doubt(world
                 assert kit.approvals() == []
         assert world.calls == ["192.0.2.1"]
         assert [status for _, status, _ in statuses(kit)] == ["succeeded"]
+
+
+async def test_the_time_of_a_call_begins_once_there_is_a_thread_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "AT_ONCE", 1)
+    begun, may_end, calls = threading.Event(), threading.Event(), []
+
+    @tool(timeout=0.05)
+    def act(name: str) -> None:
+        calls.append(name)
+
+    def holds_the_thread() -> None:
+        begun.set()
+        may_end.wait(10)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        async def acts() -> None:
+            while not begun.is_set():  # noqa: ASYNC110  (of a thread)
+                await asyncio.sleep(0)
+            asyncio.get_running_loop().call_later(0.2, may_end.set)
+            await ctx.call(act, "a")
+
+        await ctx.gather(ctx.step(holds_the_thread), acts())
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        assert (calls, kit.approvals()) == (["a"], [])
+        assert statuses(kit) == [("act", "succeeded", 1)]
 
 
 @pytest.mark.parametrize("first", [None, 1], ids=["a failure", "others were first"])

@@ -153,3 +153,53 @@ async def test_a_call_of_a_branch_that_is_given_up_is_not_cut_short(world: World
         assert statuses(kit) == [("block_address", "succeeded", 1)]
         await kit.advance(seconds=30)
         assert (kit.state(AT).log, world.calls) == (["1"], ["192.0.2.1"])
+
+
+async def test_an_idempotent_call_of_a_branch_that_is_given_up_is_not_tried_again() -> None:
+    given_up, calls = asyncio.Event(), []
+
+    @tool(effect="idempotent", retry=RetryPolicy(attempts=20, first_delay_s=0.0))
+    async def act(idempotency_key: str) -> None:
+        calls.append(idempotency_key)
+        await given_up.wait()
+        raise ConnectionError("reset")
+
+    async def run(self: Caller, ctx: Context) -> None:
+        async def wins() -> None:
+            while not calls:  # noqa: ASYNC110  (of a list)
+                await asyncio.sleep(0)
+
+        await ctx.gather(ctx.call(act), wins(), first=1)
+        given_up.set()
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        assert len(calls) == 1
+        assert statuses(kit) == [("act", "unknown", 1)]
+
+
+async def test_an_idempotent_call_that_fails_once_a_call_beside_it_has_is_made_again_with_its_turn() -> None:
+    failed, calls = asyncio.Event(), []
+
+    @tool(effect="idempotent", retry=RetryPolicy(attempts=2, first_delay_s=0.0))
+    async def act(idempotency_key: str) -> None:
+        calls.append(idempotency_key)
+        await failed.wait()
+        if len(calls) == 1:
+            raise ConnectionError("reset")
+
+    async def run(self: Caller, ctx: Context) -> None:
+        async def fails() -> None:
+            while not calls:  # noqa: ASYNC110  (of a list)
+                await asyncio.sleep(0)
+            if not failed.is_set():
+                asyncio.get_running_loop().call_soon(failed.set)
+                raise ValueError("once")
+
+        await ctx.gather(ctx.call(act), fails())
+
+    async with TestKit(KINDS) as kit:
+        await run_once(kit, run)
+        await kit.advance(seconds=1.5)
+        assert (len(calls), len(set(calls))) == (2, 1)
+        assert statuses(kit) == [("act", "succeeded", 2)]
