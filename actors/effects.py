@@ -236,10 +236,15 @@ class Call:
         made = await self._at_most_once(given, attempt, began)
         if not isinstance(made, Exception):
             return made
-        entry = await inquiry.look(attempt, intent, self._record.line(made))
+        entry = await inquiry.look(attempt, intent, self._why_unknown(made))
         if entry is None and inquiry.is_ruled_out(attempt):
             return await self._has_not_acted(made, attempt, began)
         return entry
+
+    def _why_unknown(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError) and not str(error):
+            return f"it has not returned within its timeout of {self._tool.timeout_s:g} s"
+        return self._record.line(error)
 
     async def _to_its_end(self, knowing: Coroutine[Any, Any, JournalEntry | None]) -> JournalEntry | None:
         """It is not cut short when its branch is given up or its turn fails: what the call did is found out first."""

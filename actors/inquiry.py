@@ -95,6 +95,8 @@ class Inquiry:
                 self._why += (
                     "; it had not acted when on_unknown looked, and what was to make it may still do so"
                 )
+        elif not await self._has_ended_here(intent):
+            self._why += "; what was to make it may still do so"
         record.enter(CallStatus.UNKNOWN, attempt)
         return None
 
@@ -139,6 +141,13 @@ class Inquiry:
                 return False
             await asyncio.sleep(_LOOK_EVERY_S)
         return True
+
+    async def _has_ended_here(self, intent: Intent) -> bool:
+        """Whether nothing is left that could still make the call. A thread of this process is waited for, as a person who looks
+        meanwhile finds nothing."""
+        if intent.epoch == self._turn._ledger.epoch:
+            return await self._ends_acting(intent)
+        return await self._can_act_no_more(intent)
 
     async def _can_act_no_more(self, intent: Intent) -> bool:
         """A frozen process may wake up, a thread may run on."""

@@ -134,6 +134,41 @@ async def test_a_thread_that_runs_past_its_timeout_may_still_act_so_nothing_is_c
         may_end.set()
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_person_is_asked_about_a_late_call_once_its_thread_has_ended_or_hears_that_it_has_not(
+    monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    monkeypatch.setattr(inquiry, "_LOOK_EVERY_S", 0.01)
+    if not ends:
+        monkeypatch.setattr(inquiry, "GONE_WITHIN_S", 0.0)
+    may_end, late, asked_before = threading.Event(), asyncio.Event(), []
+
+    @tool(timeout=0.05)
+    def block(address: str) -> None:
+        may_end.wait(10)
+
+    async def run(self: Caller, ctx: Context) -> None:
+        await ctx.call(block, "192.0.2.1")
+
+    def at_its_timeout() -> None:
+        asked_before.extend(kit.approvals())
+        late.set()
+        may_end.set()
+
+    try:
+        async with TestKit(KINDS) as kit:
+            if ends:
+                asyncio.get_running_loop().call_later(0.3, at_its_timeout)
+            await run_once(kit, run)
+            (asked,) = kit.approvals()
+            why = "it has not returned within its timeout of 0.05 s"
+            still = "; what was to make it may still do so"
+            assert (asked.details["why"], asked_before) == (why if ends else why + still, [])
+            assert late.is_set() is ends
+    finally:
+        may_end.set()
+
+
 async def test_a_call_of_a_branch_that_is_given_up_is_not_cut_short(world: World) -> None:
     world.gate = gate = asyncio.Event()
     block = blocking(world)
