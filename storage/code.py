@@ -14,11 +14,12 @@ from storage.domains import Connection
 from storage.queries import query
 
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bundle, whenever they are packed
+_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(folder: Path) -> tuple[str, bytes]:
-    """The digest (sha256, hex) of the folder's files, and a zip of them.
+    """The digest (sha256, hex) of the folder's files, and a zip of them: the same bytes for the same files, whenever and
+    wherever they are packed. It is not compressed: other releases of zlib make other bytes, and Postgres compresses.
 
     Raises InvalidDomainFile when it is larger than 64 MiB (data belongs elsewhere), or when a file of it cannot be read, or
     its name not written as UTF-8.
@@ -27,7 +28,7 @@ def pack(folder: Path) -> tuple[str, bytes]:
     digest = ContentDigest()
     size = 0
     try:
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
+        with zipfile.ZipFile(buffer, "w") as bundle:
             for name, content in files_of(folder):
                 size += len(content)
                 if size > MAX_BUNDLE_BYTES:

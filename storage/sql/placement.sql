@@ -158,9 +158,12 @@ from domains d left join coordinators c on c.name = d.domain where d.domain = $1
 select distinct release from coordinators where release <> $1
 
 -- name: put_code
--- Stored again, it is new again for retention, and whole again if it was damaged.
-insert into domain_code (domain, digest, bundle) values ($1, $2, $3)
-on conflict (domain, digest) do update set bundle = excluded.bundle, added_at = now()
+-- Each `run` and `up` stores it, mostly unchanged: then nothing is written. After an hour it is new again for retention,
+-- which takes what is a day old and named by no domain yet; its bundle is written again only if it was damaged.
+insert into domain_code as c (domain, digest, bundle) values ($1, $2, $3)
+on conflict (domain, digest) do update
+set bundle = case when c.bundle = excluded.bundle then c.bundle else excluded.bundle end, added_at = now()
+where c.bundle <> excluded.bundle or c.added_at < now() - interval '1 hour'
 
 -- name: get_code
 select bundle from domain_code where domain = $1 and digest = $2

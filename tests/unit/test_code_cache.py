@@ -41,9 +41,12 @@ def test_the_same_files_have_the_same_digest_however_they_are_compressed(
 ) -> None:
     digest, data = bundle(tmp_path)
     again = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as packed, zipfile.ZipFile(again, "w") as stored:
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as packed,
+        zipfile.ZipFile(again, "w", zipfile.ZIP_DEFLATED) as deflated,
+    ):
         for name in packed.namelist():
-            stored.writestr(name, packed.read(name))
+            deflated.writestr(name, packed.read(name))
     assert again.getvalue() != data
     folder = cache.add(digest, again.getvalue())
     (folder / "__pycache__").mkdir()  # importing leaves these
