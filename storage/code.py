@@ -9,11 +9,12 @@ from pathlib import Path
 
 from bus.errors import InvalidDomainFile, UnknownDomain
 from storage.boundary import translated
-from storage.code_cache import CodeCache, ContentDigest, files_of
+from storage.code_cache import CodeCache, ContentDigest, contents_of, files_of
 from storage.domains import Connection
 from storage.queries import query
 
-MAX_BUNDLE_BYTES = 64 * 1024 * 1024
+# Each host hashes it when it starts, and each backup holds every version of a day. Code and what it reads are far below.
+MAX_CODE_BYTES = 16 * 2**20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -21,21 +22,15 @@ def pack(folder: Path) -> tuple[str, bytes]:
     """The digest (sha256, hex) of the folder's files, and a zip of them: the same bytes for the same files, whenever and
     wherever they are packed. It is not compressed: other releases of zlib make other bytes, and Postgres compresses.
 
-    Raises InvalidDomainFile when it is larger than 64 MiB (data belongs elsewhere), or when a file of it cannot be read, or
-    its name not written as UTF-8.
+    Raises InvalidDomainFile when they have more than 16 MiB, when one cannot be read, or its name not written as UTF-8.
     """
     buffer = io.BytesIO()
     digest = ContentDigest()
-    size = 0
     try:
+        files = files_of(folder)
+        _require_small(folder, files)
         with zipfile.ZipFile(buffer, "w") as bundle:
-            for name, content in files_of(folder):
-                size += len(content)
-                if size > MAX_BUNDLE_BYTES:
-                    raise InvalidDomainFile(
-                        f"The folder {folder} holds more than {MAX_BUNDLE_BYTES // 2**20} MiB.",
-                        fix="Keep only the domain's code and settings in it.",
-                    )
+            for name, content in contents_of(folder, files):
                 digest.add(name, content)
                 bundle.writestr(zipfile.ZipInfo(name, _EPOCH), content)
     except UnicodeEncodeError as error:
@@ -45,6 +40,26 @@ def pack(folder: Path) -> tuple[str, bytes]:
     except OSError as error:
         raise InvalidDomainFile(f"{error.filename} cannot be read: {error.strerror}.") from None
     return digest.hex(), buffer.getvalue()
+
+
+def _require_small(folder: Path, files: list[Path]) -> None:
+    sizes = {path: path.stat().st_size for path in files}
+    total = sum(sizes.values())
+    if total <= MAX_CODE_BYTES:
+        return
+    largest = ", ".join(
+        f"{str(path.relative_to(folder))!r} ({_mib(sizes[path])})"
+        for path in sorted(files, key=sizes.__getitem__, reverse=True)[:3]
+    )
+    raise InvalidDomainFile(
+        f"The folder {folder} holds {_mib(total)} in {len(files)} files, and {_mib(MAX_CODE_BYTES)} is the most that is stored"
+        f" as code. The largest: {largest}.",
+        fix="Keep data and output outside the domain's folder.",
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 async def put_code(db: Connection, domain: str, digest: str, bundle: bytes) -> None:

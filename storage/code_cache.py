@@ -28,7 +28,7 @@ from bus.errors import DataFolderError, StorageError
 KEPT = 8  # unpacked digests that no process uses; to unpack one again costs one read from Postgres
 _TRIES = 5
 _ABANDONED_S = 3600.0  # an unpacking takes seconds; one this old was cut off
-_SKIPPED = {"__pycache__", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"}
+_SKIPPED = {"__pycache__", "node_modules"}
 
 _logger = logging.getLogger("callboard.code")
 
@@ -36,12 +36,26 @@ _logger = logging.getLogger("callboard.code")
 _locked: set[tuple[int, int]] = set()
 
 
-def files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """The name (relative, with `/`) and the content of each file that belongs to the code, by name."""
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if not _SKIPPED.intersection(relative.parts) and path.is_file():
-            yield relative.as_posix(), path.read_bytes()
+def files_of(folder: Path) -> list[Path]:
+    """The files that belong to the code, in the order of their names: those that are packed, and that the digest counts.
+
+    Hidden files, whatever lies in hidden folders, and caches do not: secrets (`.env`), editors' and tools' own.
+    """
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = filter(_belongs, folders)
+        found.extend(Path(parent, name) for name in filter(_belongs, names))
+    return sorted(path for path in found if path.is_file())
+
+
+def _belongs(name: str) -> bool:
+    return not name.startswith(".") and name not in _SKIPPED
+
+
+def contents_of(folder: Path, files: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """The name (relative to the folder, with `/`) and the content of each."""
+    for path in files:
+        yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
 class ContentDigest:
@@ -61,7 +75,7 @@ class ContentDigest:
 
 def digest_of(folder: Path) -> str:
     digest = ContentDigest()
-    for name, content in files_of(folder):
+    for name, content in contents_of(folder, files_of(folder)):
         digest.add(name, content)
     return digest.hex()
 
