@@ -24,6 +24,7 @@ from bus.registry import describe_validation, first_line, place_in
 from bus.repeated_keys import repeated_keys
 from bus.task_limits import TaskLimits
 from bus.wire import MAX_PARCEL_BYTES
+from storage.code import pack
 from storage.release import release
 
 PolicyName = Literal["direct", "least_loaded", "contract_net"]
@@ -269,7 +270,7 @@ def _unknown_key(error: ValidationError, data: Any = None) -> str | None:
 def check_domain(
     spec: DomainSpec, folder: Path, *, for_tasks: bool = False, system_kinds: tuple[type[Agent], ...] = ()
 ) -> None:
-    """Raise InvalidDomainFile for what can be found without any service: code that cannot be loaded, targets
+    """Raise InvalidDomainFile for what can be found without any service: code that cannot be stored or loaded, targets
     that are no kind, and `for_tasks` also a domain that cannot be given one.
     """
     if for_tasks and spec.tasks.policy == "direct" and spec.tasks.to is None:
@@ -277,6 +278,7 @@ def check_domain(
             f"{folder / 'domain.yaml'} does not say which agent gets a task.",
             fix="Add `tasks: {policy: direct, to: KIND/KEY}`.",
         )
+    pack(folder)
     with code_apart():  # what runs is the stored copy of the code
         load_domain(spec, folder, system_kinds=system_kinds)
 

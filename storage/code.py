@@ -44,22 +44,21 @@ def pack(folder: Path) -> tuple[str, bytes]:
 
 def _require_small(folder: Path, files: list[Path]) -> None:
     sizes = {path: path.stat().st_size for path in files}
-    total = sum(sizes.values())
-    if total <= MAX_CODE_BYTES:
+    if sum(sizes.values()) <= MAX_CODE_BYTES:
         return
     largest = ", ".join(
-        f"{str(path.relative_to(folder))!r} ({_mib(sizes[path])})"
+        f"{str(path.relative_to(folder))!r} ({_size(sizes[path])})"
         for path in sorted(files, key=sizes.__getitem__, reverse=True)[:3]
     )
     raise InvalidDomainFile(
-        f"The folder {folder} holds {_mib(total)} in {len(files)} files, and {_mib(MAX_CODE_BYTES)} is the most that is stored"
-        f" as code. The largest: {largest}.",
+        f"The folder {folder} holds more than {MAX_CODE_BYTES // 2**20} MiB, the most that is stored as a domain's code."
+        f" The largest of its {len(files)} files: {largest}.",
         fix="Keep data and output outside the domain's folder.",
     )
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{-(-count // 2**10)} KiB"
 
 
 async def put_code(db: Connection, domain: str, digest: str, bundle: bytes) -> None:

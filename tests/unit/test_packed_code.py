@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.domain import DomainSpec, check_domain
 from bus.errors import InvalidDomainFile
 from storage import code
 from storage.code import pack
@@ -90,14 +91,14 @@ def test_a_folder_above_the_bound_is_refused_with_its_largest_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code, "MAX_CODE_BYTES", 2 * 2**20)
-    for name, tenths in (("out/a.txt", 4), ("data.bin", 17), ("out/b.txt", 2), ("notes.md", 3)):
-        write(folder, name, content="x" * (tenths * 2**20 // 10))
+    for name, kib in (("out/a.txt", 100), ("data.bin", 1536), ("out/b.txt", 200), ("notes.md", 300)):
+        write(folder, name, content="x" * kib * 1024)
     write(folder, ".hidden.bin", content="x" * 3 * 2**20)
     with pytest.raises(InvalidDomainFile) as caught:
         pack(folder)
     assert caught.value.message == (
-        f"The folder {folder} holds 2.6 MiB in 8 files, and 2.0 MiB is the most that is stored as code."
-        " The largest: 'data.bin' (1.7 MiB), 'out/a.txt' (0.4 MiB), 'notes.md' (0.3 MiB)."
+        f"The folder {folder} holds more than 2 MiB, the most that is stored as a domain's code."
+        " The largest of its 8 files: 'data.bin' (1.5 MiB), 'notes.md' (300 KiB), 'out/b.txt' (200 KiB)."
     )
     assert "outside" in caught.value.fix
     (folder / "data.bin").unlink()
@@ -109,3 +110,11 @@ def test_a_file_above_the_bound_is_not_read(folder: Path) -> None:
         data.truncate(2**40)
     with pytest.raises(InvalidDomainFile, match=r"'data\.bin' \(1048576\.0 MiB\)"):
         pack(folder)
+
+
+def test_what_cannot_be_packed_is_said_before_anything_is_started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code, "MAX_CODE_BYTES", 10)
+    with pytest.raises(InvalidDomainFile, match="the most that is stored"):
+        check_domain(DomainSpec(domain="desk", kinds=()), folder)
