@@ -93,8 +93,12 @@ async def settle(
     happened: Annotated[bool, typer.Option("--happened", help="The call has acted.")] = False,
     not_happened: Annotated[bool, typer.Option("--not-happened", help="The call has not acted.")] = False,
     result: Annotated[
-        str, typer.Option(metavar="JSON", help="With --happened: what the call has returned.")
-    ] = "null",
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="With --happened: what the call has returned; null unless given.",
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again/--no-again", help="With --not-happened: whether it is to be made again.")
     ] = True,
@@ -113,7 +117,11 @@ async def settle(
         raise typer.BadParameter(
             f"Give one of --happened and --not-happened{', not both' if happened else ''}."
         )
-    given = read_json(result, "The result")
+    if not_happened and result is not None:
+        raise typer.BadParameter(
+            "it says what the call has returned: with --happened.", param_hint="--result"
+        )
+    given = None if result is None else read_json(result, "The result")
     value = encode_json({"happened": happened, "again": again, "comment": reason or "", "result": given})
     async with opened(bus=True) as at:
         found = await find_unknown(at.db, id_, tenant=at.tenant)

@@ -81,6 +81,10 @@ def test_the_version_can_be_asked_for_as_an_option(capsys: pytest.CaptureFixture
             ["ledger", "settle", "01a1fcb6", "--happened", "--not-happened"],
             "Invalid value: Give one of --happened and --not-happened, not both. Try",
         ),
+        (
+            ["ledger", "settle", "01a1fcb6", "--not-happened", "--result", "5"],
+            "Invalid value for --result: it says what the call has returned: with --happened. Try",
+        ),
         (["approve", "01a1fcb6", "--as", ""], "Invalid value for '--as': It is empty. Try"),
         (["deny", "01a1fcb6", "--as", "", "--reason", "x"], "Invalid value for '--as': It is empty. Try"),
         (["deny", "01a1fcb6", "--reason", " "], "Invalid value for '--reason': It is empty. Try"),
