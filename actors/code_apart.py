@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import extract_tb
@@ -12,6 +12,10 @@ from types import ModuleType
 
 from bus.errors import InvalidDomainFile
 from bus.registry import forget_messages
+
+OWN_PACKAGES = frozenset({"actors", "bus", "callboard", "coordinators", "pipelines", "serve", "storage"})
+"""Callboard's own, in every process that a domain's code is imported into."""
+_HOME = Path(__file__).resolve().parents[1]  # where they lie
 
 _owners: dict[Path, str] = {}  # the code folders of domains that were loaded, and their domains
 
@@ -44,6 +48,18 @@ def enter_code(domain: str, folder: Path) -> None:
         _owners[folder] = domain
     elif folder in _owners:
         _owners[folder] = domain
+
+
+def require_free_names(code: Path, paths: Iterable[str]) -> None:
+    """Raise InvalidDomainFile where a module of the domain has the name of a package of Callboard's: one of `paths`
+    (`module:Class`), or one in the code folder, which would stand before Callboard's on the path."""
+    used = {path.partition(":")[0].partition(".")[0] for path in paths}
+    for name in sorted(OWN_PACKAGES):
+        module = code / f"{name}.py", code / name / "__init__.py"
+        if name in used or (code != _HOME and any(file.is_file() for file in module)):
+            raise InvalidDomainFile(
+                f"`{name}` is a package of Callboard's.", fix="Name the domain's module otherwise."
+            )
 
 
 def require_own_module(domain: str, module: ModuleType) -> None:

@@ -12,7 +12,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from actors.agent import Agent, AgentType, agent_type
-from actors.code_apart import class_place, code_apart, enter_code, place_of, require_own_module
+from actors.code_apart import (
+    class_place,
+    code_apart,
+    enter_code,
+    place_of,
+    require_free_names,
+    require_own_module,
+)
 from actors.event_spec import EventSpec, Strict, require_plain_word, require_target
 from actors.schedule import ScheduleSpec, check_schedules
 from actors.targets import check_events, require_kind
@@ -289,6 +296,7 @@ def load_domain(spec: DomainSpec, folder: Path, *, system_kinds: tuple[type[Agen
     Raises InvalidDomainFile, also when another domain with code of the same name was loaded in this process.
     """
     code = (folder / spec.code).resolve()
+    require_free_names(code, [kind.class_ for kind in spec.kinds])
     enter_code(spec.domain, code)
     kinds: dict[str, AgentType] = {}
     for kind_spec in spec.kinds:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from actors.code_apart import code_apart
+from actors.code_apart import OWN_PACKAGES, code_apart
 from actors.domain import DomainSpec, KindSpec, TaskSpec, check_domain, load_domain, read_domain
 from actors.event_spec import EventSpec
 from bus.errors import InvalidDomainFile
@@ -175,6 +176,41 @@ def test_a_class_that_is_not_there_is_looked_for_in_domain_yaml(tmp_path: Path) 
     spec = DomainSpec(domain="test", kinds=(KindSpec.model_validate({"class": "no_such_module:Thing"}),))
     with pytest.raises(InvalidDomainFile, match=r"no_such_module:Thing cannot be imported.*domain\.yaml"):
         check_domain(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "path"),
+    [
+        ("storage.py", "storage:Keeper"),
+        ("storage/keeper.py", "storage.keeper:Keeper"),
+        ("serve/__init__.py", "keeper_of_things:Keeper"),  # which would stand before Callboard's on the path
+    ],
+)
+def test_a_module_may_not_have_the_name_of_a_package_of_callboards(
+    tmp_path: Path, file: str, path: str
+) -> None:
+    name = file.partition("/")[0].removesuffix(".py")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("")
+    spec = DomainSpec(domain="test", kinds=(KindSpec.model_validate({"class": path}),))
+    with pytest.raises(InvalidDomainFile) as caught:
+        check_domain(spec, tmp_path)
+    assert str(caught.value) == f"`{name}` is a package of Callboard's. Name the domain's module otherwise."
+
+
+def test_a_folder_of_such_a_name_without_code_is_no_module(tmp_path: Path) -> None:
+    (tmp_path / "storage").mkdir()
+    check_domain(
+        DomainSpec(domain="test", kinds=(KindSpec.model_validate({"class": f"{__name__}:Clerk"}),)), tmp_path
+    )
+
+
+def test_the_names_that_are_taken_are_those_of_all_packages_that_are_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == OWN_PACKAGES
+    page = (Path(__file__).parents[2] / "docs" / "domain-yaml.md").read_text()
+    [said] = [line for line in page.splitlines() if line.startswith("| `class` |")]
+    assert all(f"`{name}`" in said for name in OWN_PACKAGES)
 
 
 def test_a_class_that_was_misspelt_is_named(tmp_path: Path) -> None:
