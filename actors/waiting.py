@@ -42,6 +42,11 @@ class WaitingTurns:
     def holds(self, activation: Activation) -> bool:
         return activation in self._since
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether one of them is to be put away at the next look: its agent has something else to do."""
+        return bool(self._urgent)
+
     def __iter__(self) -> Iterator[Activation]:
         return iter(self._since)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,8 +42,13 @@ NO_LIMITS = TaskLimits()
 
 def read_limits(texts: Iterable[str]) -> TaskLimits:
     """Limits written as NAME=NUMBER; raises InvalidTask."""
+    return limits_of(dict(map(_read_limit, texts)))
+
+
+def limits_of(given: Mapping[str, object]) -> TaskLimits:
+    """Limits by their names; raises InvalidTask."""
     try:
-        return TaskLimits.model_validate(dict(map(_read_limit, texts)))
+        return TaskLimits.model_validate(given)
     except ValidationError as error:
         raise InvalidTask(f"The limits are none of a task: {describe_validation(error)}.") from None
 

@@ -90,6 +90,9 @@ class Hosts:
             calm = 0 if busy else calm + 1
             if not busy and await self.beside():
                 calm = 0
+            if not busy and any(running.host.waiting.is_wanted for running in self._live()):
+                self._clock.move_to(self._clock.now())  # ends the pause before their next look
+                calm = 0
             if not busy and (due := self._next_timer()) is not None and due <= self._clock.now():
                 self._clock.move_to(due)
                 calm = 0
@@ -100,14 +103,33 @@ class Hosts:
     async def advance(self, seconds: float) -> None:
         """Move the clock, stopping wherever a timer or a retry is due, and wait for quiet at each stop."""
         target = self._clock.now() + seconds
-        await self.quiet()
+        await self._settled()
         while True:
             stops = [when for when in (self._clock.next_call, self._next_timer()) if when is not None]
             stop = min([*stops, target])
             self._clock.move_to(stop)
-            await self.quiet()
+            await self._settled()
             if stop >= target and self._clock.now() >= target:
                 return
+
+    async def _settled(self) -> None:
+        """Be quiet, and let hosts look at cancelled tasks again for as long as that changes something: what one look has
+        ended is told by the next."""
+        await self.quiet()
+        before = None
+        while (standing := self._cancelling()) not in (None, before):
+            before = standing
+            self._clock.move_to(self._clock.now())
+            await self.quiet()
+
+    def _cancelling(self) -> tuple[object, ...] | None:
+        """How far the cancellations that are open have come; None where none is."""
+        open_ = [row.number for row in self._store.cancellations.rows.values() if not row.ended]
+        if not open_:
+            return None
+        stopped = [row.stopped for row in self._store.hosts.values()]
+        versions = sum(map(len, self._store.agents.transitions.values()))
+        return open_, stopped, versions
 
     def _live(self) -> list[Running]:
         return [running for running in self.running if not running.crashed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +33,7 @@ from bus.address import DEFAULT_TENANT, Address
 from bus.envelope import Priority, new_id
 from bus.errors import InvalidMessage
 from bus.registry import encode_json, wire_name_of
-from bus.task_limits import TaskLimits
+from bus.task_limits import TaskLimits, limits_of
 from bus.transport import LoopbackTransport
 from callboard.testing.children import ChildAssigner
 from callboard.testing.clock import START, VirtualClock
@@ -145,12 +146,16 @@ class TestKit(Committed):
         input: Any = None,
         priority: int = 5,
         deadline: float | None = None,
-        limits: TaskLimits | None = None,
+        limits: Mapping[str, float | Decimal | str] | TaskLimits | None = None,
     ) -> str:
-        """Give an agent a task, as its domain's coordinator would; return its id, for `task`."""
+        """Give an agent a task, as its domain's coordinator would; return its id, for `task`. `limits` are those of
+        `tasks.limits` in domain.yaml, by their names. Raises InvalidTask."""
+        if limits is None:
+            limits = self.domain.spec.tasks.limits
+        elif not isinstance(limits, TaskLimits):
+            limits = limits_of(limits)
         task = new_id()
         self.store.tasks.add(self.domain.name, self.tenant, task)
-        limits = limits or self.domain.spec.tasks.limits
         self.store.spending.limits[(self.tenant, f"{self.domain.name}/{task}")] = limits.model_dump(
             exclude_none=True
         )

@@ -8,11 +8,13 @@ import time
 import pytest
 from pydantic import BaseModel
 
+from actors.domain import TaskSpec
 from callboard import (
     Agent,
     CallboardError,
     Context,
     InvalidAddress,
+    InvalidTask,
     TaskWork,
     UnknownDomain,
     UnknownKind,
@@ -173,3 +175,47 @@ async def test_a_task_that_is_given_ends_with_what_its_agent_reports() -> None:
         assert (kit.task(done).status, kit.task(done).result) == ("completed", {"seen": [1]})
         assert kit.task(failed).status == "failed"
         assert "nothing to do" in str(kit.task(failed).error)
+
+
+async def test_the_limits_of_a_task_may_be_a_mapping() -> None:
+    async with TestKit([Clerk]) as kit:
+        task = await kit.give_task("test/clerk/a", limits={"steps": 10, "cost": "0.5"})
+        assert kit.store.spending.limits[("default", f"test/{task}")] == {"steps": 10, "cost": 0.5}
+        with pytest.raises(InvalidTask, match="stps"):
+            await kit.give_task("test/clerk/a", limits={"stps": 10})
+
+
+class Waiter(Agent):
+    kind = "waiter"
+
+    @handler
+    async def on_note(self, note: Note, ctx: Context) -> None:
+        ctx.compensate(str)
+        await ctx.gather(ctx.sleep(3600), ctx.approval("go on"))
+
+    @handler
+    async def on_task(self, work: TaskWork, ctx: Context) -> None:
+        if work.input is None:
+            await ctx.run_task("test", goal="wait too", input="child")
+        await self.on_note(Note(), ctx)
+
+
+async def test_a_turn_that_waits_is_skipped_once_the_kit_is_quiet() -> None:
+    async with TestKit([Waiter]) as kit:
+        began = kit.clock.now()
+        await kit.send("test/waiter/w", Note())
+        await kit.quiet()
+        await kit.skip_turn("test/waiter/w", "nobody comes")
+        await kit.quiet()
+        assert [turn.decision for turn in kit.history("test/waiter/w")] == ["turn_skipped", "dead_letter"]
+        assert [letter.error for letter in kit.dead_letters()] == ["skipped by operator: nobody comes"]
+        assert kit.clock.now() == began
+
+
+async def test_a_cancelled_task_has_ended_after_one_move_of_the_clock() -> None:
+    async with TestKit([Waiter], hosts=2, tasks=TaskSpec(to="waiter/{task}")) as kit:
+        task = await kit.give_task("test/waiter/w")
+        await kit.quiet()
+        await kit.cancel_task(task)
+        await kit.advance(seconds=1)
+        assert kit.task(task).status == "cancelled"

@@ -111,8 +111,10 @@ async def test_a_turn_that_waits_for_a_task_can_be_ended_by_hand_before_that(kit
 
     await given(kit, books)
     await kit.skip_turn("test/worker/parent", "enough")
-    await kit.advance(seconds=1)
+    await kit.quiet()
     assert Worker.log == ["booked", "waits", "undo booked"]
+    await kit.advance(seconds=1)
+    assert Worker.log == ["booked", "waits", "undo booked", "undo waits"]
 
 
 async def test_the_limits_of_its_domains_turns_keep_no_task_from_ending() -> None:
