@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from actors.control import EditTurn, SkipTurn
     from bus.address import Address as Place
     from bus.errors import CallboardError
+    from storage.inspect import OpenTurn
     from storage.journal import JournalEntry
 
 app = typer.Typer(
@@ -98,7 +99,7 @@ async def skip(
 @asynchronous
 async def edit(
     address: Address,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The step or call, as the timeline names it.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The step or call, as `turn show` names it.")],
     reason: Reason,
     value: Annotated[str | None, typer.Option(metavar="JSON", help="The result that it is to have.")] = None,
     forget: Annotated[
@@ -108,11 +109,10 @@ async def edit(
 ) -> None:
     """Change what the turn has recorded; its record keeps what was there. Then `turn retry` runs it again."""
     from actors.control import EditTurn
-    from bus.errors import InvalidMessage
     from bus.registry import read_json
 
     if forget is (value is not None):
-        raise InvalidMessage("Either --value or --forget says what is changed.", fix="Give one of them.")
+        raise typer.BadParameter(f"Give one of --value and --forget{', not both' if forget else ''}.")
     if value is not None:
         read_json(value, "The value")
     await _ask(address, EditTurn(key=key, value=value, reason=reason), "edited", as_json)
@@ -123,7 +123,6 @@ async def _ask(address: str, request: SkipTurn | EditTurn, word: str, as_json: b
     from actors.saga import outstanding
     from actors.turn_edit import edited
     from bus.address import parse_address
-    from bus.errors import InvalidMessage
     from storage.inspect import find_open_turn, lifecycle_of, notes_of
     from storage.intake import Incoming, accept
 
@@ -139,11 +138,7 @@ async def _ask(address: str, request: SkipTurn | EditTurn, word: str, as_json: b
             left = "do not run, as --leave-done says" if request.leave_done else "run first"
             note(f"{count(len(undone), 'compensation')} {left}: {', '.join(undone)}.")
         if isinstance(request, EditTurn) and not edited(entries, request.key, request.value):
-            raise InvalidMessage(
-                f"The open turn of {address} has no step or call at {request.key!r} that could be {word} so.",
-                fix=f"`callboard agent {shlex.quote(address)} --timeline` names them; a tool's call is not forgotten, and a promise "
-                "is resolved.",
-            )
+            raise _not_to_be_edited(place, begun, entries, request.key)
         (accepted,) = await accept(
             at.db,
             at.transport,
@@ -186,6 +181,33 @@ async def _recorded(at: Opened, place: Place) -> Sequence[JournalEntry]:
     if entries is None:
         raise _no_turn(place)
     return entries
+
+
+def _not_to_be_edited(
+    place: Place, turn: OpenTurn, entries: Sequence[JournalEntry], key: str
+) -> CallboardError:
+    from actors.call_record import CALL
+    from actors.turn_edit import current
+    from bus.errors import InvalidMessage
+
+    kinds = {entry.key: entry.kind for entry in current(entries).values()} | {
+        promise.key: promise.kind for promise in turn.pending
+    }
+    kind = kinds.get(key)
+    if kind is None:
+        return InvalidMessage(
+            f"The open turn of {place} has no step or call at {key!r}.",
+            fix=f"`callboard turn show {shlex.quote(str(place))}` names them.",
+        )
+    if kind == CALL:
+        return InvalidMessage(
+            f"{key!r} is a call of a tool, which would be made again: it cannot be forgotten.",
+            fix="Give it a result with --value.",
+        )
+    return InvalidMessage(
+        f"{key!r} is {'an' if kind[0] in 'aeiou' else 'a'} {kind}, and cannot be edited.",
+        fix="Steps, calls of tools and of models can be.",
+    )
 
 
 def _not_undone(place: Place) -> CallboardError:

@@ -121,3 +121,10 @@ def show_pause(out: Any, address: str, paused: dict[str, Any]) -> None:
     elif paused.get("reason"):
         out.print(plain(f"  {paused['reason']}"))
     out.print(plain(f"  callboard resume {shlex.quote(address)}"))
+    if "called" in paused:
+        out.print(
+            plain(
+                f"  Or look at it, `callboard turn show {shlex.quote(address)}`, and `turn retry`, `turn edit` or `turn skip` it."
+            ),
+            soft_wrap=True,
+        )

@@ -95,6 +95,8 @@ async def test_an_open_turn_is_shown_with_the_keys_of_what_it_waits_for(cli: Cli
     text = await cli("turn", "show", RUNNER)
     assert "2 calls recorded" in text
     assert re.search(rf"#3 +ask Question {ORACLE} +waits, for \d+ m?s now *\n", text)
+    waits = await cli.error("turn", "edit", RUNNER, "#3", "--forget", "--reason", "x")
+    assert "'#3' is an ask, and cannot be edited." in waits
 
 
 async def test_a_turn_that_is_skipped_becomes_a_dead_letter(cli: Cli, parked: Deployment) -> None:
@@ -198,10 +200,10 @@ async def test_a_turn_whose_record_cannot_be_read_is_skipped(cli: Cli, vigil: De
 
 
 async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> None:
-    assert "has no step or call at '#9'" in await cli.error(
-        "turn", "edit", RUNNER, "#9", "--forget", "--reason", "x"
-    )
-    assert "Either --value or --forget" in await cli.error("turn", "edit", RUNNER, "#1", "--reason", "x")
+    no_such = await cli.error("turn", "edit", RUNNER, "#9", "--forget", "--reason", "x")
+    assert "has no step or call at '#9'. `callboard turn show vigil/runner/a` names" in no_such
+    recorded = await cli.error("turn", "edit", RUNNER, "#3", "--value", "1", "--reason", "x")
+    assert "'#3' is an ask, and cannot be edited." in recorded
     for value in ("{", "NaN", '"\\ud800"', "[" * 100_000):
         assert "The value is not JSON" in await cli.error(
             "turn", "edit", RUNNER, "#1", "--value", value, "--reason", "x"

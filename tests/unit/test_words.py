@@ -90,6 +90,20 @@ def test_a_handler_that_has_ended_calls_nothing(capsys: pytest.CaptureFixture[st
     assert ["the", "journal", "has", "step", "charge"] in shown
 
 
+def test_what_lets_a_turn_go_on_whose_handler_does_something_else_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paused = {"at": datetime.now(UTC), "place": "#1", "called": "step ship", "recorded": "step charge"}
+    show_pause(console(), AT, paused)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert (
+        last
+        == f"  Or look at it, `callboard turn show {AT}`, and `turn retry`, `turn edit` or `turn skip` it."
+    )
+    show_pause(console(), AT, {"at": datetime.now(UTC), "reason": "an audit"})
+    assert "turn show" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("body", "shown"),
     [

@@ -96,6 +96,14 @@ def test_the_version_can_be_asked_for_as_an_option(capsys: pytest.CaptureFixture
         (["ledger", "settle", "01a1fcb6", "--happened", "--reason", ""], "for '--reason': It is empty. Try"),
         (["turn", "skip", "x/y/z", "--reason", ""], "Invalid value for '--reason': It is empty. Try"),
         (["turn", "edit", "x/y/z", "key", "--forget", "--reason", ""], "for '--reason': It is empty. Try"),
+        (
+            ["turn", "edit", "x/y/z", "#1", "--reason", "x"],
+            "Invalid value: Give one of --value and --forget. Try",
+        ),
+        (
+            ["turn", "edit", "x/y/z", "#1", "--reason", "x", "--value", "1", "--forget"],
+            "Invalid value: Give one of --value and --forget, not both. Try `callboard turn edit --help`.",
+        ),
         (["tasks", "fail", "01a1fcb6", "--reason", ""], "Invalid value for '--reason': It is empty. Try"),
     ],
 )
