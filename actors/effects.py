@@ -119,8 +119,7 @@ class Call:
         self._record.approval = journal.promises.outcomes[place].promise
         if decision.approved or self._place in journal.entries:
             return None
-        why = f": {decision.comment}" if decision.comment else ""
-        refused = ApprovalDenied(f"{tool.name} was refused by {decision.by or 'nobody'}{why}.")
+        refused = ApprovalDenied(f"{tool.name} was refused{_by_whom(decision)}.")
         return await self._record.committed(self._record.fail(refused, CallStatus.DENIED, 0))
 
     # -- making it -----------------------------------------------------------------------------------
@@ -359,3 +358,9 @@ class Call:
         return await self._record.committed(
             self._journal.record(self._place, CALL, self._record.name, value or "null", blob=earlier.blob)
         )
+
+
+def _by_whom(decision: Decision) -> str:
+    if decision.by is None:
+        return ": nobody decided in time"
+    return f" by {decision.by}: {decision.comment}" if decision.comment else f" by {decision.by}"

@@ -185,6 +185,8 @@ class LimitReached(BaseModel):
 
     @property
     def words(self) -> str:
+        if self.limit == WALL:
+            return f"The task has run for {figure(self.allowed)} s, its limit ({WALL})."
         return f"The task has used {figure(self.used)} {self.limit}; its limit is {figure(self.allowed)}."
 
 

@@ -52,8 +52,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
                     fix="Nothing was changed.", status=self.status, by=None, at=self.settled_at,
                 )  # fmt: skip
             who = (self.settled_by or "nobody").removeprefix(OUTSIDE)
+            how = "expired" if self.status == "expired" else f"was {self.status} by {who}"
             return AlreadySettled(
-                f"{what} was {self.status} by {who} at {moment_text(self.settled_at)}.",
+                f"{what} {how} at {moment_text(self.settled_at)}.",
                 fix="Nothing was changed.", status=self.status, by=who, at=self.settled_at,
             )  # fmt: skip
         if self.is_due:

@@ -122,6 +122,9 @@ async def _pause_task(task: str, reason: str | None, as_json: bool) -> None:
             return (status == "paused") == (reason is not None)
 
         done = await carried_out(at, is_done)
+    if reason is not None and found.status == "paused" and not as_json:
+        console().print(plain(f"task {found.id} was paused already."))
+        return
     _say(as_json, done, wanted, f"task {found.id}", id=found.id, domain=found.domain)
 
 

@@ -168,7 +168,9 @@ class Leader(Agent):
     async def on_pause(self, order: PauseTask, ctx: Context) -> None:
         """No host begins anything more of the task. This agent goes on: the task can still be cancelled."""
         state = self.state
-        if self._has_ended or state.paused is not None or not (state.end is None or state.end.can_be_worse):
+        if state.paused is not None:
+            return
+        if self._has_ended or not (state.end is None or state.end.can_be_worse):
             self._log_aside(ctx, "late", type=ctx.header.type, by=ctx.sender)
             return
         state.paused = Paused(by=ctx.sender)

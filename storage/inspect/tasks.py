@@ -9,6 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from bus.errors import UnknownTask
+from bus.task_limits import WALL
 from bus.task_ref import split_task_ref, task_ref
 from storage.boundary import translated
 from storage.domains import Connection, find_domain
@@ -56,7 +57,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What was used and may be, by the names of limits (bus/task_limits.py); `asks` are those in flight."""
+    """What was used and may be, by the names of limits (bus/task_limits.py); `asks` are those in flight, and `wall_s` is
+    what has passed since the task at the top was assigned: told where it has that limit."""
 
     used: dict[str, Decimal]
     allowed: dict[str, Decimal]
@@ -151,10 +153,9 @@ async def usage_of(db: Connection, task: TaskView) -> Usage:
         row = await db.fetchrow(query("inspect_usage"), domain, task.tenant, uuid.UUID(id_))
     if row is None:  # retention has dropped the task at the top
         return Usage(used={}, allowed={})
-    return Usage(
-        used={name: Decimal(row[name]) for name in COUNTED},
-        allowed=msgspec.json.decode(row["limits"] or "{}", type=dict[str, Decimal]),
-    )
+    allowed = msgspec.json.decode(row["limits"] or "{}", type=dict[str, Decimal])
+    timed = (WALL,) if WALL in allowed and row[WALL] is not None else ()
+    return Usage(used={name: Decimal(row[name]) for name in (*COUNTED, *timed)}, allowed=allowed)
 
 
 async def list_task_events(

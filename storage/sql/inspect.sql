@@ -253,7 +253,11 @@ from tasks t where t.domain = $1 and t.tenant = $2 and t.id = split_part($3, '/'
 
 -- name: inspect_usage
 -- What was used for the task at the top of a tree, and what may be.
-select u.hops, u.asks, u.steps, u.tokens, u.cost, t.limits::text as limits
+select u.hops, u.asks, u.steps, u.tokens, u.cost, t.limits::text as limits,
+  (select round(extract(epoch from coalesce(t.finished_at, now()) - e.at), 1)
+   from task_events e
+   where e.domain = t.domain and e.tenant = t.tenant and e.task = t.id and e.kind in ('assigned', 'called_for_bids')
+   order by e.number limit 1) as wall_s
 from tasks t, used_by(t.domain, t.tenant, t.id) u where t.domain = $1 and t.tenant = $2 and t.id = $3::uuid
 
 -- name: inspect_task_tree

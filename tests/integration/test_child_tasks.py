@@ -149,7 +149,7 @@ async def test_a_child_that_fails_tells_its_parent(office: Deployment) -> None:
 
 
 async def test_a_task_whose_child_spends_too_much_fails_and_says_so(cli: Cli, office: Deployment) -> None:
-    limits = TaskLimits(tokens=200, hops=50)
+    limits = TaskLimits(tokens=200, hops=50, wall_s=3_600)
     request = Submission(goal="a test", input={"hire": "spend"}, limits=limits)
     task = await submit_over_nats(office.transport, "office", request)
     with pytest.raises(TaskFailed, match=r"has used 2[1-9]0 tokens; its limit is 200") as caught:
@@ -157,7 +157,7 @@ async def test_a_task_whose_child_spends_too_much_fails_and_says_so(cli: Cli, of
     assert caught.value.code == "limit"
     child = await child_of(office, task, "cancelled")
     shown = await cli.json("task", task, code=1)
-    assert shown["limits"] == {"tokens": 200, "hops": 50}
+    assert shown["limits"] == {"tokens": 200, "hops": 50, "wall_s": 3_600}
     assert 200 < shown["used"]["tokens"] < 1_000
     charged = shown["used"]["tokens"] // 10
     assert shown["used"]["steps"] in (charged - 1, charged)  # each is charged before it is made
@@ -166,6 +166,8 @@ async def test_a_task_whose_child_spends_too_much_fails_and_says_so(cli: Cli, of
         text = await cli("task", one, code=1)
         assert f"tokens {shown['used']['tokens']} of 200" in text
         assert "hops 0 of 50" in text
+        assert f"wall_s {shown['used']['wall_s']} of 3,600" in text
+        assert 0 < shown["used"]["wall_s"] < SOON_S
 
 
 async def test_a_domains_own_limits_hold_for_what_a_submission_does_not_set(

@@ -48,6 +48,9 @@ async def test_a_pause_outlives_the_hosts_and_holds_what_has_come_due(cli: Cli, 
     task = await waits(depot)
     assert await cli("pause", task, "--reason", "too dear") == f"task {task} is paused.\n"
     assert f"depot/{task} is paused; `callboard resume depot/{task}`" in await cli("task", task)
+    assert await cli("pause", task) == f"task {task} was paused already.\n"
+    kinds = [event["kind"] for event in (await cli.json("task", task))["events"]]
+    assert (kinds.count("paused"), kinds.count("late")) == (1, 0)
     assert "paused" in await cli("tasks")
     assert "1 of its tasks is paused" in await cli("status")
     await depot.kill_hosts()

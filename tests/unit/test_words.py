@@ -65,6 +65,8 @@ def test_an_approval_that_its_turn_has_let_go_was_withdrawn() -> None:
     )
     assert error is not None
     assert (error.status, error.by) == ("abandoned", None)
+    error = standing(status="expired", settled_by="external/clock").why_not("approved", "external/ann", None)
+    assert "bake of shop/cook/a expired at 1970-01-01 00:00:00 UTC. Nothing" in str(error)
     error = standing(status="denied", settled_by="external/bob").why_not("approved", "external/ann", None)
     assert "was denied by bob at 1970" in str(error)
 

@@ -350,6 +350,7 @@ async def test_a_task_has_so_much_time_from_its_assignment_on(kit: TestKit) -> N
     assert kit.task(task).status == "running"
     await kit.advance(seconds=2)
     assert await failed(kit, task) == {"limit": "wall_s", "used": 60, "allowed": 60}
+    assert (kit.task(task).error or {})["message"] == "The task has run for 60 s, its limit (wall_s)."
 
 
 async def test_a_host_that_comes_later_refuses_as_well(kit: TestKit) -> None:

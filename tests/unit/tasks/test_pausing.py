@@ -327,3 +327,13 @@ async def test_what_a_compensation_sends_is_not_held(kit: TestKit) -> None:
     await kit.cancel_task(task, "not needed")
     await look(kit, 10)
     assert (kit.task(task).status, Worker.log) == ("cancelled", ["one", "noted by a"])
+
+
+async def test_a_second_pause_leaves_no_line_in_the_log(kit: TestKit) -> None:
+    task = await kit.give_task("test/worker/w", goal=program(notes))
+    await kit.quiet()
+    await kit.pause_task(task)
+    await kit.pause_task(task)
+    await kit.quiet()
+    kinds = [event.kind for event in kit.store.tasks.events.values() if event.task == task]
+    assert (kinds.count("paused"), kinds.count("late")) == (1, 0)
