@@ -160,6 +160,9 @@ class Call:
                     await self._take_off()
                 try:
                     intent = await self._intend(attempt, earlier)
+                    if journal.branches.must_stop:  # since then
+                        self._land()
+                        await journal.branches.proceed()
                 except BaseException:
                     self._is_not_begun(attempt, earlier)
                     raise

@@ -71,6 +71,29 @@ async def crashed_while_cancelling(kit: TestKit, world: World) -> str:
     return task
 
 
+async def test_a_call_whose_task_is_cancelled_while_its_intent_is_written_is_not_made(world: World) -> None:
+    Payer.tool = blocking(world)
+    async with TestKit([Payer]) as kit:
+        host, commit = kit._running[0].host, kit.store.commit
+
+        async def meanwhile(fence: Any, writes: Any, marks: Any) -> Any:
+            entries = [
+                entry for write in writes if write.journal is not None for entry in write.journal.entries
+            ]
+            if any(entry.kind == "intent" for entry in entries):
+                work = next(activation.at_work for activation in host.in_memory() if activation.at_work)
+                host.scope.cancelled[("default", str(work.header.task))] = "not needed"
+                host.cancelling._end_running()
+            return await commit(fence, writes, marks)
+
+        kit.store.commit = meanwhile  # type: ignore[method-assign]
+        await kit.give_task(AT)
+        await kit.quiet()
+        assert (world.calls, Payer.starts) == ([], 1)
+        assert statuses(kit) == [("block_address", "failed", 1)]
+        assert [step.decision for step in kit.history(AT)] == ["cancelled"]
+
+
 async def test_a_call_that_has_acted_is_found_out_and_undone(world: World) -> None:
     looks: list[str] = []
 
