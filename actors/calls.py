@@ -150,7 +150,7 @@ class DurableCalls(Asks):
         The last registered runs first, each in a turn's place in the journal of its own, with the arguments as they
         are recorded now (JSON values or pydantic models, given as the function's annotations say). It may run again
         after a crash, and also for an action whose outcome was never known, so undoing twice must be the same as
-        once. It may send messages, and waits for nothing. A turn that succeeds drops it.
+        once. It may send messages, and waits for nothing. A turn that succeeds drops it. This call is not awaited.
 
         Raises InvalidPayload or PayloadTooLarge for arguments that cannot be recorded, InvalidMessage for a tool, and in a
         branch of `gather(first=...)`: one that is given up is not there to say it again.

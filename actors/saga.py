@@ -149,7 +149,9 @@ def _undo_at(place: str) -> str:
 
 def encode_arguments(arguments: tuple[Any, ...], named: dict[str, Any]) -> str:
     """JSON text; raises InvalidPayload for what JSON cannot carry."""
-    return values.encode({"args": arguments, "named": named})
+    return values.encode(
+        {"args": arguments, "named": named}, "An argument", "Give JSON values or pydantic models."
+    )
 
 
 def _typed(function: Callable[..., Any], recorded: Arguments) -> tuple[list[Any], dict[str, Any]]:

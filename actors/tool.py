@@ -112,7 +112,7 @@ class Tool:
                 fix=f"Its parameters are: {', '.join(names) or 'none'}.",
             ) from None
         try:
-            text = values.encode(model)
+            text = values.encode(model, "An argument")
         except InvalidPayload as error:
             raise InvalidPayload(
                 f"An argument of the tool {self.name} cannot be recorded: {error.message}",

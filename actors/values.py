@@ -36,8 +36,8 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-def encode(value: Any) -> str:
-    """The value as JSON text that Postgres can hold; raises InvalidPayload."""
+def encode(value: Any, what: str = "A result", fix: str = "Return JSON values or pydantic models.") -> str:
+    """The value as JSON text that Postgres can hold; raises InvalidPayload, which says `what` it was to be."""
     try:
         text = to_json(value, inf_nan_mode="constants").decode()
         msgspec.json.decode(text)  # what has become no JSON was NaN or infinity
@@ -51,8 +51,8 @@ def encode(value: Any) -> str:
         is_malformed = type(error) is msgspec.DecodeError
         words = "NaN and infinity are no JSON" if is_malformed else first_line(error)
         raise InvalidPayload(
-            f"A result cannot be written as JSON: {words}.",
-            fix="Return JSON values or pydantic models.",
+            f"{what} cannot be written as JSON: {words}.",
+            fix=fix,
         ) from None
     refuse_nul(text)
     return text

@@ -49,6 +49,18 @@ async def test_a_result_that_is_no_number_is_said_to_be_that(value: Any) -> None
     assert "A result cannot be written as JSON: NaN and infinity are no JSON." in error
 
 
+async def test_an_argument_of_a_compensation_that_cannot_be_recorded_is_called_one() -> None:
+    async def run(self: Waiter, ctx: Context) -> None:
+        ctx.compensate(print, ctx)
+
+    async with waiters() as kit:
+        await kit.send(AT, Run(program=program(run)))
+        await kit.advance(minutes=1)
+        [letter] = kit.dead_letters()
+    assert letter.error.startswith("InvalidPayload: An argument cannot be written as JSON: ")
+    assert letter.error.endswith("Context'>. Give JSON values or pydantic models.")
+
+
 def standing(**changed: Any) -> Standing:
     given = Standing(
         address="shop/cook/a", kind="approval", name="bake", status="abandoned", settled_by=None, settled_at=0.0,
