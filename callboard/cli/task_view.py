@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from callboard.cli.asked import show_asked
-from callboard.cli.terminal import ago, clean, console, plain
+from callboard.cli.terminal import ago, clean, console, count, plain
 
 if TYPE_CHECKING:
     from storage.decisions import Waiting
@@ -41,7 +41,9 @@ def show_task(
     children: list[TaskView],
     usage: Usage,
     idle: bool,
+    acted: int,
 ) -> None:
+    """With how many of its calls have `acted`, where that is all that is left of it."""
     out = console()
     failure = None if found.error is None else failure_of(found.error)  # said once, at the end
     title = plain(found.goal, "bold")
@@ -81,6 +83,9 @@ def show_task(
     if failure is not None:
         out.print()
         out.print(plain(f"{found.status}: {failure}", "bold red"))
+    if acted:
+        text = f"{count(acted, 'call')} {'has' if acted == 1 else 'have'} acted: `callboard ledger --task {found.id}`"
+        out.print(plain(text), soft_wrap=True)
     if found.result is not None:
         out.print()
         show_result(out, json.loads(found.result))

@@ -147,6 +147,7 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         task_timeline,
         usage_of,
     )
+    from storage.inspect.ledger import count_acted
 
     async with opened() as at:
         found = await match_task(at.db, identity, tenant=at.tenant)
@@ -163,6 +164,8 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
             [] if found.finished_at else await waiting_of_task(at.db, found.ref, tenant=at.tenant, kinds=OPEN)
         )
         idle = not letters and await is_seen_idle(at, found)
+        is_cancelled = found.status == "cancelled"  # what it has done is all that is left of it
+        acted = await count_acted(at.db, found.ref, tenant=at.tenant) if is_cancelled else 0
     if as_json:
         shown = _as_json(found)
         for name in ("input", "result", "error"):
@@ -182,10 +185,12 @@ async def _show(identity: str, timeline: bool, limit: int, as_json: bool) -> int
         shown["paused"], shown["idle"] = paused, idle
         shown["asked"] = [promise_json(promise) for promise in asked]
         shown["used"], shown["limits"] = usage.used, usage.allowed
+        if is_cancelled:
+            shown["acted"] = acted
         shown["children"] = [_as_json(child) for child in children]
         emit(shown)
     else:
-        show_task(found, events, left_out, letters, paused, asked, children, usage, idle)
+        show_task(found, events, left_out, letters, paused, asked, children, usage, idle, acted)
     return _exit_code(found)
 
 

@@ -6,9 +6,11 @@ from datetime import datetime
 
 import msgspec
 
+from storage.boundary import translated
 from storage.domains import Connection, find_domain
 from storage.inspect.rows import fetch_all
 from storage.ledger import CallStatus
+from storage.queries import query
 
 
 class CallView(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,12 @@ class CallView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_left(self) -> bool:
         return self.status == CallStatus.UNKNOWN and self.error is not None
+
+
+async def count_acted(db: Connection, task: str, *, tenant: str) -> int:
+    """How many calls that were made for a task (`domain/id`) are known to have acted."""
+    with translated():
+        return int(await db.fetchval(query("count_acted"), tenant, task))
 
 
 async def list_ledger(

@@ -131,6 +131,9 @@ select p.domain || '/' || p.agent as address, p.kind, p.name, p.status, p.settle
        p.kind <> 'approval' or may_decide(p, $4, 'denied') as may_deny, p.details::text as details, p.value::text as value
 from promises p where p.domain = $1 and p.tenant = $2 and p.id = $3
 
+-- name: count_acted
+select count(*) from ledger where tenant = $1 and task = $2 and status = 'succeeded'
+
 -- name: list_ledger
 select domain, agent, id::text as id, tool, effect, status, attempts, error, said_by, reason, again_by, digest,
        arguments::text as arguments, task, message::text as message, approval::text as approval,

@@ -82,7 +82,7 @@ async def test_a_cancelled_task_takes_its_child_along_whatever_dies(office: Depl
     assert await office.fetch("select count(*) from turns") == [(0,)]
 
 
-async def test_a_cancelled_task_is_undone_after_what_its_child_is_doing(office: Deployment) -> None:
+async def test_a_cancelled_task_is_undone_after_what_its_child_is_doing(cli: Cli, office: Deployment) -> None:
     import errands
 
     errands.done.clear()
@@ -101,6 +101,10 @@ async def test_a_cancelled_task_is_undone_after_what_its_child_is_doing(office: 
     assert errands.done[2:] == ["carried a piano", "undoes: carried a piano", "undoes: booked"]
     assert (await office.client.find(child.ref)).status == "cancelled"
     assert await office.fetch("select count(*) from turns") == [(0,)]
+    said = f"1 call has acted: `callboard ledger --task {child.id}`"
+    assert said in (await cli("task", child.ref, code=1)).splitlines()
+    assert (await cli.json("task", child.ref, code=1))["acted"] == 1
+    assert "acted" not in await cli("task", task, code=1)
 
 
 async def _nothing_but(done: list[str], *expected: str) -> bool:
