@@ -54,12 +54,14 @@ def limits_of(given: Mapping[str, object]) -> TaskLimits:
 
 
 def _read_limit(text: str) -> tuple[str, Decimal]:
-    name, _, value = text.partition("=")
+    name, given, value = text.partition("=")
     try:
         number = Decimal(value)
     except InvalidOperation:
         number = Decimal(-1)
-    if name not in TaskLimits.model_fields or number.is_nan() or not number > 0:
+    if name in TaskLimits.model_fields and given and (number.is_nan() or not number > 0):
+        raise InvalidTask(f"{text!r} limits nothing.", fix="Give a number above 0.")
+    if name not in TaskLimits.model_fields or not given:
         raise InvalidTask(
             f"{text!r} is no limit of a task.",
             fix=f"Write NAME=NUMBER, with one of {', '.join(TaskLimits.model_fields)}.",

@@ -10,7 +10,7 @@ import typer
 from callboard.cli.asked import login_name
 from callboard.cli.connection import opened
 from callboard.cli.decisions import As, Id, settle_promise
-from callboard.cli.options import PART, Json, not_empty
+from callboard.cli.options import PART, Json, json_value, not_empty
 from callboard.cli.running import asynchronous
 from callboard.cli.table import table
 from callboard.cli.terminal import ago, console, count, emit, note, plain
@@ -110,7 +110,7 @@ async def settle(
 ) -> None:
     """Say what a call has done of which nobody knows: ID is that of the call, as `callboard ledger --unknown` lists it, or of
     the question, as `callboard approvals` does. Where nobody waits for it, the ledger has it, and nothing goes on."""
-    from bus.registry import encode_json, read_json
+    from bus.registry import encode_json
     from storage.unknown_calls import LeftCall, find_unknown
 
     if happened is not_happened:
@@ -121,7 +121,7 @@ async def settle(
         raise typer.BadParameter(
             "it says what the call has returned: with --happened.", param_hint="--result"
         )
-    given = None if result is None else read_json(result, "The result")
+    given = None if result is None else json_value(result, "The result")
     value = encode_json({"happened": happened, "again": again, "comment": reason or "", "result": given})
     async with opened(bus=True) as at:
         found = await find_unknown(at.db, id_, tenant=at.tenant)

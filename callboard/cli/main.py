@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from callboard.cli import (
     agents,
@@ -38,6 +39,7 @@ from callboard.cli import (
 from callboard.cli.running import configure_logging, exit_code_of, leave, needs_command
 
 _DEBUG = "--debug"
+_NAME = "callboard"
 
 app = typer.Typer(
     help="Durable multi-agent collaboration: run domains of agents, and look at what they do.",
@@ -87,7 +89,23 @@ def invoke(arguments: Sequence[str]) -> int:
     debug = _DEBUG in words[:end]
     words = [word for word in words[:end] if word != _DEBUG] + words[end:]
     configure_logging(debug=debug)
-    return exit_code_of(lambda: app(words, prog_name="callboard", standalone_mode=False), debug=debug)
+    program = get_command(app)
+    return exit_code_of(
+        lambda: program(words, prog_name=_NAME, standalone_mode=False),
+        debug=debug,
+        command=_named(program, words),
+    )
+
+
+def _named(program: Any, words: Sequence[str]) -> str:
+    """The command that the first words name: an option without its value is refused without it being said whose it is."""
+    path = [_NAME]
+    for word in words:
+        program = getattr(program, "commands", {}).get(word)
+        if program is None:
+            break
+        path.append(word)
+    return " ".join(path)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import typer
 from callboard.cli.asked import login_name
 from callboard.cli.connection import opened
 from callboard.cli.decisions import As, Id, address_of, settled_by_person
-from callboard.cli.options import Json
+from callboard.cli.options import Json, json_value
 from callboard.cli.running import asynchronous, needs_command
 from callboard.cli.terminal import console, emit, plain
 
@@ -33,9 +33,8 @@ async def resolve(
 ) -> None:
     """Resolve a promise with a JSON value; the first to do so counts."""
     from actors.values import encode_answer
-    from bus.registry import read_json
 
-    given = read_json(value, "The value")
+    given = json_value(value, "The value")
     async with opened(bus=True) as at:
         found = await settled_by_person(at, id_, "resolved", encode_answer(given), by)
     if as_json:

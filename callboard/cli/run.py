@@ -59,7 +59,10 @@ def run(
 
     # What is wrong is said before anything is started; and outside the event loop Ctrl-C ends a read.
     settings = load_settings()
-    limits = read_limits(limit or ())
+    try:
+        limits = read_limits(limit or ())
+    except InvalidTask as error:
+        raise typer.BadParameter(str(error), param_hint="--limit") from None
     spec = read_domain(domain_dir)
     given: Any = {}
     head = None if input_file is None else read_head(input_file)
@@ -69,8 +72,8 @@ def run(
         if spec.input is None:
             given = read_json(input_file)
     elif spec.tasks.needs_input:
-        raise InvalidTask(
-            f"A task of {spec.domain} needs an input.", fix="Give `--input FILE`; - is standard input."
+        raise typer.BadParameter(
+            f"A task of {spec.domain} needs an input. Give `--input FILE`; - is standard input."
         )
     ends_at = None if deadline is None else time.time() + deadline
     check_terms(goal or spec.domain, given, priority, ends_at, None)

@@ -90,8 +90,9 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
-    """Call, and turn what it raises into a line on standard error and an exit code."""
+def exit_code_of(call: Callable[[], Any], *, debug: bool, command: str = "callboard") -> int:
+    """Call, and turn what it raises into a line on standard error and an exit code. `command` is the one whose help says how
+    it is right, where an error does not say itself whose it is."""
     from typer.exceptions import Abort, TyperException
 
     try:
@@ -104,7 +105,9 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool) -> int:
         return result if isinstance(result, int) else 0
     except TyperException as error:  # wrong usage; its message names the argument
         if message := _said(error).rstrip("."):
-            note(f"Error: {message}{'' if message.endswith('?') else '.'} Try `{_command(error)} --help`.")
+            note(
+                f"Error: {message}{'' if message.endswith('?') else '.'} Try `{_command(error) or command} --help`."
+            )
         return error.exit_code
     except (KeyboardInterrupt, Abort):
         note("Interrupted.")
@@ -129,10 +132,10 @@ def _said(error: TyperException) -> str:
     return error.format_message()
 
 
-def _command(error: TyperException) -> str:
+def _command(error: TyperException) -> str | None:
     """The command whose help says how it is right."""
     context = getattr(error, "ctx", None)
-    return "callboard" if context is None else str(context.command_path)
+    return None if context is None else str(context.command_path)
 
 
 def _report(error: Exception, debug: bool) -> None:

@@ -12,7 +12,7 @@ from callboard.cli.agents import Address, carried_out, still_waits
 from callboard.cli.asked import operator
 from callboard.cli.bars import kind_and_name, outcome
 from callboard.cli.connection import Opened, opened
-from callboard.cli.options import Json, not_empty
+from callboard.cli.options import Json, json_value, not_empty
 from callboard.cli.pausing import resume_agent
 from callboard.cli.running import asynchronous, needs_command
 from callboard.cli.table import table
@@ -109,12 +109,11 @@ async def edit(
 ) -> None:
     """Change what the turn has recorded; its record keeps what was there. Then `turn retry` runs it again."""
     from actors.control import EditTurn
-    from bus.registry import read_json
 
     if forget is (value is not None):
         raise typer.BadParameter(f"Give one of --value and --forget{', not both' if forget else ''}.")
     if value is not None:
-        read_json(value, "The value")
+        json_value(value, "The value")
     await _ask(address, EditTurn(key=key, value=value, reason=reason), "edited", as_json)
 
 

@@ -122,7 +122,7 @@ async def test_words_that_an_agent_could_not_read_are_refused_and_its_host_goes_
     await cli("approve", id_, "--as", "alice", "--comment", "café")
     question = await waits_for(vigil, "outcome", agent="guard/a")
     for result in ('"\\ud800"', "NaN", "[" * 3000 + "]" * 3000):
-        said = await cli.error("ledger", "settle", question, "--happened", "--result", result)
+        said = await cli.error("ledger", "settle", question, "--happened", "--result", result, code=2)
         assert "The result is not JSON" in said
     await cli("ledger", "settle", question, "--happened", "--result", '"it stands open"')
     await has_turn(vigil, GUARD, 1)
@@ -171,7 +171,7 @@ async def test_a_person_says_what_a_call_has_done(cli: Cli, vigil: Deployment) -
     assert "is of the kind outcome" in await cli.error("approve", question, "--as", "alice")
     assert "`callboard ledger settle` says" in await cli.error("promise", "resolve", question, '"it is open"')
     assert "The result is not JSON" in await cli.error(
-        "ledger", "settle", question, "--happened", "--result", "{"
+        "ledger", "settle", question, "--happened", "--result", "{", code=2
     )
     said = await cli(
         "ledger", "settle", question, "--happened", "--result", '"it stands open"', "--as", "maria"
@@ -226,8 +226,8 @@ async def test_a_promise_is_resolved_from_the_command_line(cli: Cli, vigil: Depl
     await waits_for(vigil, "ask")
     await send(vigil, ORACLE, Speak())
     permit = await waits_for(vigil, "promise")
-    assert "Error: The value is not JSON: invalid character (byte 0)." in await cli.error(
-        "promise", "resolve", permit, "yes"
+    assert "Error: Invalid value: The value is not JSON: invalid character (byte 0)." in await cli.error(
+        "promise", "resolve", permit, "yes", code=2
     )
     assert "`callboard promise resolve` resolves" in await cli.error("ledger", "settle", permit, "--happened")
     assert "Resolved: permit" in await cli("promise", "resolve", permit, '{"for": "a day"}')
@@ -265,8 +265,10 @@ async def test_what_is_no_text_or_no_json_decides_nothing(cli: Cli, vigil: Deplo
     assert "cannot be written as JSON" in await cli.error("deny", id_, "--as", "alice", "--reason", half)
     assert "needs a name" in await cli.error("approve", id_, "--as", half)
     for value in ("NaN", '"\\ud800"', "[" * 100_000):
-        assert "is not JSON" in await cli.error("promise", "resolve", id_, value)
-        assert "is not JSON" in await cli.error("ledger", "settle", id_, "--happened", "--result", value)
+        assert "is not JSON" in await cli.error("promise", "resolve", id_, value, code=2)
+        assert "is not JSON" in await cli.error(
+            "ledger", "settle", id_, "--happened", "--result", value, code=2
+        )
     await cli("approve", id_, "--as", "alice")
     await has_turn(vigil, GUARD, 1)
     assert await log_of(cli) == ["north is open, says alice"]

@@ -206,9 +206,10 @@ async def test_what_cannot_be_done_is_one_line(cli: Cli, parked: Deployment) -> 
     assert "'#3' is an ask, and cannot be edited." in recorded
     for value in ("{", "NaN", '"\\ud800"', "[" * 100_000):
         assert "The value is not JSON" in await cli.error(
-            "turn", "edit", RUNNER, "#1", "--value", value, "--reason", "x"
+            "turn", "edit", RUNNER, "#1", "--value", value, "--reason", "x", code=2
         )
-    assert "NUL" in await cli.error("turn", "edit", RUNNER, "#1", "--value", '"\\u0000"', "--reason", "x")
+    nul = await cli.error("turn", "edit", RUNNER, "#1", "--value", '"\\u0000"', "--reason", "x", code=2)
+    assert "NUL" in nul
     assert "has no open turn" in await cli.error("turn", "skip", "vigil/oracle/main", "--reason", "x")
     assert "has no open turn" in await cli.error("turn", "retry", "vigil/oracle/main")
     assert (await cli.json("agent", "vigil/oracle/main"))["mailbox"]["size"] == 0

@@ -104,6 +104,23 @@ def test_the_version_can_be_asked_for_as_an_option(capsys: pytest.CaptureFixture
             ["turn", "edit", "x/y/z", "#1", "--reason", "x", "--value", "1", "--forget"],
             "Invalid value: Give one of --value and --forget, not both. Try `callboard turn edit --help`.",
         ),
+        (
+            ["promise", "resolve", "01a1fcb6", "well read"],
+            "Invalid value: The value is not JSON: invalid character (byte 0). Quote text twice: '\"yes\"'. Try",
+        ),
+        (["turn", "edit", "x/y/z", "#1", "--reason", "x", "--value", "{"], "The value is not JSON: "),
+        (["ledger", "settle", "01a1fcb6", "--happened", "--result", "{"], "The result is not JSON: "),
+        (
+            ["run", ".", "--limit", "stps=3"],
+            "Invalid value for --limit: 'stps=3' is no limit of a task. Write NAME=NUMBER, with one of",
+        ),
+        (
+            ["run", ".", "--limit", "steps=0"],
+            "for --limit: 'steps=0' limits nothing. Give a number above 0. Try `callboard run --help`.",
+        ),
+        (["deny", "01a1fcb6", "--reason"], "'--reason' requires an argument. Try `callboard deny --help`."),
+        (["turn", "skip", "x/y/z", "--reason"], "an argument. Try `callboard turn skip --help`."),
+        (["tasks", "--limit"], "an argument. Try `callboard tasks --help`."),
         (["tasks", "fail", "01a1fcb6", "--reason", ""], "Invalid value for '--reason': It is empty. Try"),
     ],
 )
@@ -240,22 +257,22 @@ def test_code_that_cannot_be_loaded_is_said_before_anything_starts(
 def test_a_value_that_is_nested_too_deep_is_said(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.invoke([word.replace("VALUE", "[" * 100_000) for word in words]) == 1
+    assert main.invoke([word.replace("VALUE", "[" * 100_000) for word in words]) == 2
     assert "is not JSON: maximum recursion depth exceeded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("tasks", "said"),
+    ("tasks", "said", "code"),
     [
-        ("", "does not say which agent gets a task"),
-        ("tasks: {to: a/b, needs_input: true}", "Give `--input FILE`"),
+        ("", "does not say which agent gets a task", 1),
+        ("tasks: {to: a/b, needs_input: true}", "Give `--input FILE`", 2),
     ],
 )
 def test_a_task_that_cannot_be_given_is_said_before_anything_starts(
-    tasks: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tasks: str, said: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "domain.yaml").write_text(f"domain: x\nkinds: []\n{tasks}\n")
-    assert main.invoke(["run", str(tmp_path)]) == 1
+    assert main.invoke(["run", str(tmp_path)]) == code
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
