@@ -184,8 +184,12 @@ def _show_what_to_do(rows: Sequence[CallView]) -> None:
 
 
 def _status(row: CallView) -> str:
+    from storage.ledger import CallStatus
+
     tries = f" ({row.attempts} tries)" if row.attempts > 1 else ""
     again = f", {row.again_by} had it made again" if row.again_by is not None else ""
+    if row.status == CallStatus.STARTED and row.attempts > 1 and not again:
+        again = ", being made again"
     said = f", says {row.said_by}" if row.said_by is not None else ""
     why = row.reason if row.error is None else row.error
     return f"{row.status}{tries}{again}{said if row.error is None else ''}{'' if why is None else f': {why}'}"

@@ -79,6 +79,8 @@ def test_calls_of_which_nobody_knows_are_listed_with_what_to_do(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
+        (view(status="started"), "started"),
+        (view(status="started", attempts=2), "started (2 tries), being made again"),
         (FOR_GOOD, "unknown: EffectUnknown: Whether pay has acted is unknown."),
         (view(status="succeeded", said_by="bob"), "succeeded, says bob"),
         (view(status="failed", said_by="bob", reason="no trace"), "failed, says bob: no trace"),
