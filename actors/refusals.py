@@ -35,6 +35,13 @@ class Refusals:
             of_undoing, of_letter = of_undoing or known.of_undoing, of_letter or known.of_letter
         self._known[seq] = Refusal(words=words, of_undoing=of_undoing, of_letter=of_letter)
 
+    def taken(self, seq: int) -> None:
+        """The message is given up for it. Should that not commit, and nothing but the turn was refused, the turn may be
+        another one when it runs again."""
+        known = self._known.get(seq)
+        if known is not None and not (known.of_undoing or known.of_letter):
+            del self._known[seq]
+
     def forget(self, seq: int) -> None:
         if self._known:
             self._known.pop(seq, None)

@@ -227,7 +227,10 @@ class TurnRunner:
                 return _ending(envelope, CANCELLED, why)
         if envelope.trials > self._scope.limits.crash_trials:
             return _ending(envelope, "crash_loop", f"its host died {envelope.trials} times while it ran")
-        return None if refusal is None else _ending(envelope, "refused", refusal.words)
+        if refusal is None:
+            return None
+        self.refusals.taken(envelope.seq)
+        return _ending(envelope, "refused", refusal.words)
 
     def _is_late(self, envelope: Envelope) -> bool:
         deadline = envelope.header.deadline
