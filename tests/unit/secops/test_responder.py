@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -203,7 +204,7 @@ async def test_a_host_that_dies_in_the_midst_of_a_block_leaves_it_done_once(
     acted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file says whether it has acted."""
-    add, begun = configured().add, asyncio.Event()
+    add, begun, is_gone = configured().add, asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
     written: list[str] = []
 
@@ -212,7 +213,8 @@ async def test_a_host_that_dies_in_the_midst_of_a_block_leaves_it_done_once(
         if acted:
             add(address, *rest)
         loop.call_soon_threadsafe(begun.set)
-        raise OSError("the process is gone")
+        is_gone.wait(10)
+        raise OSError("nobody hears of this any more")
 
     async with asked() as triage:
         with monkeypatch.context() as patch:
@@ -222,6 +224,7 @@ async def test_a_host_that_dies_in_the_midst_of_a_block_leaves_it_done_once(
             await begun.wait()
             for host in range(2):
                 await triage.kit.crash(host)
+            is_gone.set()
         await triage.kit.recover()
         await deciding
         await triage.decided()
