@@ -279,6 +279,8 @@ class Call:
                 failures += 1
                 may_go_on = await self._may_go_on(error, failures)
                 if self._is_left:
+                    words = self._tool.name, self._record.line(error)
+                    _logger.warning("%s failed, and its branch has been given up: %s", *words)
                     return None
                 if not may_go_on:
                     return self._record.fail(error, CallStatus.FAILED, max(attempt, 1) + failures - 1, began)

@@ -190,7 +190,9 @@ async def test_a_call_of_a_branch_that_is_given_up_is_not_cut_short(world: World
         assert (kit.state(AT).log, world.calls) == (["1"], ["192.0.2.1"])
 
 
-async def test_an_idempotent_call_of_a_branch_that_is_given_up_is_not_tried_again() -> None:
+async def test_an_idempotent_call_of_a_branch_that_is_given_up_is_not_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     given_up, calls = asyncio.Event(), []
 
     @tool(effect="idempotent", retry=RetryPolicy(attempts=20, first_delay_s=0.0))
@@ -211,6 +213,7 @@ async def test_an_idempotent_call_of_a_branch_that_is_given_up_is_not_tried_agai
         await run_once(kit, run)
         assert len(calls) == 1
         assert statuses(kit) == [("act", "unknown", 1)]
+    assert "act failed, and its branch has been given up: ConnectionError: reset" in caplog.text
 
 
 async def test_an_idempotent_call_that_fails_once_a_call_beside_it_has_is_made_again_with_its_turn() -> None:
